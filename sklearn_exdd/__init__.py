@@ -1,0 +1,33 @@
+"""Find and locate surface defects in pictures of parts, the scikit-learn way."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# Loaded when first used: importing the package costs nothing but this table.
+_HOME = {
+    "BaseFeatureExtractor": "features",
+    "DefectMapDisplay": "display",
+    "ExDDDetector": "exdd",
+    "GaborFeatureExtractor": "features",
+    "MemoryBank": "memory_bank",
+    "ModuleFeatureExtractor": "features",
+    "PixelScorer": "metrics",
+    "TimmFeatureExtractor": "features",
+    "TorchvisionFeatureExtractor": "features",
+}
+_MODULES = ["coreset", "datasets", "features", "metrics", "scoring"]
+
+__all__ = sorted([*_HOME, *_MODULES, "__version__"])
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__

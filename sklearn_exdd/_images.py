@@ -1,0 +1,264 @@
+"""Images in: what counts as images, and one validated image at a time."""
+
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+
+_EXPECTED = (
+    "expected images: an array (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels, "
+    "or a list of arrays or of file paths"
+)
+# Pillow's modes, by what they become; all others become RGB.
+_GREY_MODES = {"1": "L", "L": "L", "LA": "L", "I;16": None, "I;16B": "I;16", "I;16L": "I;16", "I": None, "F": None}
+
+
+def holds_images(X):
+    """Tell images from feature rows (two-dimensional tables of numbers).
+
+    Parameters
+    ----------
+    X : object
+        What a user passed as X or as X_defect.
+
+    Returns
+    -------
+    bool
+    """
+    if isinstance(X, (str, os.PathLike)):
+        raise ValueError(f"{_EXPECTED}; got the single path {str(X)!r}: pass a list of paths.")
+    ndim = getattr(X, "ndim", None)
+    if ndim is not None and ndim > 2:
+        return True
+    if ndim == 2 or not hasattr(X, "__len__"):
+        return False
+    if len(X) == 0:
+        return isinstance(X, (list, tuple))
+    first = next(iter(X))
+    if isinstance(first, (str, os.PathLike)):
+        return True
+    return np.ndim(first) > 1
+
+
+class Images:
+    """A sequence of images, decoded and validated when they are asked for.
+
+    Parameters
+    ----------
+    X : array or list
+        As DESIGN describes: an array ``(n, h, w)`` or ``(n, h, w, c)``, a list of arrays
+        of different sizes, or a list of file paths.
+    name : str, default="X"
+        How messages call it.
+    n_channels : int, default=None
+        Expected channels (alpha not counted); None takes those of the first image.
+
+    Notes
+    -----
+    ``images[i]`` is float32 ``(height, width, channels)`` in [0, 1] with 1 or 3 channels;
+    alpha is dropped. A copy of the user's pixels is made only then.
+    """
+
+    def __init__(self, X, name="X", n_channels=None):
+        self.name = name
+        self.n_channels = n_channels
+        if not holds_images(X):
+            raise ValueError(f"{name}: {_EXPECTED}; got {_describe(X)}.")
+        if hasattr(X, "ndim") and X.ndim > 1:
+            X = np.asarray(X)
+            if X.ndim > 4:
+                raise ValueError(f"{name}: {_EXPECTED}; got an array of shape {X.shape}.")
+        else:
+            X = list(X)
+        if len(X) == 0:
+            raise ValueError(f"{name}: expected at least one image, got none.")
+        self._items = X
+        self._numbers = range(len(X))
+        self._shapes = {}
+
+    def __len__(self):
+        return len(self._items)
+
+    def raw(self):
+        """The images as the user gave them, a list."""
+        return list(self._items)
+
+    def where(self, index):
+        """How messages call an image."""
+        return f"{self.name}[{self._numbers[index]}]"
+
+    def shape(self, index):
+        """Height and width of an image."""
+        if index not in self._shapes:
+            self[index]
+        return self._shapes[index]
+
+    def __getitem__(self, index):
+        item = self._items[index]
+        where = self.where(index)
+        if isinstance(item, (str, os.PathLike)):
+            where += f" ({os.fspath(item)})"
+            item = read_image(item, where)
+        image = _as_unit_float(np.asarray(item), where)
+        if self.n_channels is None:
+            self.n_channels = image.shape[2]
+        if image.shape[2] != self.n_channels:
+            raise ValueError(
+                f"{where}: expected {_channels(self.n_channels)} as in the other images, "
+                f"got {_channels(image.shape[2])}."
+            )
+        self._shapes[index] = image.shape[:2]
+        return image
+
+    def take(self, indices):
+        """The images at some indices; messages keep calling them by their own numbers."""
+        taken = copy.copy(self)
+        taken._items = [self._items[i] for i in indices]
+        taken._numbers = [self._numbers[i] for i in indices]
+        taken._shapes = {}
+        return taken
+
+
+class Masks:
+    """Masks of images: True on the defect, or None where an image has no mask.
+
+    Parameters
+    ----------
+    masks : array (n, height, width) or list of arrays, paths or None
+        Bool; or integers, where non-zero means defect (above 127 in a mask whose values
+        go beyond that, which leaves out the fringes of an 8-bit file); or floats in
+        [0, 1], above 0.5.
+    n_images : int
+        Expected number.
+    name : str, default="masks"
+    """
+
+    def __init__(self, masks, n_images, name="masks"):
+        self.name = name
+        self._numbers = range(n_images)
+        if not hasattr(masks, "__len__") or len(masks) != n_images:
+            n_masks = len(masks) if hasattr(masks, "__len__") else type(masks).__name__
+            raise ValueError(f"{name}: expected one mask for each of the {n_images} images, got {n_masks}.")
+        self._items = masks
+
+    def take(self, indices):
+        """The masks at some indices; messages keep calling them by their own numbers."""
+        taken = copy.copy(self)
+        taken._items = [self._items[i] for i in indices]
+        taken._numbers = [self._numbers[i] for i in indices]
+        return taken
+
+    def get(self, index, image_shape):
+        """Mask of one image as bool (height, width), or None."""
+        item = self._items[index]
+        if item is None:
+            return None
+        where = self.where(index)
+        if isinstance(item, (str, os.PathLike)):
+            where += f" ({os.fspath(item)})"
+            item = read_image(item, where)
+            item = item[..., 0] if item.ndim == 3 else item
+        mask = np.asarray(item)
+        if mask.dtype.kind not in "buif":
+            raise ValueError(f"{where}: expected a mask of bool, integers or floats, got dtype {mask.dtype}.")
+        if mask.ndim == 3 and mask.shape[2] == 1:
+            mask = mask[..., 0]
+        if mask.shape != tuple(image_shape[:2]):
+            raise ValueError(f"{where}: expected the shape of its image, {tuple(image_shape[:2])}, got {mask.shape}.")
+        if mask.dtype.kind == "f":
+            return mask > 0.5
+        if mask.dtype != bool:
+            mask = mask > (127 if mask.max(initial=0) > 127 else 0)
+        return mask
+
+    def raw(self):
+        """The masks as the user gave them, a list."""
+        return list(self._items)
+
+    def where(self, index):
+        """How messages call a mask."""
+        return f"{self.name}[{self._numbers[index]}]"
+
+
+def read_image(path, where=None):
+    """Decode one image file.
+
+    Parameters
+    ----------
+    path : str or path-like
+    where : str, default=None
+        How messages call it.
+
+    Returns
+    -------
+    image : ndarray of shape (height, width) or (height, width, 3)
+        uint8, uint16 or float32, turned upright as its EXIF tag says.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be decoded as an image.
+    """
+    from PIL import Image, ImageOps
+
+    where = where or str(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{where}: expected an image file, found no such file. Check the path.")
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            mode = _GREY_MODES.get(image.mode, "RGB")
+            pixels = np.asarray(image.convert(mode) if mode else image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{where}: expected an image that Pillow can decode, got {type(error).__name__}: {error}. "
+            "Replace the file or leave it out."
+        ) from error
+    if pixels.dtype == np.int32:  # Pillow's mode "I": 16-bit files of older formats
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(f"{where}: expected at most 16 bits a pixel, got values up to {pixels.max()}.")
+        pixels = pixels.astype(np.uint16)
+    return pixels
+
+
+def _as_unit_float(image, where):
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        hint = " Move the channels to the end." if image.ndim == 3 and image.shape[0] in (1, 3, 4) else ""
+        raise ValueError(
+            f"{where}: expected shape (height, width) or (height, width, channels) with 1, 3 or 4 channels, "
+            f"got {image.shape}.{hint}"
+        )
+    if 0 in image.shape:
+        raise ValueError(f"{where}: expected at least one pixel, got shape {image.shape}.")
+    if image.shape[2] == 4:
+        image = image[..., :3]
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255
+    if image.dtype == np.uint16:
+        return image.astype(np.float32) / 65535
+    if image.dtype == bool:
+        return image.astype(np.float32)
+    if image.dtype.kind != "f":
+        raise ValueError(f"{where}: expected dtype uint8, uint16, bool or float, got {image.dtype}.")
+    low, high = image.min(), image.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{where}: expected finite values, got NaN or infinity.")
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{where}: expected floats in [0, 1], got values from {low:g} to {high:g}. Rescale them, or pass uint8."
+        )
+    return image.astype(np.float32)
+
+
+def _channels(n):
+    return "1 channel (grey)" if n == 1 else f"{n} channels"
+
+
+def _describe(X):
+    shape = getattr(X, "shape", None)
+    return f"an array of shape {shape}" if shape is not None else f"{type(X).__name__}"

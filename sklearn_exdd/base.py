@@ -1,0 +1,288 @@
+"""What all detectors share: how training data come in, thresholds and decisions."""
+
+import copy
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import PurePath
+from warnings import warn
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.utils import column_or_1d, metadata_routing
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
+
+from sklearn_exdd._images import Images, Masks, holds_images
+
+
+@dataclass
+class TrainingSet:
+    """Images (or feature rows) of one class, as fit got them."""
+
+    samples: object  # Images, or ndarray of shape (n, n_features)
+    indices: np.ndarray  # of each sample in the user's X (or X_defect)
+    groups: np.ndarray
+    masks: Masks = None
+
+    def __len__(self):
+        return len(self.samples)
+
+    def check_masks_empty(self):
+        """Refuse masks that mark a defect on normal images."""
+        for i in range(len(self) if self.masks is not None else 0):
+            mask = self.masks.get(i, self.samples.shape(i))
+            if mask is not None and mask.any():
+                raise ValueError(
+                    f"{self.masks.where(i)}: expected None or an empty mask for a normal image, got one with "
+                    f"{mask.sum()} defect pixels. Check its label."
+                )
+
+
+class BaseDefectDetector(ClassifierMixin, BaseEstimator):
+    """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
+
+    A subclass writes ``_fit(normal, defect)`` on two :class:`TrainingSet` (`defect` may
+    be None), which sets `threshold_`, and ``_score(samples)``; and ``_maps(images)``
+    where it locates defects. It has the parameters `pos_label` and
+    `max_false_alarm_rate`.
+    """
+
+    # Masks and groups are aligned with X, so routing may slice them. Of X_defect, which
+    # is not, every fold would get the whole.
+    __metadata_request__fit = {"masks": True, "groups": True, "X_defect": metadata_routing.UNUSED}
+    __metadata_request__partial_fit = {"masks": True, "classes": metadata_routing.UNUSED}
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, X_defect=None, masks=None, groups=None):
+        """Fit on normal images, with or without defect images.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            Array (n, height, width) or (n, height, width, channels) of uint8, uint16,
+            bool or float in [0, 1]; list of such images of different sizes; list of
+            file paths, read when needed. A two-dimensional array holds features, one
+            patch a sample.
+        y : array-like of shape (n_samples,) or images, default=None
+            Labels of X, of which ``classes_[1]`` (or `pos_label`) means defect. Or the
+            defect images themselves: ``fit(X_normal, X_defect)``. None: X is normal.
+        X_defect : images or array-like of shape (n_defects, n_features), default=None
+            Defect images, where y is None.
+        masks : array or list, default=None
+            Masks of the defect images, True on the defect: arrays, paths, or None for an
+            image without. Aligned with X where y is labels (those of normal images are
+            None or empty), with the defect images otherwise.
+        groups : array-like of shape (n_samples,), default=None
+            Images of one group (several photographs of one part) are not independent:
+            they are left out together when the threshold is found. Aligned with X.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If there is no normal image, an image or mask is not valid (the message names
+            it), or y has more than two classes.
+        """
+        fitted = copy.copy(self)
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(fitted, name)
+        normal, defect = fitted._training_sets(X, y, X_defect, masks, groups)
+        fitted._fit(normal, defect)
+        # All at once: an interrupted fit leaves the estimator as it was.
+        self.__dict__ = fitted.__dict__
+        return self
+
+    @abstractmethod
+    def _fit(self, normal, defect):
+        """Fit on the training sets."""
+
+    @abstractmethod
+    def _score(self, samples):
+        """Scores of Images or of feature rows."""
+
+    def score_samples(self, X):
+        """Scores, higher = more defective.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self)
+        return self._score(self._samples(X))
+
+    def decision_function(self, X):
+        """Scores relative to the threshold: positive means defect.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        decisions : ndarray of shape (n_samples,)
+            ``score_samples(X) - threshold_``.
+        """
+        return self.score_samples(X) - self.threshold_
+
+    def predict(self, X):
+        """Class labels.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Values of `classes_`.
+        """
+        is_defect = self.decision_function(X) > 0
+        return np.where(is_defect, self._label(1), self._label(0)).astype(self.classes_.dtype)
+
+    def predict_map(self, X):
+        """Anomaly maps: the score of each pixel.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        maps : ndarray of shape (n_samples, height, width), or list of such arrays
+            float32, at the size of the images; a list where their sizes differ.
+        """
+        check_is_fitted(self)
+        samples = self._samples(X)
+        if not isinstance(samples, Images):
+            raise ValueError("predict_map: expected images, got feature rows, which have no map. Use score_samples.")
+        maps = self._maps(samples)
+        return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
+
+    def _label(self, is_defect):
+        positive = self._positive_index()
+        return self.classes_[positive if is_defect else 1 - positive]
+
+    def _positive_index(self):
+        return 0 if self.pos_label is not None and self.pos_label == self.classes_[0] else 1
+
+    def _samples(self, X):
+        """Validated Images or feature rows for prediction."""
+        fitted_on_rows = hasattr(self, "n_features_in_")
+        if holds_images(X) and fitted_on_rows:
+            raise ValueError(f"X: expected feature rows of shape (n, {self.n_features_in_}) as in fit, got images.")
+        if fitted_on_rows:
+            return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return Images(X, n_channels=self.n_channels_)
+
+    def _training_sets(self, X, y, X_defect, masks, groups):
+        """Sort what fit got into normal and defect samples."""
+        if _are_images_not_labels(y):
+            if X_defect is not None:
+                raise ValueError("fit: got defect images both as y and as X_defect; pass them once.")
+            y, X_defect = None, y
+        if y is not None and X_defect is not None:
+            raise ValueError("fit: expected labels y or images X_defect, got both; put the defect images into X.")
+        images = holds_images(X)
+        if images:
+            samples = Images(X)
+            if y is not None:
+                y = column_or_1d(_check_y(y, estimator=self), warn=True)
+        elif y is None:
+            samples = validate_data(self, X, dtype=[np.float64, np.float32])
+        else:
+            samples, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        if not images and masks is not None:
+            raise ValueError("masks: expected None for feature rows, which have no pixels.")
+        n_samples = len(samples)
+        groups = _group_numbers(groups, n_samples)
+        if y is None:
+            self._set_classes(None)
+            normal = TrainingSet(samples, np.arange(n_samples), groups)
+            if X_defect is None:
+                if masks is not None:
+                    raise ValueError("masks: expected None without defect images; normal images have no masks.")
+                return normal, None
+            defect = Images(X_defect, "X_defect") if images else validate_data(self, X_defect, reset=False)
+            n_defects = len(defect)
+            masks = None if masks is None else Masks(masks, n_defects)
+            # Groups are those of X: a defect image handed in apart belongs to none of them.
+            apart = 1 + groups.max() + np.arange(n_defects)
+            return normal, TrainingSet(defect, np.arange(n_defects), apart, masks)
+        if len(y) != n_samples:
+            raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(y)}.")
+        self._set_classes(y)
+        return split_by_class(samples, y == self._label(1), groups, masks)
+
+    def _set_classes(self, y):
+        if y is None:
+            self.classes_ = np.array([0, 1])
+            return
+        kind = type_of_target(y, input_name="y", raise_unknown=True)
+        if kind not in ("binary", "multiclass"):
+            raise ValueError(f"Unknown label type: expected two classes, normal and defect, got {kind} y.")
+        classes = np.unique(y)
+        if len(classes) > 2:
+            raise ValueError(
+                f"Only binary classification is supported. The type of the target is {kind}: expected two classes, "
+                f"normal and defect, got {len(classes)}."
+            )
+        if self.pos_label is not None and len(classes) == 2 and self.pos_label not in classes:
+            raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {self.pos_label!r}.")
+        if len(classes) == 1:
+            (only,) = classes
+            positive = self.pos_label if self.pos_label is not None else 1
+            if only == positive:
+                raise ValueError(f"y: expected normal samples, got one class only, {only!r}, which means defect.")
+            if self.pos_label is None and only != 0:
+                raise ValueError(f"y: got one class only, {only!r}; set pos_label to say which label means defect.")
+            classes = np.unique(np.array([only, positive], dtype=classes.dtype if self.pos_label is None else None))
+        self.classes_ = classes
+        if self._positive_index() == 0:
+            warn(
+                f"pos_label={self.pos_label!r} sorts before the label of normal samples. scikit-learn's scorers take "
+                "the last class as the positive one: pass them pos_label too, or use labels 0 and 1.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        tags.target_tags.required = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+def split_by_class(samples, is_defect, groups, masks):
+    """Training sets of the normal and of the defect samples; None for an empty one."""
+    if masks is not None:
+        masks = Masks(masks, len(samples))
+    sets = []
+    for rows in np.flatnonzero(~is_defect), np.flatnonzero(is_defect):
+        own = samples.take(rows) if isinstance(samples, Images) else samples[rows]
+        sets.append(TrainingSet(own, rows, groups[rows], masks and masks.take(rows)) if len(rows) else None)
+    return sets
+
+
+def _are_images_not_labels(y):
+    """Whether the second argument of fit is X_defect rather than labels."""
+    if isinstance(y, (list, tuple)) and len(y):
+        return isinstance(y[0], PurePath) or getattr(y[0], "ndim", 0) > 1
+    return getattr(y, "ndim", 1) > 2
+
+
+def _group_numbers(groups, n_samples):
+    if groups is None:
+        return np.arange(n_samples)
+    groups = column_or_1d(groups)
+    if len(groups) != n_samples:
+        raise ValueError(f"groups: expected one for each of the {n_samples} samples of X, got {len(groups)}.")
+    return np.unique(groups, return_inverse=True)[1]

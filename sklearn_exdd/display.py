@@ -1,0 +1,395 @@
+"""Display of anomaly maps beside the images they were predicted for."""
+
+import textwrap
+from inspect import signature
+
+import numpy as np
+
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.metrics import _follow_to_detector
+
+# Okabe-Ito colours; each kind of line also has dashes of its own, for print in grey and for any colour vision.
+_MASK_LINE = {"color": "#56B4E9", "linestyle": "solid"}
+_MAP_LINE = {"color": "#E69F00", "linestyle": (0, (4, 1.5))}
+_PATCH_LINE = {"color": "#F0E442", "linestyle": (0, (1.5, 1))}
+_WRONG_DECISION = "#D55E00"
+
+
+class DefectMapDisplay:
+    """Anomaly maps, outlines and decisions beside the images.
+
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`. Each image gets a pair of panels: the image with
+    the outlines of the true mask and of the map above its threshold, and the map laid over the image, with one colour
+    scale for all. With explanations, a box marks the patch that decided; up to two more panels show the nearest
+    training patches, or a text names them where their images are not given.
+
+    Parameters
+    ----------
+    images : array of shape (n_images, height, width[, channels]), list of arrays or list of paths
+        The images, as everywhere in this library.
+    maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
+        The anomaly maps, higher = more defective, each of the height and width of its image.
+    scores : array-like of shape (n_images,), default=None
+        The scores of the images.
+    threshold : float, default=None
+        An image whose score is above it is called a defect.
+    masks : array-like of shape (n_images, height, width) or list of (array-like or None), default=None
+        The true masks; `None` stands for an image without a defect.
+    labels : array-like of shape (n_images,), default=None
+        1 (or True) for a defect. By default, whether the mask marks a pixel, if masks are given.
+    explanations : list of dict, default=None
+        One for each image, as `explain` of a detector returns them.
+    normal_images, defect_images, synthetic_images : images, default=None
+        The training images that `normal_image` and `defect_image` of the explanations count, synthetic ones by
+        themselves. Only those needed are read.
+    map_range : tuple of (float, float), default=None
+        The values at the ends of the colour scale. By default the lowest and the highest of all maps or, if that is
+        higher, the threshold: the noise of images without a defect then stays dark.
+    map_label : str, default=None
+        What the colour bar measures, with its unit, in at most 40 letters; by default "anomaly score".
+
+    Attributes
+    ----------
+    figure_ : matplotlib.figure.Figure
+        The figure.
+    axes_ : ndarray of shape (n_images, n_panels), dtype object
+        The axes: image, map and, with explanations, nearest normal and nearest defect patch.
+    colorbar_ : matplotlib.colorbar.Colorbar
+        The colour bar all maps share.
+    """
+
+    def __init__(
+        self,
+        *,
+        images,
+        maps,
+        scores=None,
+        threshold=None,
+        masks=None,
+        labels=None,
+        explanations=None,
+        normal_images=None,
+        defect_images=None,
+        synthetic_images=None,
+        map_range=None,
+        map_label=None,
+    ):
+        self.images = images
+        self.maps = maps
+        self.scores = scores
+        self.threshold = threshold
+        self.masks = masks
+        self.labels = labels
+        self.explanations = explanations
+        self.normal_images = normal_images
+        self.defect_images = defect_images
+        self.synthetic_images = synthetic_images
+        self.map_range = map_range
+        self.map_label = map_label
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, y=None, *, masks=None, explain=False, X_normal=None, X_defect=None, map_range=None, **kwargs
+    ):
+        """Predict maps, scores and, if asked, explanations with a fitted detector, and plot them.
+
+        Parameters
+        ----------
+        estimator : object
+            A fitted detector, or a Pipeline or a search around one.
+        X : images
+            The images to show.
+        y : array-like of shape (n_images,), default=None
+            True labels, in the classes of the estimator.
+        masks, map_range : default=None
+            As in the class.
+        explain : bool, default=False
+            Whether to mark the patch that decided and to show or name its nearest training patches.
+        X_normal, X_defect : images, default=None
+            With `explain`, the training images as `fit` got them; after `fit(X, y)`, X for both.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : DefectMapDisplay
+        """
+        detector, X_detector = _follow_to_detector(estimator, X)
+        if y is not None:
+            pos_label = getattr(detector, "pos_label", None)
+            y = np.asarray(y) == (detector.classes_[-1] if pos_label is None else pos_label)
+        map_label = None
+        if getattr(detector, "defect_bank_", None) is not None:
+            map_label = r"ratio score $d_\mathrm{normal}\,/\,d_\mathrm{defect}$ (no unit)"
+        elif hasattr(detector, "normal_bank_"):
+            map_label = "distance to the normal bank (a.u.)"
+        return cls(
+            images=X,
+            maps=detector.predict_map(X_detector),
+            scores=detector.score_samples(X_detector),
+            threshold=getattr(detector, "threshold_", None),
+            masks=masks,
+            labels=y,
+            explanations=detector.explain(X_detector) if explain else None,
+            normal_images=X_normal,
+            defect_images=X_defect,
+            synthetic_images=getattr(getattr(detector, "synthetic_", None), "images", None),
+            map_range=map_range,
+            map_label=map_label,
+        ).plot(**kwargs)
+
+    @classmethod
+    def from_predictions(cls, images, maps, *, scores=None, threshold=None, masks=None, labels=None, **kwargs):
+        """Plot maps that are there already.
+
+        Parameters
+        ----------
+        images, maps, scores, threshold, masks, labels : default=None
+            As in the class.
+        **kwargs : dict
+            Further parameters of the class (such as `map_label`) and of :meth:`plot`.
+
+        Returns
+        -------
+        display : DefectMapDisplay
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_exdd import DefectMapDisplay
+        >>> images = np.full((2, 32, 32), 128, dtype=np.uint8)
+        >>> maps = np.zeros((2, 32, 32))
+        >>> maps[1, 8:12, 8:20] = 3.0
+        >>> display = DefectMapDisplay.from_predictions(images, maps, scores=[0, 3], threshold=1.0)
+        >>> display.axes_.shape
+        (2, 2)
+        """
+        names = [name for name in kwargs if name in signature(cls).parameters]
+        data = {name: kwargs.pop(name) for name in names}
+        data |= {"scores": scores, "threshold": threshold, "masks": masks, "labels": labels}
+        return cls(images=images, maps=maps, **data).plot(**kwargs)
+
+    def plot(
+        self, *, n_columns=None, axes=None, cmap="magma", alpha=0.8, contour=True, pixel_threshold=None, patch_size=None
+    ):
+        """Draw the panels.
+
+        Parameters
+        ----------
+        n_columns : int, default=None
+            Number of images side by side; by default 2, or 1 when training patches are shown.
+        axes : array-like of matplotlib Axes, default=None
+            Where to draw: `n_images * n_panels` axes, image by image. By default a new figure.
+        cmap : str or matplotlib Colormap, default="magma"
+            Colours of the maps; the default rises evenly in lightness, so that it reads with any colour vision.
+        alpha : float, default=0.8
+            Opacity of the maps over the images, in [0, 1].
+        contour : bool, default=True
+            Whether to outline, on the image, where the map exceeds `pixel_threshold`.
+        pixel_threshold : float, default=None
+            Level of the outline, `threshold` by default; no outline if both are None.
+        patch_size : int, default=None
+            Side, in pixels, of the box around the patch that decided and around the training patches. By default a
+            quarter of the shorter side of the image.
+
+        Returns
+        -------
+        self : DefectMapDisplay
+        """
+        try:
+            from matplotlib.cm import ScalarMappable
+            from matplotlib.colors import Normalize
+            from matplotlib.lines import Line2D
+        except ImportError as error:
+            raise ImportError("DefectMapDisplay needs matplotlib: pip install 'sklearn_exdd[plot]'.") from error
+
+        images, maps, masks = self._checked_data()
+        level = self.threshold if pixel_threshold is None else pixel_threshold
+        lowest, highest = min(one.min() for one in maps), max(one.max() for one in maps)
+        low, high = self.map_range or (lowest, max(highest, lowest if level is None else level))
+        scale = ScalarMappable(Normalize(low, high if high > low else low + 1), cmap)
+        panels = ["image", "map"]
+        texts = [""] * len(images)
+        if self.explanations is not None:
+            panels += ["normal"] * (self.normal_images is not None)
+            panels += ["defect"] * (self.defect_images is not None or self.synthetic_images is not None)
+            texts = [_describe(explanation, panels) for explanation in self.explanations]
+        if axes is None:
+            n_columns = n_columns or min(len(images), 2 if len(panels) == 2 else 1)
+            n_lines = max(len(text.splitlines()) for text in texts)
+            self.axes_, bar = _new_axes([image.shape for image in images], len(panels), n_columns, n_lines)
+        else:
+            self.axes_, bar = np.asarray(axes, dtype=object), None
+            if self.axes_.size != len(images) * len(panels):
+                raise ValueError(
+                    f"axes must hold {len(images) * len(panels)} axes ({len(images)} images with {len(panels)} panels "
+                    f"each), got {self.axes_.size}."
+                )
+            self.axes_ = self.axes_.reshape(len(images), len(panels))
+        self.figure_ = self.axes_[0, 0].figure
+        # One white point for all: dim pictures, such as 12 bits in a 16-bit file, become visible and stay comparable.
+        white = max(image.max() for image in images)
+        lines = {}
+        for i, (image, anomaly_map) in enumerate(zip(images, maps)):
+            on_image, on_map = self.axes_[i, :2]
+            _show(on_image, image, white)
+            _show(on_map, image, white)
+            on_map.imshow(anomaly_map, cmap=cmap, norm=scale.norm, alpha=alpha)
+            if masks[i] is not None and masks[i].any():
+                _outline(on_image, masks[i].astype(float), 0.5, _MASK_LINE)
+                lines["true mask"] = _MASK_LINE
+            if contour and level is not None and anomaly_map.max() > level:
+                _outline(on_image, anomaly_map, level, _MAP_LINE)
+                lines[f"map above {level:.4g}"] = _MAP_LINE
+            if self.explanations is not None:
+                side = patch_size or max(8, min(image.shape[:2]) // 4)
+                _box(on_image, self.explanations[i]["patch"], side)
+                lines["patch that decided" + " and its nearest" * (len(panels) > 2)] = _PATCH_LINE
+                for kind, ax in zip(panels[2:], self.axes_[i, 2:]):
+                    self._show_neighbour(ax, kind, self.explanations[i], side, white)
+                on_image.set_xlabel(texts[i], loc="left", fontsize="small")
+            self._write_title(on_image, i, masks[i])
+        extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[lowest < low, highest > high]
+        place = {"ax": self.axes_.ravel().tolist()} if bar is None else {"cax": bar}
+        label = "anomaly score" if self.map_label is None else self.map_label
+        self.colorbar_ = self.figure_.colorbar(scale, label=label, extend=extend, alpha=alpha, **place)
+        if level is not None and low <= level <= high:
+            transform = self.colorbar_.ax.get_yaxis_transform()
+            self.colorbar_.ax.scatter(-0.4, level, marker=">", c=_MAP_LINE["color"], transform=transform, clip_on=False)
+        if lines:
+            # Sorted, so that the order does not depend on which image brought a line first.
+            in_order = sorted(lines.items(), reverse=True)
+            handles = [Line2D([], [], linewidth=2, label=label, **line) for label, line in in_order]
+            if bar is None:
+                self.axes_[0, 0].legend(handles=handles, fontsize="x-small", loc="lower left")
+            else:
+                self.figure_.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
+        return self
+
+    def _checked_data(self):
+        """Return images and masks read, and maps as arrays, after checking that they belong together."""
+        images = list(Images(self.images, name="images"))
+        for name in ("maps", "scores", "masks", "labels", "explanations"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(images):
+                raise ValueError(f"{name} must have one entry for each of the {len(images)} images, got {len(values)}.")
+        maps = [np.asarray(anomaly_map, dtype=float) for anomaly_map in self.maps]
+        for i, (image, anomaly_map) in enumerate(zip(images, maps)):
+            if anomaly_map.shape != image.shape[:2]:
+                raise ValueError(
+                    f"Each map must have the height and width of its image, {image.shape[:2]} at index {i}, "
+                    f"got a map of shape {anomaly_map.shape}."
+                )
+        masks = None if self.masks is None else Masks(self.masks, len(images))
+        return images, maps, [masks and masks.get(i, image.shape) for i, image in enumerate(images)]
+
+    def _write_title(self, ax, i, mask):
+        """Write score, decision and true label over the pair of panels."""
+        title, decided, truth, style = f"[{i}]", None, None, {}
+        if self.scores is not None:
+            score, threshold = self.scores[i], self.threshold
+            decided = None if threshold is None else bool(score > threshold)
+            words = ("score {:.4g}", "normal, score {:.4g} ≤ {:.4g}", "defect, score {:.4g} > {:.4g}")
+            title += " " + words[0 if decided is None else 1 + decided].format(score, threshold)
+        if self.labels is not None or self.masks is not None:
+            truth = bool(self.labels[i]) if self.labels is not None else mask is not None and bool(mask.any())
+            title += f"\ntrue label: {'defect' if truth else 'normal'}"
+        if None not in (decided, truth) and decided != truth:
+            title += " (missed)" if truth else " (false alarm)"
+            style = {"color": _WRONG_DECISION}
+        ax.set_title(title, loc="left", fontsize="medium", **style)
+
+    def _show_neighbour(self, ax, kind, explanation, side, white):
+        """Show the nearest training patch of one kind in its surroundings, as wide again as the patch."""
+        index, center = explanation[f"{kind}_image"], explanation[f"{kind}_patch"]
+        source = self.normal_images if kind == "normal" else self.defect_images
+        if kind == "defect" and explanation["synthetic"]:
+            source = self.synthetic_images
+        if index is not None:
+            ax.set_title(_describe_neighbour(explanation, kind, ",\n"), loc="left", fontsize="medium")
+        if index is None or source is None:
+            ax.set_axis_off()
+            return
+        image = Images(source, name=f"{kind}_images")[index]
+        _show(ax, image, white)
+        _box(ax, center, side)
+        starts = [min(max(at - side, -0.5), max(n - 2 * side, 0) - 0.5) for at, n in zip(center, image.shape)]
+        stops = [min(start + 2 * side, n - 0.5) for start, n in zip(starts, image.shape)]
+        ax.set(ylim=(stops[0], starts[0]), xlim=(starts[1], stops[1]))
+
+
+def _describe_neighbour(explanation, kind, separator):
+    synthetic = kind == "defect" and explanation["synthetic"]
+    name = f"nearest {kind}: {'synthetic' if synthetic else 'image'} {explanation[f'{kind}_image']}"
+    return f"{name}{separator}distance {explanation[f'{kind}_distance']:.4g}"
+
+
+def _describe(explanation, panels):
+    """Return the lines under an image: neighbours that have no panel, and the prompt of a synthetic one."""
+    lines = []
+    for kind in ("normal", "defect"):
+        if kind not in panels and explanation[f"{kind}_image"] is not None:
+            row, column = explanation[f"{kind}_patch"]
+            lines.append(_describe_neighbour(explanation, kind, f" at row {row:.0f}, column {column:.0f}, "))
+    if explanation["prompt"]:
+        lines.append(f'prompt: "{textwrap.shorten(explanation["prompt"], 55, placeholder="...")}"')
+    return "\n".join(lines)
+
+
+def _new_axes(shapes, n_panels, n_columns, n_lines):
+    """Place the panels of a new figure, and a colour bar, by inches: no layout engine packs images of several sizes."""
+    import matplotlib.pyplot as plt
+
+    width, gap, title, below, legend = 2.2, 0.08, 0.45, 0.15 + 0.16 * n_lines, 0.35
+    # Panels are equally wide, but at most a third higher than wide.
+    sizes = [np.array(shape[:2]) * min(width / shape[1], 4 / 3 * width / shape[0]) for shape in shapes]
+    heights = [max(height for height, _ in sizes[i : i + n_columns]) for i in range(0, len(sizes), n_columns)]
+    tops = np.cumsum([0.05 + title] + [height + below + title for height in heights])
+    group = n_panels * (width + gap) + 0.15
+    # The label of the colour bar needs its length, however flat the images are.
+    bar_height = max(tops[-1] - title - below - tops[0], 1.9)
+    total = np.array([0.1 + n_columns * group + 0.8, tops[0] + bar_height + below + legend])
+    figure = plt.figure(figsize=total)
+
+    def add_axes(left, top, height, width):
+        return figure.add_axes((left / total[0], 1 - (top + height) / total[1], width / total[0], height / total[1]))
+
+    axes = np.empty((len(shapes), n_panels), dtype=object)
+    for i, j in np.ndindex(axes.shape):
+        row, column = divmod(i, n_columns)
+        axes[i, j] = add_axes(0.1 + column * group + j * (sizes[i][1] + gap), tops[row], *sizes[i])
+    return axes, add_axes(0.1 + n_columns * group, tops[0], bar_height, 0.16)
+
+
+def _show(ax, image, white):
+    """Show an image, grey or RGB, without ticks."""
+    image = np.clip(image / (white or 1), 0, 1)
+    ax.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[], autoscale_on=False, anchor="NW")
+
+
+def _outline(ax, values, level, line):
+    """Outline where values exceed the level, closed along the border of the image."""
+    height, width = values.shape
+    values = np.pad(values, 1, mode="edge")
+    border = np.ones(values.shape, dtype=bool)
+    border[1:-1, 1:-1] = False
+    # Mirrored at the level, so that the line crosses half a pixel outside: on the edge of the panel.
+    values[border] = np.minimum(values[border], 2 * level - values[border])
+    place = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    lines = ax.contour(*place, values, [level], colors=line["color"], linewidths=1.3)
+    lines.set(linestyle=line["linestyle"], path_effects=_halo(), clip_on=False)
+
+
+def _box(ax, center, side):
+    from matplotlib.patches import Rectangle
+
+    corner = (center[1] - side / 2, center[0] - side / 2)
+    ax.add_patch(Rectangle(corner, side, side, fill=False, linewidth=1.5, path_effects=_halo(), **_PATCH_LINE))
+
+
+def _halo():
+    """Dark edge that keeps a light line visible on a light surface."""
+    from matplotlib.patheffects import Normal, Stroke
+
+    return [Stroke(linewidth=2.2, foreground="black", alpha=0.5), Normal()]

@@ -1,0 +1,439 @@
+"""ExDD: a bank of normal and a bank of defect patches, and the ratio of the distances to them."""
+
+import copy
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd import coreset, scoring
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.base import BaseDefectDetector, TrainingSet, split_by_class
+from sklearn_exdd.features import make_feature_extractor
+from sklearn_exdd.memory_bank import MemoryBank
+from sklearn_exdd.patches import Patches
+
+# Of each normal training image this many patches are kept, the farthest from the bank:
+# what a threshold is found on again when partial_fit has changed the banks.
+_N_CALIBRATION_PATCHES = 10
+# Without a mask, a patch of a defect image is a defect one where it lies farther from
+# the normal bank than this share of normal patches do.
+_NORMAL_SHARE = 0.99
+
+
+class ExDDDetector(BaseDefectDetector):
+    """Detect and locate defects by the distances to normal and to defect patches.
+
+    (docstring written at the end)
+    """
+
+    _parameter_constraints = {
+        "feature_extractor": [str, HasMethods("transform")],
+        "augmenter": [HasMethods(["fit", "sample"]), None],
+        "n_synthetic": [Interval(Integral, 0, None, closed="left")],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "epsilon": [StrOptions({"scale"}), Interval(Real, 0, None, closed="neither")],
+        "normal_coreset": [Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="right")],
+        "defect_coreset": [Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="right")],
+        "coreset": [StrOptions({"greedy", "random"})],
+        "max_defect_patches": [Interval(Integral, 1, None, closed="left"), None],
+        "image_score": [StrOptions({"top_mean", "weighted", "released"})],
+        "n_top_patches": [Interval(Integral, 1, None, closed="left")],
+        "n_support": [Interval(Integral, 1, None, closed="left")],
+        "blur": [Interval(Real, 0, None, closed="left")],
+        "algorithm": [StrOptions({"auto", "brute", "pynndescent"})],
+        "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
+        "pos_label": "no_validation",
+        "memory": [str, HasMethods("cache"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, None],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        feature_extractor="auto",
+        *,
+        augmenter=None,
+        n_synthetic=100,
+        n_neighbors=3,
+        epsilon="scale",
+        normal_coreset=10_000,
+        defect_coreset=5_000,
+        coreset="greedy",
+        max_defect_patches=30,
+        image_score="top_mean",
+        n_top_patches=3,
+        n_support=3,
+        blur=4.0,
+        algorithm="auto",
+        max_false_alarm_rate=0.01,
+        pos_label=None,
+        memory=None,
+        batch_size=16,
+        device=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.feature_extractor = feature_extractor
+        self.augmenter = augmenter
+        self.n_synthetic = n_synthetic
+        self.n_neighbors = n_neighbors
+        self.epsilon = epsilon
+        self.normal_coreset = normal_coreset
+        self.defect_coreset = defect_coreset
+        self.coreset = coreset
+        self.max_defect_patches = max_defect_patches
+        self.image_score = image_score
+        self.n_top_patches = n_top_patches
+        self.n_support = n_support
+        self.blur = blur
+        self.algorithm = algorithm
+        self.max_false_alarm_rate = max_false_alarm_rate
+        self.pos_label = pos_label
+        self.memory = memory
+        self.batch_size = batch_size
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, normal, defect):
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
+        self._seeds = dict(zip(("normal", "defect", "synthetic"), map(int, seeds)))
+        if len(normal) < 2:
+            raise ValueError(
+                "X: expected at least 2 normal samples, each to be scored without its own patches, got n_samples = 1."
+            )
+        patches = self._fit_extractor(normal)
+        normal.check_masks_empty()
+        known = [part for part in (normal, defect) if part is not None]
+        self._n_images = 1 + int(max(part.indices.max() for part in known))
+        self._n_groups = 1 + int(max(part.groups.max() for part in known))
+        self.normal_bank_ = self._bank(patches, "normal")
+        distances = self._distances(self.normal_bank_, patches.features, patches.groups)
+        self._normal_cutoff = float(np.quantile(distances[0], _NORMAL_SHARE))
+
+        self.synthetic_ = self._synthesize(normal, defect)
+        defects = [] if defect is None else [self._defect_patches(defect)]
+        if self.synthetic_ is not None:
+            defects.append(self._synthetic_patches(normal))
+        self.defect_bank_ = self._bank(Patches.concatenate(defects), "defect") if defects else None
+        self._find_threshold(patches, normal=distances)
+        self.calibration_ = _farthest(patches, distances[0], _N_CALIBRATION_PATCHES)
+
+    def _fit_extractor(self, normal):
+        """Fit the extractor on the normal samples; all their patches."""
+        if not isinstance(normal.samples, Images):
+            return Patches.of_rows(normal)
+        self.feature_extractor_ = make_feature_extractor(
+            self.feature_extractor,
+            batch_size=self.batch_size,
+            device=self.device,
+            memory=self.memory,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+        maps = self.feature_extractor_.fit_transform(normal.samples)
+        self.n_channels_ = normal.samples.n_channels
+        return Patches.of_maps(maps, normal, self.feature_extractor_.patch_centers)
+
+    def _patches(self, training_set, synthetic=False):
+        if not isinstance(training_set.samples, Images):
+            return Patches.of_rows(training_set)
+        training_set.samples.n_channels = self.n_channels_
+        maps = self.feature_extractor_.iter_transform(training_set.samples)
+        return Patches.of_maps(maps, training_set, self.feature_extractor_.patch_centers, synthetic)
+
+    def _defect_patches(self, defect, synthetic=False):
+        """The patches of defect samples that show the defect."""
+        patches = self._patches(defect, synthetic)
+        if not isinstance(defect.samples, Images):
+            return patches
+        distances, _ = self._distances(self.normal_bank_, patches.features)
+        kept = []
+        for i, rows in enumerate(patches.slices):
+            mask = None if defect.masks is None else defect.masks.get(i, defect.samples.shape(i))
+            if mask is None:
+                shown = distances[rows] >= min(self._normal_cutoff, distances[rows].max())
+            elif mask.any():
+                centers = (np.unique(patches.provenance[axis][rows]) for axis in ("row", "column"))
+                coverage = scoring.mask_coverage(mask, *centers).ravel()
+                shown = coverage >= 0.5 * coverage.max()
+            else:
+                raise ValueError(
+                    f"{defect.masks.where(i)}: expected a mask of the defect, got an empty one. Pass None for an "
+                    "image whose defect is not marked."
+                )
+            order = np.argsort(np.where(shown, -distances[rows], np.inf), kind="stable")
+            kept.append(rows.start + np.sort(order[: shown.sum()][: self.max_defect_patches]))
+        return patches.take(np.concatenate(kept))
+
+    def _bank(self, patches, kind):
+        size = getattr(self, f"{kind}_coreset")
+        n_patches = len(patches)
+        n_kept = min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)
+        if n_kept < self.n_neighbors:
+            raise ValueError(
+                f"n_neighbors: expected at most the rows of the {kind} bank, {n_kept} (with {kind}_coreset={size!r} "
+                f"of {n_patches} patches), got {self.n_neighbors}. Lower it, or keep more."
+            )
+        random_state = check_random_state(self._seeds[kind])
+        rows = np.arange(n_patches)
+        if n_kept < n_patches and self.coreset == "random":
+            rows = np.sort(random_state.choice(n_patches, n_kept, replace=False))
+        elif n_kept < n_patches:
+            projected = coreset.project(patches.features, random_state=random_state)
+            rows = coreset.greedy_k_center(projected, n_kept, start=random_state.randint(n_patches))
+        provenance = {name: values[rows] for name, values in patches.provenance.items()}
+        return MemoryBank(patches.features[rows], provenance, algorithm=self.algorithm, random_state=self._seeds[kind])
+
+    def _distances(self, bank, features, exclude=None):
+        """Mean distance to the nearest rows of a bank, and the nearest row."""
+        if exclude is not None:  # unless too few rows would be left
+            exclude = np.where(bank.n_left_without(exclude) >= self.n_neighbors, exclude, -1)
+        distances, indices = bank.kneighbors(features, self.n_neighbors, exclude=exclude)
+        return distances.mean(axis=1), indices[:, 0]
+
+    def _patch_scores(self, features, exclude=None, normal=None, defect=None):
+        normal = normal or self._distances(self.normal_bank_, features, exclude)
+        if self.defect_bank_ is None:
+            return PatchScores(normal[0], *normal, None, None)
+        defect = defect or self._distances(self.defect_bank_, features, exclude)
+        return PatchScores(scoring.ratio_score(normal[0], defect[0], self.epsilon_), *normal, *defect)
+
+    def _image_score(self, patch_scores, features, exclude=None):
+        """Score of one image from those of its patches."""
+        if self.image_score == "top_mean":
+            return scoring.top_mean(patch_scores.scores, self.n_top_patches)
+        worst = int(np.argmax(patch_scores.normal_distances))
+        weight = self._weight(self.normal_bank_, features[worst], patch_scores.nearest_normal[worst], exclude)
+        score = (1 - weight) * patch_scores.normal_distances[worst]
+        if self.defect_bank_ is None:
+            return score
+        if self.image_score == "released":
+            worst = int(np.argmax(patch_scores.defect_distances))
+        weight = self._weight(self.defect_bank_, features[worst], patch_scores.nearest_defect[worst], exclude)
+        return scoring.ratio_score(score, weight * patch_scores.defect_distances[worst], self.epsilon_)
+
+    def _weight(self, bank, feature, nearest, exclude):
+        """Neighbourhood weight of a patch whose nearest row is given."""
+        exclude = -1 if exclude is None else exclude
+        n_support = min(self.n_support, int(bank.n_left_without(exclude)))
+        if n_support == 0:
+            exclude, n_support = -1, min(self.n_support, len(bank))
+        _, (support,) = bank.kneighbors(bank.features[[nearest]], n_support, exclude=exclude)
+        distances = np.linalg.norm(bank.features[support[support != nearest]] - feature, axis=1)
+        distance = np.linalg.norm(bank.features[nearest] - feature)
+        return scoring.neighborhood_weight(distance, distances, bank.n_features)
+
+    def _find_threshold(self, patches, normal=None):
+        """The threshold from normal patches, each scored without its own group's rows."""
+        normal = normal or self._distances(self.normal_bank_, patches.features, patches.groups)
+        defect = None
+        if self.defect_bank_ is None:
+            self.epsilon_ = None
+        else:
+            defect = self._distances(self.defect_bank_, patches.features, patches.groups)
+            if getattr(self, "epsilon_", None) is None:
+                scale = max(float(np.median(defect[0])), 1e-12)
+                self.epsilon_ = scale if self.epsilon == "scale" else float(self.epsilon)
+        scores = self._patch_scores(patches.features, patches.groups, normal, defect)
+        image_scores = [
+            self._image_score(scores.of(rows), patches.features[rows], patches.groups[rows.start])
+            for rows in patches.slices
+        ]
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
+
+    def _score(self, samples):
+        if not isinstance(samples, Images):
+            scores = self._patch_scores(samples)
+            return np.array([self._image_score(scores.of([i]), samples[[i]]) for i in range(len(samples))])
+        scores = []
+        for feature_map in self.feature_extractor_.iter_transform(samples):
+            features = feature_map.reshape(-1, feature_map.shape[2])
+            scores.append(self._image_score(self._patch_scores(features), features))
+        return np.array(scores)
+
+    def _maps(self, images):
+        maps = []
+        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
+            shape = images.shape(i)
+            centers = self.feature_extractor_.patch_centers(feature_map.shape, shape)
+            scores = self._patch_scores(feature_map.reshape(-1, feature_map.shape[2])).scores
+            pixels = scoring.upsample(scores.reshape(feature_map.shape[:2]), *centers, shape)
+            maps.append(scoring.smooth(pixels, self.blur))
+        return maps
+
+    def explain(self, X):
+        """Why each sample scores as it does: the patch that decides, and its neighbours.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        explanations : list of dict
+            One a sample, with the keys
+
+            * "score": as `score_samples` gives it;
+            * "patch": (row, column) of the patch with the highest score, in pixels;
+            * "normal_image", "normal_patch", "normal_distance": index in X of the
+              training image with the nearest normal patch, its (row, column), and the
+              distance;
+            * "defect_image", "defect_patch", "defect_distance": the same for the nearest
+              defect patch, an index in X_defect where that was given, in `synthetic_` if
+              "synthetic" is True; None without a defect bank;
+            * "prompt": of a synthetic defect that has one, or None.
+        """
+        check_is_fitted(self)
+        samples = self._samples(X)
+        numbers = np.arange(len(samples))
+        patches = self._patches(TrainingSet(samples, numbers, numbers))
+        scores = self._patch_scores(patches.features)
+        explanations = []
+        for rows in patches.slices:
+            own = scores.of(rows)
+            worst = int(np.argmax(own.scores))
+            normal = self.normal_bank_.place(own.nearest_normal[worst])
+            defect = {"image": None, "patch": None, "synthetic": None}
+            if self.defect_bank_ is not None:
+                defect = self.defect_bank_.place(own.nearest_defect[worst])
+            explanations.append(
+                {
+                    "score": float(self._image_score(own, patches.features[rows])),
+                    "patch": tuple(float(patches.provenance[axis][rows][worst]) for axis in ("row", "column")),
+                    "normal_image": normal["image"],
+                    "normal_patch": normal["patch"],
+                    "normal_distance": float(own.normal_distances[worst]),
+                    "defect_image": defect["image"],
+                    "defect_patch": defect["patch"],
+                    "defect_distance": None if own.defect_distances is None else float(own.defect_distances[worst]),
+                    "synthetic": defect["synthetic"],
+                    "prompt": self._provenance(defect["image"]).get("prompt") if defect["synthetic"] else None,
+                }
+            )
+        return explanations
+
+    def partial_fit(self, X, y, masks=None, *, classes=None):
+        """Put corrected samples into the banks: false alarms (normal) and misses (defect).
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            What they really are, values of `classes_`.
+        masks : array or list, default=None
+            Masks aligned with X, as in :meth:`fit`.
+        classes : array-like, default=None
+            Ignored: there are two classes, known since the first call.
+
+        Returns
+        -------
+        self : object
+
+        Notes
+        -----
+        A false alarm adds its patches that score above the threshold or lie farther from
+        the normal bank than normal patches do; a miss adds its defect patches. No image
+        of an earlier call is needed: `threshold_` is found again on `calibration_`, the
+        patches of each normal image that lay farthest from the normal bank. `epsilon_`
+        stays, and so does what the feature extractor has learned.
+        """
+        if not hasattr(self, "normal_bank_"):
+            return self.fit(X, y, masks=masks)
+        updated = copy.copy(self)
+        updated._add(X, y, masks)
+        self.__dict__ = updated.__dict__
+        return self
+
+    def _add(self, X, y, masks):
+        samples = self._samples(X)
+        y = column_or_1d(y)
+        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()))
+        if len(y) != len(samples) or unknown:
+            raise ValueError(
+                f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}"
+                + (f", {unknown} among them." if unknown else ".")
+            )
+        n_samples = len(samples)
+        normal, defect = split_by_class(samples, y == self._label(1), np.arange(n_samples), masks)
+        for training_set in filter(None, (normal, defect)):
+            training_set.indices = training_set.indices + self._n_images
+            training_set.groups = training_set.groups + self._n_groups
+        self._n_images += n_samples
+        self._n_groups += n_samples
+        if normal is not None:
+            patches = self._patches(normal)
+            normal.check_masks_empty()
+            scores = self._patch_scores(patches.features)
+            alarming = (scores.scores > self.threshold_) | (scores.normal_distances > self._normal_cutoff)
+            if alarming.any():
+                added = patches.take(np.flatnonzero(alarming))
+                self.normal_bank_ = copy.copy(self.normal_bank_).add(added.features, added.provenance)
+            kept = _farthest(patches, scores.normal_distances, _N_CALIBRATION_PATCHES)
+            self.calibration_ = Patches.concatenate([self.calibration_, kept])
+        if defect is not None:
+            added = self._defect_patches(defect)
+            if self.defect_bank_ is None:
+                self.defect_bank_ = self._bank(added, "defect")
+            else:
+                self.defect_bank_ = copy.copy(self.defect_bank_).add(added.features, added.provenance)
+        self._find_threshold(self.calibration_)
+
+    def _synthesize(self, normal, defect):
+        """What the augmenter makes of the training images, or None."""
+        if self.augmenter is None or self.n_synthetic == 0:
+            return None
+        if not isinstance(normal.samples, Images):
+            raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
+        images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
+        if defect is not None:
+            images += defect.samples.raw()
+            labels += [1] * len(defect)
+            masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
+        augmenter = clone(self.augmenter).fit(images, labels, masks=masks)
+        return augmenter.sample(self.n_synthetic, random_state=self._seeds["synthetic"])
+
+    def _synthetic_patches(self, normal):
+        images, masks = self.synthetic_
+        n_images = len(images)
+        # A synthetic defect is left out together with the normal image it was made on.
+        sources = [self._provenance(i).get("source") for i in range(n_images)]
+        groups = [self._n_groups + i if source is None else normal.groups[source] for i, source in enumerate(sources)]
+        self._n_groups += n_images
+        samples = Images(images, "synthetic images")
+        training_set = TrainingSet(samples, np.arange(n_images), np.array(groups), Masks(masks, n_images))
+        return self._defect_patches(training_set, synthetic=True)
+
+    def _provenance(self, index):
+        provenance = getattr(self.synthetic_, "provenance", None)
+        return provenance[index] if provenance is not None else {}
+
+
+class PatchScores(NamedTuple):
+    """Scores of patches, with the distances and the nearest rows behind them."""
+
+    scores: np.ndarray
+    normal_distances: np.ndarray
+    nearest_normal: np.ndarray
+    defect_distances: np.ndarray
+    nearest_defect: np.ndarray
+
+    def of(self, rows):
+        """Those of some patches."""
+        return PatchScores(*(None if values is None else values[rows] for values in self))
+
+
+def _farthest(patches, distances, n_patches):
+    """Of each sample the patches with the largest distances."""
+    rows = [rows.start + np.sort(np.argsort(-distances[rows], kind="stable")[:n_patches]) for rows in patches.slices]
+    return patches.take(np.concatenate(rows))

@@ -1,0 +1,59 @@
+"""Feature extractors: images in, feature maps out."""
+
+from sklearn.base import clone
+
+from sklearn_exdd.features.base import BaseFeatureExtractor
+from sklearn_exdd.features.foreign import ForeignFeatureExtractor
+from sklearn_exdd.features.gabor import GaborFeatureExtractor
+from sklearn_exdd.features.module import ModuleFeatureExtractor
+from sklearn_exdd.features.timm import TimmFeatureExtractor
+from sklearn_exdd.features.torchvision import TorchvisionFeatureExtractor
+
+__all__ = [
+    "BaseFeatureExtractor",
+    "GaborFeatureExtractor",
+    "ModuleFeatureExtractor",
+    "TimmFeatureExtractor",
+    "TorchvisionFeatureExtractor",
+    "make_feature_extractor",
+]
+
+
+def make_feature_extractor(extractor="auto", **defaults):
+    """The extractor that a detector's ``feature_extractor`` parameter means.
+
+    Parameters
+    ----------
+    extractor : str or object, default="auto"
+        "auto" or "gabor"; the name of a torchvision model; "timm:" and the name of a
+        timm model; or an object with ``transform(images)``, which is cloned.
+    **defaults
+        Parameters such as `batch_size` and `memory` that a name gets, and an object
+        where its own are None.
+
+    Returns
+    -------
+    extractor : BaseFeatureExtractor
+
+    Examples
+    --------
+    >>> from sklearn_exdd.features import make_feature_extractor
+    >>> make_feature_extractor("resnet18")
+    TorchvisionFeatureExtractor(backbone='resnet18')
+    """
+    if not isinstance(extractor, str):
+        if not hasattr(extractor, "transform"):
+            raise TypeError(
+                "feature_extractor: expected a name or an object with transform(images), "
+                f"got {type(extractor).__name__}."
+            )
+        made = clone(extractor) if isinstance(extractor, BaseFeatureExtractor) else ForeignFeatureExtractor(extractor)
+        defaults = {name: value for name, value in defaults.items() if made.get_params(deep=False).get(name, 0) is None}
+    elif extractor in ("auto", "gabor"):
+        made = GaborFeatureExtractor()
+    elif extractor.startswith("timm:"):
+        made = TimmFeatureExtractor(extractor.removeprefix("timm:"))
+    else:
+        made = TorchvisionFeatureExtractor(extractor)
+    known = made.get_params(deep=False)
+    return made.set_params(**{name: value for name, value in defaults.items() if name in known and value is not None})

@@ -1,0 +1,302 @@
+"""What all feature extractors share: sizes, tiles, batches, cache and whitening."""
+
+import numbers
+from abc import abstractmethod
+
+import joblib
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import gen_batches
+from sklearn.utils.validation import check_is_fitted, check_memory
+from tqdm.auto import tqdm
+
+from sklearn_exdd._images import Images
+
+# What changes how features are computed, but not the features.
+_NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
+
+
+class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
+    """Base of the feature extractors: images in, feature maps out.
+
+    A subclass writes ``_extract(images)``, which takes float32 (n, height, width,
+    channels) in [0, 1] and returns float32 (n, height', width', n_features), and says
+    where its patches are: patch i is centred at pixel ``offset + stride * i``, sees no
+    farther than `margin` pixels, and needs images of at least `min_size` pixels a side.
+    What it takes from the image as a whole belongs in ``_prepare(images)``, which runs
+    before large images are cut into tiles.
+
+    Parameters
+    ----------
+    image_size : int or tuple (height, width), default=None
+        Images are resized to it before extraction: an int is the shorter side. None
+        keeps each image's own resolution.
+    tile_size : int, default=1024
+        Images with a longer side are extracted in overlapping tiles of this size, in
+        pixels; their maps are stitched without seams.
+    whiten : bool, default=False
+        Whether ``fit`` learns to standardise and whiten the features by PCA (99.9 % of
+        the variance, 1 % shrinkage).
+    batch_size : int, default=16
+        Images of one shape that are extracted together.
+    memory : str or joblib.Memory, default=None
+        Where feature maps are kept, an entry an image, keyed by its pixels and the
+        parameters of the extractor.
+    n_jobs : int, default=None
+        Batches extracted at a time.
+    verbose : int, default=0
+        Above 0 a progress bar is shown.
+    """
+
+    stride = None
+    offset = 0.0
+    margin = 0
+    min_size = 1
+
+    def __init__(
+        self, *, image_size=None, tile_size=1024, whiten=False, batch_size=16, memory=None, n_jobs=None, verbose=0
+    ):
+        self.image_size = image_size
+        self.tile_size = tile_size
+        self.whiten = whiten
+        self.batch_size = batch_size
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Learn the whitening, where there is one.
+
+        Parameters
+        ----------
+        X : images
+            Normal images.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+        """
+        self.fit_transform(X)
+        return self
+
+    def fit_transform(self, X, y=None):
+        """Fit and transform, computing the features once.
+
+        Parameters
+        ----------
+        X : images
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        feature_maps : list of ndarray of shape (height', width', n_features)
+        """
+        images = X if isinstance(X, Images) else Images(X)
+        maps = list(self._raw_maps(images))
+        self.n_channels_ = images.n_channels
+        if self.whiten:
+            self._fit_whitening(maps)
+        self.n_features_out_ = self._refined(maps[0]).shape[2]
+        return [self._refined(feature_map) for feature_map in maps]
+
+    def transform(self, X):
+        """Feature maps of images.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        feature_maps : list of ndarray of shape (height', width', n_features), float32
+            One an image; a patch is one position of a map.
+        """
+        return list(self.iter_transform(X))
+
+    def iter_transform(self, X):
+        """Feature maps of images, one by one: only a batch is in memory.
+
+        Parameters
+        ----------
+        X : images
+
+        Yields
+        ------
+        feature_map : ndarray of shape (height', width', n_features), float32
+        """
+        if self.whiten:
+            check_is_fitted(self)
+        n_channels = getattr(self, "n_channels_", None)
+        images = X if isinstance(X, Images) else Images(X, n_channels=n_channels)
+        yield from map(self._refined, self._raw_maps(images))
+
+    def patch_centers(self, map_shape, image_shape):
+        """Where the patches of a map lie in the image.
+
+        Parameters
+        ----------
+        map_shape : tuple of int (height', width', ...)
+        image_shape : tuple of int (height, width, ...)
+
+        Returns
+        -------
+        row_centers : ndarray of shape (height',)
+            Pixel coordinates in the image as given, before any resizing; the centre of
+            the first pixel is 0.
+        column_centers : ndarray of shape (width',)
+        """
+        centers = []
+        for n_patches, size, working_size in zip(map_shape, image_shape, self._working_shape(image_shape)):
+            if self.stride is None:  # an extractor that does not say: evenly spread
+                centers.append((np.arange(n_patches) + 0.5) * size / n_patches - 0.5)
+            else:
+                positions = self.offset + self.stride * np.arange(n_patches)
+                centers.append((positions + 0.5) * size / working_size - 0.5)
+        return tuple(centers)
+
+    @abstractmethod
+    def _extract(self, images):
+        """Feature maps of images of one shape."""
+
+    def _prepare(self, images):
+        return images
+
+    def _working_shape(self, image_shape):
+        height, width = image_shape[:2]
+        if self.image_size is None:
+            return height, width
+        if isinstance(self.image_size, numbers.Integral):
+            scale = self.image_size / min(height, width)
+            return max(1, round(height * scale)), max(1, round(width * scale))
+        return tuple(self.image_size)
+
+    def _raw_maps(self, images):
+        """Feature maps before whitening, one by one."""
+        batches = list(gen_batches(len(images), self.batch_size))
+        parallel = Parallel(n_jobs=self.n_jobs, prefer="threads", return_as="generator")
+        with tqdm(total=len(images), desc="features", unit="image", disable=not self.verbose) as progress:
+            for batch in parallel(delayed(self._batch_maps)(images, batch) for batch in batches):
+                yield from batch
+                progress.update(len(batch))
+
+    def _batch_maps(self, images, batch):
+        stored = check_memory(self.memory).cache(_stored, ignore=["feature_map"])
+        maps, missing = {}, {}
+        for index in range(batch.start, batch.stop):
+            image = images[index]
+            self._check_size(image.shape, images.where(index))
+            key = joblib.hash((self._cache_key(), image)) if self.memory is not None else None
+            maps[index] = _from_cache(stored, key)
+            if maps[index] is None:
+                working = self._resized(image)
+                missing.setdefault(working.shape, []).append((index, key, working))
+        for misses in missing.values():
+            computed = self._tiled_maps(np.stack([working for _, _, working in misses]))
+            for (index, key, _), feature_map in zip(misses, computed):
+                if key is not None:
+                    stored(key, feature_map)
+                maps[index] = feature_map
+        return list(maps.values())
+
+    def _cache_key(self):
+        params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}
+        return type(self).__qualname__, params
+
+    def _check_size(self, image_shape, where):
+        working_shape = self._working_shape(image_shape)
+        if min(working_shape) < self.min_size:
+            raise ValueError(
+                f"{where}: expected at least {self.min_size} pixels a side for {type(self).__name__}, got "
+                f"{working_shape[0]} x {working_shape[1]}. Use larger images, or set image_size to "
+                f"{self.min_size} or more to enlarge them."
+            )
+
+    def _resized(self, image):
+        shape = self._working_shape(image.shape)
+        if shape == image.shape[:2]:
+            return image
+        from sklearn_exdd._torch import resize
+
+        return resize(image, shape)
+
+    def _tiled_maps(self, images):
+        images = self._prepare(images)
+        height, width = images.shape[1:3]
+        if max(height, width) <= self.tile_size or self.stride is None:
+            return self._extract(images)
+        rows = [self._tiles(height), self._tiles(width)]
+        strips = [
+            np.concatenate([self._core_map(images, *row, *column) for column in rows[1]], axis=2) for row in rows[0]
+        ]
+        return np.concatenate(strips, axis=1)
+
+    def _tiles(self, size):
+        """Cuts of one axis: (start, stop) of the tile's core and of the core with its margin."""
+        unit = int(self.stride) * 8  # keeps pyramids and strided layers on the same grid
+        step = max(unit, self.tile_size // unit * unit)
+        margin = -(-self.margin // unit) * unit
+        starts = [start for start in range(0, size, step) if start == 0 or size - start >= self.min_size]
+        stops = [*starts[1:], size]
+        return [(start, stop, max(0, start - margin), min(size, stop + margin)) for start, stop in zip(starts, stops)]
+
+    def _core_map(self, images, top, bottom, outer_top, outer_bottom, left, right, outer_left, outer_right):
+        tile = self._extract(images[:, outer_top:outer_bottom, outer_left:outer_right])
+        stride = int(self.stride)
+        rows = slice((top - outer_top) // stride, -(-(bottom - outer_top) // stride))
+        columns = slice((left - outer_left) // stride, -(-(right - outer_left) // stride))
+        return tile[:, rows, columns]
+
+    def _fit_whitening(self, maps):
+        n_features = maps[0].shape[2]
+        count, total, products = 0, np.zeros(n_features), np.zeros((n_features, n_features))
+        shift = maps[0].reshape(-1, n_features).mean(axis=0, dtype=np.float64)
+        for feature_map in maps:
+            patches = feature_map.reshape(-1, n_features) - shift
+            count += len(patches)
+            total += patches.sum(axis=0)
+            products += patches.T @ patches
+        mean = total / count
+        covariance = products / count - np.outer(mean, mean)
+        # A feature that does not vary on the normals (to rounding) says nothing there.
+        scale = np.sqrt(np.diag(covariance).clip(0))
+        scale = np.where(scale > 1e-6 * (np.abs(shift) + 1e-6), scale, 1.0)
+        variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
+        variances, directions = variances[::-1].clip(0), directions[:, ::-1]
+        share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
+        n_kept = min(int(np.searchsorted(share, 0.999)) + 1, n_features)
+        shrunk = 0.99 * variances[:n_kept] + 0.01 * max(variances.mean(), 1e-12)
+        self.mean_ = (shift + mean).astype(np.float32)
+        self.components_ = (directions[:, :n_kept] / scale[:, None] / np.sqrt(shrunk)).astype(np.float32)
+
+    def _refined(self, feature_map):
+        return (feature_map - self.mean_) @ self.components_ if self.whiten else feature_map
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+class _NotStored(Exception):
+    pass
+
+
+def _stored(key, feature_map=None):
+    if feature_map is None:
+        raise _NotStored  # the entry went missing or is damaged: it is made again
+    return feature_map
+
+
+def _from_cache(stored, key):
+    if key is None or not stored.check_call_in_cache(key):
+        return None
+    try:
+        return stored(key)
+    except _NotStored:
+        return None

@@ -1,0 +1,62 @@
+"""Any object with ``transform(images)`` as a feature extractor."""
+
+import numpy as np
+from sklearn.base import clone
+
+from sklearn_exdd.features.base import BaseFeatureExtractor
+
+
+class ForeignFeatureExtractor(BaseFeatureExtractor):
+    """Wrap an object that is no :class:`BaseFeatureExtractor`.
+
+    Parameters
+    ----------
+    extractor : object
+        Has ``transform(images)``: float32 (n, height, width, channels) in [0, 1] in,
+        float (n, height', width', n_features) out; and perhaps ``fit(images)``, which
+        is called with a list of such images. Its patches are taken to be evenly spread
+        over the image.
+    image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
+        See :class:`BaseFeatureExtractor`.
+    """
+
+    def __init__(
+        self,
+        extractor,
+        *,
+        image_size=None,
+        tile_size=1024,
+        whiten=False,
+        batch_size=16,
+        memory=None,
+        n_jobs=None,
+        verbose=0,
+    ):
+        super().__init__(
+            image_size=image_size,
+            tile_size=tile_size,
+            whiten=whiten,
+            batch_size=batch_size,
+            memory=memory,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        )
+        self.extractor = extractor
+
+    def fit_transform(self, X, y=None):
+        self.extractor_ = clone(self.extractor, safe=False)
+        if hasattr(self.extractor_, "fit"):
+            self.extractor_.fit([X[i] for i in range(len(X))])
+        return super().fit_transform(X)
+
+    def _cache_key(self):
+        return type(self.extractor_).__qualname__, self.image_size, self.extractor_
+
+    def _extract(self, images):
+        maps = np.asarray(self.extractor_.transform(images), dtype=np.float32)
+        if maps.ndim != 4 or len(maps) != len(images):
+            raise ValueError(
+                f"feature_extractor: expected transform to return (n, height', width', n_features) with n = "
+                f"{len(images)}, got shape {maps.shape} from {type(self.extractor_).__name__}."
+            )
+        return maps

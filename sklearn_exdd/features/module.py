@@ -1,0 +1,218 @@
+"""Feature maps from the inner layers of a torch module."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from sklearn_exdd._torch import resolve_device
+from sklearn_exdd.features.base import BaseFeatureExtractor
+
+_PROBE_SIZE = 128
+
+
+class ModuleFeatureExtractor(BaseFeatureExtractor):
+    """Feature maps from inner layers of any torch module.
+
+    Parameters
+    ----------
+    build : callable
+        Called without arguments, returns the ``torch.nn.Module``: a function, not the
+        module itself, which ``clone`` would copy for every fold and candidate. It has to
+        be importable for the extractor to be pickled.
+    layers : tuple of str, default=None
+        Names of the layers whose outputs are used, of shape (n, channels, height',
+        width'). Nothing past the last of them is computed. None takes the last outputs
+        at strides 8 and 16.
+    pool_size : int, default=3
+        Outputs are averaged over windows of this odd size, with stride 1.
+    n_input_channels : int, default=3
+        Channels that the module expects; grey images are repeated.
+    mean, std : tuple of float
+        Normalisation of the module's input, those of ImageNet by default.
+    precision : {"float32", "bfloat16"}, default="float32"
+        In which the module computes. Features are float32 in any case.
+    device : str, default=None
+        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+    image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
+        See :class:`BaseFeatureExtractor`.
+
+    Notes
+    -----
+    The outputs are pooled, brought to the grid of the finest layer bilinearly, and
+    joined, as in PatchCore and ExDD. The module is traced by ``torch.fx`` once in a
+    process (``torchvision.models.feature_extraction``) and not part of a pickle.
+
+    References
+    ----------
+    .. [1] K. Roth et al., "Towards total recall in industrial anomaly detection",
+       CVPR 2022, section 3.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from sklearn_exdd import ModuleFeatureExtractor
+    >>> def build():
+    ...     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Linear(9, 9))
+    >>> extractor = ModuleFeatureExtractor(build, layers=("1",))
+    >>> extractor.transform(np.zeros((1, 32, 48), dtype=np.uint8))[0].shape
+    (16, 24, 4)
+    """
+
+    margin = 160
+
+    def __init__(
+        self,
+        build=None,
+        *,
+        layers=None,
+        pool_size=3,
+        n_input_channels=3,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        precision="float32",
+        device=None,
+        image_size=None,
+        tile_size=1024,
+        whiten=False,
+        batch_size=16,
+        memory=None,
+        n_jobs=None,
+        verbose=0,
+    ):
+        super().__init__(
+            image_size=image_size,
+            tile_size=tile_size,
+            whiten=whiten,
+            batch_size=batch_size,
+            memory=memory,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        )
+        self.build = build
+        self.layers = layers
+        self.pool_size = pool_size
+        self.n_input_channels = n_input_channels
+        self.mean = mean
+        self.std = std
+        self.precision = precision
+        self.device = device
+
+    @property
+    def stride(self):
+        return self._network()[1]
+
+    @property
+    def offset(self):
+        return self._network()[2]
+
+    def _builder(self):
+        """A hashable callable that returns the module: what the process-wide cache goes by."""
+        if not callable(self.build) or hasattr(self.build, "parameters"):
+            raise TypeError(
+                f"build: expected a function that returns a torch module, got {type(self.build).__name__}. "
+                "Wrap a module in one, for example `lambda: module`."
+            )
+        return self.build
+
+    def _network(self):
+        if self.pool_size < 1 or self.pool_size % 2 == 0:
+            raise ValueError(f"pool_size: expected an odd integer of at least 1, got {self.pool_size!r}.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}.")
+        layers = None if self.layers is None else tuple(self.layers)
+        return _load(self._builder(), layers, self.n_input_channels, self.precision, str(resolve_device(self.device)))
+
+    def _extract(self, images):
+        import torch
+        from torch.nn import functional
+
+        network = self._network()[0]
+        device = resolve_device(self.device)
+        if images.shape[3] not in (1, self.n_input_channels):
+            raise ValueError(
+                f"images: expected 1 or {self.n_input_channels} channels for this module, got {images.shape[3]}."
+            )
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
+            batch = batch.expand(-1, self.n_input_channels, -1, -1)
+            mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+            batch = ((batch - mean) / std).to(getattr(torch, self.precision))
+            outputs = [output.float() for output in network(batch).values()]
+            pooled = [
+                functional.avg_pool2d(output, self.pool_size, stride=1, padding=self.pool_size // 2)
+                for output in outputs
+            ]
+            finest = max((output.shape[2:] for output in pooled), key=lambda shape: shape[0] * shape[1])
+            joined = [
+                output if output.shape[2:] == finest else functional.interpolate(output, size=finest, mode="bilinear")
+                for output in pooled
+            ]
+            return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+@lru_cache(maxsize=4)
+def _load(build, layers, n_input_channels, precision, device):
+    """Build and cut the network; find its stride and where its first patch is centred."""
+    import torch
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    module = build().eval().requires_grad_(False)
+    layers = layers or _last_layers(module, n_input_channels)
+    try:
+        network = create_feature_extractor(module, return_nodes=list(layers))
+    except ValueError as error:
+        names = [name for name, _ in module.named_children()]
+        raise ValueError(
+            f"layers: expected names of layers of {type(module).__name__} (at the top: {names}), got {layers}."
+        ) from error
+    probe = torch.zeros(1, n_input_channels, _PROBE_SIZE, _PROBE_SIZE, requires_grad=True)
+    outputs = network(probe)
+    for name, output in outputs.items():
+        if output.ndim != 4:
+            raise ValueError(
+                f"layers: expected outputs of shape (n, channels, height, width), got {tuple(output.shape)} "
+                f"from {name!r}."
+            )
+    finest = max(outputs.values(), key=lambda output: output.shape[2])
+    n_patches = finest.shape[2]
+    stride, offset = None, 0.0
+    if _PROBE_SIZE % n_patches == 0:
+        stride = _PROBE_SIZE // n_patches
+        offset = _first_center(probe, finest, stride)
+    return network.to(device=device, dtype=getattr(torch, precision)), stride, offset
+
+
+def _first_center(probe, output, stride):
+    """Patch i looks at stride * i in padded networks, at the middle of its cell in patchifying ones."""
+    import torch
+
+    middle = output.shape[2] // 2
+    noise = torch.empty_like(output[0, :, middle, middle]).normal_(generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad((output[0, :, middle, middle] * noise).sum(), probe)
+    profile = gradient.abs().sum(dim=(0, 1, 3))
+    if not profile.sum() > 0:
+        return 0.0
+    center = float((profile * torch.arange(len(profile))).sum() / profile.sum()) - stride * middle
+    return min((0.0, (stride - 1) / 2), key=lambda offset: abs(offset - center))
+
+
+def _last_layers(module, n_input_channels):
+    import torch
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    names = get_graph_node_names(module)[1]
+    with torch.inference_mode():
+        outputs = create_feature_extractor(module, return_nodes=names)(
+            torch.zeros(1, n_input_channels, _PROBE_SIZE, _PROBE_SIZE)
+        )
+    chosen = []
+    for stride in (8, 16):
+        size = (_PROBE_SIZE // stride,) * 2
+        fitting = [
+            name for name, output in outputs.items() if getattr(output, "ndim", 0) == 4 and output.shape[2:] == size
+        ]
+        chosen += fitting[-1:]
+    if not chosen:
+        raise ValueError(f"layers: {type(module).__name__} has no outputs at strides 8 or 16; name the layers to use.")
+    return tuple(chosen)

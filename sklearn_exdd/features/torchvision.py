@@ -1,0 +1,152 @@
+"""Feature maps from torchvision's backbones."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from sklearn_exdd.features.module import ModuleFeatureExtractor
+
+
+class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
+    """Feature maps from a torchvision model, by name.
+
+    Parameters
+    ----------
+    backbone : str, default="wide_resnet50_2"
+        Any name of ``torchvision.models.list_models()`` whose layers give maps.
+    layers : tuple of str, default=None
+        Layers to use; None takes the last outputs at strides 8 and 16: ``("layer2",
+        "layer3")`` of a ResNet, as in ExDD.
+    weights : str, path or None, default="IMAGENET1K_V1"
+        Name of the weights, which torchvision downloads once into its own cache; or path
+        of a local state dict; or None for random weights, drawn from `random_state`.
+    weights_sha256 : str, default=None
+        Expected SHA-256 of a local file, in hexadecimal digits.
+    random_state : int, default=0
+        Seed of random weights.
+    pool_size, precision, device
+        See :class:`ModuleFeatureExtractor`.
+    image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
+        See :class:`BaseFeatureExtractor`.
+
+    References
+    ----------
+    .. [1] ExDD (arXiv 2507.15335): resnet50 or wide_resnet50_2, layer2 and layer3, 1536
+       dimensions a patch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd import TorchvisionFeatureExtractor
+    >>> extractor = TorchvisionFeatureExtractor("resnet18", weights=None)
+    >>> extractor.transform(np.zeros((1, 64, 96), dtype=np.uint8))[0].shape
+    (8, 12, 384)
+    """
+
+    def __init__(
+        self,
+        backbone="wide_resnet50_2",
+        *,
+        layers=None,
+        weights="IMAGENET1K_V1",
+        weights_sha256=None,
+        random_state=0,
+        pool_size=3,
+        precision="float32",
+        device=None,
+        image_size=None,
+        tile_size=1024,
+        whiten=False,
+        batch_size=16,
+        memory=None,
+        n_jobs=None,
+        verbose=0,
+    ):
+        super().__init__(
+            layers=layers,
+            pool_size=pool_size,
+            precision=precision,
+            device=device,
+            image_size=image_size,
+            tile_size=tile_size,
+            whiten=whiten,
+            batch_size=batch_size,
+            memory=memory,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        )
+        self.backbone = backbone
+        self.weights = weights
+        self.weights_sha256 = weights_sha256
+        self.random_state = random_state
+
+    def _builder(self):
+        return _TorchvisionModel(self.backbone, self.weights, self.weights_sha256, self.random_state)
+
+
+@dataclass(frozen=True)
+class _TorchvisionModel:
+    """Builds the model; equal where it would be the same one, so a process holds it once."""
+
+    backbone: str
+    weights: object
+    weights_sha256: str
+    random_state: int
+
+    def __call__(self):
+        import torch
+        from torchvision import models
+
+        if self.backbone not in models.list_models():
+            raise ValueError(f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}.")
+        if self.weights is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.random_state)
+                return models.get_model(self.backbone, weights=None)
+        names = [entry.name for entry in models.get_model_weights(self.backbone)] + ["DEFAULT"]
+        if str(self.weights) in names:
+            try:
+                return models.get_model(self.backbone, weights=str(self.weights))
+            except OSError as error:
+                raise OSError(
+                    f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
+                    "as weights=path, or use feature_extractor='gabor', which needs none."
+                ) from error
+        state = read_weights(self.weights, self.weights_sha256, names)
+        module = models.get_model(self.backbone, weights=None)
+        module.load_state_dict(state)
+        return module
+
+
+def read_weights(path, sha256=None, names=()):
+    """State dict of a local file, which can hold nothing but tensors.
+
+    Parameters
+    ----------
+    path : str or path-like
+    sha256 : str, default=None
+        Expected SHA-256 of the file in hexadecimal digits.
+    names : sequence of str, default=()
+        Names that would have been accepted instead, for the message.
+
+    Returns
+    -------
+    state_dict : dict of str to torch.Tensor
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If its hash is another one.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: expected one of {list(names)} or an existing file, got {str(path)!r}.")
+    if sha256 is not None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != sha256.lower():
+            raise ValueError(f"weights: expected SHA-256 {sha256} of {path}, got {digest}. The file is another one.")
+    return torch.load(path, map_location="cpu", weights_only=True)

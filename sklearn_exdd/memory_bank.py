@@ -1,0 +1,246 @@
+"""The memory bank: kept patch features of one class, and where each came from."""
+
+import numbers
+
+import numpy as np
+from sklearn.utils.validation import check_array
+
+# Below this many rows an index never pays for its compilation (docs/performance.md).
+_BRUTE_FORCE_ROWS = 100_000
+_QUERY_BLOCK = 2**25  # distances held at once
+
+#: What a bank remembers of each row, and its dtype.
+PROVENANCE = {"image": np.intp, "row": np.float32, "column": np.float32, "group": np.intp, "synthetic": np.bool_}
+
+
+class MemoryBank:
+    """Patch features with their provenance, searchable by nearest neighbours.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_rows, n_features), float
+        Patch features.
+    provenance : dict of str to array-like of shape (n_rows,), default=None
+        For each row: ``"image"`` (index of the image it came from), ``"row"`` and
+        ``"column"`` (centre of the patch in pixels of that image), ``"group"`` (images
+        of one group are left out together) and ``"synthetic"`` (made by an augmenter).
+        Missing ones: image and group count the rows, the others are 0 and False.
+    algorithm : {"auto", "brute", "pynndescent"}, default="auto"
+        "brute" is exact: a matrix product, then exact distances of the best. With
+        "pynndescent" an approximate index [1]_ is compiled and built at the first
+        query and kept; "auto" takes it for banks of more than 100 000 rows.
+    random_state : int, default=0
+        Seed of the index: the same rows and seed give the same index.
+
+    Attributes
+    ----------
+    features : ndarray of shape (n_rows, n_features)
+    provenance : dict of str to ndarray of shape (n_rows,)
+    n_features : int
+
+    References
+    ----------
+    .. [1] W. Dong, C. Moses, K. Li, "Efficient k-nearest neighbor graph construction
+       for generic similarity measures", WWW 2011.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import MemoryBank
+    >>> bank = MemoryBank([[0.0, 0.0], [3.0, 4.0]])
+    >>> distances, indices = bank.kneighbors([[0.0, 0.0]], n_neighbors=2)
+    >>> distances.tolist()
+    [[0.0, 5.0]]
+    >>> indices
+    array([[0, 1]])
+    """
+
+    def __init__(self, features, provenance=None, *, algorithm="auto", random_state=0):
+        if algorithm not in ("auto", "brute", "pynndescent"):
+            raise ValueError(f"algorithm: expected 'auto', 'brute' or 'pynndescent', got {algorithm!r}.")
+        self.features = check_array(features, dtype=[np.float32, np.float64])
+        self.algorithm = algorithm
+        self.random_state = random_state
+        self.provenance = self._complete(provenance or {}, len(self.features), first=0)
+        self._index = None
+
+    @staticmethod
+    def _complete(provenance, n_rows, first):
+        unknown = set(provenance) - set(PROVENANCE)
+        if unknown:
+            raise ValueError(f"provenance: expected keys among {sorted(PROVENANCE)}, got also {sorted(unknown)}.")
+        complete = {}
+        for name, dtype in PROVENANCE.items():
+            default = np.arange(first, first + n_rows) if name in ("image", "group") else np.zeros(n_rows)
+            complete[name] = np.asarray(provenance.get(name, default), dtype=dtype)
+            if complete[name].shape != (n_rows,):
+                raise ValueError(
+                    f"provenance[{name!r}]: expected shape ({n_rows},), one value a row of features, "
+                    f"got {complete[name].shape}."
+                )
+        return complete
+
+    def __len__(self):
+        return len(self.features)
+
+    def __repr__(self):
+        n_images = len(np.unique(self.provenance["image"]))
+        return f"MemoryBank({len(self)} rows of {self.n_features} features from {n_images} images)"
+
+    @property
+    def n_features(self):
+        return self.features.shape[1]
+
+    def add(self, features, provenance=None):
+        """Append rows.
+
+        Parameters
+        ----------
+        features : array-like of shape (n_new, n_features)
+        provenance : dict of str to array-like of shape (n_new,), default=None
+            As in the constructor.
+
+        Returns
+        -------
+        self : MemoryBank
+        """
+        features = check_array(features, dtype=self.features.dtype)
+        if features.shape[1] != self.n_features:
+            raise ValueError(f"features: expected {self.n_features} columns as in the bank, got {features.shape[1]}.")
+        first = 1 + int(max(self.provenance["image"].max(), self.provenance["group"].max()))
+        new = self._complete(provenance or {}, len(features), first)
+        self.provenance = {name: np.concatenate([old, new[name]]) for name, old in self.provenance.items()}
+        self.features = np.concatenate([self.features, features])
+        self._index = None
+        return self
+
+    def n_left_without(self, groups):
+        """Number of rows that do not belong to a group.
+
+        Parameters
+        ----------
+        groups : int or array-like of int
+
+        Returns
+        -------
+        n_rows : ndarray of the shape of `groups`
+        """
+        known, sizes = np.unique(self.provenance["group"], return_counts=True)
+        position = np.searchsorted(known, groups).clip(max=len(known) - 1)
+        return len(self) - np.where(known[position] == groups, sizes[position], 0)
+
+    def place(self, index):
+        """Where a row comes from.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        place : dict
+            "image" (int), "patch" (row, column) in pixels and "synthetic" (bool).
+        """
+        origin = {name: values[index].item() for name, values in self.provenance.items()}
+        return {
+            "image": origin["image"],
+            "patch": (origin["row"], origin["column"]),
+            "synthetic": origin["synthetic"],
+        }
+
+    def kneighbors(self, X, n_neighbors=1, *, exclude=None):
+        """Nearest rows of the bank.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+        n_neighbors : int, default=1
+        exclude : int or array-like of shape (n_queries,), default=None
+            For each query the group whose rows are not in the bank for it.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_queries, n_neighbors)
+            Euclidean, ascending, in the dtype of the bank.
+        indices : ndarray of shape (n_queries, n_neighbors), dtype intp
+            Row numbers in the bank.
+
+        Raises
+        ------
+        ValueError
+            If `n_neighbors` is larger than the number of rows (that are not excluded),
+            or `X` has another number of features.
+        """
+        X = check_array(X, dtype=self.features.dtype)
+        if X.shape[1] != self.n_features:
+            raise ValueError(f"X: expected {self.n_features} features as in the bank, got {X.shape[1]}.")
+        available = len(self)
+        if exclude is not None:
+            exclude = np.broadcast_to(exclude, len(X))
+            available = int(self.n_left_without(exclude).min(initial=available))
+        if not isinstance(n_neighbors, numbers.Integral) or not 1 <= n_neighbors <= available:
+            raise ValueError(
+                f"n_neighbors: expected an integer in [1, {available}], the rows of the bank, got {n_neighbors!r}."
+            )
+        if self.algorithm == "pynndescent" or (self.algorithm == "auto" and len(self) > _BRUTE_FORCE_ROWS):
+            return self._search_index(X, n_neighbors, exclude)
+        return self._search_brute(X, n_neighbors, exclude)
+
+    def _search_brute(self, X, n_neighbors, exclude):
+        import torch
+
+        # A few more than asked for: the product rounds, the exact distances decide.
+        n_candidates = min(n_neighbors + 4, len(self))
+        indices = np.empty((len(X), n_candidates), dtype=np.intp)
+        squares = np.einsum("ij,ij->i", self.features, self.features)
+        block = 1 + _QUERY_BLOCK // len(self)
+        for start in range(0, len(X), block):
+            rows = slice(start, start + block)
+            products = X[rows] @ self.features.T
+            products *= -2
+            products += squares
+            if exclude is not None:
+                for group in np.unique(exclude[rows]):
+                    own = np.flatnonzero(self.provenance["group"] == group)
+                    products[np.ix_(exclude[rows] == group, own)] = np.inf
+            nearest = torch.from_numpy(products).topk(n_candidates, largest=False, sorted=False)
+            indices[rows] = nearest.indices.numpy()
+        return self._exact(X, indices, n_neighbors, exclude)
+
+    def _exact(self, X, candidates, n_neighbors, exclude):
+        """Distances to the candidates without cancellation, the nearest of them first."""
+        candidates = np.sort(candidates, axis=1)  # ties go to the lowest row
+        distances = np.empty(candidates.shape, dtype=self.features.dtype)
+        block = 1 + _QUERY_BLOCK // (candidates.shape[1] * self.n_features)
+        for start in range(0, len(X), block):
+            rows = slice(start, start + block)
+            differences = self.features[candidates[rows]] - X[rows, None, :]
+            distances[rows] = np.sqrt(np.einsum("ijk,ijk->ij", differences, differences))
+        if exclude is not None:
+            distances[self.provenance["group"][candidates] == exclude[:, None]] = np.inf
+        order = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbors]
+        return np.take_along_axis(distances, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+
+    def _search_index(self, X, n_neighbors, exclude):
+        # Asked for one neighbour the index finds 84 % of them, asked for ten all.
+        n_candidates = min(max(10, n_neighbors) + (0 if exclude is None else 20), len(self))
+        indices, distances = self._built_index().query(X, k=n_candidates)
+        lost = ~np.isfinite(distances) | (indices < 0)
+        indices = np.where(lost, 0, indices).astype(np.intp)
+        distances, indices = self._exact(X, indices, n_neighbors, exclude)
+        unsure = lost.any(axis=1) | ~np.isfinite(distances).all(axis=1)
+        if unsure.any():
+            exclude = None if exclude is None else exclude[unsure]
+            distances[unsure], indices[unsure] = self._search_brute(X[unsure], n_neighbors, exclude)
+        return distances, indices
+
+    def _built_index(self):
+        if self._index is None:
+            from pynndescent import NNDescent
+
+            self._index = NNDescent(self.features, n_neighbors=min(30, len(self) - 1), random_state=self.random_state)
+            self._index.prepare()
+        return self._index
+
+    def __getstate__(self):
+        # The same rows and seed give the same index: it is built again, not saved.
+        return {**self.__dict__, "_index": None}

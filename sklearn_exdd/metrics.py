@@ -1,0 +1,300 @@
+"""Metrics of localization: how well an anomaly map finds the pixels and the regions of the true defect masks."""
+
+import numpy as np
+from scipy.ndimage import label
+from sklearn.metrics import auc
+from sklearn.pipeline import Pipeline
+from sklearn.utils.metadata_routing import UNUSED, _MetadataRequester
+
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+
+
+def _checked_pairs(masks, maps):
+    """Return the masks as bool and the maps as floating-point arrays, image by image, after checking each pair."""
+    for name, values in (("masks", masks), ("maps", maps)):
+        if not hasattr(values, "__len__"):
+            raise TypeError(
+                f"{name} must be an array (n_images, height, width) or a list of arrays (height, width), "
+                f"got {type(values).__name__}."
+            )
+    if len(masks) != len(maps):
+        raise ValueError(
+            f"masks and maps must hold one entry for each image, got {len(masks)} masks and {len(maps)} maps. "
+            "Give None as the mask of an image without a defect."
+        )
+    pairs = []
+    for index, (mask, anomaly_map) in enumerate(zip(masks, maps)):
+        anomaly_map = np.asarray(anomaly_map)
+        if anomaly_map.ndim != 2:
+            raise ValueError(
+                f"Each map must be a 2-D array (height, width), got shape {anomaly_map.shape} at index {index}."
+            )
+        # float32 is sorted as it is: converting it would double the memory and change no rank.
+        if anomaly_map.dtype not in (np.float32, np.float64):
+            anomaly_map = anomaly_map.astype(np.float64)
+        if not np.isfinite(anomaly_map).all():
+            raise ValueError(f"Each map must be finite, got NaN or infinity in the map at index {index}.")
+        mask = np.zeros(anomaly_map.shape, dtype=bool) if mask is None else np.asarray(mask)
+        if mask.shape != anomaly_map.shape:
+            raise ValueError(
+                f"Each mask must have the shape of its map, got a mask of shape {mask.shape} and a map of shape "
+                f"{anomaly_map.shape} at index {index}. Resize the map to the size of the mask."
+            )
+        pairs.append((mask if mask.dtype == bool else mask != 0, anomaly_map))
+    return pairs
+
+
+def _operating_points(masks, maps, region_weights=False):
+    """Weight of the defects found and number of false positives at each distinct value on a defect pixel.
+
+    Only the values that occur on defect pixels, usually a small share, can change the recall. So it is enough to sort
+    the normal pixels by value and to look the defect values up: no index array over all pixels is built, and the
+    points are those of the exact curve, with ties grouped.
+
+    Returns
+    -------
+    found : ndarray of shape (n_points,), dtype float64
+        Weight of the defect pixels of exactly this value, the highest value first: 1 a pixel or, with `region_weights`,
+        one over the number of pixels of its region.
+    false_positives_above, false_positives : ndarray of shape (n_points,), dtype int64
+        Number of normal pixels above the value, and at or above it.
+    n_normal : int
+        Number of normal pixels.
+    """
+    pairs = _checked_pairs(masks, maps)
+    n_defect = sum(np.count_nonzero(mask) for mask, _ in pairs)
+    n_normal = sum(mask.size for mask, _ in pairs) - n_defect
+    if not n_defect or not n_normal:
+        raise ValueError(
+            "masks must mark at least one defect pixel and leave at least one normal pixel, got no "
+            f"{'normal' if n_defect else 'defect'} pixel in {len(pairs)} masks. In cross-validation, stratify."
+        )
+    normal = np.empty(n_normal, dtype=np.result_type(*(anomaly_map for _, anomaly_map in pairs)))
+    defect, weights, start = [], [], 0
+    for mask, anomaly_map in pairs:
+        outside = anomaly_map[~mask]
+        normal[start : start + len(outside)] = outside
+        start += len(outside)
+        defect.append(anomaly_map[mask])
+        regions = label(mask, structure=_EIGHT_NEIGHBOURS)[0][mask] if region_weights else None
+        weights.append(np.ones(len(defect[-1])) if regions is None else 1.0 / np.bincount(regions)[regions])
+    normal.sort()
+    values, group = np.unique(np.concatenate(defect), return_inverse=True)
+    found = np.bincount(group, weights=np.concatenate(weights))[::-1]
+    above = n_normal - np.searchsorted(normal, values, side="right")[::-1]
+    at_or_above = n_normal - np.searchsorted(normal, values, side="left")[::-1]
+    return found, above, at_or_above, n_normal
+
+
+def pixel_roc_auc_score(masks, maps):
+    """Area under the ROC curve over all pixels of all images.
+
+    Parameters
+    ----------
+    masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width) or None)
+        True (any value but zero) on the defect, `None` for an image without a defect. The images may differ in size.
+    maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
+        The anomaly maps, higher = more defective, each of the shape of its mask.
+
+    Returns
+    -------
+    score : float
+        Between 0 and 1; 0.5 for maps that know nothing.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of masks and maps or the shapes of a pair differ, a map is not finite, or one class has no pixel.
+
+    Notes
+    -----
+    The value is that of :func:`sklearn.metrics.roc_auc_score` on the concatenated pixels, with a fraction of its
+    memory and time. Normal pixels are usually in a crushing majority, and large defects count more than small ones:
+    see :func:`pixel_average_precision_score` and :func:`per_region_overlap_score`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.metrics import pixel_roc_auc_score
+    >>> masks = [np.array([[0, 1], [0, 0]]), None]
+    >>> maps = np.array([[[0.1, 0.8], [0.3, 0.2]], [[0.1, 0.2], [0.9, 0.1]]])
+    >>> round(pixel_roc_auc_score(masks, maps), 3)
+    0.857
+    """
+    found, above, at_or_above, n_normal = _operating_points(masks, maps)
+    # A defect pixel outranks the normal pixels below it, and counts half for those of the same value.
+    return float(1.0 - found @ (above + at_or_above) / (2.0 * found.sum() * n_normal))
+
+
+def pixel_average_precision_score(masks, maps):
+    """Average precision over all pixels of all images.
+
+    Parameters
+    ----------
+    masks, maps : array-like of shape (n_images, height, width), or lists of (height, width)
+        The true masks and the anomaly maps, as in :func:`pixel_roc_auc_score`.
+
+    Returns
+    -------
+    score : float
+        Between 0 and 1; about the share of defect pixels for maps that know nothing.
+
+    Notes
+    -----
+    The value is that of :func:`sklearn.metrics.average_precision_score` on the concatenated pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.metrics import pixel_average_precision_score
+    >>> masks = [np.array([[0, 1], [0, 0]]), None]
+    >>> maps = np.array([[[0.1, 0.8], [0.3, 0.2]], [[0.1, 0.2], [0.9, 0.1]]])
+    >>> pixel_average_precision_score(masks, maps)
+    0.5
+    """
+    found, _, at_or_above, _ = _operating_points(masks, maps)
+    true_positives = np.cumsum(found)
+    return float(found @ (true_positives / (true_positives + at_or_above)) / true_positives[-1])
+
+
+def per_region_overlap_score(masks, maps, max_fpr=0.3):
+    """Area under the per-region overlap curve (AUPRO), up to a false-positive rate.
+
+    Each connected region of a mask counts the same: a scratch of 20 pixels weighs as much as a stain of 2000.
+
+    Parameters
+    ----------
+    masks, maps : array-like of shape (n_images, height, width), or lists of (height, width)
+        The true masks and the anomaly maps, as in :func:`pixel_roc_auc_score`.
+    max_fpr : float, default=0.3
+        The false-positive rate, in (0, 1], where the curve ends. 0.3 is customary; 0.05 is nearer to what a production
+        line can bear.
+
+    Returns
+    -------
+    score : float
+        Between 0 and 1; `max_fpr / 2` for maps that know nothing.
+
+    Notes
+    -----
+    For a threshold :math:`t`, the overlap is :math:`\\frac{1}{K} \\sum_k |R_k \\cap \\{m \\ge t\\}| / |R_k|` over the
+    :math:`K` regions :math:`R_k` (8-connected) of all masks, and the false-positive rate is that over all pixels
+    outside the masks, those of images without a defect included. The area under the overlap against the
+    false-positive rate, from 0 to `max_fpr`, is divided by `max_fpr`. The curve is exact: each distinct value is a
+    threshold, equal values are taken together, and it is linearly interpolated at `max_fpr`.
+
+    References
+    ----------
+    P. Bergmann, K. Batzner, M. Fauser, D. Sattlegger, C. Steger, "The MVTec Anomaly Detection Dataset", International
+    Journal of Computer Vision 129 (2021).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.metrics import per_region_overlap_score
+    >>> mask = np.array([[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]])
+    >>> anomaly_map = np.array([[0.2, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1], [0.3, 0.1, 0.9, 0.8]])
+    >>> round(per_region_overlap_score([mask], [anomaly_map], max_fpr=1.0), 3)
+    0.944
+    """
+    if not 0.0 < max_fpr <= 1.0:
+        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr!r}.")
+    found, above, at_or_above, n_normal = _operating_points(masks, maps, region_weights=True)
+    # The overlap stays level between two defect values and rises along a straight line where defect and normal pixels
+    # tie: two points a value, (false positives above it, overlap above it) and (at it, at it), draw the whole curve.
+    overlap = np.append(0.0, np.cumsum(found)) / found.sum()
+    overlap = np.concatenate([[0.0], np.column_stack([overlap[:-1], overlap[1:]]).ravel(), [1.0]])
+    fpr = np.concatenate([[0.0], np.column_stack([above, at_or_above]).ravel() / n_normal, [1.0]])
+    inside = fpr < max_fpr
+    end = np.interp(max_fpr, fpr, overlap)
+    return float(auc(np.append(fpr[inside], max_fpr), np.append(overlap[inside], end)) / max_fpr)
+
+
+def _follow_to_detector(estimator, X):
+    """Return the fitted detector inside pipelines and searches, and X as the steps before it hand it over."""
+    outer = estimator
+    while not hasattr(estimator, "predict_map"):
+        if isinstance(estimator, Pipeline):
+            if len(estimator) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
+            estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_
+        else:
+            raise TypeError(
+                "Expected a fitted detector with the method predict_map, or a Pipeline or a search around one, got "
+                f"{type(outer).__name__}" + (f" around {type(estimator).__name__}." if estimator is not outer else ".")
+            )
+    return estimator, X
+
+
+class PixelScorer(_MetadataRequester):
+    """Scorer that compares the anomaly maps of a detector with the true masks.
+
+    :func:`sklearn.metrics.make_scorer` knows labels only. This scorer calls `predict_map` and takes the masks as
+    metadata, so that a search can choose by how well defects are located.
+
+    Parameters
+    ----------
+    score_func : callable
+        `score_func(masks, maps, **kwargs)`, which returns a float, higher = better.
+    **kwargs : dict
+        Further arguments of `score_func`.
+
+    Notes
+    -----
+    Masks reach the scorer by metadata routing: `sklearn.set_config(enable_metadata_routing=True)`, then
+    `search.fit(X, y, masks=masks)` or `cross_validate(..., params={"masks": masks})`. There must be one entry for each
+    image of X (`None` for those without a defect): each fold then gets its own. An image shown with a defect, but whose
+    mask is missing, counts as normal pixels only. In a Pipeline, the steps before the detector transform the images.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.metrics import PixelScorer, per_region_overlap_score
+    >>> PixelScorer(per_region_overlap_score, max_fpr=0.05)
+    PixelScorer(per_region_overlap_score, max_fpr=0.05)
+    """
+
+    # "estimator" is an argument of `score` and not metadata; scikit-learn would list it otherwise.
+    __metadata_request__score = {"masks": True, "estimator": UNUSED}
+
+    def __init__(self, score_func, **kwargs):
+        self._score_func = score_func
+        self._kwargs = kwargs
+
+    def __repr__(self):
+        name = getattr(self._score_func, "__name__", repr(self._score_func))
+        return f"PixelScorer({', '.join([name] + [f'{key}={value!r}' for key, value in self._kwargs.items()])})"
+
+    def __call__(self, estimator, X, y=None, *, masks=None):
+        """Score the maps that a fitted detector predicts; see :meth:`score`."""
+        return self.score(estimator, X, y, masks=masks)
+
+    # The routing machinery looks for what a scorer requests under this name.
+    def score(self, estimator, X, y=None, *, masks=None):
+        """Score the maps that a fitted detector predicts; calling the scorer is the same.
+
+        Parameters
+        ----------
+        estimator : object
+            A fitted detector with `predict_map`, or a Pipeline or a search around one.
+        X : images
+            What `predict_map` takes.
+        y : Ignored
+            scikit-learn passes it to every scorer.
+        masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width) or None)
+            The true masks, one for each image of X.
+        """
+        if masks is None:
+            raise TypeError(
+                f"{self!r} needs the true masks, got masks=None. Enable metadata routing with "
+                "sklearn.set_config(enable_metadata_routing=True) and pass masks= to the fit of the search, or "
+                'params={"masks": masks} to cross_validate.'
+            )
+        detector, X = _follow_to_detector(estimator, X)
+        return self._score_func(masks, detector.predict_map(X), **self._kwargs)
+
+
+pixel_roc_auc_scorer = PixelScorer(pixel_roc_auc_score)
+pixel_average_precision_scorer = PixelScorer(pixel_average_precision_score)
+per_region_overlap_scorer = PixelScorer(per_region_overlap_score)

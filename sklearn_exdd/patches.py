@@ -1,0 +1,87 @@
+"""Patches: the features of some samples, one row a patch, and where each comes from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Patches:
+    """Rows of patch features with their provenance, sample after sample.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_patches, n_features)
+    provenance : dict of str to ndarray of shape (n_patches,)
+        As in :class:`MemoryBank`.
+    starts : ndarray of shape (n_samples + 1,)
+        Sample i has the rows ``starts[i]:starts[i + 1]``.
+    """
+
+    features: np.ndarray
+    provenance: dict
+    starts: np.ndarray
+
+    def __len__(self):
+        return len(self.features)
+
+    @property
+    def groups(self):
+        return self.provenance["group"]
+
+    @property
+    def slices(self):
+        """The rows of each sample."""
+        return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
+
+    def take(self, rows):
+        """Some of the rows (ascending), with the samples they belong to."""
+        provenance = {name: values[rows] for name, values in self.provenance.items()}
+        return Patches(self.features[rows], provenance, np.searchsorted(rows, self.starts))
+
+    @classmethod
+    def of_rows(cls, training_set):
+        """Feature rows are patches already, one a sample."""
+        provenance = {"image": training_set.indices, "group": training_set.groups}
+        n_samples = len(training_set)
+        zeros = np.zeros(n_samples, dtype=np.float32)
+        provenance |= {"row": zeros, "column": zeros, "synthetic": np.zeros(n_samples, dtype=bool)}
+        return cls(training_set.samples, provenance, np.arange(n_samples + 1))
+
+    @classmethod
+    def of_maps(cls, maps, training_set, patch_centers, synthetic=False):
+        """All positions of the feature maps of images.
+
+        Parameters
+        ----------
+        maps : iterable of ndarray of shape (height', width', n_features)
+        training_set : TrainingSet
+            Whose samples are the images of the maps.
+        patch_centers : callable
+            ``patch_centers(map_shape, image_shape)`` of the feature extractor.
+        synthetic : bool, default=False
+        """
+        features, rows, columns = [], [], []
+        for i, feature_map in enumerate(maps):
+            centers = patch_centers(feature_map.shape, training_set.samples.shape(i))
+            grid = np.meshgrid(*centers, indexing="ij")
+            rows.append(grid[0].ravel())
+            columns.append(grid[1].ravel())
+            features.append(feature_map.reshape(-1, feature_map.shape[2]))
+        counts = [len(block) for block in features]
+        provenance = {
+            "image": np.repeat(training_set.indices, counts),
+            "group": np.repeat(training_set.groups, counts),
+            "row": np.concatenate(rows).astype(np.float32),
+            "column": np.concatenate(columns).astype(np.float32),
+            "synthetic": np.full(sum(counts), synthetic),
+        }
+        return cls(np.concatenate(features), provenance, np.concatenate([[0], np.cumsum(counts)]))
+
+    @classmethod
+    def concatenate(cls, parts):
+        """Samples of several parts, one after the other."""
+        provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
+        counts = np.concatenate([np.diff(part.starts) for part in parts])
+        features = np.concatenate([part.features for part in parts])
+        return cls(features, provenance, np.concatenate([[0], np.cumsum(counts)]))

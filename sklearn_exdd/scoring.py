@@ -1,0 +1,214 @@
+"""Scores of patches, images and pixels: pure functions on arrays."""
+
+import numpy as np
+from scipy import ndimage
+
+
+def ratio_score(normal_distances, defect_distances, epsilon):
+    """Ratio score of patches, high where the defect bank is nearer than the normal one.
+
+    Parameters
+    ----------
+    normal_distances, defect_distances : ndarray of shape (...)
+        Distances to the normal and to the defect bank, >= 0.
+    epsilon : float
+        Added to the distance to the defect bank, > 0.
+
+    Returns
+    -------
+    scores : ndarray of shape (...)
+        ``normal_distances / (defect_distances + epsilon)``, >= 0.
+
+    References
+    ----------
+    ExDD (arXiv 2507.15335): the ratio score of the dual distribution.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ratio_score(np.array([1.0, 6.0]), np.array([3.0, 1.0]), epsilon=1.0)
+    array([0.25, 3.  ])
+    """
+    return normal_distances / (defect_distances + epsilon)
+
+
+def neighborhood_weight(distance, support_distances, n_features):
+    """Softmax share of a nearest distance among those to the rows around that row.
+
+    Parameters
+    ----------
+    distance : float
+        Distance s* of the deciding patch to its nearest bank row m*.
+    support_distances : ndarray of shape (n_support,)
+        Distances of the same patch to the bank rows next to m* (without m*).
+    n_features : int
+        Dimensions of a patch; distances are divided by its square root.
+
+    Returns
+    -------
+    weight : float
+        ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``; 0.5,
+        which favours neither bank, when there is no row around m*.
+
+    References
+    ----------
+    PatchCore (CVPR 2022), eq. 7; ExDD (arXiv 2507.15335) uses one minus it for the
+    normal bank and itself for the defect bank.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(float(neighborhood_weight(1.0, np.array([1.0, 1.0]), 4)), 3)
+    0.5
+    """
+    if len(support_distances) == 0:
+        return 0.5
+    scale = np.sqrt(n_features)
+    return 1.0 / np.exp((np.asarray(support_distances, dtype=np.float64) - distance) / scale).sum()
+
+
+def top_mean(patch_scores, n_patches):
+    """Image score: the mean of the highest patch scores.
+
+    Parameters
+    ----------
+    patch_scores : ndarray of shape (n,)
+    n_patches : int
+        How many; 1 gives the maximum. All are taken where there are fewer.
+
+    Returns
+    -------
+    score : float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(top_mean(np.array([1.0, 5.0, 3.0]), 2))
+    4.0
+    """
+    n_patches = min(n_patches, len(patch_scores))
+    return np.partition(patch_scores, -n_patches)[-n_patches:].mean()
+
+
+def upsample(patch_map, row_centers, column_centers, image_shape):
+    """Bring a map on the patch grid to the pixels of the image, bilinearly.
+
+    Parameters
+    ----------
+    patch_map : ndarray of shape (height', width')
+    row_centers : ndarray of shape (height',)
+        Pixel coordinates of the patch centres, ascending; the centre of the first
+        pixel is 0.
+    column_centers : ndarray of shape (width',)
+    image_shape : tuple of int (height, width)
+
+    Returns
+    -------
+    pixel_map : ndarray of shape (height, width)
+        In the dtype of `patch_map`; beyond the outermost centres the border value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> upsample(np.array([[0.0, 1.0]]), np.array([0.0]), np.array([0.5, 2.5]), (1, 4))
+    array([[0.  , 0.25, 0.75, 1.  ]])
+    """
+    rows = _interpolation_matrix(row_centers, image_shape[0], patch_map.dtype)
+    columns = _interpolation_matrix(column_centers, image_shape[1], patch_map.dtype)
+    return rows @ patch_map @ columns.T
+
+
+def mask_coverage(mask, row_centers, column_centers):
+    """Share of each patch's cell that a mask covers: the way down from pixels to patches.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (height, width), bool
+    row_centers, column_centers : ndarray of shape (height',) and (width',)
+        As in :func:`upsample`. A pixel belongs to the cell of the nearest centre.
+
+    Returns
+    -------
+    coverage : ndarray of shape (height', width'), float64
+        In [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask_coverage(np.array([[True, False, True, True]]), np.array([0.0]), np.array([0.5, 2.5]))
+    array([[0.5, 1. ]])
+    """
+    sums = mask.astype(np.float64)
+    for axis, centers in enumerate((row_centers, column_centers)):
+        cells = np.searchsorted((centers[1:] + centers[:-1]) / 2, np.arange(mask.shape[axis]))
+        indicator = cells == np.arange(len(centers))[:, None]
+        weights = indicator / np.maximum(indicator.sum(axis=1, keepdims=True), 1)
+        sums = np.moveaxis(np.tensordot(weights, sums, axes=(1, axis)), 0, axis)
+    return sums
+
+
+def _interpolation_matrix(centers, size, dtype):
+    weights = [np.interp(np.arange(size), centers, unit) for unit in np.eye(len(centers))]
+    return np.stack(weights, axis=1).astype(dtype)
+
+
+def smooth(pixel_map, sigma):
+    """Gaussian blur of a map, in its own float dtype.
+
+    Parameters
+    ----------
+    pixel_map : ndarray of shape (height, width)
+    sigma : float
+        Standard deviation in pixels; 0 leaves the map as it is.
+
+    Returns
+    -------
+    pixel_map : ndarray of shape (height, width)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> smooth(np.ones((3, 3)), sigma=2.0).round(6).min()
+    np.float64(1.0)
+    """
+    return ndimage.gaussian_filter(pixel_map, sigma) if sigma else pixel_map
+
+
+def conformal_threshold(scores, false_alarm_rate):
+    """Threshold that a new normal score exceeds with at most the given probability.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_scores,)
+        Scores of normal samples, each computed without its own help.
+    false_alarm_rate : float
+        Promised rate alpha, in (0, 1).
+
+    Returns
+    -------
+    threshold : float
+        The ``ceil((n + 1) (1 - alpha))``-th smallest score, or the largest where there
+        are too few.
+    attained_rate : float
+        The rate promised by `threshold`: `false_alarm_rate`, or ``1 / (n + 1)`` where
+        ``n < 1 / alpha - 1``.
+
+    References
+    ----------
+    V. Vovk et al., "Algorithmic learning in a random world", 2005: split conformal
+    prediction; here with leave-one-out scores.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conformal_threshold(np.arange(99.0), 0.05)
+    (94.0, 0.05)
+    >>> conformal_threshold(np.arange(9.0), 0.05)
+    (8.0, 0.1)
+    """
+    scores = np.sort(np.asarray(scores, dtype=np.float64))
+    n_scores = len(scores)
+    rank = int(np.ceil((n_scores + 1) * (1 - false_alarm_rate) - 1e-9))
+    if rank > n_scores:
+        return float(scores[-1]), 1 / (n_scores + 1)
+    return float(scores[rank - 1]), false_alarm_rate
