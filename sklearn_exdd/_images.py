@@ -158,7 +158,7 @@ class Masks:
         if isinstance(item, (str, os.PathLike)):
             where += f" ({os.fspath(item)})"
             item = read_image(item, where)
-            item = item[..., 0] if item.ndim == 3 else item
+            item = item.max(axis=2) if item.ndim == 3 else item  # defects may be marked in any colour
         mask = np.asarray(item)
         if mask.dtype.kind not in "buif":
             raise ValueError(f"{where}: expected a mask of bool, integers or floats, got dtype {mask.dtype}.")

@@ -236,7 +236,7 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         if self.pos_label is not None and len(classes) == 2 and self.pos_label not in classes:
             raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {self.pos_label!r}.")
         if len(classes) == 1:
-            (only,) = classes
+            (only,) = classes.tolist()
             positive = self.pos_label if self.pos_label is not None else 1
             if only == positive:
                 raise ValueError(f"y: expected normal samples, got one class only, {only!r}, which means defect.")

@@ -15,7 +15,7 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.base import BaseDefectDetector, TrainingSet, split_by_class
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.memory_bank import MemoryBank
-from sklearn_exdd.patches import Patches
+from sklearn_exdd.patches import Patches, border_rings
 
 # Of each normal training image this many patches are kept, the farthest from the bank:
 # what a threshold is found on again when partial_fit has changed the banks.
@@ -23,19 +23,150 @@ _N_CALIBRATION_PATCHES = 10
 # Without a mask, a patch of a defect image is a defect one where it lies farther from
 # the normal bank than this share of normal patches do.
 _NORMAL_SHARE = 0.99
+# n_neighbors="auto" averages the distances to so many rows of the defect bank. A defect
+# bank is small and holds background too; a single row of it says little.
+_DEFECT_NEIGHBORS = 9
 
 
 class ExDDDetector(BaseDefectDetector):
     """Detect and locate defects by the distances to normal and to defect patches.
 
-    (docstring written at the end)
+    Patch features of normal images fill one memory bank, those of defects another. A
+    patch scores ``d_normal / (d_defect + epsilon)``: high where it lies far from what is
+    normal and near to what is a defect. Without defect images the score is ``d_normal``.
+
+    Parameters
+    ----------
+    feature_extractor : str or object, default="auto"
+        "auto" or "gabor" for the embedded filters, which need no weights; the name of a
+        torchvision model ("wide_resnet50_2"); "timm:" and the name of a timm model; or
+        any object with ``transform(images)``, see :class:`BaseFeatureExtractor`. Not
+        used where X holds features already.
+    augmenter : object, default=None
+        Makes synthetic defects for the defect bank. It has ``fit(X, y, masks=)`` and
+        ``sample(n_samples, random_state=)``, whose result unpacks into images and masks
+        and may have `provenance`, for each image a dict with "source" (index of its
+        normal training image) and "prompt".
+    n_synthetic : int, default=100
+        Number of synthetic defect images, where there is an `augmenter`.
+    n_neighbors : int or "auto", default="auto"
+        Nearest rows of a bank whose mean distance is a patch's distance to it. "auto" is
+        1 for the normal bank and 9 for the defect bank, or all its rows if it has fewer.
+    epsilon : float or "scale", default="scale"
+        Added to d_defect. "scale" is the median d_defect of the normal training patches;
+        a float > 0 is taken as it is (published: 1e-6, with which noise in a tiny
+        d_defect decides).
+    normal_coreset, defect_coreset : int or float, default=5000 and 5000
+        Rows kept of each bank: an int is a number (all if there are fewer), a float in
+        (0, 1] a share of the patches (published: 0.01 and 0.1).
+    coreset : {"random", "greedy"}, default="random"
+        How they are chosen. "greedy" is k-centre, as published: it covers d_normal well
+        and, thinning out where normals are dense, distorts the ratio.
+    max_defect_patches : int or None, default=30
+        Patches that one defect image gives to the bank, at random among those that show
+        the defect; None takes all.
+    image_score : {"top_mean", "weighted", "released"}, default="top_mean"
+        "top_mean" is the mean of the `n_top_patches` highest patch scores. "weighted" is
+        the published score of the patch farthest from the normal bank, with
+        neighbourhood weights (see Notes); "released" takes the distance to the defect
+        bank from another patch, the one farthest from it, as the authors' code does.
+    n_top_patches : int, default=10
+        For "top_mean"; 1 is the maximum.
+    n_support : int, default=3
+        For the other two: rows around the nearest one, itself included, that weigh it.
+    border_rings : int, default=4
+        For "top_mean": patches fewer than so many from the border are measured by what
+        is normal there, see `border_profile_`; 0 treats all alike.
+    blur : float, default=8.0
+        Standard deviation, in pixels, of the Gaussian that smooths the maps.
+    algorithm : {"auto", "brute", "pynndescent"}, default="auto"
+        How neighbours are searched, see :class:`MemoryBank`.
+    max_false_alarm_rate : float, default=0.01
+        Share of normal images that may be called defective, in (0, 1).
+    pos_label : object, default=None
+        Label that means defect; None takes the greater one.
+    memory : str or joblib.Memory, default=None
+        Where feature maps are kept, an entry an image: a search over parameters that are
+        not the extractor's then extracts each image once.
+    batch_size : int, default=16
+        Images extracted together.
+    device : str, default=None
+        For torch backbones: "cpu", "cuda"; None takes CUDA where there is some.
+    n_jobs : int, default=None
+        Batches extracted at a time.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the coresets, the index and the augmenter.
+    verbose : int, default=0
+        Above 0 a progress bar is shown.
+
+    Attributes
+    ----------
+    normal_bank_, defect_bank_ : MemoryBank
+        The banks, whose rows know where they came from; `defect_bank_` is None without
+        defects.
+    feature_extractor_ : BaseFeatureExtractor
+        Fitted on the normal images.
+    classes_ : ndarray of shape (2,)
+        Labels, sorted.
+    threshold_ : float
+        Scores above it mean defect.
+    false_alarm_rate_ : float
+        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where
+        n normal images are too few for that.
+    epsilon_ : float or None
+    border_profile_ : ndarray of shape (border_rings + 1,)
+        Median score of normal patches by their distance from the border (0, 1, ...
+        patches), over that of the patches farther inside, at least 1. Image scores are
+        taken after division by it.
+    synthetic_ : object or None
+        What the augmenter made.
+    calibration_ : Patches
+        Of each normal training image the ten patches farthest from the normal bank.
+    n_features_in_ : int
+        Where X holds features.
+
+    See Also
+    --------
+    GaborFeatureExtractor : The embedded filters.
+    MemoryBank : Rows with provenance and a search.
+
+    Notes
+    -----
+    The threshold needs no images apart: every bank row knows its image, so each normal
+    training image is scored with the rows of its own group left out, and `threshold_` is
+    the conformal quantile of these scores.
+
+    "weighted" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest
+    d_n, where w is ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around f*'s
+    nearest row, s is the distance to that row and D the square root of the number of
+    features (ExDD; PatchCore's equation 7). As released: ``n_neighbors=1,
+    epsilon=1e-6, coreset="greedy", normal_coreset=0.01, defect_coreset=0.1,
+    max_defect_patches=None, image_score="released"``.
+
+    References
+    ----------
+    .. [1] "ExDD: Explicit Dual Distribution Learning for Surface Defect Detection via
+       Diffusion Synthesis", arXiv 2507.15335, ICIAP 2025.
+    .. [2] K. Roth et al., "Towards total recall in industrial anomaly detection",
+       CVPR 2022.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import ExDDDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(40, image_shape=(64, 64), random_state=0)
+    >>> detector = ExDDDetector(random_state=0).fit(X[:30], y[:30], masks=masks[:30])
+    >>> detector.decision_function(X[30:]).shape
+    (10,)
+    >>> detector.predict_map(X[30:]).shape
+    (10, 64, 64)
     """
 
     _parameter_constraints = {
         "feature_extractor": [str, HasMethods("transform")],
         "augmenter": [HasMethods(["fit", "sample"]), None],
         "n_synthetic": [Interval(Integral, 0, None, closed="left")],
-        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "n_neighbors": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "epsilon": [StrOptions({"scale"}), Interval(Real, 0, None, closed="neither")],
         "normal_coreset": [Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="right")],
         "defect_coreset": [Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="right")],
@@ -44,6 +175,7 @@ class ExDDDetector(BaseDefectDetector):
         "image_score": [StrOptions({"top_mean", "weighted", "released"})],
         "n_top_patches": [Interval(Integral, 1, None, closed="left")],
         "n_support": [Interval(Integral, 1, None, closed="left")],
+        "border_rings": [Interval(Integral, 0, None, closed="left")],
         "blur": [Interval(Real, 0, None, closed="left")],
         "algorithm": [StrOptions({"auto", "brute", "pynndescent"})],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
@@ -62,16 +194,17 @@ class ExDDDetector(BaseDefectDetector):
         *,
         augmenter=None,
         n_synthetic=100,
-        n_neighbors=3,
+        n_neighbors="auto",
         epsilon="scale",
-        normal_coreset=10_000,
+        normal_coreset=5_000,
         defect_coreset=5_000,
-        coreset="greedy",
+        coreset="random",
         max_defect_patches=30,
         image_score="top_mean",
-        n_top_patches=3,
+        n_top_patches=10,
         n_support=3,
-        blur=4.0,
+        border_rings=4,
+        blur=8.0,
         algorithm="auto",
         max_false_alarm_rate=0.01,
         pos_label=None,
@@ -94,6 +227,7 @@ class ExDDDetector(BaseDefectDetector):
         self.image_score = image_score
         self.n_top_patches = n_top_patches
         self.n_support = n_support
+        self.border_rings = border_rings
         self.blur = blur
         self.algorithm = algorithm
         self.max_false_alarm_rate = max_false_alarm_rate
@@ -158,6 +292,7 @@ class ExDDDetector(BaseDefectDetector):
         if not isinstance(defect.samples, Images):
             return patches
         distances, _ = self._distances(self.normal_bank_, patches.features)
+        random_state = check_random_state(self._seeds["defect"])
         kept = []
         for i, rows in enumerate(patches.slices):
             mask = None if defect.masks is None else defect.masks.get(i, defect.samples.shape(i))
@@ -166,21 +301,25 @@ class ExDDDetector(BaseDefectDetector):
             elif mask.any():
                 centers = (np.unique(patches.provenance[axis][rows]) for axis in ("row", "column"))
                 coverage = scoring.mask_coverage(mask, *centers).ravel()
-                shown = coverage >= 0.5 * coverage.max()
+                # Thin defects fill no patch by half: then the three that they fill most.
+                shown = coverage >= min(0.5, np.sort(coverage)[-3:][0])
+                shown &= coverage > 0
             else:
                 raise ValueError(
                     f"{defect.masks.where(i)}: expected a mask of the defect, got an empty one. Pass None for an "
                     "image whose defect is not marked."
                 )
-            order = np.argsort(np.where(shown, -distances[rows], np.inf), kind="stable")
-            kept.append(rows.start + np.sort(order[: shown.sum()][: self.max_defect_patches]))
+            chosen = np.flatnonzero(shown)
+            if self.max_defect_patches is not None and len(chosen) > self.max_defect_patches:
+                chosen = np.sort(random_state.choice(chosen, self.max_defect_patches, replace=False))
+            kept.append(rows.start + chosen)
         return patches.take(np.concatenate(kept))
 
     def _bank(self, patches, kind):
         size = getattr(self, f"{kind}_coreset")
         n_patches = len(patches)
         n_kept = min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)
-        if n_kept < self.n_neighbors:
+        if self.n_neighbors != "auto" and n_kept < self.n_neighbors:
             raise ValueError(
                 f"n_neighbors: expected at most the rows of the {kind} bank, {n_kept} (with {kind}_coreset={size!r} "
                 f"of {n_patches} patches), got {self.n_neighbors}. Lower it, or keep more."
@@ -197,9 +336,12 @@ class ExDDDetector(BaseDefectDetector):
 
     def _distances(self, bank, features, exclude=None):
         """Mean distance to the nearest rows of a bank, and the nearest row."""
+        n_neighbors = self.n_neighbors
+        if n_neighbors == "auto":
+            n_neighbors = 1 if bank is self.normal_bank_ else min(_DEFECT_NEIGHBORS, len(bank))
         if exclude is not None:  # unless too few rows would be left
-            exclude = np.where(bank.n_left_without(exclude) >= self.n_neighbors, exclude, -1)
-        distances, indices = bank.kneighbors(features, self.n_neighbors, exclude=exclude)
+            exclude = np.where(bank.n_left_without(exclude) >= n_neighbors, exclude, -1)
+        distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
         return distances.mean(axis=1), indices[:, 0]
 
     def _patch_scores(self, features, exclude=None, normal=None, defect=None):
@@ -209,10 +351,14 @@ class ExDDDetector(BaseDefectDetector):
         defect = defect or self._distances(self.defect_bank_, features, exclude)
         return PatchScores(scoring.ratio_score(normal[0], defect[0], self.epsilon_), *normal, *defect)
 
-    def _image_score(self, patch_scores, features, exclude=None):
+    def _evidence(self, scores, rings):
+        """Patch scores in units of what is normal at their distance from the border."""
+        return scores / self.border_profile_[np.minimum(rings, self.border_rings)]
+
+    def _image_score(self, patch_scores, rings, features, exclude=None):
         """Score of one image from those of its patches."""
         if self.image_score == "top_mean":
-            return scoring.top_mean(patch_scores.scores, self.n_top_patches)
+            return scoring.top_mean(self._evidence(patch_scores.scores, rings), self.n_top_patches)
         worst = int(np.argmax(patch_scores.normal_distances))
         weight = self._weight(self.normal_bank_, features[worst], patch_scores.nearest_normal[worst], exclude)
         score = (1 - weight) * patch_scores.normal_distances[worst]
@@ -246,8 +392,10 @@ class ExDDDetector(BaseDefectDetector):
                 scale = max(float(np.median(defect[0])), 1e-12)
                 self.epsilon_ = scale if self.epsilon == "scale" else float(self.epsilon)
         scores = self._patch_scores(patches.features, patches.groups, normal, defect)
+        if not hasattr(self, "border_profile_"):
+            self.border_profile_ = scoring.border_profile(scores.scores, patches.rings, self.border_rings)
         image_scores = [
-            self._image_score(scores.of(rows), patches.features[rows], patches.groups[rows.start])
+            self._image_score(scores.of(rows), patches.rings[rows], patches.features[rows], patches.groups[rows.start])
             for rows in patches.slices
         ]
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
@@ -255,11 +403,12 @@ class ExDDDetector(BaseDefectDetector):
     def _score(self, samples):
         if not isinstance(samples, Images):
             scores = self._patch_scores(samples)
-            return np.array([self._image_score(scores.of([i]), samples[[i]]) for i in range(len(samples))])
+            rows = np.arange(len(samples))[:, None]
+            return np.array([self._image_score(scores.of(row), 0 * row, samples[row]) for row in rows])
         scores = []
         for feature_map in self.feature_extractor_.iter_transform(samples):
             features = feature_map.reshape(-1, feature_map.shape[2])
-            scores.append(self._image_score(self._patch_scores(features), features))
+            scores.append(self._image_score(self._patch_scores(features), border_rings(feature_map.shape), features))
         return np.array(scores)
 
     def _maps(self, images):
@@ -302,14 +451,14 @@ class ExDDDetector(BaseDefectDetector):
         explanations = []
         for rows in patches.slices:
             own = scores.of(rows)
-            worst = int(np.argmax(own.scores))
+            worst = int(np.argmax(self._evidence(own.scores, patches.rings[rows])))
             normal = self.normal_bank_.place(own.nearest_normal[worst])
             defect = {"image": None, "patch": None, "synthetic": None}
             if self.defect_bank_ is not None:
                 defect = self.defect_bank_.place(own.nearest_defect[worst])
             explanations.append(
                 {
-                    "score": float(self._image_score(own, patches.features[rows])),
+                    "score": float(self._image_score(own, patches.rings[rows], patches.features[rows])),
                     "patch": tuple(float(patches.provenance[axis][rows][worst]) for axis in ("row", "column")),
                     "normal_image": normal["image"],
                     "normal_patch": normal["patch"],
@@ -375,7 +524,8 @@ class ExDDDetector(BaseDefectDetector):
             patches = self._patches(normal)
             normal.check_masks_empty()
             scores = self._patch_scores(patches.features)
-            alarming = (scores.scores > self.threshold_) | (scores.normal_distances > self._normal_cutoff)
+            evidence = self._evidence(scores.scores, patches.rings)
+            alarming = (evidence > self.threshold_) | (scores.normal_distances > self._normal_cutoff)
             if alarming.any():
                 added = patches.take(np.flatnonzero(alarming))
                 self.normal_bank_ = copy.copy(self.normal_bank_).add(added.features, added.provenance)

@@ -7,7 +7,8 @@ from sklearn.utils.validation import check_array
 
 # Below this many rows an index never pays for its compilation (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
-_QUERY_BLOCK = 2**25  # distances held at once
+_BLOCK = 2**20  # distances computed at a time: they stay in the cache
+_SET_SIZE = 16
 
 #: What a bank remembers of each row, and its dtype.
 PROVENANCE = {"image": np.intp, "row": np.float32, "column": np.float32, "group": np.intp, "synthetic": np.bool_}
@@ -61,7 +62,7 @@ class MemoryBank:
         self.algorithm = algorithm
         self.random_state = random_state
         self.provenance = self._complete(provenance or {}, len(self.features), first=0)
-        self._index = None
+        self._index = self._rows = None
 
     @staticmethod
     def _complete(provenance, n_rows, first):
@@ -110,7 +111,7 @@ class MemoryBank:
         new = self._complete(provenance or {}, len(features), first)
         self.provenance = {name: np.concatenate([old, new[name]]) for name, old in self.provenance.items()}
         self.features = np.concatenate([self.features, features])
-        self._index = None
+        self._index = self._rows = None
         return self
 
     def n_left_without(self, groups):
@@ -191,30 +192,52 @@ class MemoryBank:
         # A few more than asked for: the product rounds, the exact distances decide.
         n_candidates = min(n_neighbors + 4, len(self))
         indices = np.empty((len(X), n_candidates), dtype=np.intp)
-        squares = np.einsum("ij,ij->i", self.features, self.features)
-        block = 1 + _QUERY_BLOCK // len(self)
+        rows, center = self._prepared_rows()
+        n_sets = len(rows) // _SET_SIZE
+        queries = np.concatenate([X - center, np.ones((len(X), 1), dtype=X.dtype)], axis=1)
+        block = 1 + _BLOCK // len(rows)
+        products = np.empty((min(block, len(X)), len(rows)), dtype=X.dtype)
+        members = n_sets * torch.arange(_SET_SIZE)
         for start in range(0, len(X), block):
-            rows = slice(start, start + block)
-            products = X[rows] @ self.features.T
-            products *= -2
-            products += squares
+            stop = min(start + block, len(X))
+            product = np.matmul(queries[start:stop], rows.T, out=products[: stop - start])
             if exclude is not None:
-                for group in np.unique(exclude[rows]):
+                for group in np.unique(exclude[start:stop]):
                     own = np.flatnonzero(self.provenance["group"] == group)
-                    products[np.ix_(exclude[rows] == group, own)] = np.inf
-            nearest = torch.from_numpy(products).topk(n_candidates, largest=False, sorted=False)
-            indices[rows] = nearest.indices.numpy()
+                    product[np.ix_(exclude[start:stop] == group, own)] = np.inf
+            # The nearest rows are in the sets with the nearest members.
+            minima = torch.from_numpy(product.reshape(len(product), _SET_SIZE, n_sets).min(axis=1))
+            sets = minima.topk(min(n_candidates, n_sets), largest=False, sorted=False).indices
+            candidates = (sets[:, :, None] + members).flatten(1)
+            values = torch.from_numpy(product).gather(1, candidates)
+            nearest = values.topk(n_candidates, largest=False, sorted=False).indices
+            indices[start:stop] = candidates.gather(1, nearest).numpy()
+        indices[indices >= len(self)] = -1  # what fills the sets up
         return self._exact(X, indices, n_neighbors, exclude)
+
+    def _prepared_rows(self):
+        """Rows r such that (x, 1) @ r is |x - m|² less |x|², which is the same for all m."""
+        if self._rows is None:
+            center = self.features.mean(axis=0)  # smaller norms lose fewer digits
+            centered = self.features - center
+            n_sets = -(-len(self) // _SET_SIZE)
+            rows = np.zeros((n_sets * _SET_SIZE, self.n_features + 1), dtype=self.features.dtype)
+            rows[:, -1] = np.finfo(rows.dtype).max  # infinity times nothing would be invalid
+            rows[: len(self), :-1] = -2 * centered
+            rows[: len(self), -1] = np.einsum("ij,ij->i", centered, centered)
+            self._rows = rows, center
+        return self._rows
 
     def _exact(self, X, candidates, n_neighbors, exclude):
         """Distances to the candidates without cancellation, the nearest of them first."""
         candidates = np.sort(candidates, axis=1)  # ties go to the lowest row
         distances = np.empty(candidates.shape, dtype=self.features.dtype)
-        block = 1 + _QUERY_BLOCK // (candidates.shape[1] * self.n_features)
+        block = 1 + _BLOCK // (candidates.shape[1] * self.n_features)
         for start in range(0, len(X), block):
             rows = slice(start, start + block)
             differences = self.features[candidates[rows]] - X[rows, None, :]
             distances[rows] = np.sqrt(np.einsum("ijk,ijk->ij", differences, differences))
+        distances[candidates < 0] = np.inf
         if exclude is not None:
             distances[self.provenance["group"][candidates] == exclude[:, None]] = np.inf
         order = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbors]
@@ -225,7 +248,7 @@ class MemoryBank:
         n_candidates = min(max(10, n_neighbors) + (0 if exclude is None else 20), len(self))
         indices, distances = self._built_index().query(X, k=n_candidates)
         lost = ~np.isfinite(distances) | (indices < 0)
-        indices = np.where(lost, 0, indices).astype(np.intp)
+        indices = np.where(lost, -1, indices).astype(np.intp)
         distances, indices = self._exact(X, indices, n_neighbors, exclude)
         unsure = lost.any(axis=1) | ~np.isfinite(distances).all(axis=1)
         if unsure.any():
@@ -243,4 +266,4 @@ class MemoryBank:
 
     def __getstate__(self):
         # The same rows and seed give the same index: it is built again, not saved.
-        return {**self.__dict__, "_index": None}
+        return {**self.__dict__, "_index": None, "_rows": None}

@@ -16,11 +16,14 @@ class Patches:
         As in :class:`MemoryBank`.
     starts : ndarray of shape (n_samples + 1,)
         Sample i has the rows ``starts[i]:starts[i + 1]``.
+    rings : ndarray of shape (n_patches,)
+        How many patches lie between each one and the border of its image.
     """
 
     features: np.ndarray
     provenance: dict
     starts: np.ndarray
+    rings: np.ndarray
 
     def __len__(self):
         return len(self.features)
@@ -37,7 +40,7 @@ class Patches:
     def take(self, rows):
         """Some of the rows (ascending), with the samples they belong to."""
         provenance = {name: values[rows] for name, values in self.provenance.items()}
-        return Patches(self.features[rows], provenance, np.searchsorted(rows, self.starts))
+        return Patches(self.features[rows], provenance, np.searchsorted(rows, self.starts), self.rings[rows])
 
     @classmethod
     def of_rows(cls, training_set):
@@ -46,7 +49,7 @@ class Patches:
         n_samples = len(training_set)
         zeros = np.zeros(n_samples, dtype=np.float32)
         provenance |= {"row": zeros, "column": zeros, "synthetic": np.zeros(n_samples, dtype=bool)}
-        return cls(training_set.samples, provenance, np.arange(n_samples + 1))
+        return cls(training_set.samples, provenance, np.arange(n_samples + 1), np.zeros(n_samples, dtype=np.intp))
 
     @classmethod
     def of_maps(cls, maps, training_set, patch_centers, synthetic=False):
@@ -61,12 +64,13 @@ class Patches:
             ``patch_centers(map_shape, image_shape)`` of the feature extractor.
         synthetic : bool, default=False
         """
-        features, rows, columns = [], [], []
+        features, rows, columns, rings = [], [], [], []
         for i, feature_map in enumerate(maps):
             centers = patch_centers(feature_map.shape, training_set.samples.shape(i))
             grid = np.meshgrid(*centers, indexing="ij")
             rows.append(grid[0].ravel())
             columns.append(grid[1].ravel())
+            rings.append(border_rings(feature_map.shape))
             features.append(feature_map.reshape(-1, feature_map.shape[2]))
         counts = [len(block) for block in features]
         provenance = {
@@ -76,12 +80,19 @@ class Patches:
             "column": np.concatenate(columns).astype(np.float32),
             "synthetic": np.full(sum(counts), synthetic),
         }
-        return cls(np.concatenate(features), provenance, np.concatenate([[0], np.cumsum(counts)]))
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        return cls(np.concatenate(features), provenance, starts, np.concatenate(rings))
 
     @classmethod
     def concatenate(cls, parts):
         """Samples of several parts, one after the other."""
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
-        features = np.concatenate([part.features for part in parts])
-        return cls(features, provenance, np.concatenate([[0], np.cumsum(counts)]))
+        features, rings = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "rings"))
+        return cls(features, provenance, np.concatenate([[0], np.cumsum(counts)]), rings)
+
+
+def border_rings(map_shape):
+    """How many patches lie between each one of a map and its border, as a flat array."""
+    rows, columns = (np.minimum(np.arange(size), np.arange(size)[::-1]) for size in map_shape[:2])
+    return np.minimum(rows[:, None], columns).ravel()

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import logsumexp
 
 
 def ratio_score(normal_distances, defect_distances, epsilon):
@@ -64,7 +65,7 @@ def neighborhood_weight(distance, support_distances, n_features):
     if len(support_distances) == 0:
         return 0.5
     scale = np.sqrt(n_features)
-    return 1.0 / np.exp((np.asarray(support_distances, dtype=np.float64) - distance) / scale).sum()
+    return np.exp(-logsumexp((np.asarray(support_distances, dtype=np.float64) - distance) / scale))
 
 
 def top_mean(patch_scores, n_patches):
@@ -88,6 +89,38 @@ def top_mean(patch_scores, n_patches):
     """
     n_patches = min(n_patches, len(patch_scores))
     return np.partition(patch_scores, -n_patches)[-n_patches:].mean()
+
+
+def border_profile(patch_scores, rings, n_rings):
+    """How much higher normal patches score near the border of an image.
+
+    Parameters
+    ----------
+    patch_scores : ndarray of shape (n,)
+        Scores of normal patches, each without its own help.
+    rings : ndarray of shape (n,), int
+        How many patches lie between each one and the border.
+    n_rings : int
+        Rings that get a factor of their own; patches farther inside are the reference.
+
+    Returns
+    -------
+    factors : ndarray of shape (n_rings + 1,)
+        Median score of each ring over that of the patches inside, at least 1. Where
+        no patch lies that far inside, the innermost ring is the reference.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> border_profile(np.array([6.0, 3.0, 2.0, 2.0]), np.array([0, 1, 2, 3]), 2)
+    array([3. , 1.5, 1. ])
+    """
+    rings = np.minimum(rings, n_rings)
+    medians = np.ones(n_rings + 1)
+    for ring in range(n_rings + 1):
+        inside = patch_scores[rings == ring]
+        medians[ring] = np.median(inside) if len(inside) else medians[ring - 1]
+    return np.maximum(medians / medians[-1], 1.0) if medians[-1] > 0 else np.ones(n_rings + 1)
 
 
 def upsample(patch_map, row_centers, column_centers, image_shape):

@@ -16,6 +16,10 @@ from sklearn_exdd._images import Images
 # What changes how features are computed, but not the features.
 _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
 
+# Of the whitening: full whitening blows up directions in which normals hardly vary.
+_VARIANCE_SHARE = 0.999
+_SHRINKAGE = 0.5
+
 
 class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     """Base of the feature extractors: images in, feature maps out.
@@ -37,7 +41,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         pixels; their maps are stitched without seams.
     whiten : bool, default=False
         Whether ``fit`` learns to standardise and whiten the features by PCA (99.9 % of
-        the variance, 1 % shrinkage).
+        the variance; variances shrunk halfway to their mean).
     batch_size : int, default=16
         Images of one shape that are extracted together.
     memory : str or joblib.Memory, default=None
@@ -267,8 +271,9 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
         variances, directions = variances[::-1].clip(0), directions[:, ::-1]
         share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
-        n_kept = min(int(np.searchsorted(share, 0.999)) + 1, n_features)
-        shrunk = 0.99 * variances[:n_kept] + 0.01 * max(variances.mean(), 1e-12)
+        n_kept = min(int(np.searchsorted(share, _VARIANCE_SHARE)) + 1, n_features)
+        mean_variance = max(variances.mean(), 1e-12)
+        shrunk = (1 - _SHRINKAGE) * variances[:n_kept] + _SHRINKAGE * mean_variance
         self.mean_ = (shift + mean).astype(np.float32)
         self.components_ = (directions[:, :n_kept] / scale[:, None] / np.sqrt(shrunk)).astype(np.float32)
 

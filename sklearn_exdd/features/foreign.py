@@ -2,7 +2,9 @@
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
 
+from sklearn_exdd._images import Images
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
 
@@ -44,10 +46,15 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
         self.extractor = extractor
 
     def fit_transform(self, X, y=None):
+        images = X if isinstance(X, Images) else Images(X)
         self.extractor_ = clone(self.extractor, safe=False)
         if hasattr(self.extractor_, "fit"):
-            self.extractor_.fit([X[i] for i in range(len(X))])
-        return super().fit_transform(X)
+            self.extractor_.fit([images[i] for i in range(len(images))])
+        return super().fit_transform(images)
+
+    def iter_transform(self, X):
+        check_is_fitted(self, "extractor_")
+        yield from super().iter_transform(X)
 
     def _cache_key(self):
         return type(self.extractor_).__qualname__, self.image_size, self.extractor_

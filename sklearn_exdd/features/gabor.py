@@ -7,6 +7,12 @@ import numpy as np
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
 _RADIUS = 5  # of a filter, in pixels of its level
+_SIGMA = 1.8
+_WAVELENGTH = 2.5 * _SIGMA
+_LOG_OFFSET = 0.05
+# Symmetric windows over the cells of 8 pixels: about 16 and 32 pixels wide.
+_NARROW = (0.25, 0.5, 0.25)
+_WIDE = tuple(np.exp(-(np.arange(-3, 4) ** 2) / 2) / np.exp(-(np.arange(-3, 4) ** 2) / 2).sum())
 
 
 class GaborFeatureExtractor(BaseFeatureExtractor):
@@ -15,13 +21,48 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
     Parameters
     ----------
     n_levels : int, default=4
-        Levels of the pyramid, each half the size of the one before.
+        Levels of the pyramid, in [1, 4], each half the size of the one before: filters
+        about 11 to 88 pixels wide. Fewer levels take smaller images.
     n_orientations : int, default=8
         Orientations of the filters, evenly spread over 180 degrees.
     image_size, tile_size, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     whiten : bool, default=True
-        Whether ``fit`` learns to standardise and whiten the features on the normals.
+        Whether ``fit`` learns to whiten the features on the normal images; see
+        :class:`BaseFeatureExtractor`.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (n_features,)
+        Mean of the raw features on the images of ``fit``.
+    components_ : ndarray of shape (n_features, n_features_out_)
+        What whitens them.
+    n_features_out_ : int
+    n_channels_ : int
+
+    Notes
+    -----
+    Light falls on a part as a factor, so everything is computed on
+    ``log(image + 0.05)`` less its mean over the image. At each level the modulus of a
+    quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the level) says
+    how much texture of that width and direction there is, whatever its phase [1]_; a
+    patch, every 8 pixels, has its mean and standard deviation over about 16 pixels, and
+    the mean and deviation of the log image itself over 8 and 32 pixels. For colour images
+    the same of the two log ratios of red and blue to green is added.
+
+    References
+    ----------
+    .. [1] A. K. Jain, F. Farrokhnia, "Unsupervised texture segmentation using Gabor
+       filters", Pattern Recognition 24, 1991.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import GaborFeatureExtractor
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(10, image_shape=(64, 96), random_state=0)
+    >>> maps = GaborFeatureExtractor().fit_transform(X)
+    >>> maps[0].shape[:2]
+    (8, 12)
     """
 
     stride = 8
@@ -54,66 +95,75 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
 
     @property
     def margin(self):
-        return 8 * 2**self.n_levels
+        return _RADIUS * 2 ** (self.n_levels - 1) + 4 * self.stride
 
     @property
     def min_size(self):
-        return (_RADIUS + 1) * 2 ** (self.n_levels - 1)
+        if self.n_levels not in (1, 2, 3, 4):
+            raise ValueError(f"n_levels: expected an integer in [1, 4], got {self.n_levels!r}.")
+        return max((_RADIUS + 1) * 2 ** (self.n_levels - 1), 4 * self.stride)
 
     def _prepare(self, images):
-        grey = np.log(images.mean(axis=3, keepdims=True) + 0.05)
-        return grey - grey.mean(axis=(1, 2), keepdims=True)
+        logs = np.log(images + _LOG_OFFSET)
+        planes = np.log(images.mean(axis=3, keepdims=True) + _LOG_OFFSET)
+        if images.shape[3] == 3:
+            planes = np.concatenate([planes, logs[..., [0, 2]] - logs[..., [1]]], axis=3)
+        return planes - planes.mean(axis=(1, 2), keepdims=True)
 
     def _extract(self, images):
         import torch
         from torch.nn import functional
 
         with torch.inference_mode():
-            image = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-            height, width = image.shape[2:]
-            image = functional.pad(image, (0, -width % 8, 0, -height % 8), mode="reflect")
-            filters = _filters(self.n_orientations)
-            features = []
+            planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+            height, width = planes.shape[2:]
+            planes = functional.pad(planes, (0, -width % self.stride, 0, -height % self.stride), mode="reflect")
+            features = [*_moments(planes, self.stride, None), *_moments(planes, self.stride, _WIDE)]
+            level_image = planes[:, :1]
             for level in range(self.n_levels):
-                padded = functional.pad(image, (_RADIUS,) * 4, mode="reflect")
-                responses = functional.conv2d(padded, filters)
-                even, odd = responses[:, : self.n_orientations], responses[:, self.n_orientations :]
-                modulus = (even.square() + odd.square()).sqrt()
-                cell = 8 // 2**level
-                mean = functional.avg_pool2d(modulus, cell)
-                square = functional.avg_pool2d(modulus.square(), cell)
-                mean, square = _widen(mean), _widen(square)
-                features += [mean, (square - mean.square()).clamp(min=0).sqrt()]
-                if level == 0:
-                    for n in (1, 3):
-                        m, s = functional.avg_pool2d(image, 8), functional.avg_pool2d(image.square(), 8)
-                        for _ in range(n):
-                            m, s = _widen(m), _widen(s)
-                        features += [m, (s - m.square()).clamp(min=0).sqrt()]
-                image = functional.avg_pool2d(image, 2)
+                if level:
+                    level_image = functional.avg_pool2d(level_image, 2)
+                padded = functional.pad(level_image, (_RADIUS,) * 4, mode="reflect")
+                # Channels last is what the CPU's convolution of few channels is fast in.
+                padded = padded.contiguous(memory_format=torch.channels_last)
+                squares = functional.conv2d(padded, _filters(self.n_orientations)).square_()
+                modulus = (squares[:, : self.n_orientations] + squares[:, self.n_orientations :]).sqrt_()
+                features += _moments(modulus, self.stride >> level, _NARROW)
             return torch.cat(features, dim=1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _widen(cells):
+def _moments(planes, block, window):
+    """Mean and standard deviation around each cell of the grid."""
     from torch.nn import functional
 
-    return functional.avg_pool2d(functional.pad(cells, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    mean, square = functional.avg_pool2d(planes, block), functional.avg_pool2d(planes.square(), block)
+    if window is not None:
+        mean, square = _weighted(mean, window), _weighted(square, window)
+    return [mean, (square - mean.square()).clamp_(min=0).sqrt_()]
+
+
+def _weighted(cells, window):
+    import torch
+    from torch.nn import functional
+
+    radius, n_planes = len(window) // 2, cells.shape[1]
+    weights = torch.tensor(window, dtype=cells.dtype).expand(n_planes, 1, 1, -1)
+    padded = functional.pad(cells, (radius,) * 4, mode="reflect")
+    across = functional.conv2d(padded, weights, groups=n_planes)
+    return functional.conv2d(across, weights.transpose(2, 3), groups=n_planes)
 
 
 @lru_cache
 def _filters(n_orientations):
-    """Even and odd Gabor filters, (2 * n_orientations, 1, size, size)."""
+    """Even, then odd Gabor filters, of shape (2 * n_orientations, 1, size, size)."""
     import torch
 
-    sigma, frequency = 1.8, 1 / (2.5 * 1.8)
-    y, x = np.mgrid[-_RADIUS : _RADIUS + 1, -_RADIUS : _RADIUS + 1].astype(np.float64)
-    envelope = np.exp(-(x**2 + y**2) / (2 * sigma**2))
-    even, odd = [], []
-    for angle in np.arange(n_orientations) * np.pi / n_orientations:
-        phase = 2 * np.pi * frequency * (x * np.cos(angle) + y * np.sin(angle))
-        wave = envelope * np.cos(phase)
-        even.append(wave - envelope * wave.sum() / envelope.sum())
-        odd.append(envelope * np.sin(phase))
-    filters = np.stack(even + odd)
-    filters /= np.abs(filters).sum(axis=(1, 2), keepdims=True)
-    return torch.from_numpy(filters[:, None].astype(np.float32))
+    y, x = np.mgrid[-_RADIUS : _RADIUS + 1, -_RADIUS : _RADIUS + 1]
+    envelope = np.exp(-(x**2 + y**2) / (2 * _SIGMA**2))
+    envelope /= envelope.sum()
+    angles = np.arange(n_orientations)[:, None, None] * np.pi / n_orientations
+    phase = 2 * np.pi / _WAVELENGTH * (x * np.cos(angles) + y * np.sin(angles))
+    even = envelope * np.cos(phase)
+    even -= envelope * even.sum(axis=(1, 2), keepdims=True)  # blind to brightness
+    filters = torch.from_numpy(np.concatenate([even, envelope * np.sin(phase)])[:, None].astype(np.float32))
+    return filters.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,64 @@
+"""Brute force against pynndescent: from which bank size on does an index pay?
+
+    python benchmarks/nearest_neighbors.py
+
+For banks of growing size: seconds to build the index (the first build of a process
+compiles for most of a minute, which is timed apart), milliseconds for the 1024 patches of
+an image of 256 x 256, the recall of the nearest neighbour, and after how many images the
+index has paid for itself. Medians of five runs. The rows lie on a curved surface of eight
+dimensions, as patch features do, with noise.
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+from sklearn_exdd import MemoryBank
+
+N_QUERIES = 1024
+
+
+def patch_like(n_rows, n_features, rng):
+    hidden = rng.standard_normal((n_rows, 8))
+    weights = np.random.default_rng(0).standard_normal((8, n_features))
+    return (np.tanh(hidden @ weights) + 0.05 * rng.standard_normal((n_rows, n_features))).astype(np.float32)
+
+
+def seconds(function, n_runs=5):
+    taken = []
+    for _ in range(n_runs):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 50_000, 100_000, 200_000])
+    parser.add_argument("--features", type=int, nargs="+", default=[32, 384])
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(1)
+    start = time.perf_counter()
+    MemoryBank(patch_like(2000, 32, rng), algorithm="pynndescent").kneighbors(patch_like(100, 32, rng))
+    print(f"import, compilation and a first small index: {time.perf_counter() - start:.0f} s")
+    print("  rows features |  build s | brute ms | index ms | ratio | recall@1 | pays after images")
+    for n_features in arguments.features:
+        for n_rows in arguments.sizes:
+            rows, queries = patch_like(n_rows, n_features, rng), patch_like(N_QUERIES, n_features, rng)
+            brute, index = (MemoryBank(rows, algorithm=name) for name in ("brute", "pynndescent"))
+            build = seconds(lambda index=index, queries=queries: index.kneighbors(queries), n_runs=1)
+            exact, found = brute.kneighbors(queries)[1], index.kneighbors(queries)[1]
+            slow = seconds(lambda brute=brute, queries=queries: brute.kneighbors(queries))
+            fast = seconds(lambda index=index, queries=queries: index.kneighbors(queries))
+            pays = f"{build / (slow - fast):.0f}" if slow > fast else "never"
+            print(
+                f"{n_rows:6} {n_features:8} | {build:8.1f} | {slow * 1000:8.0f} | {fast * 1000:8.0f} "
+                f"| {slow / fast:5.1f} | {np.mean(exact == found):8.3f} | {pays}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

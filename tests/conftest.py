@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.features import BaseFeatureExtractor
+
+
+class CellStatistics(BaseFeatureExtractor):
+    """Mean, deviation, minimum and maximum of cells of 8 x 8 pixels: features that a test can follow."""
+
+    stride = 8
+    offset = 3.5
+
+    def _extract(self, images):
+        n, height, width, n_channels = images.shape
+        padded = np.pad(images, ((0, 0), (0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
+        cells = padded.reshape(n, -(-height // 8), 8, -(-width // 8), 8, n_channels)
+        return np.concatenate([getattr(cells, name)(axis=(2, 4)) for name in ("mean", "std", "min", "max")], axis=3)
+
+
+def read_only(*arrays):
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
+@pytest.fixture
+def cells():
+    """A feature extractor that costs nothing."""
+    return CellStatistics()
+
+
+@pytest.fixture(scope="session")
+def surfaces():
+    """X, y and masks of 24 surfaces of 64 x 64 pixels, 8 of them with a defect."""
+    return read_only(*make_surface_defects(24, defect_fraction=1 / 3, image_shape=(64, 64), random_state=0))
+
+
+@pytest.fixture(scope="session")
+def unseen_surfaces():
+    """X, y and masks of 12 more surfaces, 6 of them with a defect."""
+    return read_only(*make_surface_defects(12, defect_fraction=0.5, image_shape=(64, 64), random_state=1))
+
+
+def draw_squares(n_normal, n_defect, seed):
+    """Noise of 64 x 64 pixels; the defect is a bright square of 16 x 16 pixels that follows no grid."""
+    rng = np.random.RandomState(seed)
+    y = rng.permutation(np.repeat([0, 1], [n_normal, n_defect]))
+    X = rng.randint(90, 111, size=(len(y), 64, 64))
+    masks = np.zeros(X.shape, dtype=bool)
+    for i in np.flatnonzero(y):
+        row, column = rng.randint(0, 49, size=2)
+        masks[i, row : row + 16, column : column + 16] = True
+    return read_only((X + 80 * masks).astype(np.uint8), y, masks)
+
+
+@pytest.fixture(scope="session")
+def squares():
+    """X, y and masks of 18 images of noise, 6 of them with a bright square."""
+    return draw_squares(12, 6, seed=0)
+
+
+@pytest.fixture(scope="session")
+def unseen_squares():
+    """X, y and masks of 8 more images of noise, 4 of them with a bright square."""
+    return draw_squares(4, 4, seed=1)
+
+
+@pytest.fixture
+def write_images(tmp_path):
+    """A function that writes images as PNG files and returns their paths."""
+
+    def write(images, folder="images"):
+        (tmp_path / folder).mkdir()
+        paths = [tmp_path / folder / f"{i:03d}.png" for i in range(len(images))]
+        for path, image in zip(paths, images):
+            Image.fromarray(image).save(path)
+        return paths
+
+    return write

@@ -1,0 +1,443 @@
+"""The checks that every estimator passes: scikit-learn's own, and those on images.
+
+A new detector or feature extractor is one more line in DETECTORS or EXTRACTORS.
+"""
+
+import io
+import pickle
+from importlib.util import find_spec
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklearn_exdd import (
+    ExDDDetector,
+    GaborFeatureExtractor,
+    ModuleFeatureExtractor,
+    TimmFeatureExtractor,
+    TorchvisionFeatureExtractor,
+)
+from sklearn_exdd.datasets import make_surface_defects
+
+
+def build_network():
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU())
+
+
+DETECTORS = [
+    ExDDDetector(random_state=0),
+]
+EXTRACTORS = [
+    GaborFeatureExtractor(),
+    ModuleFeatureExtractor(build_network, layers=("1",), whiten=0.99),
+    TorchvisionFeatureExtractor("resnet18", weights=None),
+    pytest.param(
+        TimmFeatureExtractor("resnet18", weights=None),
+        marks=pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed"),
+    ),
+]
+METHODS = ["score_samples", "decision_function", "predict", "predict_map", "explain"]
+
+
+def name_of(estimator):
+    return type(estimator).__name__
+
+
+each_detector = pytest.mark.parametrize("detector", DETECTORS, ids=name_of)
+each_extractor = pytest.mark.parametrize("extractor", EXTRACTORS, ids=name_of)
+each_estimator = pytest.mark.parametrize("estimator", [*DETECTORS, *EXTRACTORS], ids=name_of)
+
+
+@pytest.fixture(scope="module")
+def fitted(surfaces):
+    """A function that returns the detector fitted on `surfaces`, which no test may change."""
+    done = {}
+
+    def fit(detector):
+        key = repr(detector)
+        if key not in done:
+            X, y, masks = surfaces
+            done[key] = clone(detector).fit(X, y, masks=masks)
+        return done[key]
+
+    return fit
+
+
+def assert_same_predictions(first, second, X):
+    np.testing.assert_array_equal(first.score_samples(X), second.score_samples(X))
+    np.testing.assert_array_equal(first.predict(X), second.predict(X))
+    np.testing.assert_array_equal(first.predict_map(X), second.predict_map(X))
+    assert first.threshold_ == second.threshold_
+
+
+def assert_same_maps(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second):
+        np.testing.assert_array_equal(one, other)
+
+
+def through_pickle(estimator):
+    return pickle.loads(pickle.dumps(estimator))
+
+
+def through_joblib(estimator):
+    file = io.BytesIO()
+    joblib.dump(estimator, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+def through_skops(estimator):
+    skops_io = pytest.importorskip("skops.io")
+    data = skops_io.dumps(estimator)
+    unknown = skops_io.get_untrusted_types(data=data)
+    ours = ("sklearn_exdd.", f"{__name__}.build_network")
+    assert [name for name in unknown if not name.startswith(ours)] == []
+    return skops_io.loads(data, trusted=unknown)
+
+
+each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops])
+
+
+@parametrize_with_checks([ExDDDetector()])
+def test_scikit_learn_finds_nothing_wrong(estimator, check):
+    check(estimator)
+
+
+# Detectors and feature extractors
+
+
+@each_estimator
+def test_clone_and_set_params_keep_every_parameter(estimator):
+    params = estimator.get_params()
+    copies = [clone(estimator), type(estimator)().set_params(**params)]
+    for copy in copies:
+        assert copy is not estimator
+        assert copy.get_params() == params
+        assert repr(copy) == repr(estimator)
+
+
+@each_estimator
+def test_an_unknown_parameter_is_refused(estimator):
+    with pytest.raises(ValueError, match="Invalid parameter 'n_neighbours'"):
+        clone(estimator).set_params(n_neighbours=1)
+
+
+@each_estimator
+def test_fit_returns_the_estimator_and_leaves_its_parameters(estimator, surfaces):
+    X, y, _ = surfaces
+    estimator = clone(estimator)
+    before = joblib.hash(estimator.get_params())
+    assert estimator.fit(X, y) is estimator
+    assert joblib.hash(estimator.get_params()) == before
+
+
+@each_estimator
+def test_the_global_random_generators_are_neither_read_nor_moved(estimator, surfaces):
+    import torch
+
+    X, y, _ = surfaces
+    hashes = []
+    for seed in (0, 1):
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        before = joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()])  # noqa: NPY002
+        fitted = clone(estimator).fit(X, y)
+        results = fitted.score_samples(X) if hasattr(fitted, "score_samples") else fitted.transform(X)
+        hashes.append(joblib.hash(results))
+        assert joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()]) == before  # noqa: NPY002
+    assert hashes[0] == hashes[1]
+
+
+@each_estimator
+def test_the_html_representation_names_the_estimator(estimator, surfaces):
+    X, y, _ = surfaces
+    assert name_of(estimator) in clone(estimator)._repr_html_()
+    assert name_of(estimator) in clone(estimator).fit(X, y)._repr_html_()
+
+
+# Detectors
+
+
+@each_detector
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unfitted_detector_says_so(detector, method, surfaces):
+    with pytest.raises(NotFittedError, match=f"This {name_of(detector)} instance is not fitted yet"):
+        getattr(clone(detector), method)(surfaces[0])
+
+
+@each_detector
+def test_a_detector_leaves_its_input_as_it_is(detector, surfaces):
+    # Writeable copies: those of the fixture would raise, which a detector could catch.
+    X, y, masks = (array.copy() for array in surfaces)
+    X_float = X / 255
+    before = joblib.hash([X, y, masks, X_float])
+    detector = clone(detector).fit(X, y, masks=masks)
+    for method in METHODS:
+        getattr(detector, method)(X_float)
+    assert joblib.hash([X, y, masks, X_float]) == before
+
+
+@each_detector
+def test_the_same_seed_gives_the_same_detector(detector, fitted, surfaces, unseen_surfaces):
+    X, y, masks = surfaces
+    assert_same_predictions(clone(detector).fit(X, y, masks=masks), fitted(detector), unseen_surfaces[0])
+
+
+@each_detector
+def test_scores_rank_unseen_defects_first(detector, fitted, unseen_surfaces):
+    from sklearn.metrics import roc_auc_score
+
+    X, y, _ = unseen_surfaces
+    assert roc_auc_score(y, fitted(detector).decision_function(X)) > 0.8
+
+
+@each_detector
+def test_decisions_are_scores_minus_the_threshold_and_labels_their_sign(detector, fitted, unseen_surfaces):
+    X, y, _ = unseen_surfaces
+    detector = fitted(detector)
+    decisions = detector.decision_function(X)
+    assert decisions.shape == (len(X),)
+    np.testing.assert_array_equal(decisions, detector.score_samples(X) - detector.threshold_)
+    np.testing.assert_array_equal(detector.predict(X), detector.classes_[(decisions > 0).astype(int)])
+    assert detector.score(X, y) == (detector.predict(X) == y).mean()
+    weights = np.arange(len(X))
+    assert detector.score(X, y, weights) == pytest.approx(weights @ (detector.predict(X) == y) / weights.sum())
+
+
+@each_detector
+def test_other_images_in_the_batch_and_their_order_change_nothing(detector, fitted, unseen_surfaces):
+    X = unseen_surfaces[0]
+    detector = fitted(detector)
+    scores, maps = detector.score_samples(X), detector.predict_map(X)
+    order = np.random.RandomState(0).permutation(len(X))
+    for rows in (order, [3], [0, 7, 7]):
+        np.testing.assert_allclose(detector.score_samples(X[rows]), scores[rows], rtol=1e-4)
+        np.testing.assert_allclose(detector.predict_map(X[rows]), maps[rows], rtol=1e-3)
+
+
+@each_detector
+@pytest.mark.parametrize("params", [{"batch_size": 5}, {"n_jobs": 2, "batch_size": 5}], ids=str)
+def test_batches_and_jobs_change_nothing(detector, params, fitted, surfaces, unseen_surfaces):
+    X, y, masks = surfaces
+    other = clone(detector).set_params(**params).fit(X, y, masks=masks)
+    scores = fitted(detector).score_samples(unseen_surfaces[0])
+    np.testing.assert_allclose(other.score_samples(unseen_surfaces[0]), scores, rtol=1e-3)
+    assert other.threshold_ == pytest.approx(fitted(detector).threshold_, rel=1e-3)
+
+
+@each_detector
+def test_an_array_a_list_and_paths_are_the_same(detector, fitted, surfaces, unseen_surfaces, write_images):
+    X, y, masks = surfaces
+    X_test = unseen_surfaces[0]
+    paths, test_paths, mask_paths = write_images(X), write_images(X_test, "test"), write_images(masks, "masks")
+    from_list = clone(detector).fit(list(X), list(y), masks=list(masks))
+    from_paths = clone(detector).fit(paths, y, masks=mask_paths)
+    from_names = clone(detector).fit(np.array([str(path) for path in paths]), y, masks=masks)
+    for other in (from_list, from_paths, from_names):
+        assert_same_predictions(other, fitted(detector), X_test)
+    for same_images in (list(X_test), test_paths, [str(path) for path in test_paths]):
+        np.testing.assert_array_equal(
+            fitted(detector).score_samples(same_images), fitted(detector).score_samples(X_test)
+        )
+
+
+@each_detector
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda X: X[..., None],
+        lambda X: X / 255,
+        lambda X: (X / 255).astype(np.float32),
+        lambda X: X.astype(np.uint16) * 257,
+        lambda X: np.asfortranarray(X),
+    ],
+    ids=["one channel", "float64", "float32", "uint16", "Fortran order"],
+)
+def test_the_same_grey_pixels_in_another_form_score_the_same(detector, convert, fitted, surfaces, unseen_surfaces):
+    X, y, masks = surfaces
+    X_test = unseen_surfaces[0]
+    scores = fitted(detector).score_samples(X_test)
+    np.testing.assert_allclose(fitted(detector).score_samples(convert(X_test)), scores, rtol=1e-4)
+    refitted = clone(detector).fit(convert(X), y, masks=masks)
+    np.testing.assert_allclose(refitted.score_samples(X_test), scores, rtol=1e-3)
+
+
+@each_detector
+def test_an_alpha_channel_is_ignored(detector, surfaces, unseen_surfaces):
+    X, y, masks = surfaces
+    X_rgb, X_test = (np.stack([images, images // 2, images // 3], axis=3) for images in (X, unseen_surfaces[0]))
+    alpha = np.random.RandomState(0).randint(256, size=(len(X), 64, 64, 1)).astype(np.uint8)
+    with_alpha = clone(detector).fit(np.concatenate([X_rgb, alpha], axis=3), y, masks=masks)
+    assert_same_predictions(with_alpha, clone(detector).fit(X_rgb, y, masks=masks), X_test)
+
+
+@each_detector
+def test_maps_have_the_size_of_their_images_also_where_it_is_odd_or_differs(detector, fitted):
+    shapes = [(64, 64), (65, 97), (131, 64), (77, 77)]
+    images = [make_surface_defects(1, image_shape=shape, random_state=0)[0][0] for shape in shapes]
+    maps = fitted(detector).predict_map(images)
+    assert [pixel_map.shape for pixel_map in maps] == shapes
+    assert all(pixel_map.dtype == np.float32 and np.isfinite(pixel_map).all() for pixel_map in maps)
+    for image, pixel_map in zip(images, maps):
+        (alone,) = fitted(detector).predict_map([image])
+        np.testing.assert_allclose(alone, pixel_map, rtol=1e-3)
+    assert fitted(detector).predict_map(np.stack([images[1]] * 2)).shape == (2, 65, 97)
+
+
+@each_detector
+def test_images_of_different_sizes_can_be_fitted(detector):
+    images, labels, masks = [], [], []
+    for seed, shape in enumerate([(64, 64), (65, 97), (131, 64), (77, 77)]):
+        for fraction in (0, 1):
+            X, y, M = make_surface_defects(2, defect_fraction=fraction, image_shape=shape, random_state=seed)
+            images, labels, masks = [*images, *X], [*labels, *y], [*masks, *M]
+    detector = clone(detector).fit(images, labels, masks=masks)
+    scores = detector.score_samples(images)
+    assert scores[np.array(labels) == 1].mean() > scores[np.array(labels) == 0].mean()
+
+
+@each_detector
+@each_way_to_store
+def test_a_stored_detector_comes_back_bit_for_bit(detector, through, fitted, unseen_surfaces):
+    assert_same_predictions(through(fitted(detector)), fitted(detector), unseen_surfaces[0])
+
+
+@each_detector
+@each_way_to_store
+def test_an_unfitted_detector_can_be_stored(detector, through):
+    assert through(clone(detector)).get_params() == detector.get_params()
+
+
+@each_detector
+def test_a_second_fit_keeps_nothing_of_the_first(detector, fitted, surfaces, unseen_surfaces):
+    X, y, masks = surfaces
+    X_other, y_other, _ = make_surface_defects(12, image_shape=(72, 80), texture="fabric", random_state=2)
+    X_colour = np.stack([X_other] * 3, axis=3)
+    labels = np.where(y_other == 1, "scratched", "good")
+    detector_again = clone(detector).fit(X_colour, labels).fit(X, y, masks=masks)
+    assert vars(detector_again).keys() == vars(fitted(detector)).keys()
+    np.testing.assert_array_equal(detector_again.classes_, [0, 1])
+    assert_same_predictions(detector_again, fitted(detector), unseen_surfaces[0])
+    one_class = clone(detector).fit(X[y == 0])
+    assert_same_predictions(detector_again.fit(X[y == 0]), one_class, unseen_surfaces[0])
+
+
+# Feature extractors
+
+
+@each_extractor
+def test_maps_are_finite_float32_and_their_patches_lie_in_the_image_at_any_size(extractor):
+    shapes = [(64, 64), (65, 97), (131, 64), (77, 77)]
+    images = [make_surface_defects(1, image_shape=shape, random_state=0)[0][0] for shape in shapes]
+    extractor = clone(extractor)
+    maps = extractor.fit_transform(images)
+    for shape, feature_map in zip(shapes, maps):
+        assert feature_map.dtype == np.float32
+        assert np.isfinite(feature_map).all()
+        assert feature_map.shape[2] == extractor.n_features_out_
+        for size, n_patches, centers in zip(
+            shape, feature_map.shape, extractor.patch_centers(feature_map.shape, shape)
+        ):
+            assert centers.shape == (n_patches,)
+            assert (np.diff(centers) > 0).all()
+            # The last cell may reach beyond the border.
+            assert centers[0] >= 0
+            assert centers[-1] <= size - 1 + np.diff(centers)[0] / 2
+
+
+@each_extractor
+def test_fit_transform_is_fit_then_transform(extractor, surfaces):
+    X = surfaces[0]
+    both = clone(extractor)
+    maps = both.fit_transform(X)
+    assert_same_maps(clone(extractor).fit(X).transform(X), maps)
+    assert_same_maps(both.transform(X), maps)
+
+
+@each_extractor
+def test_whitening_has_to_be_fitted(extractor, surfaces):
+    with pytest.raises(NotFittedError, match=f"This {name_of(extractor)} instance is not fitted yet"):
+        clone(extractor).set_params(whiten=0.99).transform(surfaces[0])
+
+
+@each_extractor
+def test_whitened_features_have_no_mean_and_no_correlation(extractor):
+    # Large enough that there are more patches than features.
+    X, _, _ = make_surface_defects(20, image_shape=(128, 128), random_state=0)
+    extractor = clone(extractor).set_params(whiten=0.99)
+    features = np.concatenate([one.reshape(-1, one.shape[2]) for one in extractor.fit_transform(X)])
+    np.testing.assert_allclose(features.mean(axis=0), 0, atol=0.01)
+    covariance = np.cov(features, rowvar=False)
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.01
+    assert np.diag(covariance).max() < 1.02  # shrinkage lowers it, most where there is little
+
+
+@each_extractor
+def test_an_extractor_leaves_its_input_as_it_is(extractor, surfaces):
+    X = surfaces[0].copy()
+    X_float = X / 255
+    before = joblib.hash([X, X_float])
+    clone(extractor).fit(X).transform(X_float)
+    assert joblib.hash([X, X_float]) == before
+
+
+@each_extractor
+def test_the_order_and_the_number_of_images_do_not_change_a_map(extractor, surfaces, unseen_surfaces):
+    X = unseen_surfaces[0]
+    extractor = clone(extractor).fit(surfaces[0])
+    maps = extractor.transform(X)
+    for params in ({"batch_size": 1}, {"batch_size": 5, "n_jobs": 2}):
+        for i, feature_map in enumerate(extractor.set_params(**params).transform(X[::-1])):
+            np.testing.assert_allclose(feature_map, maps[-1 - i], rtol=1e-3, atol=1e-3)
+
+
+@each_extractor
+def test_an_array_a_list_paths_and_other_dtypes_give_the_same_maps(extractor, surfaces, unseen_surfaces, write_images):
+    X = unseen_surfaces[0]
+    extractor = clone(extractor).fit(surfaces[0])
+    maps = extractor.transform(X)
+    for same in (list(X), write_images(X), X[..., None], X.astype(np.uint16) * 257):
+        assert_same_maps(extractor.transform(same), maps)
+    for feature_map, expected in zip(extractor.transform(X / 255), maps):
+        np.testing.assert_allclose(feature_map, expected, rtol=1e-4, atol=1e-4)
+
+
+@each_extractor
+def test_a_cache_changes_no_map_and_is_read(extractor, surfaces, tmp_path, monkeypatch):
+    X = surfaces[0]
+    without = clone(extractor).fit_transform(X)
+    cached = clone(extractor).set_params(memory=str(tmp_path))
+    assert_same_maps(cached.fit_transform(X), without)
+
+    def extract(self, images):
+        raise AssertionError("expected maps from the cache")
+
+    monkeypatch.setattr(type(cached), "_extract", extract)
+    assert_same_maps(clone(cached).fit_transform(X), without)
+    assert_same_maps(clone(cached).set_params(batch_size=3).fit_transform(X[::-1])[::-1], without)
+
+
+@each_extractor
+@each_way_to_store
+def test_a_stored_extractor_comes_back_bit_for_bit(extractor, through, surfaces, unseen_surfaces):
+    extractor = clone(extractor).fit(surfaces[0])
+    assert_same_maps(through(extractor).transform(unseen_surfaces[0]), extractor.transform(unseen_surfaces[0]))
+
+
+@each_extractor
+def test_a_second_fit_of_an_extractor_keeps_nothing_of_the_first(extractor, surfaces, unseen_surfaces):
+    X_other = np.stack([make_surface_defects(6, image_shape=(72, 80), texture="fabric", random_state=2)[0]] * 3, axis=3)
+    again = clone(extractor).fit(X_other).fit(surfaces[0])
+    once = clone(extractor).fit(surfaces[0])
+    assert vars(again).keys() == vars(once).keys()
+    assert_same_maps(again.transform(unseen_surfaces[0]), once.transform(unseen_surfaces[0]))

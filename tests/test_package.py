@@ -1,0 +1,164 @@
+"""The package as a whole: what it loads, what it names, and who imports whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklearn_exdd
+
+PACKAGE = Path(sklearn_exdd.__file__).parent
+HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotlib", "timm"]
+
+# From the bottom up: a room may import from lower floors and from itself, no more.
+FLOORS = [
+    {"_images", "_torch"},
+    {"features", "memory_bank", "coreset", "scoring", "augment"},
+    {"base", "patches"},
+    {"exdd", "student_teacher", "defect_classifier"},
+]
+# Beside the house: none of the floors may import these.
+AROUND = {"metrics": {"_images", "scoring"}, "datasets": set(), "display": {"_images", "scoring", "metrics"}}
+
+
+def rooms_within_reach(room):
+    """The rooms that a room may import, itself among them."""
+    if room in AROUND:
+        return {room} | AROUND[room]
+    floor = next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+    return {room}.union(*FLOORS[:floor])
+
+
+def imported_rooms(source, module="sklearn_exdd.exdd"):
+    """Rooms that a module's source imports, inside functions too; "" is the package itself."""
+    rooms = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: -node.level] if node.level else []
+            origin = ".".join([*parents, *filter(None, [node.module])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "sklearn_exdd":
+                room = rest.partition(".")[0]
+                rooms.add(room if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file() else "")
+    return rooms
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("import sklearn_exdd.metrics", {"metrics"}),
+        ("import sklearn_exdd.features.gabor as gabor, numpy", {"features"}),
+        ("from sklearn_exdd import coreset, scoring", {"coreset", "scoring"}),
+        ("from sklearn_exdd import ExDDDetector", {""}),
+        ("from sklearn_exdd.features.base import BaseFeatureExtractor", {"features"}),
+        ("from . import display", {"display"}),
+        ("from .datasets import load_folder", {"datasets"}),
+        ("def f():\n    if True:\n        from sklearn_exdd.exdd import ExDDDetector", {"exdd"}),
+        ("import importlib\nimportlib.import_module('sklearn_exdd.exdd')", {"exdd"}),
+        ("import numpy\nfrom torch import nn\nfrom sklearn_exdd_other import x", set()),
+    ],
+)
+def test_every_way_to_import_a_room_is_seen(source, rooms):
+    assert imported_rooms(source) == rooms
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("_images", "_torch"),
+        ("features", "memory_bank"),
+        ("features", "base"),
+        ("scoring", "metrics"),
+        ("base", "exdd"),
+        ("exdd", "student_teacher"),
+        ("exdd", "display"),
+        ("datasets", "_images"),
+    ],
+)
+def test_the_plan_of_the_house_forbids_what_it_should(room, forbidden):
+    assert forbidden not in rooms_within_reach(room)
+    assert room in rooms_within_reach(room)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_imports_only_from_the_rooms_below_it(path):
+    room = room_of(path)
+    module = ".".join(["sklearn_exdd", *path.relative_to(PACKAGE).with_suffix("").parts])
+    imported = imported_rooms(path.read_text(encoding="utf-8"), module)
+    if room == "__init__":
+        assert imported == set(), "the package itself loads nothing; its names are looked up when used"
+    else:
+        assert imported <= rooms_within_reach(room)
+
+
+def test_every_module_has_a_room_in_the_plan():
+    planned = {"__init__", *AROUND}.union(*FLOORS)
+    assert {room_of(path) for path in MODULES} <= planned
+
+
+def test_no_module_is_an_attic():
+    names = {part for path in MODULES for part in path.relative_to(PACKAGE).with_suffix("").parts}
+    assert "exdd" in names
+    assert not names & {"utils", "_utils", "util", "helpers", "common", "misc", "tools"}
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = f"import sys, sklearn_exdd; dir(sklearn_exdd); print(*[m for m in {HEAVY} if m in sys.modules], 'end')"
+    assert run_python(code) == ["end"]
+
+
+def test_a_detector_is_used_without_what_it_does_not_need():
+    code = (
+        "import sys, numpy as np; from sklearn_exdd import ExDDDetector; "
+        "rng = np.random.RandomState(0); "
+        "ExDDDetector().fit(rng.randint(0, 255, (4, 64, 64)).astype(np.uint8)); "
+        f"print(*[m for m in {HEAVY[2:]} if m in sys.modules], 'end')"
+    )
+    assert run_python(code) == ["end"]
+
+
+@pytest.mark.parametrize("name", sklearn_exdd.__all__)
+def test_every_public_name_resolves_to_what_bears_it(name):
+    value = getattr(sklearn_exdd, name)
+    if name == "__version__":
+        assert value.count(".") == 2
+    else:
+        assert value.__name__.removeprefix("sklearn_exdd.") == name
+        assert value.__doc__
+
+
+def test_the_public_names_are_sorted_listed_and_importable_at_once():
+    assert sklearn_exdd.__all__ == sorted(set(sklearn_exdd.__all__))
+    assert dir(sklearn_exdd) == sklearn_exdd.__all__
+    namespace = {}
+    exec("from sklearn_exdd import *", namespace)
+    assert set(sklearn_exdd.__all__) <= set(namespace)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"module 'sklearn_exdd' has no attribute 'Detector'"):
+        sklearn_exdd.Detector  # noqa: B018
