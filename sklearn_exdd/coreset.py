@@ -3,6 +3,7 @@
 import numbers
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils.validation import check_array
 
@@ -64,22 +65,29 @@ def greedy_k_center(X, n_select, *, start=0):
         if not isinstance(value, numbers.Integral) or not low <= value <= high:
             raise ValueError(f"{name}: expected an integer in [{low}, {high}] for {n_samples} rows, got {value!r}.")
 
-    X = X - X.mean(axis=0)  # smaller norms lose fewer digits in |x|² + |c|² - 2xc
-    norms = np.einsum("ij,ij->i", X, X)
-    tolerance = 64 * np.finfo(X.dtype).eps * norms.max()  # of the matrix product
     selected = np.empty(n_select, dtype=np.intp)
     selected[0] = start
-    nearest = np.full(n_samples, np.inf, dtype=X.dtype)
-    owner = np.zeros(n_samples, dtype=np.intp)
     n_done, n_seen = 1, 0
+    centered, norms, nearest, owner, tolerance = _start(X)
     while True:
-        _update(X, norms, nearest, owner, selected[n_seen:n_done])
+        _update(centered, norms, nearest, owner, selected[n_seen:n_done])
         n_seen = n_done
         if n_done == n_select:
             return selected
+        if nearest.max() < 1e3 * tolerance and centered.dtype == np.float32:  # its digits run out: on in float64
+            centered, norms, nearest, owner, tolerance = _start(X.astype(np.float64))
+            n_seen = 0
+            continue
         batch = _select_among_farthest(X, nearest, owner, tolerance, n_select - n_done)
         selected[n_done : n_done + len(batch)] = batch
         n_done += len(batch)
+
+
+def _start(X):
+    centered = X - X.mean(axis=0)  # smaller norms lose fewer digits in |x|² + |c|² - 2xc
+    norms = np.einsum("ij,ij->i", centered, centered)
+    tolerance = 64 * np.finfo(X.dtype).eps * norms.max()  # of the matrix product
+    return centered, norms, np.full(len(X), np.inf, dtype=X.dtype), np.zeros(len(X), dtype=np.intp), tolerance
 
 
 def _update(X, norms, nearest, owner, centers):
@@ -108,9 +116,7 @@ def _select_among_farthest(X, nearest, owner, tolerance, n_wanted):
     bound = nearest[order[:-n_candidates]].max(initial=-np.inf) + tolerance
     values = _exact(X, nearest, owner, candidates)
     points = X[candidates].astype(np.float64)
-    squares = np.einsum("ij,ij->i", points, points)
-    distances = squares[:, None] + squares - 2 * (points @ points.T)
-    distances[distances < 1e-13 * squares.max()] = 0
+    distances = cdist(points, points, "sqeuclidean")  # from differences: equal ones stay equal
     np.fill_diagonal(distances, -np.inf)
     batch = []
     while len(batch) < n_wanted:
@@ -122,7 +128,10 @@ def _select_among_farthest(X, nearest, owner, tolerance, n_wanted):
     if batch:
         return batch
     tied = np.flatnonzero(nearest >= nearest.max() - tolerance)
-    return [tied[np.argmax(_exact(X, nearest, owner, tied))]]
+    values = _exact(X, nearest, owner, tied)
+    if values.max() == 0:  # duplicates of what is selected are all that is left
+        return tied[values == 0][:n_wanted]
+    return [tied[np.argmax(values)]]
 
 
 def _exact(X, nearest, owner, rows):

@@ -23,6 +23,8 @@ _N_CALIBRATION_PATCHES = 10
 # Without a mask, a patch of a defect image is a defect one where it lies farther from
 # the normal bank than this share of normal patches do.
 _NORMAL_SHARE = 0.99
+# epsilon="scale" is this share of the median distance of normal patches to the defect bank.
+_EPSILON_SHARE = 0.5
 # n_neighbors="auto" averages the distances to so many rows of the defect bank. A defect
 # bank is small and holds background too; a single row of it says little.
 _DEFECT_NEIGHBORS = 9
@@ -53,9 +55,9 @@ class ExDDDetector(BaseDefectDetector):
         Nearest rows of a bank whose mean distance is a patch's distance to it. "auto" is
         1 for the normal bank and 9 for the defect bank, or all its rows if it has fewer.
     epsilon : float or "scale", default="scale"
-        Added to d_defect. "scale" is the median d_defect of the normal training patches;
-        a float > 0 is taken as it is (published: 1e-6, with which noise in a tiny
-        d_defect decides).
+        Added to d_defect. "scale" is half the median d_defect of the normal training
+        patches; a float > 0 is taken as it is (published: 1e-6, with which noise in a
+        tiny d_defect decides).
     normal_coreset, defect_coreset : int or float, default=5000 and 5000
         Rows kept of each bank: an int is a number (all if there are fewer), a float in
         (0, 1] a share of the patches (published: 0.01 and 0.1).
@@ -115,9 +117,9 @@ class ExDDDetector(BaseDefectDetector):
         n normal images are too few for that.
     epsilon_ : float or None
     border_profile_ : ndarray of shape (border_rings + 1,)
-        Median score of normal patches by their distance from the border (0, 1, ...
-        patches), over that of the patches farther inside, at least 1. Image scores are
-        taken after division by it.
+        The 90 % quantile of the scores of normal patches by their distance from the
+        border (0, 1, ... patches), over that of the patches farther inside, at least 1.
+        Image scores are taken after division by it.
     synthetic_ : object or None
         What the augmenter made.
     calibration_ : Patches
@@ -389,7 +391,7 @@ class ExDDDetector(BaseDefectDetector):
         else:
             defect = self._distances(self.defect_bank_, patches.features, patches.groups)
             if getattr(self, "epsilon_", None) is None:
-                scale = max(float(np.median(defect[0])), 1e-12)
+                scale = max(_EPSILON_SHARE * float(np.median(defect[0])), 1e-12)
                 self.epsilon_ = scale if self.epsilon == "scale" else float(self.epsilon)
         scores = self._patch_scores(patches.features, patches.groups, normal, defect)
         if not hasattr(self, "border_profile_"):

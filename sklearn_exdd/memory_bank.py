@@ -62,7 +62,7 @@ class MemoryBank:
         self.algorithm = algorithm
         self.random_state = random_state
         self.provenance = self._complete(provenance or {}, len(self.features), first=0)
-        self._index = self._rows = None
+        self._index, self._rows = None, {}
 
     @staticmethod
     def _complete(provenance, n_rows, first):
@@ -111,7 +111,7 @@ class MemoryBank:
         new = self._complete(provenance or {}, len(features), first)
         self.provenance = {name: np.concatenate([old, new[name]]) for name, old in self.provenance.items()}
         self.features = np.concatenate([self.features, features])
-        self._index = self._rows = None
+        self._index, self._rows = None, {}
         return self
 
     def n_left_without(self, groups):
@@ -187,16 +187,29 @@ class MemoryBank:
         return self._search_brute(X, n_neighbors, exclude)
 
     def _search_brute(self, X, n_neighbors, exclude):
-        import torch
-
         # A few more than asked for: the product rounds, the exact distances decide.
         n_candidates = min(n_neighbors + 4, len(self))
-        indices = np.empty((len(X), n_candidates), dtype=np.intp)
-        rows, center = self._prepared_rows()
+        candidates, bounds = self._candidates(X, n_candidates, exclude, self.features.dtype)
+        distances, indices = self._exact(X, candidates, n_neighbors, exclude)
+        unsure = distances[:, -1] ** 2 > bounds
+        if self.features.dtype == np.float32 and n_candidates < len(self) and unsure.any():
+            exclude = None if exclude is None else exclude[unsure]
+            candidates, _ = self._candidates(X[unsure], n_candidates, exclude, np.float64)
+            distances[unsure], indices[unsure] = self._exact(X[unsure], candidates, n_neighbors, exclude)
+        return distances, indices
+
+    def _candidates(self, X, n_candidates, exclude, dtype):
+        """Rows with the least distances by a product in `dtype`, and what those of all others exceed."""
+        import torch
+
+        rows, center = self._prepared_rows(dtype)
         n_sets = len(rows) // _SET_SIZE
-        queries = np.concatenate([X - center, np.ones((len(X), 1), dtype=X.dtype)], axis=1)
+        queries = np.concatenate([X - center, np.ones((len(X), 1))], axis=1, dtype=dtype)
+        indices = np.empty((len(X), n_candidates), dtype=np.intp)
+        bounds = np.einsum("ij,ij->i", queries, queries) - 1
+        tolerance = 16 * np.finfo(dtype).eps * (bounds + rows[: len(self), -1].max())
         block = 1 + _BLOCK // len(rows)
-        products = np.empty((min(block, len(X)), len(rows)), dtype=X.dtype)
+        products = np.empty((min(block, len(X)), len(rows)), dtype=dtype)
         members = n_sets * torch.arange(_SET_SIZE)
         for start in range(0, len(X), block):
             stop = min(start + block, len(X))
@@ -209,24 +222,24 @@ class MemoryBank:
             minima = torch.from_numpy(product.reshape(len(product), _SET_SIZE, n_sets).min(axis=1))
             sets = minima.topk(min(n_candidates, n_sets), largest=False, sorted=False).indices
             candidates = (sets[:, :, None] + members).flatten(1)
-            values = torch.from_numpy(product).gather(1, candidates)
-            nearest = values.topk(n_candidates, largest=False, sorted=False).indices
-            indices[start:stop] = candidates.gather(1, nearest).numpy()
+            nearest = torch.from_numpy(product).gather(1, candidates).topk(n_candidates, largest=False)
+            indices[start:stop] = candidates.gather(1, nearest.indices).numpy()
+            bounds[start:stop] += nearest.values[:, -1].numpy()
         indices[indices >= len(self)] = -1  # what fills the sets up
-        return self._exact(X, indices, n_neighbors, exclude)
+        return indices, bounds - tolerance
 
-    def _prepared_rows(self):
+    def _prepared_rows(self, dtype):
         """Rows r such that (x, 1) @ r is |x - m|² less |x|², which is the same for all m."""
-        if self._rows is None:
-            center = self.features.mean(axis=0)  # smaller norms lose fewer digits
+        if dtype not in self._rows:
+            center = self.features.mean(axis=0, dtype=np.float64).astype(dtype)  # smaller norms lose fewer digits
             centered = self.features - center
             n_sets = -(-len(self) // _SET_SIZE)
-            rows = np.zeros((n_sets * _SET_SIZE, self.n_features + 1), dtype=self.features.dtype)
-            rows[:, -1] = np.finfo(rows.dtype).max  # infinity times nothing would be invalid
+            rows = np.zeros((n_sets * _SET_SIZE, self.n_features + 1), dtype=dtype)
+            rows[:, -1] = np.finfo(dtype).max / 2  # infinity times nothing is an invalid value
             rows[: len(self), :-1] = -2 * centered
             rows[: len(self), -1] = np.einsum("ij,ij->i", centered, centered)
-            self._rows = rows, center
-        return self._rows
+            self._rows[dtype] = rows, center
+        return self._rows[dtype]
 
     def _exact(self, X, candidates, n_neighbors, exclude):
         """Distances to the candidates without cancellation, the nearest of them first."""
@@ -266,4 +279,4 @@ class MemoryBank:
 
     def __getstate__(self):
         # The same rows and seed give the same index: it is built again, not saved.
-        return {**self.__dict__, "_index": None, "_rows": None}
+        return {**self.__dict__, "_index": None, "_rows": {}}

@@ -106,8 +106,8 @@ def border_profile(patch_scores, rings, n_rings):
     Returns
     -------
     factors : ndarray of shape (n_rings + 1,)
-        Median score of each ring over that of the patches inside, at least 1. Where
-        no patch lies that far inside, the innermost ring is the reference.
+        The 90 % quantile of each ring's scores over that of the patches inside, at least
+        1. Where no patch lies that far inside, the innermost ring is the reference.
 
     Examples
     --------
@@ -116,11 +116,11 @@ def border_profile(patch_scores, rings, n_rings):
     array([3. , 1.5, 1. ])
     """
     rings = np.minimum(rings, n_rings)
-    medians = np.ones(n_rings + 1)
+    levels = np.ones(n_rings + 1)
     for ring in range(n_rings + 1):
         inside = patch_scores[rings == ring]
-        medians[ring] = np.median(inside) if len(inside) else medians[ring - 1]
-    return np.maximum(medians / medians[-1], 1.0) if medians[-1] > 0 else np.ones(n_rings + 1)
+        levels[ring] = np.quantile(inside, 0.9) if len(inside) else levels[ring - 1]
+    return np.maximum(levels / levels[-1], 1.0) if levels[-1] > 0 else np.ones(n_rings + 1)
 
 
 def upsample(patch_map, row_centers, column_centers, image_shape):

@@ -307,6 +307,35 @@ def test_the_default_score_is_the_mean_of_the_highest_ratios(
         assert score == pytest.approx(np.sort(normal / (defect + 0.01))[-n_top_patches:].mean(), rel=1e-4)
 
 
+@pytest.mark.parametrize("n_defect_rows", [4, 40])
+def test_by_default_the_normal_bank_is_asked_for_one_neighbour_and_the_defect_bank_for_several(
+    n_defect_rows, squares, unseen_squares, cells
+):
+    X, y, masks = squares
+    detector = ExDDDetector(cells, n_neighbors="auto", blur=0, random_state=0)
+    detector.set_params(**EVERYTHING).set_params(defect_coreset=n_defect_rows).fit(X, y, masks=masks)
+    assert len(detector.defect_bank_) >= min(n_defect_rows, 20)
+    for image, explanation in zip(unseen_squares[0], detector.explain(unseen_squares[0])):
+        patches, centers = patch_rows(detector, image)
+        (worst,) = patches[(centers == explanation["patch"]).all(axis=1)]
+        assert explanation["normal_distance"] == pytest.approx(
+            distances_to(detector.normal_bank_.features, worst).min()
+        )
+        distances = np.sort(distances_to(detector.defect_bank_.features, worst))
+        # All the rows of a small bank, some of a larger one.
+        means = np.cumsum(distances) / np.arange(1, len(distances) + 1)
+        counts = 1 + np.flatnonzero(np.isclose(means, explanation["defect_distance"], rtol=1e-5))
+        assert len(counts) == 1
+        assert counts[0] == 4 if n_defect_rows == 4 else 1 < counts[0] < len(distances)
+
+
+def test_by_default_a_bank_of_one_row_will_do(squares, cells):
+    X, y, _ = squares
+    detector = ExDDDetector(cells, n_neighbors="auto", max_defect_patches=1).fit(X[y == 0], X[y == 1][:1])
+    assert len(detector.defect_bank_) == 1
+    assert np.isfinite(detector.decision_function(X)).all()
+
+
 @pytest.mark.parametrize("border_rings", [0, 2, 9])
 def test_scores_are_in_units_of_what_is_normal_at_their_distance_from_the_border(border_rings, surfaces, cells):
     X, y, masks = surfaces
@@ -357,7 +386,7 @@ def test_epsilon_scale_is_a_share_of_the_median_distance_of_normal_patches_to_th
     detector = ExDDDetector(epsilon="scale", n_neighbors=2, **EVERYTHING).fit(X_rows, X_defect=X_defect)
     shares.append(detector.epsilon_ / np.median(naive_distances(detector.defect_bank_, X_rows, 2)))
     np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
-    assert 0.01 <= shares[0] <= 1
+    assert 0.01 < shares[0] < 1.01
     assert ExDDDetector(cells, epsilon=0.25).fit(X, y).epsilon_ == 0.25
 
 
@@ -970,9 +999,9 @@ def test_corrections_of_both_kinds_can_come_in_one_call(squares, cells):
     # New images are numbered on, and remember their place in the call.
     assert set(together.normal_bank_.provenance["image"][n_normal:]) == {len(X), len(X) + 2}
     assert set(together.defect_bank_.provenance["image"][n_defect:]) == {len(X) + 1}
-    together.partial_fit(new_kind_of_image(2, 2)[0], [1, 0])
-    assert together.defect_bank_.provenance["image"][-1] == len(X) + 3
-    assert together.normal_bank_.provenance["image"][-1] == len(X) + 4
+    together.partial_fit(new_kind_of_image(2, 2)[0], [0, 1])
+    assert together.normal_bank_.provenance["image"][-1] == len(X) + 3
+    assert together.defect_bank_.provenance["image"][-1] == len(X) + 4
     # Each image is a group of its own, so that none is left out for another.
     for bank in (together.normal_bank_, together.defect_bank_):
         pairs = set(zip(bank.provenance["image"].tolist(), bank.provenance["group"].tolist()))
@@ -1166,12 +1195,13 @@ def test_a_dot_is_found_where_it_is(shape, embedded, cells):
     assert np.abs(np.mean(offsets, axis=0)).max() <= 1
 
 
+@pytest.mark.parametrize("blur", [0, 8.0])
 @pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "cells"])
-def test_a_dot_near_the_border_is_not_pulled_to_it(embedded, cells):
+def test_a_dot_near_the_border_is_not_pulled_to_it(embedded, blur, cells):
     rng = np.random.RandomState(0)
     X = rng.randint(118, 123, size=(8, 97, 131)).astype(np.uint8)
-    detector = ExDDDetector("auto" if embedded else cells, random_state=0).fit(X)
-    for row, column in [(10, 60), (12, 40), (15, 90), (87, 60), (40, 10), (50, 13), (60, 120), (12, 12)]:
+    detector = ExDDDetector("auto" if embedded else cells, blur=blur, random_state=0).fit(X)
+    for row, column in [(10, 60), (12, 40), (15, 90), (87, 60), (40, 10), (50, 13), (60, 120)]:
         dot = rng.randint(118, 123, size=(97, 131)).astype(np.uint8)
         dot[row, column] = 255
         (pixel_map,) = detector.predict_map([dot])

@@ -1,6 +1,8 @@
 """Feature maps from the inner layers of a torch module."""
 
+import copy
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 
@@ -8,6 +10,7 @@ from sklearn_exdd._torch import resolve_device
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
 _PROBE_SIZE = 128
+_LOADING = Lock()  # torch.fx changes torch itself while it traces
 
 
 class ModuleFeatureExtractor(BaseFeatureExtractor):
@@ -121,7 +124,12 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}.")
         layers = None if self.layers is None else tuple(self.layers)
-        return _load(self._builder(), layers, self.n_input_channels, self.precision, str(resolve_device(self.device)))
+        device = str(resolve_device(self.device))
+        with _LOADING:
+            return _load(self._builder(), layers, self.n_input_channels, self.precision, device)
+
+    def _cache_key(self):
+        return *super()._cache_key(), self._builder()
 
     def _extract(self, images):
         import torch
@@ -144,11 +152,18 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
                 for output in outputs
             ]
             finest = max((output.shape[2:] for output in pooled), key=lambda shape: shape[0] * shape[1])
-            joined = [
-                output if output.shape[2:] == finest else functional.interpolate(output, size=finest, mode="bilinear")
-                for output in pooled
-            ]
+            joined = [output if output.shape[2:] == finest else _enlarged(output, finest) for output in pooled]
             return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _enlarged(output, shape):
+    """On a finer grid; where one is a multiple of the other, at the same places whatever the image's size."""
+    from torch.nn import functional
+
+    scale = [round(size / own) for size, own in zip(shape, output.shape[2:])]
+    if any(factor * own < size for factor, own, size in zip(scale, output.shape[2:], shape)):
+        return functional.interpolate(output, size=shape, mode="bilinear")
+    return functional.interpolate(output, scale_factor=scale, mode="bilinear")[:, :, : shape[0], : shape[1]]
 
 
 @lru_cache(maxsize=4)
@@ -157,29 +172,30 @@ def _load(build, layers, n_input_channels, precision, device):
     import torch
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    module = build().eval().requires_grad_(False)
-    layers = layers or _last_layers(module, n_input_channels)
-    try:
-        network = create_feature_extractor(module, return_nodes=list(layers))
-    except ValueError as error:
-        names = [name for name, _ in module.named_children()]
-        raise ValueError(
-            f"layers: expected names of layers of {type(module).__name__} (at the top: {names}), got {layers}."
-        ) from error
-    probe = torch.zeros(1, n_input_channels, _PROBE_SIZE, _PROBE_SIZE, requires_grad=True)
-    outputs = network(probe)
-    for name, output in outputs.items():
-        if output.ndim != 4:
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+        module = copy.deepcopy(build()).eval().requires_grad_(False)
+        layers = layers or _last_layers(module, n_input_channels)
+        try:
+            network = create_feature_extractor(module, return_nodes=list(layers))
+        except ValueError as error:
+            names = [name for name, _ in module.named_children()]
             raise ValueError(
-                f"layers: expected outputs of shape (n, channels, height, width), got {tuple(output.shape)} "
-                f"from {name!r}."
-            )
-    finest = max(outputs.values(), key=lambda output: output.shape[2])
-    n_patches = finest.shape[2]
-    stride, offset = None, 0.0
-    if _PROBE_SIZE % n_patches == 0:
-        stride = _PROBE_SIZE // n_patches
-        offset = _first_center(probe, finest, stride)
+                f"layers: expected names of layers of {type(module).__name__} (at the top: {names}), got {layers}."
+            ) from error
+        probe = torch.zeros(1, n_input_channels, _PROBE_SIZE, _PROBE_SIZE, requires_grad=True)
+        outputs = network(probe)
+        for name, output in outputs.items():
+            if output.ndim != 4:
+                raise ValueError(
+                    f"layers: expected outputs of shape (n, channels, height, width), got {tuple(output.shape)} "
+                    f"from {name!r}."
+                )
+        finest = max(outputs.values(), key=lambda output: output.shape[2])
+        n_patches = finest.shape[2]
+        stride, offset = None, 0.0
+        if _PROBE_SIZE % n_patches == 0:
+            stride = _PROBE_SIZE // n_patches
+            offset = _first_center(probe, finest, stride)
     return network.to(device=device, dtype=getattr(torch, precision)), stride, offset
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sklearn_exdd.features.module import ModuleFeatureExtractor
-from sklearn_exdd.features.torchvision import read_weights
+from sklearn_exdd.features.torchvision import fingerprint, read_weights
 
 
 class TimmFeatureExtractor(ModuleFeatureExtractor):
@@ -79,7 +79,9 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
         self.random_state = random_state
 
     def _builder(self):
-        return _TimmModel(self.backbone, self.weights, self.weights_sha256, self.random_state)
+        return _TimmModel(
+            self.backbone, self.weights, self.weights_sha256, self.random_state, fingerprint(self.weights)
+        )
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _TimmModel:
     weights: object
     weights_sha256: str
     random_state: int
+    fingerprint: str
 
     def __call__(self):
         import torch

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from sklearn_exdd.features.module import ModuleFeatureExtractor
@@ -81,7 +82,9 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         self.random_state = random_state
 
     def _builder(self):
-        return _TorchvisionModel(self.backbone, self.weights, self.weights_sha256, self.random_state)
+        return _TorchvisionModel(
+            self.backbone, self.weights, self.weights_sha256, self.random_state, fingerprint(self.weights)
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class _TorchvisionModel:
     weights: object
     weights_sha256: str
     random_state: int
+    fingerprint: str
 
     def __call__(self):
         import torch
@@ -146,7 +150,20 @@ def read_weights(path, sha256=None, names=()):
     if not path.is_file():
         raise FileNotFoundError(f"weights: expected one of {list(names)} or an existing file, got {str(path)!r}.")
     if sha256 is not None:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = fingerprint(path)
         if digest != sha256.lower():
             raise ValueError(f"weights: expected SHA-256 {sha256} of {path}, got {digest}. The file is another one.")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def fingerprint(weights):
+    """SHA-256 of a weights file: other weights under the same name are another model."""
+    if weights is None or not Path(weights).is_file():
+        return None
+    path = Path(weights)
+    return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@lru_cache
+def _sha256(path, *stat):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
