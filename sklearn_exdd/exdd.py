@@ -17,9 +17,6 @@ from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.memory_bank import MemoryBank
 from sklearn_exdd.patches import Patches, border_rings
 
-# Of each normal training image this many patches are kept, the farthest from the bank:
-# what a threshold is found on again when partial_fit has changed the banks.
-_N_CALIBRATION_PATCHES = 10
 # Without a mask, a patch of a defect image is a defect one where it lies farther from
 # the normal bank than this share of normal patches do.
 _NORMAL_SHARE = 0.99
@@ -79,7 +76,7 @@ class ExDDDetector(BaseDefectDetector):
     border_rings : int, default=4
         For "top_mean": patches fewer than so many from the border are measured by what
         is normal there, see `border_profile_`; 0 treats all alike.
-    blur : float, default=8.0
+    blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
         How neighbours are searched, see :class:`MemoryBank`.
@@ -123,7 +120,8 @@ class ExDDDetector(BaseDefectDetector):
     synthetic_ : object or None
         What the augmenter made.
     calibration_ : Patches
-        Of each normal training image the ten patches farthest from the normal bank.
+        Of each normal training image the patches that its score is made of, at least twice
+        as many as it needs.
     n_features_in_ : int
         Where X holds features.
 
@@ -206,7 +204,7 @@ class ExDDDetector(BaseDefectDetector):
         n_top_patches=10,
         n_support=3,
         border_rings=4,
-        blur=8.0,
+        blur=4.0,
         algorithm="auto",
         max_false_alarm_rate=0.01,
         pos_label=None,
@@ -262,8 +260,8 @@ class ExDDDetector(BaseDefectDetector):
         if self.synthetic_ is not None:
             defects.append(self._synthetic_patches(normal))
         self.defect_bank_ = self._bank(Patches.concatenate(defects), "defect") if defects else None
-        self._find_threshold(patches, normal=distances)
-        self.calibration_ = _farthest(patches, distances[0], _N_CALIBRATION_PATCHES)
+        evidence = self._find_threshold(patches, normal=distances)
+        self.calibration_ = self._deciding(patches, evidence)
 
     def _fit_extractor(self, normal):
         """Fit the extractor on the normal samples; all their patches."""
@@ -353,14 +351,16 @@ class ExDDDetector(BaseDefectDetector):
         defect = defect or self._distances(self.defect_bank_, features, exclude)
         return PatchScores(scoring.ratio_score(normal[0], defect[0], self.epsilon_), *normal, *defect)
 
-    def _evidence(self, scores, rings):
-        """Patch scores in units of what is normal at their distance from the border."""
-        return scores / self.border_profile_[np.minimum(rings, self.border_rings)]
+    def _evidence(self, patch_scores, rings):
+        """What image scores are made of: patch scores, in units of what is normal so near the border."""
+        if self.image_score != "top_mean":
+            return patch_scores.normal_distances
+        return patch_scores.scores / self.border_profile_[np.minimum(rings, self.border_rings)]
 
     def _image_score(self, patch_scores, rings, features, exclude=None):
         """Score of one image from those of its patches."""
         if self.image_score == "top_mean":
-            return scoring.top_mean(self._evidence(patch_scores.scores, rings), self.n_top_patches)
+            return scoring.top_mean(self._evidence(patch_scores, rings), self.n_top_patches)
         worst = int(np.argmax(patch_scores.normal_distances))
         weight = self._weight(self.normal_bank_, features[worst], patch_scores.nearest_normal[worst], exclude)
         score = (1 - weight) * patch_scores.normal_distances[worst]
@@ -383,7 +383,10 @@ class ExDDDetector(BaseDefectDetector):
         return scoring.neighborhood_weight(distance, distances, bank.n_features)
 
     def _find_threshold(self, patches, normal=None):
-        """The threshold from normal patches, each scored without its own group's rows."""
+        """The threshold from normal patches, each scored without its own group's rows.
+
+        Returns what image scores are made of, a number a patch.
+        """
         normal = normal or self._distances(self.normal_bank_, patches.features, patches.groups)
         defect = None
         if self.defect_bank_ is None:
@@ -401,6 +404,13 @@ class ExDDDetector(BaseDefectDetector):
             for rows in patches.slices
         ]
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
+        return self._evidence(scores, patches.rings)
+
+    def _deciding(self, patches, evidence):
+        """Of each normal sample the patches that its score is made of, or may be after partial_fit."""
+        n_kept = max(10, 2 * self.n_top_patches)
+        rows = [rows.start + np.sort(np.argsort(-evidence[rows], kind="stable")[:n_kept]) for rows in patches.slices]
+        return patches.take(np.concatenate(rows))
 
     def _score(self, samples):
         if not isinstance(samples, Images):
@@ -453,7 +463,7 @@ class ExDDDetector(BaseDefectDetector):
         explanations = []
         for rows in patches.slices:
             own = scores.of(rows)
-            worst = int(np.argmax(self._evidence(own.scores, patches.rings[rows])))
+            worst = int(np.argmax(self._evidence(own, patches.rings[rows])))
             normal = self.normal_bank_.place(own.nearest_normal[worst])
             defect = {"image": None, "patch": None, "synthetic": None}
             if self.defect_bank_ is not None:
@@ -495,9 +505,8 @@ class ExDDDetector(BaseDefectDetector):
         -----
         A false alarm adds its patches that score above the threshold or lie farther from
         the normal bank than normal patches do; a miss adds its defect patches. No image
-        of an earlier call is needed: `threshold_` is found again on `calibration_`, the
-        patches of each normal image that lay farthest from the normal bank. `epsilon_`
-        stays, and so does what the feature extractor has learned.
+        of an earlier call is needed: `threshold_` is found again on `calibration_`.
+        `epsilon_` stays, and so does what the feature extractor has learned.
         """
         if not hasattr(self, "normal_bank_"):
             return self.fit(X, y, masks=masks)
@@ -526,20 +535,24 @@ class ExDDDetector(BaseDefectDetector):
             patches = self._patches(normal)
             normal.check_masks_empty()
             scores = self._patch_scores(patches.features)
-            evidence = self._evidence(scores.scores, patches.rings)
-            alarming = (evidence > self.threshold_) | (scores.normal_distances > self._normal_cutoff)
+            evidence = self._evidence(scores, patches.rings)
+            alarming = scores.normal_distances > self._normal_cutoff
+            if self.image_score == "top_mean":
+                alarming |= evidence > self.threshold_
             if alarming.any():
                 added = patches.take(np.flatnonzero(alarming))
                 self.normal_bank_ = copy.copy(self.normal_bank_).add(added.features, added.provenance)
-            kept = _farthest(patches, scores.normal_distances, _N_CALIBRATION_PATCHES)
-            self.calibration_ = Patches.concatenate([self.calibration_, kept])
         if defect is not None:
             added = self._defect_patches(defect)
             if self.defect_bank_ is None:
                 self.defect_bank_ = self._bank(added, "defect")
             else:
                 self.defect_bank_ = copy.copy(self.defect_bank_).add(added.features, added.provenance)
-        self._find_threshold(self.calibration_)
+        known = self.calibration_
+        if normal is not None:
+            known = Patches.concatenate([known, patches])
+        evidence = self._find_threshold(known)
+        self.calibration_ = self._deciding(known, evidence)
 
     def _synthesize(self, normal, defect):
         """What the augmenter makes of the training images, or None."""
@@ -583,9 +596,3 @@ class PatchScores(NamedTuple):
     def of(self, rows):
         """Those of some patches."""
         return PatchScores(*(None if values is None else values[rows] for values in self))
-
-
-def _farthest(patches, distances, n_patches):
-    """Of each sample the patches with the largest distances."""
-    rows = [rows.start + np.sort(np.argsort(-distances[rows], kind="stable")[:n_patches]) for rows in patches.slices]
-    return patches.take(np.concatenate(rows))
