@@ -246,6 +246,10 @@ class ExDDDetector(BaseDefectDetector):
             raise ValueError(
                 "X: expected at least 2 normal samples, each to be scored without its own patches, got n_samples = 1."
             )
+        if len(np.unique(normal.groups)) < 2:
+            raise ValueError(
+                "groups: expected normal samples of at least 2 groups, each scored without its own patches, got 1."
+            )
         patches = self._fit_extractor(normal)
         normal.check_masks_empty()
         known = [part for part in (normal, defect) if part is not None]

@@ -416,3 +416,10 @@ def test_a_parameter_out_of_its_range_is_refused_at_fit(name, value, squares):
 def test_an_unknown_backbone_is_refused(squares):
     with pytest.raises(ValueError, match=r"backbone: expected a name of torchvision.*, got 'resnet19'"):
         ExDDDetector("resnet19").fit(squares[0])
+
+
+def test_normal_samples_of_one_group_alone_are_refused(surfaces, cells):
+    X, y, _ = surfaces
+    X = X[y == 0]
+    with pytest.raises(ValueError, match="groups: expected normal samples of at least 2 groups"):
+        ExDDDetector(cells).fit(X, groups=np.zeros(len(X)))
