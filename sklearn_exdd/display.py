@@ -306,7 +306,7 @@ class DefectMapDisplay:
         if kind == "defect" and explanation["synthetic"]:
             source = self.synthetic_images
         if index is not None:
-            ax.set_title(_describe_neighbour(explanation, kind, ",\n"), loc="left", fontsize="medium")
+            ax.set_title(_describe_neighbour(explanation, kind, "\n"), loc="left", fontsize="small")
         if index is None or source is None:
             ax.set_axis_off()
             return
@@ -320,7 +320,7 @@ class DefectMapDisplay:
 
 def _describe_neighbour(explanation, kind, separator):
     synthetic = kind == "defect" and explanation["synthetic"]
-    name = f"nearest {kind}: {'synthetic' if synthetic else 'image'} {explanation[f'{kind}_image']}"
+    name = f"nearest {kind} [{'synthetic ' if synthetic else ''}{explanation[f'{kind}_image']}]"
     return f"{name}{separator}distance {explanation[f'{kind}_distance']:.4g}"
 
 

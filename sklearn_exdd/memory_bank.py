@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_array
 # Below this many rows an index never pays for its compilation (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
 _BLOCK = 2**20  # distances computed at a time: they stay in the cache
-_SET_SIZE = 16
+_SET_SIZE = 8
 
 #: What a bank remembers of each row, and its dtype.
 PROVENANCE = {"image": np.intp, "row": np.float32, "column": np.float32, "group": np.intp, "synthetic": np.bool_}

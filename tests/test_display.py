@@ -200,11 +200,10 @@ def test_explanations_without_training_images_are_written_below():
     assert display.axes_.shape == (2, 2)
     assert n_lines(display.axes_[1, 0]) == (1, 1)
     assert display.axes_[0, 0].get_xlabel() == (
-        "nearest normal: image 0 at row 3, column 30, distance 1.25\n"
-        "nearest defect: image 0 at row 9, column 9, distance 0.5"
+        "nearest normal [0] at row 3, column 30, distance 1.25\nnearest defect [0] at row 9, column 9, distance 0.5"
     )
     nearest, prompt = display.axes_[1, 0].get_xlabel().splitlines()[1:]
-    assert nearest.startswith("nearest defect: synthetic 0 at row 9")
+    assert nearest.startswith("nearest defect [synthetic 0] at row 9")
     assert prompt.startswith('prompt: "a scratch a scratch')
     assert len(prompt) < 70
 
@@ -216,7 +215,7 @@ def test_explanations_with_training_images_show_the_patches_that_are_at_hand():
         Detector().fit(images), images, explain=True, X_normal=normal, X_defect=images[:1]
     )
     assert display.axes_.shape == (2, 4)
-    assert display.axes_[1, 2].get_title(loc="left") == "nearest normal: image 1,\ndistance 1.25"
+    assert display.axes_[1, 2].get_title(loc="left") == "nearest normal [1]\ndistance 1.25"
     assert display.axes_[1, 2].images[0].get_array().shape == (64, 40)
     # The box is 8 wide, the crop 16: shifted to stay inside the image, whose patch is at row 3, column 30.
     assert display.axes_[0, 2].get_ylim() == (15.5, -0.5)
@@ -240,7 +239,7 @@ def test_a_one_class_explanation_has_no_defect_patch():
     detector = Detector().fit(images)
     detector.defect_bank_ = None
     display = DefectMapDisplay.from_estimator(detector, images, explain=True)
-    assert display.axes_[1, 0].get_xlabel() == "nearest normal: image 1 at row 3, column 30, distance 1.25"
+    assert display.axes_[1, 0].get_xlabel() == "nearest normal [1] at row 3, column 30, distance 1.25"
     with_panel = DefectMapDisplay.from_estimator(detector, images, explain=True, X_defect=images)
     assert not with_panel.axes_[0, 2].images
 
