@@ -117,7 +117,7 @@ def histograms(data, result):
         for region in range(1, int(n_regions[row]) + 1):
             inside = bins[regions == region]
             table[row, 2] += np.bincount(inside, minlength=table.shape[2]) / len(inside)
-    return np.array(tested), table[:, :, ::-1], n_regions
+    return table[:, :, ::-1], n_regions
 
 
 def pixel_metrics(totals, n_regions):
@@ -151,7 +151,7 @@ def evaluate(data, results, n_bootstrap, reference=None):
                 per_region_overlap_score(masks, maps, max_fpr=MAX_FPR),
             ]
         )
-    tables = [histograms(data, result)[1:] for result in results]
+    tables = [histograms(data, result) for result in results]
     rng = np.random.RandomState(0)
     draws = []
     for _ in range(n_bootstrap):

@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 from sklearn.utils.validation import check_array
 
-# Below this many rows an index never pays for its compilation (docs/performance.md).
+# From here on an index wins back its compilation within a hundred images (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
 _BLOCK = 2**20  # distances computed at a time: they stay in the cache
 _SET_SIZE = 8
