@@ -6,17 +6,23 @@ __version__ = "0.1.0"
 
 # Loaded when first used: importing the package costs nothing but this table.
 _HOME = {
+    "BaseDefectAugmenter": "augment",
     "BaseFeatureExtractor": "features",
+    "CutPasteDefectAugmenter": "augment",
     "DefectMapDisplay": "display",
+    "DefectPasteAugmenter": "augment",
     "ExDDDetector": "exdd",
     "GaborFeatureExtractor": "features",
     "MemoryBank": "memory_bank",
+    "MixedDefectAugmenter": "augment",
     "ModuleFeatureExtractor": "features",
+    "OffsetDefectAugmenter": "augment",
+    "PerlinDefectAugmenter": "augment",
     "PixelScorer": "metrics",
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
 }
-_MODULES = ["coreset", "datasets", "features", "metrics", "scoring"]
+_MODULES = ["augment", "coreset", "datasets", "features", "metrics", "scoring"]
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 

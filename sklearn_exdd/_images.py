@@ -76,6 +76,7 @@ class Images:
         self._items = X
         self._numbers = range(len(X))
         self._shapes = {}
+        self._layouts = {}
 
     def __len__(self):
         return len(self._items)
@@ -100,7 +101,8 @@ class Images:
         if isinstance(item, (str, os.PathLike)):
             where += f" ({os.fspath(item)})"
             item = read_image(item, where)
-        image = _as_unit_float(np.asarray(item), where)
+        item = np.asarray(item)
+        image = _as_unit_float(item, where)
         if self.n_channels is None:
             self.n_channels = image.shape[2]
         if image.shape[2] != self.n_channels:
@@ -109,14 +111,37 @@ class Images:
                 f"got {_channels(image.shape[2])}."
             )
         self._shapes[index] = image.shape[:2]
+        self._layouts[index] = item.dtype, item.ndim
         return image
+
+    def restore(self, index, pixels):
+        """Pixels as this class gives them, back in the dtype and the dimensions of an image.
+
+        Parameters
+        ----------
+        index : int
+        pixels : ndarray of shape (height, width, channels), float in [0, 1]
+
+        Returns
+        -------
+        image : ndarray of shape (height, width) or (height, width, channels)
+            Alpha is gone, and bool has become uint8: it has no greys.
+        """
+        if index not in self._layouts:
+            self[index]
+        dtype, ndim = self._layouts[index]
+        if dtype == np.uint16:
+            pixels = np.rint(pixels * 65535)
+        elif dtype.kind != "f":
+            dtype, pixels = np.dtype(np.uint8), np.rint(pixels * 255)
+        return (pixels[..., 0] if ndim == 2 else pixels).astype(dtype)
 
     def take(self, indices):
         """The images at some indices; messages keep calling them by their own numbers."""
         taken = copy.copy(self)
         taken._items = [self._items[i] for i in indices]
         taken._numbers = [self._numbers[i] for i in indices]
-        taken._shapes = {}
+        taken._shapes, taken._layouts = {}, {}
         return taken
 
 

@@ -23,6 +23,7 @@ class TrainingSet:
     indices: np.ndarray  # of each sample in the user's X (or X_defect)
     groups: np.ndarray
     masks: Masks = None
+    attached: object = None  # synthetic defects on these images, of an augmenter before the detector
 
     def __len__(self):
         return len(self.samples)
@@ -90,6 +91,7 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(fitted, name)
         normal, defect = fitted._training_sets(X, y, X_defect, masks, groups)
+        normal.attached = getattr(X, "synthetic", None)
         fitted._fit(normal, defect)
         # All at once: an interrupted fit leaves the estimator as it was.
         self.__dict__ = fitted.__dict__

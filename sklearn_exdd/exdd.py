@@ -559,9 +559,14 @@ class ExDDDetector(BaseDefectDetector):
         self.calibration_ = self._deciding(known, evidence)
 
     def _synthesize(self, normal, defect):
-        """What the augmenter makes of the training images, or None."""
+        """Synthetic defects: those attached to the images, or what the augmenter makes; or None."""
         if self.augmenter is None or self.n_synthetic == 0:
-            return None
+            return normal.attached
+        if normal.attached is not None:
+            raise ValueError(
+                "augmenter: expected None for images that an augmenter has been at, as a step before the detector in a "
+                "Pipeline, got another one. Use one of the two, or a MixedDefectAugmenter."
+            )
         if not isinstance(normal.samples, Images):
             raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
         images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
@@ -569,15 +574,24 @@ class ExDDDetector(BaseDefectDetector):
             images += defect.samples.raw()
             labels += [1] * len(defect)
             masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
-        augmenter = clone(self.augmenter).fit(images, labels, masks=masks)
-        return augmenter.sample(self.n_synthetic, random_state=self._seeds["synthetic"])
+        augmenter = clone(self.augmenter)
+        params = augmenter.get_params(deep=False)
+        seed = params.get("random_state")
+        if seed is None:
+            seed = self._seeds["synthetic"]
+            if "random_state" in params:
+                augmenter.set_params(random_state=seed)
+        augmenter.fit(images, labels, masks=masks)
+        return augmenter.sample(self.n_synthetic, random_state=seed)
 
     def _synthetic_patches(self, normal):
         images, masks = self.synthetic_
         n_images = len(images)
         # A synthetic defect is left out together with the normal image it was made on.
+        attached = self.synthetic_ is normal.attached
+        group_of = dict(zip(normal.indices if attached else range(len(normal)), normal.groups))
         sources = [self._provenance(i).get("source") for i in range(n_images)]
-        groups = [self._n_groups + i if source is None else normal.groups[source] for i, source in enumerate(sources)]
+        groups = [group_of.get(source, self._n_groups + i) for i, source in enumerate(sources)]
         self._n_groups += n_images
         samples = Images(images, "synthetic images")
         training_set = TrainingSet(samples, np.arange(n_images), np.array(groups), Masks(masks, n_images))

@@ -1,0 +1,35 @@
+"""Augmenters: synthetic defects on normal images, and where they go."""
+
+from sklearn_exdd.augment.base import AugmentedImages, BaseDefectAugmenter, SyntheticDefects
+from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
+from sklearn_exdd.augment.defect_paste import DefectPasteAugmenter
+from sklearn_exdd.augment.mixture import MixedDefectAugmenter
+from sklearn_exdd.augment.offset import OffsetDefectAugmenter
+from sklearn_exdd.augment.perlin import PerlinDefectAugmenter
+from sklearn_exdd.augment.regions import (
+    BoxRegions,
+    MaskRegions,
+    PerlinRegions,
+    PolygonRegions,
+    RectangleRegions,
+    RidgedRegions,
+    otsu_foreground,
+)
+
+__all__ = [
+    "AugmentedImages",
+    "BaseDefectAugmenter",
+    "BoxRegions",
+    "CutPasteDefectAugmenter",
+    "DefectPasteAugmenter",
+    "MaskRegions",
+    "MixedDefectAugmenter",
+    "OffsetDefectAugmenter",
+    "PerlinDefectAugmenter",
+    "PerlinRegions",
+    "PolygonRegions",
+    "RectangleRegions",
+    "RidgedRegions",
+    "SyntheticDefects",
+    "otsu_foreground",
+]

@@ -1,0 +1,115 @@
+"""Finished samples on disk: PNG and JSON, each entry whole or not there."""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from warnings import warn
+
+import numpy as np
+
+
+class SampleCache:
+    """Numbered samples in a folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Made when the first sample is written.
+
+    Notes
+    -----
+    An entry is an image, a mask and, written last, a JSON file with their checksums: an entry without it is none.
+    Files are written aside and renamed, so that a crash or another process never leaves half of one.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._writable = True
+
+    def read(self, number):
+        """Image, mask and provenance of a sample, or None where there is no valid entry."""
+        place = self.folder / f"{number:06d}.json"
+        try:
+            if not place.exists():
+                return None
+            entry = json.loads(place.read_text(encoding="utf-8"))
+            image, mask = (self._checked(entry[name]) for name in ("image", "mask"))
+            return image, mask.astype(bool), entry["provenance"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warn(
+                f"{place}: expected a finished sample, got a damaged one ({error}); it is made again.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return None
+
+    def write(self, number, image, mask, provenance):
+        """Keep a sample. Where the disk refuses, say so once and go on without."""
+        if not self._writable:
+            return
+        name = f"{number:06d}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            entry = {
+                "image": self._stored(name, image),
+                "mask": self._stored(f"{name}_mask", mask.astype(np.uint8) * 255),
+                "provenance": provenance,
+            }
+            write_whole(self.folder / f"{name}.json", json.dumps(entry, indent=1).encode())
+        except OSError as error:
+            self._writable = False
+            warn(
+                f"cache_dir: expected to write into {self.folder}, got {type(error).__name__}: {error}. The samples "
+                "are made all the same, but those from here on are not kept; make room or choose another folder.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def _stored(self, name, pixels):
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+        if flat.dtype == np.uint8 or (flat.dtype == np.uint16 and flat.ndim == 2):
+            Image.fromarray(flat).save(buffer, format="PNG")
+            file = f"{name}.png"
+        else:  # what PNG cannot hold exactly
+            np.save(buffer, flat)
+            file = f"{name}.npy"
+        write_whole(self.folder / file, buffer.getvalue())
+        return {"file": file, "shape": pixels.shape, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+
+    def _checked(self, stored):
+        from PIL import Image
+
+        content = (self.folder / Path(stored["file"]).name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != stored["sha256"]:
+            raise ValueError(f"{stored['file']} has changed")
+        if stored["file"].endswith(".npy"):
+            pixels = np.load(io.BytesIO(content), allow_pickle=False)
+        else:
+            pixels = np.asarray(Image.open(io.BytesIO(content)))
+        return pixels.reshape(stored["shape"])
+
+
+def write_whole(path, content):
+    """Write a file so that it is there whole or not at all.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    content : bytes
+    """
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise

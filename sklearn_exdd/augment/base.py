@@ -1,0 +1,465 @@
+"""What all augmenters share: sources, regions, visibility, masks, provenance and the cache."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import NamedTuple
+from warnings import warn
+
+import joblib
+import numpy as np
+from scipy import ndimage
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.augment._cache import SampleCache
+from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground
+
+# A pixel belongs to the mask where it changed by this share of the texture's standard deviation.
+_CHANGE = 0.25
+_MIN_AREA = 8  # pixels that a defect has at least
+_MAX_DRAWS = 100  # of regions, until one lies on the foreground
+# What does not change the images that are made, given what fit learned.
+_NOT_IN_KEY = {"n_synthetic", "cache_dir", "pos_label", "random_state", "verbose"}
+
+
+class Drawn(NamedTuple):
+    """An image to paint on and the region to paint in."""
+
+    images: Images
+    index: int
+    region: np.ndarray
+    name: str  # of the region's class
+    content: object = None  # where the defect comes with its region
+
+
+@dataclass
+class SyntheticDefects:
+    """Synthetic defect images, with masks and where they come from.
+
+    Unpackable: ``images, masks = augmenter.sample(10)``.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width[, channels]) or list of such arrays
+        Each of the shape and dtype of the normal image that it was made on (alpha is dropped; a bool image becomes
+        uint8).
+    masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
+        True where the image may differ from its source; everywhere else it is equal to it.
+    provenance : list of dict
+        For each image at least "augmenter" and "region" (names of classes), "source" (index of the normal image in
+        the X of fit, or None), "seed", "contrast" (mean change within the mask over the texture's standard
+        deviation), "n_redraws", and "prompt" and "model" (or None).
+    """
+
+    images: object
+    masks: object
+    provenance: list
+
+    def __iter__(self):
+        return iter((self.images, self.masks))
+
+    @classmethod
+    def of(cls, samples):
+        """Of (image, mask, provenance) triples."""
+        images, masks, provenance = ([sample[part] for sample in samples] for part in range(3))
+        same = len({(image.shape, image.dtype) for image in images}) == 1
+        return cls(np.stack(images), np.stack(masks), provenance) if same else cls(images, masks, provenance)
+
+    @classmethod
+    def concatenate(cls, parts):
+        """The images of several parts, one after the other."""
+        return cls.of([sample for part in parts for sample in zip(part.images, part.masks, part.provenance)])
+
+
+class AugmentedImages(list):
+    """The images that an augmenter got, one by one, with synthetic defects attached.
+
+    Its length is that of the X that went in, so that y still fits; a detector's fit takes what is attached into its
+    defect bank.
+
+    Attributes
+    ----------
+    synthetic : SyntheticDefects or None
+        "source" in its provenance counts these images.
+    """
+
+    def __init__(self, items, synthetic):
+        super().__init__(items)
+        self.synthetic = synthetic
+
+
+class DefectAugmenterMixin(TransformerMixin):
+    """The transformer's side: what is fitted gets defects attached, what is predicted passes."""
+
+    __metadata_request__fit = {"masks": True}
+
+    def fit_transform(self, X, y=None, *, masks=None):
+        """Fit, and attach `n_synthetic` synthetic defects.
+
+        Parameters
+        ----------
+        X : images
+        y : array-like of shape (n_samples,), default=None
+        masks : array or list, default=None
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        images : AugmentedImages
+            The images of X, with `synthetic`; what an earlier augmenter attached is kept.
+        """
+        self.fit(X, y, masks=masks)
+        attached = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
+        attached = [part for part in attached if part is not None]
+        return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(attached) if attached else None)
+
+    def transform(self, X):
+        """Return X as it is: what is predicted is never augmented.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        X : images
+        """
+        check_is_fitted(self)
+        return X
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.target_tags.required = False
+        return tags
+
+
+class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
+    """Base of the augmenters: synthetic defects on the user's normal images.
+
+    A subclass writes ``_paint(image, region, random_state)``, which returns the image with a defect and a dict of
+    more provenance; ``_default_regions()``; and, where it learns something, ``_learn(images, defects, masks,
+    random_state)``, whose outcome depends on the parameters in `_learned_from` only.
+
+    Parameters
+    ----------
+    n_synthetic : int, default=100
+        Images that ``fit_transform`` attaches.
+    regions : str, region drawer or list of them, default="auto"
+        Where defects go: "perlin", "ridged", "rectangle", "masks" (those of the real defects), an object such as
+        :class:`PerlinRegions`, or a list, of which one is drawn for each image. "auto" takes the real masks where fit
+        got some and otherwise what suits the augmenter.
+    foreground : "otsu", callable or None, default=None
+        Restricts regions to a part of the image: "otsu" for a part in front of a plain background, or a function from
+        an image, float32 (height, width, channels) in [0, 1], to a bool mask (height, width).
+    min_contrast : float, default=1.0
+        A defect whose mean change is below so many standard deviations of the texture is drawn again.
+    max_redraws : int, default=10
+        So many times at most; then the plainest is kept, with a warning.
+    cache_dir : str or path-like, default=None
+        Where finished images are kept, and what was learned: a later or interrupted call with the same images,
+        parameters and seed continues there.
+    pos_label : object, default=None
+        Label of defect images in y; None takes the greater one.
+    random_state : int, RandomState instance or None, default=None
+        Image i depends on this and on i only: 50 images are the first 50 of 100.
+    verbose : int, default=0
+        Above 0 a progress bar is shown.
+    """
+
+    _learned_from = ()
+    _not_in_key = ()
+
+    _parameter_constraints = {
+        "n_synthetic": [Interval(Integral, 0, None, closed="left")],
+        "regions": [StrOptions({"auto", *NAMED_REGIONS}), HasMethods("draw"), list, tuple],
+        "foreground": [StrOptions({"otsu"}), callable, None],
+        "min_contrast": [Interval(Real, 0, None, closed="left")],
+        "max_redraws": [Interval(Integral, 0, None, closed="left")],
+        "cache_dir": [str, Path, None],
+        "pos_label": "no_validation",
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, masks=None):
+        """Take the normal images to paint on, and learn from them what there is to learn.
+
+        Parameters
+        ----------
+        X : images
+            Array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in [0, 1]; list
+            of such images of different sizes; list of file paths.
+        y : array-like of shape (n_samples,), default=None
+            0 for normal images; only these are painted on. None: all are normal.
+        masks : array or list, default=None
+            Masks of the defect images among X, aligned with it; None for an image without one.
+
+        Returns
+        -------
+        self : object
+        """
+        images = Images(X)
+        is_defect = self._is_defect(y, len(images))
+        normal, defect = np.flatnonzero(~is_defect), np.flatnonzero(is_defect)
+        if len(normal) == 0:
+            raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
+        masks = None if masks is None else Masks(masks, len(images))
+        self.sources_ = normal
+        self.images_ = images.take(normal)
+        defects = images.take(defect) if len(defect) else None
+        own_masks = masks.take(defect) if defects is not None and masks is not None else None
+        self.masks_ = []
+        for i in range(len(defect) if own_masks is not None else 0):
+            mask = own_masks.get(i, defects.shape(i))
+            if mask is not None and mask.any():
+                self.masks_.append(mask)
+        random_state = check_random_state(self.random_state)
+        self.seed_ = int(random_state.randint(2**31 - 1))
+        self._drawers()  # a wrong one is found before anything is learned
+        if self.cache_dir is not None:
+            self.pixels_hash_ = self._hash_of_pixels(defects, own_masks)
+        self._learn(self.images_, defects, own_masks, random_state)
+        self.n_channels_ = self.images_.n_channels
+        return self
+
+    def sample(self, n_samples, random_state=None):
+        """Make synthetic defects.
+
+        Parameters
+        ----------
+        n_samples : int
+            At least 1.
+        random_state : int, RandomState instance or None, default=None
+            None takes the estimator's.
+
+        Returns
+        -------
+        synthetic : SyntheticDefects
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples: expected an integer of at least 1, got {n_samples!r}.")
+        seed = self.seed_
+        if random_state is not None and random_state is not self.random_state:
+            seed = int(check_random_state(random_state).randint(2**31 - 1))
+        cache = self._sample_cache(seed)
+        samples = []
+        for number in tqdm(range(n_samples), desc="synthetic defects", unit="image", disable=not self.verbose):
+            sample = cache and cache.read(number)
+            if sample is None:
+                sample = self._one(number, seed)
+                if cache:
+                    cache.write(number, *sample)
+            samples.append(sample)
+        faint = [number for number, (_, _, provenance) in enumerate(samples) if not provenance["visible"]]
+        if faint:
+            warn(
+                f"{len(faint)} of {n_samples} synthetic defects (the first is number {faint[0]}) stayed below "
+                f"min_contrast={self.min_contrast} after {self.max_redraws} redraws; the plainest try of each is kept. "
+                f"Make the defects stronger, or lower min_contrast.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return SyntheticDefects.of(samples)
+
+    def paint(self, image, region, random_state=None):
+        """Make one defect, on a given image and in a given region.
+
+        Parameters
+        ----------
+        image : array of shape (height, width) or (height, width, channels), or path
+        region : array of shape (height, width)
+            A mask: True, or above 127, where the defect goes.
+        random_state : int, RandomState instance or None, default=None
+
+        Returns
+        -------
+        synthetic : SyntheticDefects
+            One image.
+        """
+        check_is_fitted(self)
+        images = Images([image], "image", n_channels=self.n_channels_)
+        region = Masks([region], 1, "region").get(0, images.shape(0))
+        if region is None or not region.any():
+            raise ValueError("region: expected a mask that marks where the defect goes, got an empty one.")
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        random_state = np.random.RandomState(seed)
+        image, mask, provenance = self._tries(lambda _: Drawn(images, 0, region, "given"), random_state)
+        return SyntheticDefects.of([(image, mask, {**provenance, "source": None, "seed": seed})])
+
+    def _learn(self, images, defects, masks, random_state):
+        """Learn from the normal images, and from the defects where there are some."""
+
+    @abstractmethod
+    def _paint(self, image, region, random_state):
+        """The image with a defect in the region, and more provenance."""
+
+    @abstractmethod
+    def _default_regions(self):
+        """Region drawer, or list of them, for regions="auto" without real masks."""
+
+    def _one(self, number, seed):
+        random_state = np.random.RandomState(np.random.SeedSequence([seed, number]).generate_state(4))
+        image, mask, provenance = self._tries(self._draw, random_state)
+        return image, mask, {**provenance, "seed": seed, "number": number}
+
+    def _draw(self, random_state):
+        """A normal image and a region on it."""
+        drawers = self._drawers()
+        index = random_state.randint(len(self.images_))
+        drawer = drawers[random_state.randint(len(drawers))]
+        return Drawn(self.images_, index, self._region(drawer, index, random_state), type(drawer).__name__)
+
+    def _paint_drawn(self, drawn, random_state):
+        return self._paint(drawn.images[drawn.index], drawn.region, random_state)
+
+    def _tries(self, draw, random_state):
+        """Paint until the defect can be seen; the plainest try otherwise."""
+        best = None
+        for n_redraws in range(self.max_redraws + 1):  # noqa: B007
+            drawn = draw(random_state)
+            painted, more = self._paint_drawn(drawn, random_state)
+            image, mask, contrast = _composite(drawn, painted)
+            visible = mask.sum() >= _MIN_AREA and contrast >= self.min_contrast
+            if best is None or visible or (mask.any(), contrast) > (best[1].any(), best[2]["contrast"]):
+                provenance = {
+                    "augmenter": type(self).__name__,
+                    "source": int(self.sources_[drawn.index]),
+                    "region": drawn.name,
+                    "contrast": contrast,
+                    "visible": bool(visible),
+                    "prompt": None,
+                    "model": None,
+                    **more,
+                }
+                best = image, mask, provenance
+            if visible:
+                break
+        image, mask, provenance = best
+        if not mask.any():
+            raise ValueError(
+                f"{type(self).__name__}: expected a change that can be seen on {drawn.images.where(drawn.index)}, got "
+                f"none in {self.max_redraws + 1} tries. Use larger regions or stronger defects."
+            )
+        return image, mask, {**provenance, "n_redraws": n_redraws}
+
+    def _drawers(self):
+        regions = self.regions
+        if isinstance(regions, str) and regions == "auto":
+            regions = MaskRegions() if self.masks_ else self._default_regions()
+        regions = list(regions) if isinstance(regions, (list, tuple)) else [regions]
+        drawers = []
+        for item in regions:
+            if isinstance(item, str) and item in NAMED_REGIONS:
+                item = NAMED_REGIONS[item]()
+            if not hasattr(item, "draw"):
+                raise ValueError(f"regions: expected a region drawer or one of {sorted(NAMED_REGIONS)}, got {item!r}.")
+            drawers.append(item)
+        if not drawers:
+            raise ValueError("regions: expected at least one region drawer, got an empty list.")
+        return drawers
+
+    def _region(self, drawer, index, random_state):
+        """A region on an image, on its foreground."""
+        shape = self.images_.shape(index)
+        foreground = self._foreground(index)
+        for _ in range(_MAX_DRAWS):
+            region = np.asarray(drawer.draw(shape, random_state, self.masks_))
+            if region.shape != tuple(shape) or region.dtype != bool:
+                raise ValueError(
+                    f"regions: expected {type(drawer).__name__}.draw to return bool of shape {tuple(shape)}, got "
+                    f"{region.dtype} of shape {region.shape}."
+                )
+            if foreground is not None:
+                # Mostly outside: another place is better than a fragment.
+                region = region & foreground if (region & foreground).sum() >= region.sum() / 2 else region & False
+            if region.sum() >= _MIN_AREA:
+                return region
+        raise ValueError(
+            f"regions: expected {type(drawer).__name__} to draw at least {_MIN_AREA} pixels"
+            f"{' of the foreground' if foreground is not None else ''} of {self.images_.where(index)}, "
+            f"{shape[0]} x {shape[1]} pixels, got none in {_MAX_DRAWS} draws. Change its parameters or the foreground."
+        )
+
+    def _foreground(self, index):
+        if self.foreground is None:
+            return None
+        find = otsu_foreground if self.foreground == "otsu" else self.foreground
+        foreground = np.asarray(find(self.images_[index]))
+        if foreground.shape != tuple(self.images_.shape(index)) or foreground.dtype != bool:
+            raise ValueError(
+                f"foreground: expected bool of shape {tuple(self.images_.shape(index))} for "
+                f"{self.images_.where(index)}, got {foreground.dtype} of shape {foreground.shape}."
+            )
+        return foreground
+
+    def _is_defect(self, y, n_images):
+        if y is None:
+            return np.zeros(n_images, dtype=bool)
+        y = column_or_1d(y)
+        if len(y) != n_images:
+            raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
+        classes = np.unique(y)
+        if self.pos_label is not None:
+            return y == self.pos_label
+        if len(classes) > 2:
+            raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
+        return y == (classes[1] if len(classes) == 2 else 1)
+
+    def _hash_of_pixels(self, defects, masks):
+        """Of everything that fit got, image by image."""
+        hashes = [joblib.hash(self.images_[i]) for i in range(len(self.images_))]
+        for i in range(len(defects) if defects is not None else 0):
+            mask = None if masks is None else masks.get(i, defects.shape(i))
+            hashes.append(joblib.hash((defects[i], mask)))
+        return joblib.hash(hashes)
+
+    def _key(self, params):
+        values = {name: self._key_of(name, value) for name, value in sorted(params.items())}
+        return joblib.hash((type(self).__qualname__, values, self.pixels_hash_, self.seed_))[:20]
+
+    def _key_of(self, name, value):
+        """What a parameter adds to the cache's key."""
+        return value
+
+    def _fit_dir(self):
+        """The folder for what was learned, keyed by all that it depends on; None without a cache."""
+        if self.cache_dir is None:
+            return None
+        key = self._key({name: getattr(self, name) for name in self._learned_from})
+        return Path(self.cache_dir) / f"{type(self).__name__}-learned-{key}"
+
+    def _sample_cache(self, seed):
+        if self.cache_dir is None:
+            return None
+        hidden = _NOT_IN_KEY.union(self._not_in_key)
+        key = self._key({name: value for name, value in self.get_params().items() if name.split("__")[0] not in hidden})
+        return SampleCache(Path(self.cache_dir) / f"{type(self).__name__}-{key}-{seed}")
+
+
+def _composite(drawn, painted):
+    """Put what was painted into the source: image, mask of what changed, and its contrast."""
+    images, index, region = drawn.images, drawn.index, drawn.region
+    source = images[index]
+    painted = images.restore(index, np.clip(np.where(np.isfinite(painted), painted, source), 0, 1))
+    original = images.restore(index, source)
+    change = np.abs(Images([painted])[0] - Images([original])[0]).max(axis=2)
+    texture = float((source - ndimage.uniform_filter(source, (31, 31, 0))).std())
+    mask = region & (change > max(_CHANGE * texture, 1e-6))
+    # Pixels between changed ones belong to the defect, those that stand alone do not.
+    mask = region & ndimage.binary_closing(np.pad(mask, 2), iterations=2)[2:-2, 2:-2]
+    blobs, n_blobs = ndimage.label(mask, structure=np.ones((3, 3)))
+    mask = (np.bincount(blobs.ravel(), minlength=n_blobs + 1) >= _MIN_AREA / 2)[blobs] & mask
+    contrast = float(change[mask].mean() / max(texture, 1e-6)) if mask.any() else 0.0
+    image = np.where(mask if painted.ndim == 2 else mask[..., None], painted, original)
+    return image, mask, contrast

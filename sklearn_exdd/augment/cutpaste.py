@@ -1,0 +1,100 @@
+"""CutPaste: pieces of a normal image put where they do not belong."""
+
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval
+
+from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.regions import RectangleRegions
+
+
+class CutPasteDefectAugmenter(BaseDefectAugmenter):
+    """Cut a piece of the image, change its light and paste it elsewhere: CutPaste's patches and scars.
+
+    Parameters
+    ----------
+    jitter : float, default=0.1
+        Brightness and contrast of the piece change by up to this share, in [0, 1] (published: 0.1).
+    n_synthetic : int, default=100
+    regions : str, region drawer or list of them, default="auto"
+        "auto" without real masks is half patches, half scars, as published.
+    foreground : "otsu", callable or None, default=None
+    min_contrast : float, default=1.0
+    max_redraws : int, default=10
+    cache_dir : str or path-like, default=None
+    pos_label : object, default=None
+    random_state : int, RandomState instance or None, default=None
+    verbose : int, default=0
+        These are explained in :class:`BaseDefectAugmenter`.
+
+    Attributes
+    ----------
+    sources_ : ndarray of shape (n_normal,)
+        Indices of the normal images in the X of fit.
+    seed_ : int
+        Seed of ``sample()``.
+
+    See Also
+    --------
+    DefectPasteAugmenter : Pastes real defects.
+
+    References
+    ----------
+    .. [1] C.-L. Li et al., "CutPaste: self-supervised learning for anomaly detection and localization", CVPR 2021.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.augment import CutPasteDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(8, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> images, masks = CutPasteDefectAugmenter(random_state=0).fit(X).sample(5)
+    >>> images.shape, masks.any(axis=(1, 2)).all().item()
+    ((5, 64, 64), True)
+    """
+
+    _parameter_constraints = {
+        **BaseDefectAugmenter._parameter_constraints,
+        "jitter": [Interval(Real, 0, 1, closed="both")],
+    }
+
+    def __init__(
+        self,
+        *,
+        jitter=0.1,
+        n_synthetic=100,
+        regions="auto",
+        foreground=None,
+        min_contrast=1.0,
+        max_redraws=10,
+        cache_dir=None,
+        pos_label=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.jitter = jitter
+        self.n_synthetic = n_synthetic
+        self.regions = regions
+        self.foreground = foreground
+        self.min_contrast = min_contrast
+        self.max_redraws = max_redraws
+        self.cache_dir = cache_dir
+        self.pos_label = pos_label
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _default_regions(self):
+        # Of 256 x 256 pixels, published scars are 2 to 16 wide and 10 to 25 long.
+        return [RectangleRegions(), RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45))]
+
+    def _paint(self, image, region, random_state):
+        rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+        cut = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        sides = cut[0].stop - cut[0].start, cut[1].stop - cut[1].start
+        top, left = (random_state.randint(size - own + 1) for size, own in zip(image.shape, sides))
+        piece = image[top : top + sides[0], left : left + sides[1]]
+        contrast, brightness = random_state.uniform(1 - self.jitter, 1 + self.jitter, size=2)
+        mean = piece.mean(axis=(0, 1))
+        painted = image.copy()
+        painted[cut] = (piece - mean) * contrast + mean * brightness
+        return painted, {}

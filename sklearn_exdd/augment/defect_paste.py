@@ -1,0 +1,188 @@
+"""Real defects, cut along their masks and pasted onto normal images."""
+
+from numbers import Real
+
+import numpy as np
+from scipy import ndimage
+from sklearn.utils._param_validation import Interval
+
+from sklearn_exdd._images import Images
+from sklearn_exdd.augment.base import BaseDefectAugmenter, Drawn
+from sklearn_exdd.augment.regions import _check_interval
+
+_RING = 5  # pixels around a defect whose brightness is matched to the new place
+
+
+class DefectPasteAugmenter(BaseDefectAugmenter):
+    """Paste real defects onto normal images: flipped, turned, scaled, moved, and matched in brightness.
+
+    A few real defects become many, on other surfaces and in other places. It needs defect images with masks.
+
+    Parameters
+    ----------
+    flip : bool, default=True
+        Whether a defect may be mirrored, along each axis with probability 1/2.
+    rotation : float, default=15.0
+        It is turned by up to so many degrees either way.
+    scale : tuple of (float, float), default=(0.8, 1.25)
+        Range of its enlargement.
+    contrast : tuple of (float, float), default=(0.7, 1.2)
+        Range of the factor on its contrast to its surroundings.
+    feather : float, default=1.5
+        Standard deviation, in pixels, of the soft edge.
+    n_synthetic : int, default=100
+    foreground : "otsu", callable or None, default=None
+    min_contrast : float, default=1.0
+    max_redraws : int, default=10
+    cache_dir : str or path-like, default=None
+    pos_label : object, default=None
+    random_state : int, RandomState instance or None, default=None
+    verbose : int, default=0
+        These are explained in :class:`BaseDefectAugmenter`.
+
+    Attributes
+    ----------
+    sources_ : ndarray of shape (n_normal,)
+        Indices of the normal images in the X of fit.
+    defects_ : list of tuple (ndarray, ndarray)
+        The pieces with the real defects, float32 (height, width, channels), and their masks.
+    seed_ : int
+        Seed of ``sample()``.
+
+    Notes
+    -----
+    With L the logarithm of the brightness, the defect's ``L - mean of L around it``, times the contrast, is added to
+    the mean of L around its new place.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.augment import DefectPasteAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(12, image_shape=(64, 64), random_state=0)
+    >>> synthetic = DefectPasteAugmenter(random_state=0).fit(X, y, masks=masks).sample(5)
+    >>> synthetic.images.shape
+    (5, 64, 64)
+    """
+
+    _parameter_constraints = {
+        **{name: kinds for name, kinds in BaseDefectAugmenter._parameter_constraints.items() if name != "regions"},
+        "flip": ["boolean"],
+        "rotation": [Interval(Real, 0, 180, closed="both")],
+        "scale": [tuple, list],
+        "contrast": [tuple, list],
+        "feather": [Interval(Real, 0, None, closed="left")],
+    }
+    regions = "auto"  # a defect comes with its own
+
+    def __init__(
+        self,
+        *,
+        flip=True,
+        rotation=15.0,
+        scale=(0.8, 1.25),
+        contrast=(0.7, 1.2),
+        feather=1.5,
+        n_synthetic=100,
+        foreground=None,
+        min_contrast=1.0,
+        max_redraws=10,
+        cache_dir=None,
+        pos_label=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.flip = flip
+        self.rotation = rotation
+        self.scale = scale
+        self.contrast = contrast
+        self.feather = feather
+        self.n_synthetic = n_synthetic
+        self.foreground = foreground
+        self.min_contrast = min_contrast
+        self.max_redraws = max_redraws
+        self.cache_dir = cache_dir
+        self.pos_label = pos_label
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _default_regions(self):
+        return []
+
+    def _drawers(self):
+        return []
+
+    def _learn(self, images, defects, masks, random_state):
+        _check_interval("scale", self.scale, 0.05)
+        _check_interval("contrast", self.contrast, 0)
+        self.defects_ = []
+        for i in range(len(defects) if masks is not None else 0):
+            mask = masks.get(i, defects.shape(i))
+            if mask is not None and mask.any():
+                rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+                margin = 2 * _RING
+                cut = tuple(slice(max(0, at[0] - margin), at[-1] + 1 + margin) for at in (rows, columns))
+                self.defects_.append((defects[i][cut], mask[cut]))
+        if not self.defects_:
+            raise ValueError(
+                "masks: expected at least one defect image with a mask to paste from, got none. Pass fit(X, y, "
+                "masks=masks), or take an augmenter that needs no defects, such as PerlinDefectAugmenter."
+            )
+
+    def _draw(self, random_state):
+        index = random_state.randint(len(self.images_))
+        return Drawn(self.images_, index, *self._placed(self.images_, index, None, random_state))
+
+    def _placed(self, images, index, center, random_state):
+        """Region, its name and the content of a random defect, at a random place or a given one."""
+        number = random_state.randint(len(self.defects_))
+        piece, mask = self.defects_[number]
+        flips = random_state.choice([-1, 1], size=2) if self.flip else np.ones(2)
+        angle = np.deg2rad(random_state.uniform(-self.rotation, self.rotation))
+        scale = random_state.uniform(*self.scale)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        back = np.diag(flips) @ turn.T / scale  # from the new place to the piece
+        corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * (np.array(mask.shape) - 1) / 2
+        reach = np.abs(corners @ np.linalg.inv(back).T).max(axis=0)
+        shape = np.array(images.shape(index))
+        if center is None:
+            margin = np.minimum(np.maximum(reach - 2 * _RING, 0), (shape - 1) / 2)
+            center = random_state.uniform(margin, shape - 1 - margin)
+        start = np.maximum(np.floor(center - reach), 0).astype(int)
+        stop = np.minimum(np.ceil(center + reach) + 1, shape).astype(int)
+        window = tuple(slice(a, b) for a, b in zip(start, stop))
+        offset = back @ (start - center) + (np.array(mask.shape) - 1) / 2
+        where = {"matrix": back, "offset": offset, "output_shape": tuple(stop - start)}
+        moved = ndimage.affine_transform(mask.astype(np.float32), **where, order=1, mode="constant") > 0.4
+        content = [
+            ndimage.affine_transform(channel, **where, order=1, mode="mirror") for channel in np.moveaxis(piece, 2, 0)
+        ]
+        grown = ndimage.binary_dilation(moved, iterations=int(np.ceil(self.feather))) if self.feather else moved
+        region = np.zeros(shape, dtype=bool)
+        region[window] = grown
+        foreground = self._foreground(index) if images is self.images_ else None
+        if foreground is not None and (region & foreground).sum() < region.sum() / 2:
+            region[:] = False
+        return region, "defect", (number, window, moved, np.stack(content, axis=2))
+
+    def _paint_drawn(self, drawn, random_state):
+        image = drawn.images[drawn.index]
+        if drawn.content is None:  # a given region: the defect goes to its middle, and only what lies inside is shown
+            center = np.argwhere(drawn.region).mean(axis=0)
+            content = self._placed(drawn.images, drawn.index, center, random_state)[2]
+        else:
+            content = drawn.content
+        number, window, mask, piece = content
+        painted = image.copy()
+        floor = 0.1 * image.mean() + 1e-4  # keeps the logarithm of dark pixels calm
+        target = np.log(image[window] + floor)
+        piece = np.log(piece + floor)
+        ring = ndimage.binary_dilation(mask, iterations=1 + _RING) & ~ndimage.binary_dilation(mask, iterations=1)
+        ring = ring if ring.any() else np.ones_like(mask)
+        contrast = random_state.uniform(*self.contrast)
+        new = target[ring].mean(axis=0) + contrast * (piece - piece[ring].mean(axis=0))
+        alpha = np.maximum(mask, ndimage.gaussian_filter(mask.astype(np.float32), self.feather))[..., None]
+        painted[window] = np.exp((1 - alpha) * target + alpha * new) - floor
+        return painted, {"defect": int(number), "defect_contrast": float(contrast)}
+
+    def _paint(self, image, region, random_state):
+        return self._paint_drawn(Drawn(Images([image]), 0, region, "given"), random_state)

@@ -1,0 +1,154 @@
+"""Mixtures: so much of one augmenter, so much of another."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import _fit_context, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd.augment.base import DefectAugmenterMixin, SyntheticDefects
+
+
+class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
+    """Draw from several augmenters by shares, such as In&Out's half DDPM, half MemSeg.
+
+    Parameters
+    ----------
+    augmenters : list of (str, augmenter) tuples
+        Names and augmenters, as in a Pipeline; their parameters are reached as ``name__parameter``. Their
+        `n_synthetic` is not used.
+    shares : array-like of shape (n_augmenters,), default=None
+        How much of each, > 0; None is equal shares.
+    n_synthetic : int, default=100
+        Images that ``fit_transform`` attaches.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the augmenters whose own random_state is None.
+
+    Attributes
+    ----------
+    augmenters_ : list of augmenters
+        Fitted.
+
+    References
+    ----------
+    .. [1] L. Capogrosso et al., "Diffusion-based image generation for in-distribution data augmentation in surface
+    defect
+       detection" (In&Out), VISAPP 2024.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.augment import CutPasteDefectAugmenter, MixedDefectAugmenter, PerlinDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(8, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> mixed = MixedDefectAugmenter(
+    ...     [("perlin", PerlinDefectAugmenter()), ("cutpaste", CutPasteDefectAugmenter())], random_state=0
+    ... )
+    >>> [sample["augmenter"] for sample in mixed.fit(X).sample(3).provenance]
+    ['PerlinDefectAugmenter', 'CutPasteDefectAugmenter', 'PerlinDefectAugmenter']
+    """
+
+    _parameter_constraints = {
+        "augmenters": [list],
+        "shares": ["array-like", None],
+        "n_synthetic": [Interval(Integral, 0, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, augmenters, *, shares=None, n_synthetic=100, random_state=None):
+        self.augmenters = augmenters
+        self.shares = shares
+        self.n_synthetic = n_synthetic
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, *, masks=None):
+        """Fit all augmenters.
+
+        Parameters
+        ----------
+        X : images
+        y : array-like of shape (n_samples,), default=None
+        masks : array or list, default=None
+            As in :meth:`BaseDefectAugmenter.fit`.
+
+        Returns
+        -------
+        self : object
+        """
+        if not self.augmenters or not all(
+            isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in self.augmenters
+        ):
+            raise ValueError(f"augmenters: expected a list of (name, augmenter), got {self.augmenters!r}.")
+        names, augmenters = zip(*self.augmenters)
+        self._validate_names(names)
+        for name, augmenter in self.augmenters:
+            if not (hasattr(augmenter, "fit") and hasattr(augmenter, "sample")):
+                raise ValueError(f"augmenters: expected {name!r} to have fit and sample, got {augmenter!r}.")
+        self._shares()
+        random_state = check_random_state(self.random_state)
+        fitted = []
+        for augmenter in augmenters:
+            augmenter, seed = clone(augmenter), int(random_state.randint(2**31 - 1))
+            if augmenter.get_params(deep=False).get("random_state", seed) is None:
+                augmenter.set_params(random_state=seed)
+            fitted.append(augmenter.fit(X, y, masks=masks))
+        self.augmenters_ = fitted
+        return self
+
+    def sample(self, n_samples, random_state=None):
+        """Make synthetic defects, the augmenters taking turns by their shares.
+
+        Parameters
+        ----------
+        n_samples : int
+            At least 1.
+        random_state : int, RandomState instance or None, default=None
+            None takes the augmenters' own.
+
+        Returns
+        -------
+        synthetic : SyntheticDefects
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples: expected an integer of at least 1, got {n_samples!r}.")
+        shares = self._shares()
+        counts, turns = np.zeros(len(shares), dtype=int), []
+        for _ in range(n_samples):  # whoever is farthest behind: any beginning has the shares, too
+            turn = int(np.argmax(shares * (len(turns) + 1) - counts))
+            counts[turn] += 1
+            turns.append(turn)
+        if random_state is not None and random_state is not self.random_state:
+            random_state = check_random_state(random_state).randint(2**31 - 1, size=len(shares)).tolist()
+        else:
+            random_state = [None] * len(shares)
+        parts = [
+            zip(part.images, part.masks, part.provenance)
+            for part in (
+                augmenter.sample(int(count), random_state=seed) if count else SyntheticDefects([], [], [])
+                for augmenter, count, seed in zip(self.augmenters_, counts, random_state)
+            )
+        ]
+        return SyntheticDefects.of([next(parts[turn]) for turn in turns])
+
+    def get_params(self, deep=True):
+        """Parameters, those of the augmenters among them."""
+        return self._get_params("augmenters", deep=deep)
+
+    def set_params(self, **params):
+        """Set parameters, those of the augmenters among them."""
+        self._set_params("augmenters", **params)
+        return self
+
+    def _shares(self):
+        if self.shares is None:
+            return np.full(len(self.augmenters), 1 / len(self.augmenters))
+        shares = np.asarray(self.shares, dtype=float)
+        if shares.shape != (len(self.augmenters),) or not (np.isfinite(shares).all() and (shares > 0).all()):
+            raise ValueError(
+                f"shares: expected {len(self.augmenters)} numbers > 0, one for each augmenter, got {self.shares!r}."
+            )
+        return shares / shares.sum()

@@ -1,0 +1,107 @@
+"""Random fields that the shapes and the textures of defects are made from."""
+
+import numpy as np
+from scipy import ndimage
+
+
+def perlin_noise(shape, n_cells, random_state):
+    """Perlin's gradient noise, of any size.
+
+    Parameters
+    ----------
+    shape : tuple of int (height, width)
+        In pixels.
+    n_cells : tuple of int (rows, columns)
+        Cells of the lattice along each axis: more cells, smaller blobs.
+    random_state : RandomState instance
+
+    Returns
+    -------
+    noise : ndarray of shape (height, width), float64
+        Smooth, around 0, within [-1, 1].
+
+    References
+    ----------
+    .. [1] K. Perlin, "An image synthesizer", SIGGRAPH 1985.
+    """
+    angles = random_state.uniform(0, 2 * np.pi, size=(n_cells[0] + 1, n_cells[1] + 1))
+    gradients = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+    positions = [np.arange(size) * cells / size for size, cells in zip(shape, n_cells)]
+    (top, left), (down, right) = zip(*(np.divmod(position, 1) for position in positions))
+    top, left, down, right = top.astype(int)[:, None], left.astype(int), down[:, None], right
+    fade_down, fade_right = (t**3 * (t * (6 * t - 15) + 10) for t in (down, right))
+
+    def corner(below, beside):
+        gradient = gradients[top + below, left + beside]
+        return gradient[..., 0] * (down - below) + gradient[..., 1] * (right - beside)
+
+    above = corner(0, 0) * (1 - fade_right) + corner(0, 1) * fade_right
+    below = corner(1, 0) * (1 - fade_right) + corner(1, 1) * fade_right
+    return np.sqrt(2) * (above * (1 - fade_down) + below * fade_down)
+
+
+def correlated_noise(shape, length, random_state):
+    """Gaussian noise with a correlation length.
+
+    Parameters
+    ----------
+    shape : tuple of int (height, width)
+    length : float or tuple of (float, float)
+        Standard deviation, in pixels, of the Gaussian that white noise is smoothed with; a pair is one for each axis.
+        0 leaves it white.
+    random_state : RandomState instance
+
+    Returns
+    -------
+    noise : ndarray of shape (height, width), float64
+        Mean 0 and variance 1 in expectation at every pixel.
+    """
+    lengths = np.broadcast_to(length, 2)
+    white = random_state.standard_normal(shape)
+    smooth = ndimage.gaussian_filter(white, lengths, mode="wrap")
+    impulse = np.zeros(shape)
+    impulse[0, 0] = 1
+    return smooth / np.linalg.norm(ndimage.gaussian_filter(impulse, lengths, mode="wrap"))
+
+
+def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
+    """Distance of each pixel to a random curve through a point.
+
+    The curve is a level line of a smooth Gaussian field that is `elongation` times as long along `angle` as across
+    it: with 1 it winds like a crack, with 10 it runs nearly straight like a scratch.
+
+    Parameters
+    ----------
+    shape : tuple of int (height, width)
+    center : tuple of float (row, column)
+        A point that the curve runs through, in pixels.
+    angle : float
+        Direction of the curve, in radians; 0 is along the rows.
+    elongation : float
+        At least 1.
+    wavelength : float
+        Size, in pixels, of the curve's bends.
+    random_state : RandomState instance
+
+    Returns
+    -------
+    distance : ndarray of shape (height, width), float64
+        In pixels, to first order.
+    """
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    rows, columns = rows - center[0], columns - center[1]
+    along = (rows * np.sin(angle) + columns * np.cos(angle)) / elongation
+    across = rows * np.cos(angle) - columns * np.sin(angle)
+    # A sum of plane waves is a Gaussian field whose gradient is known exactly.
+    n_waves = 24
+    frequencies = random_state.normal(scale=2 * np.pi / wavelength / 2, size=(n_waves, 2))
+    phases = random_state.uniform(0, 2 * np.pi, size=n_waves)
+    amplitudes = random_state.standard_normal(n_waves)
+    value, slope = np.zeros(shape), np.zeros((2, *shape))
+    for (f_along, f_across), phase, amplitude in zip(frequencies, phases, amplitudes):
+        wave = f_along * along + f_across * across + phase
+        value += amplitude * (np.cos(wave) - np.cos(phase))  # so that the level 0 runs through the centre
+        sine = amplitude * np.sin(wave)
+        slope[0] += f_along / elongation * sine
+        slope[1] += f_across * sine
+    return np.abs(value) / np.maximum(np.hypot(*slope), 1e-9)

@@ -1,0 +1,115 @@
+"""Offsets: pits, stains, cracks and scratches as one change of brightness."""
+
+from numbers import Real
+
+import numpy as np
+from scipy import ndimage
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.noise import correlated_noise
+from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions, _check_interval
+
+
+class OffsetDefectAugmenter(BaseDefectAugmenter):
+    """Make a region darker or brighter, by one draw a defect: pits, stains, cracks and scratches.
+
+    The cheapest augmenter: brightness is multiplied by ``exp(±offset)``, with a soft edge, and the texture stays
+    visible beneath.
+
+    Parameters
+    ----------
+    offset : tuple of (float, float), default=(0.15, 0.6)
+        Range of the change of the logarithm of the brightness, drawn once a defect.
+    sign : {"both", "dark", "bright"}, default="both"
+        "both" draws dark twice as often as bright.
+    softness : tuple of (float, float), default=(0.5, 3)
+        Range of the width of the edge, in pixels.
+    mottling : float, default=0.2
+        Standard deviation of the smooth noise, of 4 pixels, that the offset is multiplied by; 0 for none.
+    n_synthetic : int, default=100
+    regions : str, region drawer or list of them, default="auto"
+        "auto" without real masks: compact Perlin blobs and thin curves.
+    foreground : "otsu", callable or None, default=None
+    min_contrast : float, default=1.0
+    max_redraws : int, default=10
+    cache_dir : str or path-like, default=None
+    pos_label : object, default=None
+    random_state : int, RandomState instance or None, default=None
+    verbose : int, default=0
+        These are explained in :class:`BaseDefectAugmenter`.
+
+    Attributes
+    ----------
+    sources_ : ndarray of shape (n_normal,)
+        Indices of the normal images in the X of fit.
+    seed_ : int
+        Seed of ``sample()``.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.augment import OffsetDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(8, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> images, masks = OffsetDefectAugmenter(random_state=0).fit(X).sample(5)
+    >>> images.shape, masks.dtype
+    ((5, 64, 64), dtype('bool'))
+    """
+
+    _parameter_constraints = {
+        **BaseDefectAugmenter._parameter_constraints,
+        "offset": [tuple, list],
+        "sign": [StrOptions({"both", "dark", "bright"})],
+        "softness": [tuple, list],
+        "mottling": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        offset=(0.15, 0.6),
+        sign="both",
+        softness=(0.5, 3),
+        mottling=0.2,
+        n_synthetic=100,
+        regions="auto",
+        foreground=None,
+        min_contrast=1.0,
+        max_redraws=10,
+        cache_dir=None,
+        pos_label=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.offset = offset
+        self.sign = sign
+        self.softness = softness
+        self.mottling = mottling
+        self.n_synthetic = n_synthetic
+        self.regions = regions
+        self.foreground = foreground
+        self.min_contrast = min_contrast
+        self.max_redraws = max_redraws
+        self.cache_dir = cache_dir
+        self.pos_label = pos_label
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _default_regions(self):
+        return [PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.1), RidgedRegions()]
+
+    def _learn(self, images, defects, masks, random_state):
+        _check_interval("offset", self.offset, 0)
+        _check_interval("softness", self.softness, 0)
+
+    def _paint(self, image, region, random_state):
+        offset = random_state.uniform(*self.offset)
+        dark = random_state.random_sample() < 2 / 3 if self.sign == "both" else self.sign == "dark"
+        softness = random_state.uniform(*self.softness)
+        depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+        # A thin defect has no room for a soft edge.
+        profile = np.clip(depth / min(1 + softness, max(depth.max(), 1)), 0, 1)
+        if self.mottling:
+            profile = profile * np.clip(1 + self.mottling * correlated_noise(region.shape, 4, random_state), 0, 2)
+        gain = np.exp((-offset if dark else offset) * profile)
+        return image * gain[..., None], {"offset": float(-offset if dark else offset)}

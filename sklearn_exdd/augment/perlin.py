@@ -1,0 +1,159 @@
+"""Perlin pastes: a texture blended into the image where Perlin noise says (DRAEM, MemSeg)."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils._param_validation import StrOptions
+
+from sklearn_exdd._images import Images, holds_images
+from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.regions import PerlinRegions, _check_interval
+
+
+class PerlinDefectAugmenter(BaseDefectAugmenter):
+    """Blend a texture into blobs of Perlin noise, as DRAEM and MemSeg do.
+
+    Parameters
+    ----------
+    texture : "self" or images, default="self"
+        What is blended in: "self" is made of mirrored pieces of the image itself, their light changed (MemSeg's
+        structural source); or images of foreign textures, as everywhere in this library (DRAEM and MemSeg take those
+        of DTD).
+    opacity : tuple of (float, float), default=(0.2, 1.0)
+        Range of the texture's share in the blend, in [0, 1] (MemSeg: 0.15 to 1; DRAEM: 0 to 0.8 of the image is kept).
+    grid : tuple of (int, int), default=(4, 8)
+        Pieces along the two axes that "self" is made of (published).
+    gain : tuple of (float, float), default=(0.7, 1.4)
+        Range of the factor on the texture's contrast and, drawn apart, on its brightness.
+    n_synthetic : int, default=100
+    regions : str, region drawer or list of them, default="auto"
+        "auto" without real masks: :class:`PerlinRegions` as published.
+    foreground : "otsu", callable or None, default=None
+    min_contrast : float, default=1.0
+    max_redraws : int, default=10
+    cache_dir : str or path-like, default=None
+    pos_label : object, default=None
+    random_state : int, RandomState instance or None, default=None
+    verbose : int, default=0
+        These are explained in :class:`BaseDefectAugmenter`.
+
+    Attributes
+    ----------
+    sources_ : ndarray of shape (n_normal,)
+        Indices of the normal images in the X of fit.
+    seed_ : int
+        Seed of ``sample()``.
+
+    References
+    ----------
+    .. [1] V. Zavrtanik et al., "DRAEM", ICCV 2021, section 3.3.
+    .. [2] M. Yang et al., "MemSeg", Engineering Applications of Artificial Intelligence 119, 2023, section 3.2.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.augment import PerlinDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(8, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> synthetic = PerlinDefectAugmenter(random_state=0).fit(X).sample(5)
+    >>> synthetic.images.shape, synthetic.provenance[0]["region"]
+    ((5, 64, 64), 'PerlinRegions')
+    """
+
+    _parameter_constraints = {
+        **BaseDefectAugmenter._parameter_constraints,
+        "texture": [StrOptions({"self"}), "array-like"],
+        "opacity": [tuple, list],
+        "grid": [tuple, list],
+        "gain": [tuple, list],
+    }
+
+    def __init__(
+        self,
+        *,
+        texture="self",
+        opacity=(0.2, 1.0),
+        grid=(4, 8),
+        gain=(0.7, 1.4),
+        n_synthetic=100,
+        regions="auto",
+        foreground=None,
+        min_contrast=1.0,
+        max_redraws=10,
+        cache_dir=None,
+        pos_label=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.texture = texture
+        self.opacity = opacity
+        self.grid = grid
+        self.gain = gain
+        self.n_synthetic = n_synthetic
+        self.regions = regions
+        self.foreground = foreground
+        self.min_contrast = min_contrast
+        self.max_redraws = max_redraws
+        self.cache_dir = cache_dir
+        self.pos_label = pos_label
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _default_regions(self):
+        return PerlinRegions()
+
+    def _learn(self, images, defects, masks, random_state):
+        _check_interval("gain", self.gain, 0)
+        _check_interval("opacity", self.opacity, 0)
+        if self.opacity[1] > 1:
+            raise ValueError(f"opacity: expected a range within [0, 1], got {self.opacity!r}.")
+        if len(self.grid) != 2 or not all(isinstance(cells, Integral) and cells >= 1 for cells in self.grid):
+            raise ValueError(f"grid: expected two integers of at least 1, got {self.grid!r}.")
+        if not isinstance(self.texture, str) and not holds_images(self.texture):
+            raise ValueError("texture: expected 'self' or images, got feature rows.")
+
+    def _paint(self, image, region, random_state):
+        if isinstance(self.texture, str):
+            texture = _shuffled(image, self.grid, random_state)
+        else:
+            textures = Images(self.texture, "texture")
+            texture = _cut(textures[random_state.randint(len(textures))], image.shape, random_state)
+        contrast, brightness = (random_state.uniform(*self.gain) for _ in range(2))
+        mean = texture.mean()
+        texture = np.clip((texture - mean) * contrast + mean * brightness, 0, 1)
+        opacity = random_state.uniform(*self.opacity)
+        return (1 - opacity) * image + opacity * texture, {"opacity": float(opacity)}
+
+    def _key_of(self, name, value):
+        if name == "texture" and not isinstance(value, str):
+            textures = Images(value, "texture")
+            return [textures[i] for i in range(len(textures))]
+        return value
+
+
+def _shuffled(image, grid, random_state):
+    """A grid whose cells are pieces from anywhere in the image, each mirrored at random."""
+    height, width = image.shape[:2]
+    cells = [max(1, size // n) for size, n in zip((height, width), grid)]
+    corners = [(top, left) for top in range(0, height, cells[0]) for left in range(0, width, cells[1])]
+    shuffled = np.empty_like(image)
+    for top, left in corners:
+        part = shuffled[top : top + cells[0], left : left + cells[1]]
+        row, column = (random_state.randint(size - own + 1) for size, own in zip((height, width), part.shape))
+        cell = image[row : row + part.shape[0], column : column + part.shape[1]]
+        part[:] = cell[:: random_state.choice([-1, 1]), :: random_state.choice([-1, 1])]
+    return shuffled
+
+
+def _cut(texture, shape, random_state):
+    """A random piece of a texture, of the shape of the image; smaller ones are mirrored on."""
+    height, width, n_channels = shape
+    for axis, size in enumerate((height, width)):
+        missing = size - texture.shape[axis]
+        if missing > 0:
+            padding = [(0, missing if other == axis else 0) for other in range(3)]
+            texture = np.pad(texture, padding, mode="symmetric")
+    top, left = (random_state.randint(size - own + 1) for size, own in zip(texture.shape, (height, width)))
+    texture = texture[top : top + height, left : left + width]
+    if texture.shape[2] == n_channels:
+        return texture
+    return texture.mean(axis=2, keepdims=True) if n_channels == 1 else np.repeat(texture, n_channels, axis=2)

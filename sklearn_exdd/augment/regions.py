@@ -1,0 +1,411 @@
+"""Region drawers: where on an image a synthetic defect goes, as a boolean mask."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy import ndimage
+from sklearn.base import BaseEstimator
+
+from sklearn_exdd._images import Masks, read_image
+from sklearn_exdd.augment.noise import perlin_noise, ridge_distance
+
+_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one blob
+
+
+class PerlinRegions(BaseEstimator):
+    """Blobs where Perlin noise is above a threshold, as in DRAEM, MemSeg and RealNet.
+
+    Parameters
+    ----------
+    scales : tuple of (int, int), default=(0, 5)
+        The noise has ``2 ** s`` cells along each axis, s drawn for each axis from these (both included). Published:
+        (0, 5).
+    threshold : float, default=0.5
+        In (-1, 1), of noise in [-1, 1].
+    n_blobs : int or None, default=None
+        Keep so many blobs, drawn at random; None keeps all.
+    rotate : bool, default=True
+        Whether the noise is turned by up to 90 degrees either way.
+    max_area : float, default=0.25
+        Largest share of the image, in (0, 1]; blobs are dropped at random until the others fit.
+
+    References
+    ----------
+    .. [1] V. Zavrtanik et al., "DRAEM", ICCV 2021, section 3.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import PerlinRegions
+    >>> region = PerlinRegions(n_blobs=1).draw((64, 96), np.random.RandomState(0))
+    >>> region.shape, region.dtype
+    ((64, 96), dtype('bool'))
+    """
+
+    def __init__(self, *, scales=(0, 5), threshold=0.5, n_blobs=None, rotate=True, max_area=0.25):
+        self.scales = scales
+        self.threshold = threshold
+        self.n_blobs = n_blobs
+        self.rotate = rotate
+        self.max_area = max_area
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region.
+
+        Parameters
+        ----------
+        image_shape : tuple of int (height, width)
+        random_state : RandomState instance
+        masks : sequence
+            Not used.
+
+        Returns
+        -------
+        region : ndarray of shape (height, width), dtype bool
+            May be empty: then another is drawn.
+        """
+        _check_interval("scales", self.scales, 0)
+        height, width = image_shape[:2]
+        n_cells = 2 ** random_state.randint(self.scales[0], self.scales[1] + 1, size=2)
+        side = int(np.ceil(np.hypot(height, width))) if self.rotate else 0
+        noise = perlin_noise((side or height, side or width), n_cells, random_state)
+        if self.rotate:
+            noise = ndimage.rotate(noise, random_state.uniform(-90, 90), reshape=False, order=1, mode="nearest")
+            top, left = (side - height) // 2, (side - width) // 2
+            noise = noise[top : top + height, left : left + width]
+        blobs, n_found = ndimage.label(noise > self.threshold, structure=_EIGHT)
+        order = 1 + random_state.permutation(n_found)[: self.n_blobs]
+        areas = np.bincount(blobs.ravel(), minlength=n_found + 1)[order]
+        kept = order[np.cumsum(areas) <= self.max_area * height * width]
+        return np.isin(blobs, kept)
+
+
+class RidgedRegions(BaseEstimator):
+    """Thin curves of a smooth random field: cracks and scratches.
+
+    Parameters
+    ----------
+    width : tuple of (float, float), default=(1.5, 5)
+        Range of the curve's width, in pixels.
+    length : tuple of (float, float), default=(0.15, 0.7)
+        Range of its extent, as a share of the image's shorter side.
+    elongation : tuple of (float, float), default=(1, 10)
+        Range of how straight it runs (drawn on a logarithmic scale): 1 winds like a crack, 10 is nearly straight like
+        a scratch.
+    angle : tuple of (float, float), default=(0, 180)
+        Range of its direction, in degrees; 0 is along the rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import RidgedRegions
+    >>> region = RidgedRegions().draw((64, 96), np.random.RandomState(0))
+    >>> bool(region.any())
+    True
+    """
+
+    def __init__(self, *, width=(1.5, 5), length=(0.15, 0.7), elongation=(1, 10), angle=(0, 180)):
+        self.width = width
+        self.length = length
+        self.elongation = elongation
+        self.angle = angle
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region, see :meth:`PerlinRegions.draw`."""
+        for name in ("width", "length", "elongation"):
+            _check_interval(name, getattr(self, name), 1 if name == "elongation" else 0)
+        height, width = image_shape[:2]
+        center = random_state.uniform(0, height - 1), random_state.uniform(0, width - 1)
+        reach = random_state.uniform(*self.length) * min(height, width) / 2
+        elongation = np.exp(random_state.uniform(*np.log(self.elongation)))
+        angle = np.deg2rad(random_state.uniform(*self.angle))
+        distance = ridge_distance((height, width), center, angle, elongation, max(reach, 4), random_state)
+        # Only around the curve: an image may be large.
+        top, left = (max(0, int(at - reach)) for at in center)
+        window = slice(top, int(center[0] + reach) + 2), slice(left, int(center[1] + reach) + 2)
+        region = np.zeros((height, width), dtype=bool)
+        shape, center = region[window].shape, (center[0] - top, center[1] - left)
+        distance = ridge_distance(shape, center, angle, elongation, max(reach, 4), random_state)
+        rows, columns = np.ogrid[: shape[0], : shape[1]]
+        from_center = np.hypot(rows - center[0], columns - center[1])
+        thickness = random_state.uniform(*self.width) * np.sqrt(np.clip(1 - (from_center / reach) ** 2, 0, 1))
+        curves, _ = ndimage.label((distance <= thickness / 2) & (from_center <= reach), structure=_EIGHT)
+        own = curves[round(center[0]), round(center[1])]
+        region[window] = (curves == own) & (own > 0)
+        return region
+
+
+class RectangleRegions(BaseEstimator):
+    """Random rectangles: CutPaste's patches and, thin and turned, its scars.
+
+    Parameters
+    ----------
+    area : tuple of (float, float), default=(0.02, 0.15)
+        Range of the share of the image that the rectangle covers (published for patches).
+    aspect : tuple of (float, float), default=(0.3, 3.3)
+        Range of its height over its width, drawn on a logarithmic scale (published for patches).
+    angle : tuple of (float, float), default=(0, 0)
+        Range of its rotation, in degrees (published for scars: -45 to 45).
+
+    References
+    ----------
+    .. [1] C.-L. Li et al., "CutPaste", CVPR 2021, sections 2.2 and A.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import RectangleRegions
+    >>> scar = RectangleRegions(area=(0.002, 0.01), aspect=(3, 12), angle=(-45, 45))
+    >>> bool(scar.draw((64, 96), np.random.RandomState(0)).any())
+    True
+    """
+
+    def __init__(self, *, area=(0.02, 0.15), aspect=(0.3, 3.3), angle=(0, 0)):
+        self.area = area
+        self.aspect = aspect
+        self.angle = angle
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region, see :meth:`PerlinRegions.draw`."""
+        _check_interval("area", self.area, 0)
+        _check_interval("aspect", self.aspect, 0.01)
+        height, width = image_shape[:2]
+        area = random_state.uniform(*self.area) * height * width
+        aspect = np.exp(random_state.uniform(*np.log(self.aspect)))
+        angle = np.deg2rad(random_state.uniform(*self.angle))
+        sides = max(1, np.sqrt(area * aspect)), max(1, np.sqrt(area / aspect))
+        rows, columns = np.ogrid[:height, :width]
+        rows, columns = rows - random_state.uniform(0, height - 1), columns - random_state.uniform(0, width - 1)
+        down = rows * np.cos(angle) - columns * np.sin(angle)
+        right = rows * np.sin(angle) + columns * np.cos(angle)
+        return (np.abs(down) <= sides[0] / 2) & (np.abs(right) <= sides[1] / 2)
+
+
+class BoxRegions(BaseEstimator):
+    """Given rectangles, one drawn at random.
+
+    Parameters
+    ----------
+    boxes : list of tuple (top, left, bottom, right)
+        In pixels of the image; bottom and right are not included.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import BoxRegions
+    >>> int(BoxRegions([(10, 20, 14, 30)]).draw((64, 96), np.random.RandomState(0)).sum())
+    40
+    """
+
+    def __init__(self, boxes):
+        self.boxes = boxes
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region, see :meth:`PerlinRegions.draw`."""
+        number = _pick("boxes", self.boxes, random_state)
+        top, left, bottom, right = self.boxes[number]
+        height, width = image_shape[:2]
+        if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            raise ValueError(
+                f"boxes[{number}]: expected (top, left, bottom, right) inside an image of {height} x {width} pixels, "
+                f"got {tuple(self.boxes[number])}."
+            )
+        region = np.zeros((height, width), dtype=bool)
+        region[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
+        return region
+
+
+class PolygonRegions(BaseEstimator):
+    """Given polygons, one drawn at random.
+
+    Parameters
+    ----------
+    polygons : list of array-like of shape (n_vertices, 2)
+        Vertices as (row, column), in pixels of the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import PolygonRegions
+    >>> triangle = [(10, 10), (40, 10), (10, 40)]
+    >>> bool(PolygonRegions([triangle]).draw((64, 96), np.random.RandomState(0))[12, 12])
+    True
+    """
+
+    def __init__(self, polygons):
+        self.polygons = polygons
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region, see :meth:`PerlinRegions.draw`."""
+        from PIL import Image, ImageDraw
+
+        number = _pick("polygons", self.polygons, random_state)
+        vertices = np.asarray(self.polygons[number], dtype=float)
+        height, width = image_shape[:2]
+        if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
+            raise ValueError(
+                f"polygons[{number}]: expected at least 3 vertices (row, column), got shape {vertices.shape}."
+            )
+        if vertices.min() < 0 or (vertices.max(axis=0) > (height, width)).any():
+            raise ValueError(
+                f"polygons[{number}]: expected vertices inside an image of {height} x {width} pixels, got rows "
+                f"{vertices[:, 0].min():g} to {vertices[:, 0].max():g} and columns {vertices[:, 1].min():g} to "
+                f"{vertices[:, 1].max():g}."
+            )
+        canvas = Image.new("1", (width, height))
+        ImageDraw.Draw(canvas).polygon([(column, row) for row, column in vertices], fill=1)
+        return np.array(canvas, dtype=bool)
+
+
+class MaskRegions(BaseEstimator):
+    """Masks of real or hand-drawn defects, flipped, turned, scaled and moved.
+
+    Parameters
+    ----------
+    masks : list of ndarray of shape (height, width) or of paths, default=None
+        As everywhere (True, or above 127, on the defect). None takes the masks of the real defects that the augmenter's
+        fit got.
+    flip : bool, default=True
+        Whether it may be mirrored, along each axis with probability 1/2.
+    rotation : float, default=15.0
+        It is turned by up to so many degrees either way.
+    scale : tuple of (float, float), default=(0.8, 1.25)
+        Range of its enlargement.
+    move : bool, default=True
+        Whether it goes to a random place; otherwise its centre stays where it is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import MaskRegions
+    >>> drawn = np.zeros((64, 96), dtype=bool)
+    >>> drawn[10:14, 20:30] = True
+    >>> exactly = MaskRegions([drawn], flip=False, rotation=0, scale=(1, 1), move=False)
+    >>> np.array_equal(exactly.draw((64, 96), np.random.RandomState(0)), drawn)
+    True
+    """
+
+    def __init__(self, masks=None, *, flip=True, rotation=15.0, scale=(0.8, 1.25), move=True):
+        self.masks = masks
+        self.flip = flip
+        self.rotation = rotation
+        self.scale = scale
+        self.move = move
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region, see :meth:`PerlinRegions.draw`.
+
+        Parameters
+        ----------
+        image_shape : tuple of int (height, width)
+        random_state : RandomState instance
+        masks : sequence of ndarray of shape (height', width'), dtype bool
+            Of real defects, for ``masks=None``.
+
+        Returns
+        -------
+        region : ndarray of shape (height, width), dtype bool
+        """
+        _check_interval("scale", self.scale, 0)
+        mask = self._one(masks, random_state)
+        height, width = image_shape[:2]
+        if not self.move and mask.shape != (height, width):
+            raise ValueError(
+                f"masks: expected the shape of the image, ({height}, {width}), to stay in place, got {mask.shape}. "
+                "Set move=True, or pass masks of that shape."
+            )
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        cut = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        center = (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
+        if self.flip:
+            cut = cut[:: random_state.choice([-1, 1]), :: random_state.choice([-1, 1])]
+        angle, scale = random_state.uniform(-self.rotation, self.rotation), random_state.uniform(*self.scale)
+        if angle:
+            # Order 1 and a low cut keep thin lines whole.
+            cut = ndimage.rotate(cut.astype(np.float32), angle, order=1) > 0.4
+        if scale != 1:
+            cut = ndimage.zoom(cut.astype(np.float32), scale, order=1, grid_mode=True, mode="grid-constant") > 0.4
+        if self.move:
+            center = [
+                random_state.uniform(min(own / 2, size / 2), max(size - own / 2, size / 2)) - 0.5
+                for own, size in zip(cut.shape, (height, width))
+            ]
+        region = np.zeros((height, width), dtype=bool)
+        top, left = (round(at - (own - 1) / 2) for at, own in zip(center, cut.shape))
+        inside = cut[max(0, -top) : height - top, max(0, -left) : width - left]
+        top, left = max(0, top), max(0, left)
+        region[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        return region
+
+    def _one(self, masks, random_state):
+        if self.masks is None:
+            if len(masks) == 0:
+                raise ValueError(
+                    "regions: MaskRegions() takes the masks of real defects, got none in fit. Pass fit(X, y, "
+                    "masks=masks), or MaskRegions(masks)."
+                )
+            return masks[random_state.randint(len(masks))]
+        number = _pick("masks", self.masks, random_state)
+        item = self.masks[number]
+        shape = (np.asarray(item) if hasattr(item, "shape") else read_image(item, f"masks[{number}]")).shape
+        mask = Masks(self.masks, len(self.masks)).get(number, shape)
+        if not mask.any():
+            raise ValueError(f"masks[{number}]: expected a mask that marks something, got an empty one.")
+        return mask
+
+
+def otsu_foreground(image):
+    """The part in front of a plain background, by Otsu's threshold.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, channels), float in [0, 1]
+
+    Returns
+    -------
+    foreground : ndarray of shape (height, width), dtype bool
+        The brighter or the darker side: that which has less of the image's border.
+
+    References
+    ----------
+    .. [1] N. Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC, 1979.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import otsu_foreground
+    >>> image = np.zeros((32, 32, 1))
+    >>> image[8:24, 8:24] = 0.8
+    >>> int(otsu_foreground(image).sum())
+    256
+    """
+    grey = image.mean(axis=2)
+    counts, edges = np.histogram(grey, bins=256)
+    centers = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = grey.size - below
+    sums = np.cumsum(counts * centers)
+    between = (sums[-1] * below / grey.size - sums[:-1]) ** 2 / np.maximum(below * above, 1)
+    bright = grey > edges[1 + np.argmax(between)]
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    return ~bright if border.mean() > 0.5 else bright
+
+
+NAMED_REGIONS = {
+    "perlin": PerlinRegions,
+    "ridged": RidgedRegions,
+    "rectangle": RectangleRegions,
+    "masks": MaskRegions,
+}
+
+
+def _check_interval(name, interval, low):
+    valid = np.shape(interval) == (2,) and all(isinstance(end, (Integral, Real)) for end in interval)
+    if not valid or not low <= interval[0] <= interval[1]:
+        raise ValueError(f"{name}: expected two numbers in ascending order, at least {low}, got {interval!r}.")
+
+
+def _pick(name, items, random_state):
+    if not hasattr(items, "__len__") or len(items) == 0:
+        raise ValueError(f"{name}: expected a list of at least one, got {items!r}.")
+    return random_state.randint(len(items))
