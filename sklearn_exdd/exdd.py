@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, check_memory
 
 from sklearn_exdd import coreset, scoring
 from sklearn_exdd._images import Images, Masks
@@ -85,8 +85,9 @@ class ExDDDetector(BaseDefectDetector):
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
     memory : str or joblib.Memory, default=None
-        Where feature maps are kept, an entry an image: a search over parameters that are
-        not the extractor's then extracts each image once.
+        Where feature maps are kept, an entry an image, and the distances to the banks: a
+        search then extracts each image once, and searches a bank once for all candidates
+        with the same one.
     batch_size : int, default=16
         Images extracted together.
     device : str, default=None
@@ -345,8 +346,8 @@ class ExDDDetector(BaseDefectDetector):
             n_neighbors = 1 if bank is self.normal_bank_ else min(_DEFECT_NEIGHBORS, len(bank))
         if exclude is not None:  # unless too few rows would be left
             exclude = np.where(bank.n_left_without(exclude) >= n_neighbors, exclude, -1)
-        distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
-        return distances.mean(axis=1), indices[:, 0]
+        search = check_memory(self.memory).cache(_search, ignore=["bank"])
+        return search(bank, bank.key if self.memory is not None else None, features, n_neighbors, exclude)
 
     def _patch_scores(self, features, exclude=None, normal=None, defect=None):
         normal = normal or self._distances(self.normal_bank_, features, exclude)
@@ -581,6 +582,8 @@ class ExDDDetector(BaseDefectDetector):
             seed = self._seeds["synthetic"]
             if "random_state" in params:
                 augmenter.set_params(random_state=seed)
+        # The labels are made here: 1 means defect, whatever it is in y.
+        augmenter.set_params(**{name: None for name in augmenter.get_params() if name.split("__")[-1] == "pos_label"})
         augmenter.fit(images, labels, masks=masks)
         return augmenter.sample(self.n_synthetic, random_state=seed)
 
@@ -600,6 +603,12 @@ class ExDDDetector(BaseDefectDetector):
     def _provenance(self, index):
         provenance = getattr(self.synthetic_, "provenance", None)
         return provenance[index] if provenance is not None else {}
+
+
+def _search(bank, key, features, n_neighbors, exclude):
+    """Mean distance to the nearest rows, and the nearest; `key` stands for the bank in a cache."""
+    distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
+    return distances.mean(axis=1), indices[:, 0]
 
 
 class PatchScores(NamedTuple):

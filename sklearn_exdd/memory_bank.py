@@ -2,6 +2,7 @@
 
 import numbers
 
+import joblib
 import numpy as np
 from sklearn.utils.validation import check_array
 
@@ -62,7 +63,7 @@ class MemoryBank:
         self.algorithm = algorithm
         self.random_state = random_state
         self.provenance = self._complete(provenance or {}, len(self.features), first=0)
-        self._index, self._rows = None, {}
+        self._index, self._rows, self._key = None, {}, None
 
     @staticmethod
     def _complete(provenance, n_rows, first):
@@ -91,6 +92,13 @@ class MemoryBank:
     def n_features(self):
         return self.features.shape[1]
 
+    @property
+    def key(self):
+        """Hash of all that neighbours depend on."""
+        if self._key is None:
+            self._key = joblib.hash((self.features, self.provenance["group"], self.algorithm, self.random_state))
+        return self._key
+
     def add(self, features, provenance=None):
         """Append rows.
 
@@ -111,7 +119,7 @@ class MemoryBank:
         new = self._complete(provenance or {}, len(features), first)
         self.provenance = {name: np.concatenate([old, new[name]]) for name, old in self.provenance.items()}
         self.features = np.concatenate([self.features, features])
-        self._index, self._rows = None, {}
+        self._index, self._rows, self._key = None, {}, None
         return self
 
     def n_left_without(self, groups):

@@ -14,7 +14,7 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 
 # From the bottom up: a room may import from lower floors and from itself, no more.
 FLOORS = [
-    {"_images", "_torch"},
+    {"_images", "_torch", "_training"},
     {"features", "memory_bank", "coreset", "scoring", "augment"},
     {"base", "patches"},
     {"exdd", "student_teacher", "defect_classifier"},

@@ -20,7 +20,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_exdd import ExDDDetector
+from sklearn_exdd import ExDDDetector, MemoryBank
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
 
@@ -324,3 +324,27 @@ def test_scores_can_be_calibrated_to_probabilities(ensemble, surfaces, unseen_su
     if not ensemble:
         scores = ExDDDetector(random_state=0).fit(X, y).decision_function(unseen_surfaces[0])
         np.testing.assert_array_equal(np.argsort(probabilities[:, 1]), np.argsort(scores))
+
+
+def test_with_memory_a_bank_is_searched_once_for_all_candidates(squares, cells, tmp_path, monkeypatch):
+    X, y, masks = squares
+    searched = []
+    kneighbors = MemoryBank.kneighbors
+
+    def counting(self, queries, n_neighbors=1, *, exclude=None):
+        searched.append(len(queries))
+        return kneighbors(self, queries, n_neighbors, exclude=exclude)
+
+    monkeypatch.setattr(MemoryBank, "kneighbors", counting)
+    first = ExDDDetector(cells, memory=str(tmp_path), random_state=0).fit(X, y, masks=masks)
+    scores = first.score_samples(X)
+    assert len(searched) > len(X)
+    searched.clear()
+    again = ExDDDetector(cells, memory=str(tmp_path), random_state=0, epsilon=1e-3).fit(X, y, masks=masks)
+    again.score_samples(X)
+    assert searched == []
+    again.set_params(epsilon="scale").fit(X, y, masks=masks)
+    np.testing.assert_array_equal(again.score_samples(X), scores)
+    again.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])
+    again.score_samples(X)
+    assert len(searched) > 0, "another bank"
