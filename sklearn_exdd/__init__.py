@@ -11,6 +11,7 @@ _HOME = {
     "CutPasteDefectAugmenter": "augment",
     "DefectMapDisplay": "display",
     "DefectPasteAugmenter": "augment",
+    "DiffusionDefectAugmenter": "augment",
     "ExDDDetector": "exdd",
     "GaborFeatureExtractor": "features",
     "MemoryBank": "memory_bank",

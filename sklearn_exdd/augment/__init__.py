@@ -3,6 +3,7 @@
 from sklearn_exdd.augment.base import AugmentedImages, BaseDefectAugmenter, SyntheticDefects
 from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
 from sklearn_exdd.augment.defect_paste import DefectPasteAugmenter
+from sklearn_exdd.augment.inpainting import DiffusionDefectAugmenter
 from sklearn_exdd.augment.mixture import MixedDefectAugmenter
 from sklearn_exdd.augment.offset import OffsetDefectAugmenter
 from sklearn_exdd.augment.perlin import PerlinDefectAugmenter
@@ -22,6 +23,7 @@ __all__ = [
     "BoxRegions",
     "CutPasteDefectAugmenter",
     "DefectPasteAugmenter",
+    "DiffusionDefectAugmenter",
     "MaskRegions",
     "MixedDefectAugmenter",
     "OffsetDefectAugmenter",
