@@ -20,7 +20,11 @@ FLOORS = [
     {"exdd", "student_teacher", "defect_classifier"},
 ]
 # Beside the house: none of the floors may import these.
-AROUND = {"metrics": {"_images", "scoring"}, "datasets": set(), "display": {"_images", "scoring", "metrics"}}
+AROUND = {
+    "metrics": {"_images", "features", "scoring"},
+    "datasets": set(),
+    "display": {"_images", "scoring", "metrics"},
+}
 
 
 def rooms_within_reach(room):

@@ -6,12 +6,9 @@ from inspect import signature
 import numpy as np
 
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd.metrics import _follow_to_detector
+from sklearn_exdd.display.panels import MAP_LINE, MASK_LINE, PATCH_LINE, box, new_axes, outline, show, write_legend
+from sklearn_exdd.metrics.pixels import _follow_to_detector
 
-# Okabe-Ito colours; each kind of line also has dashes of its own, for print in grey and for any colour vision.
-_MASK_LINE = {"color": "#56B4E9", "linestyle": "solid"}
-_MAP_LINE = {"color": "#E69F00", "linestyle": (0, (4, 1.5))}
-_PATCH_LINE = {"color": "#F0E442", "linestyle": (0, (1.5, 1))}
 _WRONG_DECISION = "#D55E00"
 
 
@@ -199,7 +196,6 @@ class DefectMapDisplay:
         try:
             from matplotlib.cm import ScalarMappable
             from matplotlib.colors import Normalize
-            from matplotlib.lines import Line2D
         except ImportError as error:
             raise ImportError("DefectMapDisplay needs matplotlib: pip install 'sklearn_exdd[plot]'.") from error
 
@@ -217,7 +213,7 @@ class DefectMapDisplay:
         if axes is None:
             n_columns = n_columns or min(len(images), 2 if len(panels) == 2 else 1)
             n_lines = max(len(text.splitlines()) for text in texts)
-            self.axes_, bar = _new_axes([image.shape for image in images], len(panels), n_columns, n_lines)
+            self.axes_, bar = new_axes([image.shape for image in images], len(panels), n_columns, n_lines, bar=True)
         else:
             self.axes_, bar = np.asarray(axes, dtype=object), None
             if self.axes_.size != len(images) * len(panels):
@@ -232,22 +228,22 @@ class DefectMapDisplay:
         lines = {}
         for i, (image, anomaly_map) in enumerate(zip(images, maps)):
             on_image, on_map = self.axes_[i, :2]
-            _show(on_image, image, white)
-            _show(on_map, image, white)
+            show(on_image, image, white)
+            show(on_map, image, white)
             on_map.imshow(anomaly_map, cmap=cmap, norm=scale.norm, alpha=alpha)
             if masks[i] is not None and masks[i].any():
-                _outline(on_image, masks[i].astype(float), 0.5, _MASK_LINE)
-                lines["true mask"] = _MASK_LINE
+                outline(on_image, masks[i].astype(float), 0.5, MASK_LINE)
+                lines["true mask"] = MASK_LINE
             if contour and level is not None and anomaly_map.max() > level:
-                _outline(on_image, anomaly_map, level, _MAP_LINE)
-                lines[f"map above {level:.4g}"] = _MAP_LINE
+                outline(on_image, anomaly_map, level, MAP_LINE)
+                lines[f"map above {level:.4g}"] = MAP_LINE
             if self.explanations is not None:
                 side = patch_size or max(8, min(image.shape[:2]) // 4)
-                _box(on_image, self.explanations[i]["patch"], side)
-                lines["patch that decided" + " and its nearest" * (len(panels) > 2)] = _PATCH_LINE
+                box(on_image, self.explanations[i]["patch"], side)
+                lines["patch that decided" + " and its nearest" * (len(panels) > 2)] = PATCH_LINE
                 for kind, ax in zip(panels[2:], self.axes_[i, 2:]):
                     self._show_neighbour(ax, kind, self.explanations[i], side, white)
-                on_image.set_xlabel(texts[i], loc="left", fontsize="small")
+                on_image.set_xlabel(texts[i], loc="left", fontsize="small", parse_math=False)
             self._write_title(on_image, i, masks[i])
         extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[lowest < low, highest > high]
         place = {"ax": self.axes_.ravel().tolist()} if bar is None else {"cax": bar}
@@ -255,15 +251,10 @@ class DefectMapDisplay:
         self.colorbar_ = self.figure_.colorbar(scale, label=label, extend=extend, alpha=alpha, **place)
         if level is not None and low <= level <= high:
             transform = self.colorbar_.ax.get_yaxis_transform()
-            self.colorbar_.ax.scatter(-0.4, level, marker=">", c=_MAP_LINE["color"], transform=transform, clip_on=False)
+            self.colorbar_.ax.scatter(-0.4, level, marker=">", c=MAP_LINE["color"], transform=transform, clip_on=False)
         if lines:
             # Sorted, so that the order does not depend on which image brought a line first.
-            in_order = sorted(lines.items(), reverse=True)
-            handles = [Line2D([], [], linewidth=2, label=label, **line) for label, line in in_order]
-            if bar is None:
-                self.axes_[0, 0].legend(handles=handles, fontsize="x-small", loc="lower left")
-            else:
-                self.figure_.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
+            write_legend(self.axes_, dict(sorted(lines.items(), reverse=True)), below=bar is not None)
         return self
 
     def _checked_data(self):
@@ -311,8 +302,8 @@ class DefectMapDisplay:
             ax.set_axis_off()
             return
         image = Images(source, name=f"{kind}_images")[index]
-        _show(ax, image, white)
-        _box(ax, center, side)
+        show(ax, image, white)
+        box(ax, center, side)
         starts = [min(max(at - side, -0.5), max(n - 2 * side, 0) - 0.5) for at, n in zip(center, image.shape)]
         stops = [min(start + 2 * side, n - 0.5) for start, n in zip(starts, image.shape)]
         ax.set(ylim=(stops[0], starts[0]), xlim=(starts[1], stops[1]))
@@ -334,62 +325,3 @@ def _describe(explanation, panels):
     if explanation["prompt"]:
         lines.append(f'prompt: "{textwrap.shorten(explanation["prompt"], 55, placeholder="...")}"')
     return "\n".join(lines)
-
-
-def _new_axes(shapes, n_panels, n_columns, n_lines):
-    """Place the panels of a new figure, and a colour bar, by inches: no layout engine packs images of several sizes."""
-    import matplotlib.pyplot as plt
-
-    width, gap, title, below, legend = 2.2, 0.08, 0.45, 0.15 + 0.16 * n_lines, 0.35
-    # Panels are equally wide, but at most a third higher than wide.
-    sizes = [np.array(shape[:2]) * min(width / shape[1], 4 / 3 * width / shape[0]) for shape in shapes]
-    heights = [max(height for height, _ in sizes[i : i + n_columns]) for i in range(0, len(sizes), n_columns)]
-    tops = np.cumsum([0.05 + title] + [height + below + title for height in heights])
-    group = n_panels * (width + gap) + 0.15
-    # The label of the colour bar needs its length, however flat the images are.
-    bar_height = max(tops[-1] - title - below - tops[0], 1.9)
-    total = np.array([0.1 + n_columns * group + 0.8, tops[0] + bar_height + below + legend])
-    figure = plt.figure(figsize=total)
-
-    def add_axes(left, top, height, width):
-        return figure.add_axes((left / total[0], 1 - (top + height) / total[1], width / total[0], height / total[1]))
-
-    axes = np.empty((len(shapes), n_panels), dtype=object)
-    for i, j in np.ndindex(axes.shape):
-        row, column = divmod(i, n_columns)
-        axes[i, j] = add_axes(0.1 + column * group + j * (sizes[i][1] + gap), tops[row], *sizes[i])
-    return axes, add_axes(0.1 + n_columns * group, tops[0], bar_height, 0.16)
-
-
-def _show(ax, image, white):
-    """Show an image, grey or RGB, without ticks."""
-    image = np.clip(image / (white or 1), 0, 1)
-    ax.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
-    ax.set(xticks=[], yticks=[], autoscale_on=False, anchor="NW")
-
-
-def _outline(ax, values, level, line):
-    """Outline where values exceed the level, closed along the border of the image."""
-    height, width = values.shape
-    values = np.pad(values, 1, mode="edge")
-    border = np.ones(values.shape, dtype=bool)
-    border[1:-1, 1:-1] = False
-    # Mirrored at the level, so that the line crosses half a pixel outside: on the edge of the panel.
-    values[border] = np.minimum(values[border], 2 * level - values[border])
-    place = np.arange(-1, width + 1), np.arange(-1, height + 1)
-    lines = ax.contour(*place, values, [level], colors=line["color"], linewidths=1.3)
-    lines.set(linestyle=line["linestyle"], path_effects=_halo(), clip_on=False)
-
-
-def _box(ax, center, side):
-    from matplotlib.patches import Rectangle
-
-    corner = (center[1] - side / 2, center[0] - side / 2)
-    ax.add_patch(Rectangle(corner, side, side, fill=False, linewidth=1.5, path_effects=_halo(), **_PATCH_LINE))
-
-
-def _halo():
-    """Dark edge that keeps a light line visible on a light surface."""
-    from matplotlib.patheffects import Normal, Stroke
-
-    return [Stroke(linewidth=2.2, foreground="black", alpha=0.5), Normal()]

@@ -1,0 +1,233 @@
+"""Display of synthetic defects: a contact sheet, to see at a glance whether they look like real ones."""
+
+import textwrap
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.display.panels import MASK_LINE, new_axes, outline, show, write_legend
+
+_PANEL_WIDTH = 1.8  # inches
+_LETTERS_PER_INCH = 12  # of a caption, capitals included
+
+
+class SyntheticDefectsDisplay:
+    """Contact sheet of synthetic defects: each image with the outline of its mask, and the defect enlarged.
+
+    Create it with :meth:`from_estimator` or :meth:`from_samples`.
+
+    Parameters
+    ----------
+    images : array of shape (n_images, height, width[, channels]), list of arrays or list of paths
+        The images, as everywhere in this library.
+    masks : array of shape (n_images, height, width) or list of arrays or paths
+        True on the defect.
+    provenance : list of dict, default=None
+        One for each image, as the augmenters write it. Its "source" goes into the title; its "prompt", or without one
+        its "augmenter" and "region", into the caption, and also if a defect is not "visible".
+
+    Attributes
+    ----------
+    figure_ : matplotlib.figure.Figure
+        The figure.
+    axes_ : ndarray of shape (n_images, n_panels), dtype object
+        The axes: image and, if shown, detail.
+    """
+
+    def __init__(self, *, images, masks, provenance=None):
+        self.images = images
+        self.masks = masks
+        self.provenance = provenance
+
+    @classmethod
+    def from_estimator(cls, estimator, n_samples=12, *, random_state=None, **kwargs):
+        """Show what a fitted augmenter draws, or what a fitted detector has learned from.
+
+        Parameters
+        ----------
+        estimator : object
+            A fitted augmenter, of which defects are drawn; a fitted detector, of whose `synthetic_` the first are
+            shown; or a Pipeline or a search around one. Where a Pipeline has both, the detector's are shown.
+        n_samples : int, default=12
+            Number of images.
+        random_state : int, default=None
+            Passed to `sample` of the augmenter.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : SyntheticDefectsDisplay
+        """
+        for step in _steps_from_the_end(estimator):
+            if getattr(step, "synthetic_", None) is not None:
+                return cls.from_samples(step.synthetic_, n_samples, **kwargs)
+            if hasattr(step, "sample"):
+                return cls.from_samples(step.sample(n_samples, random_state=random_state), n_samples, **kwargs)
+        raise TypeError(
+            "estimator: expected a fitted augmenter (with the method sample), a detector that was fitted with "
+            "synthetic defects (with synthetic_), or a Pipeline or a search around one, got none of these in "
+            f"{type(estimator).__name__}. Give the detector an augmenter, or put one before it in the Pipeline."
+        )
+
+    @classmethod
+    def from_samples(cls, synthetic, n_samples=None, **kwargs):
+        """Show synthetic defects that are there already.
+
+        Parameters
+        ----------
+        synthetic : object
+            What `sample` of an augmenter returns, with `images`, `masks` and perhaps `provenance`; or a pair
+            (images, masks).
+        n_samples : int, default=None
+            How many to show, the first ones. None shows all.
+        **kwargs : dict
+            `provenance`, and what :meth:`plot` takes.
+
+        Returns
+        -------
+        display : SyntheticDefectsDisplay
+
+        Examples
+        --------
+        >>> from sklearn_exdd import SyntheticDefectsDisplay
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> X, y, masks = make_surface_defects(4, defect_fraction=1, random_state=0)
+        >>> display = SyntheticDefectsDisplay.from_samples((X, masks), n_samples=3)
+        >>> display.axes_.shape
+        (3, 2)
+        """
+        try:
+            images, masks = synthetic
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                "synthetic: expected what sample of an augmenter returns, or a pair (images, masks), got "
+                f"{type(synthetic).__name__}."
+            ) from error
+        display = cls(
+            images=images, masks=masks, provenance=kwargs.pop("provenance", getattr(synthetic, "provenance", None))
+        )
+        if n_samples is not None:
+            display._check_lengths()
+            for name, values in vars(display).items():
+                setattr(display, name, values if values is None else values[:n_samples])
+        return display.plot(**kwargs)
+
+    def plot(self, *, n_columns=None, axes=None, contour=True, detail=True):
+        """Draw the panels.
+
+        Parameters
+        ----------
+        n_columns : int, default=None
+            Number of images side by side; by default 3, or 6 without details.
+        axes : array-like of matplotlib Axes, default=None
+            Where to draw: `n_images * n_panels` axes, image by image. By default a new figure.
+        contour : bool, default=True
+            Whether to outline the mask on the image. On the detail it never is: a line would hide a thin defect.
+        detail : bool, default=True
+            Whether a second panel shows the surroundings of the mask, enlarged.
+
+        Returns
+        -------
+        self : SyntheticDefectsDisplay
+        """
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError as error:
+            raise ImportError("SyntheticDefectsDisplay needs matplotlib: pip install 'sklearn_exdd[plot]'.") from error
+
+        images, masks = zip(*self._checked_data())
+        provenance = [{}] * len(images) if self.provenance is None else self.provenance
+        n_panels = 1 + detail
+        captions = [_describe(origin, n_panels) for origin in provenance]
+        own_figure = axes is None
+        if own_figure:
+            n_lines = max(len(caption.splitlines()) for caption in captions)
+            shapes = [image.shape for image in images]
+            n_columns = n_columns or min(len(images), 6 // n_panels)
+            self.axes_, _ = new_axes(shapes, n_panels, n_columns, n_lines, n_title_lines=1, width=_PANEL_WIDTH)
+        else:
+            self.axes_ = np.asarray(axes, dtype=object)
+            if self.axes_.size != len(images) * n_panels:
+                raise ValueError(
+                    f"axes must hold {len(images) * n_panels} axes ({len(images)} images with {n_panels} panels "
+                    f"each), got {self.axes_.size}."
+                )
+            self.axes_ = self.axes_.reshape(len(images), n_panels)
+        self.figure_ = self.axes_[0, 0].figure
+        # One white point for all: dim pictures, such as 12 bits in a 16-bit file, become visible and stay comparable.
+        white = max(image.max() for image in images)
+        for i, (image, mask) in enumerate(zip(images, masks)):
+            for ax in self.axes_[i]:
+                show(ax, image, white)
+            if contour:
+                outline(self.axes_[i, 0], mask.astype(float), 0.5, MASK_LINE)
+            if detail:
+                rows, columns = _surroundings(mask)
+                self.axes_[i, 1].set(xlim=columns, ylim=rows[::-1])
+            source = provenance[i].get("source")
+            title = f"[{i}]" if source is None else f"[{i}] from image {source}"
+            self.axes_[i, 0].set_title(title, loc="left", fontsize="medium")
+            self.axes_[i, 0].set_xlabel(captions[i], loc="left", fontsize="small", parse_math=False)
+        if contour:
+            write_legend(self.axes_, {"mask": MASK_LINE}, below=own_figure)
+        return self
+
+    def _check_lengths(self):
+        """Refuse masks or provenance of other images."""
+        images = Images(self.images, name="images")
+        masks = Masks(self.masks, len(images))
+        if self.provenance is not None and len(self.provenance) != len(images):
+            raise ValueError(
+                f"provenance: expected one entry for each of the {len(images)} images, got {len(self.provenance)}."
+            )
+        return images, masks
+
+    def _checked_data(self):
+        """Return images and masks, read, after checking that they belong together."""
+        images, masks = self._check_lengths()
+        read = []
+        for i, image in enumerate(images):
+            mask = masks.get(i, image.shape)
+            if mask is None or not mask.any():
+                came = "None" if mask is None else "an empty one"
+                raise ValueError(f"{masks.where(i)}: expected a mask that marks the defect, got {came}.")
+            read.append((image, mask))
+        return read
+
+
+def _steps_from_the_end(estimator):
+    """The estimators inside pipelines and searches, the last step first."""
+    if isinstance(estimator, Pipeline):
+        for _, step in reversed(estimator.steps):
+            yield from _steps_from_the_end(step)
+    elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
+        name = "best_estimator_" if hasattr(estimator, "best_estimator_") else "estimator_"
+        yield from _steps_from_the_end(getattr(estimator, name))
+    else:
+        yield estimator
+
+
+def _describe(origin, n_panels):
+    """Return the caption of an image, at most two lines that fit under its panels."""
+    text = ", ".join(origin[key] for key in ("augmenter", "region") if origin.get(key))
+    if origin.get("prompt"):
+        text = f'"{origin["prompt"]}"'
+    if origin.get("visible") is False:
+        text = f"hardly visible: {text}"
+    width = int(_LETTERS_PER_INCH * n_panels * _PANEL_WIDTH)
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder=" ..."))
+
+
+def _surroundings(mask):
+    """Range of rows and of columns around a mask, in the proportions of the image and inside it."""
+    extents = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1) for axis in (1, 0)]
+    # Half as large again as the defect, but at least a quarter of the image: less would show pixels only.
+    share = max(1.5 * (stop - start) / size for (start, stop), size in zip(extents, mask.shape))
+    ranges = []
+    for (start, stop), size in zip(extents, mask.shape):
+        length = size * min(max(share, 1 / 4), 1)
+        low = min(max((start + stop - length) / 2, 0), size - length)
+        ranges.append((low - 0.5, low + length - 0.5))
+    return ranges

@@ -1,0 +1,246 @@
+"""Metrics of synthesis: how near synthetic defects come to real ones, in the features of an extractor."""
+
+import warnings
+
+import numpy as np
+
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.features import make_feature_extractor
+from sklearn_exdd.scoring import mask_coverage
+
+# Patches of one image resemble each other: more of them make nothing more certain.
+_MAX_PATCHES = 16
+
+
+def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, feature_extractor="auto"):
+    """Fréchet distance between real and synthetic images (FID, with the feature extractors of this library).
+
+    Parameters
+    ----------
+    real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
+        The images to compare, of any size; at least 2 of each kind.
+    real_masks, synthetic_masks : array of shape (n, height, width) or list of arrays or paths, default=None
+        True on the defect. With masks, only the patches on the defects are compared: a defect covers a few percent of
+        an image. None, both, compares whole images.
+    feature_extractor : str or object, default="auto"
+        As in :func:`~sklearn_exdd.features.make_feature_extractor`; it is cloned and fitted on the real images. "auto"
+        takes the embedded filters, which need no download.
+
+    Returns
+    -------
+    distance : float
+        Between 0 and 4, lower = more alike; no unit.
+
+    Warns
+    -----
+    UserWarning
+        If one kind has no more patches than there are features.
+
+    See Also
+    --------
+    kernel_distance : Unbiased, with a standard error: the better choice below some hundred images.
+
+    Notes
+    -----
+    For features of means :math:`\\mu_r, \\mu_s` and covariances :math:`C_r, C_s`, equation 6 of [1]_:
+
+    .. math:: \\|\\mu_r - \\mu_s\\|^2 + \\mathrm{tr}\\left(C_r + C_s - 2 (C_r C_s)^{1/2}\\right)
+
+    The features are those of patches: with masks, of the patches that the defect covers by half or more, or else of the
+    three it covers most, as in :class:`~sklearn_exdd.ExDDDetector`; at most 16 an image, evenly spread. Each image
+    weighs the same, however many patches it has. Features are standardised by mean and deviation of the real patches,
+    then scaled to unit length: a few strong defects would decide the value otherwise. So the real images set the
+    scale, and swapping the two kinds changes the value. It cannot be compared with values of another extractor, another
+    real set, or with published ones, which use a network trained on photographs. A yardstick is the distance of one
+    half of the real images from the other, split by part.
+
+    The distance is biased: it falls as the number of images grows, and is above 0 between two halves of one set.
+    Compare values of equal numbers of images only.
+
+    References
+    ----------
+    .. [1] M. Heusel, H. Ramsauer, T. Unterthiner, B. Nessler, S. Hochreiter, "GANs trained by a two time-scale update
+       rule converge to a local Nash equilibrium", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> from sklearn_exdd.metrics import frechet_distance
+    >>> stains, other_stains, pits = (
+    ...     make_surface_defects(25, defect_fraction=1, defects=kind, image_shape=(64, 64), random_state=seed)
+    ...     for seed, kind in enumerate(["stain", "stain", "pit"])
+    ... )
+    >>> same = frechet_distance(stains[0], other_stains[0], real_masks=stains[2], synthetic_masks=other_stains[2])
+    >>> other = frechet_distance(stains[0], pits[0], real_masks=stains[2], synthetic_masks=pits[2])
+    >>> same < other
+    True
+    """
+    samples = _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, min_images=2)
+    moments = []
+    for name, (patches, starts) in zip(("real", "synthetic"), samples):
+        n_patches, n_features = patches.shape
+        if n_patches <= n_features:
+            warnings.warn(
+                f"{name}: expected more patches than the {n_features} features, got {n_patches} patches of "
+                f"{len(starts)} images. The Fréchet distance then tells their number rather than their looks: use more "
+                "images, an extractor with fewer features, or kernel_distance.",
+                UserWarning,
+                stacklevel=2,
+            )
+        weights = _weights(patches, starts)
+        moments.append((weights @ patches, np.cov(patches, rowvar=False, aweights=weights)))
+    (real_mean, real_covariance), (synthetic_mean, synthetic_covariance) = moments
+    # The trace of the root of the product, by factors of both: no rounding error turns complex under a root.
+    overlap = np.linalg.svd(_factor(real_covariance).T @ _factor(synthetic_covariance), compute_uv=False).sum()
+    distance = np.sum((real_mean - synthetic_mean) ** 2)
+    distance += np.trace(real_covariance) + np.trace(synthetic_covariance) - 2 * overlap
+    return max(float(distance), 0.0)
+
+
+def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, feature_extractor="auto"):
+    """Kernel distance between real and synthetic images (KID, with the feature extractors of this library).
+
+    Parameters
+    ----------
+    real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
+        The images to compare, of any size; at least 3 of each kind.
+    real_masks, synthetic_masks : array of shape (n, height, width) or list of arrays or paths, default=None
+        As in :func:`frechet_distance`.
+    feature_extractor : str or object, default="auto"
+        As in :func:`frechet_distance`.
+
+    Returns
+    -------
+    distance : float
+        Squared maximum mean discrepancy, at most 16, lower = more alike; no unit. It is unbiased, so around 0, and also
+        slightly below, for images of one kind, however few there are.
+    standard_error : float
+        How far the distance would vary with other images of the same kinds. Photographs of one and the same part are
+        not independent: where there are such, the true error is larger.
+
+    Notes
+    -----
+    Patches and their features are those of :func:`frechet_distance`: unit vectors :math:`u`. Two images :math:`i, j`
+    are as alike as their patches are on average, by the polynomial kernel of degree 3 of [1]_,
+
+    .. math:: K_{ij} = \\frac{1}{n_i n_j} \\sum_{p \\in i} \\sum_{q \\in j} (u_p \\cdot u_q + 1)^3
+
+    and the distance is its unbiased estimate (the U-statistic of [2]_, lemma 6) over all :math:`m` real images
+    :math:`r` and :math:`n` synthetic ones :math:`s`:
+
+    .. math:: \\frac{1}{m (m - 1)} \\sum_{r \\ne r'} K_{rr'} + \\frac{1}{n (n - 1)} \\sum_{s \\ne s'} K_{ss'}
+              - \\frac{2}{m n} \\sum_{r, s} K_{rs}
+
+    Patches of one image are never compared with each other: they are alike in any case, and the distance would be
+    biased and depend on the sizes of the defects. Where [1]_ averages random subsets, all pairs are taken, with no
+    random number; the standard error is that of the jackknife over images.
+
+    References
+    ----------
+    .. [1] M. Binkowski, D. J. Sutherland, M. Arbel, A. Gretton, "Demystifying MMD GANs", ICLR 2018, section 4.
+    .. [2] A. Gretton, K. M. Borgwardt, M. J. Rasch, B. Schölkopf, A. Smola, "A kernel two-sample test", Journal of
+       Machine Learning Research 13 (2012).
+
+    Examples
+    --------
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> from sklearn_exdd.metrics import kernel_distance
+    >>> stains, other_stains, pits = (
+    ...     make_surface_defects(25, defect_fraction=1, defects=kind, image_shape=(64, 64), random_state=seed)
+    ...     for seed, kind in enumerate(["stain", "stain", "pit"])
+    ... )
+    >>> same, error = kernel_distance(stains[0], other_stains[0], real_masks=stains[2], synthetic_masks=other_stains[2])
+    >>> other, _ = kernel_distance(stains[0], pits[0], real_masks=stains[2], synthetic_masks=pits[2])
+    >>> abs(same) < 3 * error < other
+    True
+    """
+    real, synthetic = _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, min_images=3)
+    within, between = [_pair_kernel(kind, kind) for kind in (real, synthetic)], _pair_kernel(real, synthetic)
+    distance, variance = -2 * between.mean(), 0.0
+    for kernel, others in zip(within, (between, between.T)):
+        n_images = len(kernel)
+        np.fill_diagonal(kernel, 0)
+        distance += kernel.sum() / (n_images * (n_images - 1))
+        # The distance without one image, up to what it has in common with the distances without another.
+        left_out = (kernel.sum() - 2 * kernel.sum(axis=1)) / ((n_images - 1) * (n_images - 2))
+        left_out -= 2 * (others.sum() - others.sum(axis=1)) / ((n_images - 1) * others.shape[1])
+        variance += (n_images - 1) * np.var(left_out)
+    return float(distance), float(np.sqrt(variance))
+
+
+def _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, min_images):
+    """Features of the patches of both kinds, on the scale of the real ones, and the row where each image starts."""
+    if (real_masks is None) != (synthetic_masks is None):
+        given, missing = ("synthetic", "real") if real_masks is None else ("real", "synthetic")
+        raise ValueError(
+            f"{missing}_masks: expected masks, as {given}_masks are given, got None. Pass both to compare defects, or "
+            "neither to compare whole images."
+        )
+    kinds = []
+    for name, X, masks in (("real", real, real_masks), ("synthetic", synthetic, synthetic_masks)):
+        images = Images(X, name=name)
+        if len(images) < min_images:
+            raise ValueError(f"{name}: expected at least {min_images} images, got {len(images)}.")
+        kinds.append((images, None if masks is None else Masks(masks, len(images), name=f"{name}_masks")))
+    (real, _), (synthetic, _) = kinds
+    synthetic.n_channels = real[0].shape[2]
+    extractor = make_feature_extractor(feature_extractor)
+    samples = []
+    for (images, masks), extract in zip(kinds, (extractor.fit_transform, extractor.iter_transform)):
+        patches = [_patches(feature_map, extractor, images, masks, i) for i, feature_map in enumerate(extract(images))]
+        starts = np.cumsum([0] + [len(rows) for rows in patches[:-1]])
+        samples.append((np.concatenate(patches, dtype=np.float64), starts))
+    weights = _weights(*samples[0])
+    mean = weights @ samples[0][0]
+    deviation = np.sqrt(weights @ (samples[0][0] - mean) ** 2)
+    # A feature that is constant on the real patches, to rounding, would drown the others.
+    deviation[deviation <= 1e-6 * (np.abs(mean) + 1e-6)] = np.inf
+    return [(_unit_rows((patches - mean) / deviation), starts) for patches, starts in samples]
+
+
+def _patches(feature_map, extractor, images, masks, index):
+    """Features of at most `_MAX_PATCHES` patches of one image: those on the defect, or all."""
+    shown = np.arange(feature_map.shape[0] * feature_map.shape[1])
+    if masks is not None:
+        mask = masks.get(index, images.shape(index))
+        if mask is None or not mask.any():
+            came = "None" if mask is None else "an empty one"
+            raise ValueError(
+                f"{masks.where(index)}: expected a mask that marks the defect, got {came}. "
+                "Leave this image out, or pass no masks to compare whole images."
+            )
+        coverage = mask_coverage(mask, *extractor.patch_centers(feature_map.shape, mask.shape)).ravel()
+        # Thin defects fill no patch by half: then the three that they fill most.
+        shown = np.flatnonzero((coverage >= min(0.5, np.sort(coverage)[-3:][0])) & (coverage > 0))
+    if len(shown) > _MAX_PATCHES:
+        shown = shown[np.linspace(0, len(shown) - 1, _MAX_PATCHES).round().astype(int)]
+    return feature_map.reshape(-1, feature_map.shape[2])[shown]
+
+
+def _weights(patches, starts):
+    """Weights of the patches that let each image count the same; their sum is 1."""
+    counts = np.diff([*starts, len(patches)])
+    return np.repeat(1 / (len(starts) * counts), counts)
+
+
+def _unit_rows(patches):
+    norms = np.linalg.norm(patches, axis=1, keepdims=True)
+    return patches / np.where(norms > 0, norms, 1)
+
+
+def _factor(covariance):
+    """A matrix whose product with its own transpose is the covariance."""
+    variances, directions = np.linalg.eigh(covariance)
+    return directions * np.sqrt(variances.clip(0))
+
+
+def _pair_kernel(some, others):
+    """Mean kernel between the patches of each image of one kind and each of another."""
+    (patches, starts), (other_patches, other_starts) = some, others
+    counts, other_counts = np.diff([*starts, len(patches)]), np.diff([*other_starts, len(other_patches)])
+    # Image by image: all pairs of patches at once would not fit in memory.
+    sums = [
+        np.add.reduceat(((rows @ other_patches.T + 1) ** 3).sum(axis=0), other_starts)
+        for rows in np.split(patches, starts[1:])
+    ]
+    return np.stack(sums) / np.outer(counts, other_counts)
