@@ -1,0 +1,131 @@
+"""Open the review page on a folder: ``python -m sklearn_exdd.review FOLDER``."""
+
+import argparse
+import socket
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from secrets import token_urlsafe
+
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd.review.store import ReviewFolder
+
+_RISK = "Loading such a file can run code: give only files that you trust (a .skops file is checked first)."
+
+
+def parser():
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sklearn_exdd.review",
+        description="Make synthetic defects and correct a detector on a local page. Decisions are kept in "
+        "FOLDER/review/ and read by sklearn_exdd.datasets.load_review.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="images, or normal/ (or good/) and defect/ with images")
+    parser.add_argument(
+        "--detector", metavar="FILE", help=f"fitted detector to correct (.pkl, .joblib or .skops). {_RISK}"
+    )
+    parser.add_argument(
+        "--augmenter", metavar="FILE", help=f"fitted augmenter to offer (.pkl, .joblib or .skops). {_RISK}"
+    )
+    parser.add_argument(
+        "--diffusion", metavar="MODEL", help="inpainting pipeline to offer: a local folder, or a name on the hub"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port (default: %(default)s; 0 takes a free one)")
+    return parser
+
+
+def load_model(path, method):
+    """Load a fitted estimator from a file.
+
+    Parameters
+    ----------
+    path : str
+        Written by :mod:`pickle`, :mod:`joblib` or, with the suffix .skops, :mod:`skops.io`; of the last only what
+        this library defines is trusted.
+    method : str
+        What the estimator must be able to do.
+
+    Returns
+    -------
+    estimator : object
+    """
+    if Path(path).suffix == ".skops":
+        import skops.io
+
+        unknown = skops.io.get_untrusted_types(file=path)
+        foreign = [name for name in unknown if not name.startswith("sklearn_exdd.")]
+        if foreign:
+            raise ValueError(f"{path}: expected types of sklearn_exdd only, got {foreign}.")
+        estimator = skops.io.load(path, trusted=unknown)
+    else:
+        import joblib
+
+        try:
+            estimator = joblib.load(path)
+        except OSError:
+            raise
+        except Exception as error:  # whatever the file makes Python do
+            message = f"{path}: expected a saved estimator, got a file that fails to load: {error!r}"
+            raise ValueError(message) from error
+    if not hasattr(estimator, method):
+        raise ValueError(f"{path}: expected an estimator with {method}, got {type(estimator).__name__}.")
+    check_is_fitted(estimator)
+    return estimator
+
+
+def listen(host, port):
+    """A socket that listens, so that the port is known before the page starts."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port: expected a number from 0 to 65535, got {port}.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+def main(arguments=None):
+    """Run the page until it is interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        from sklearn_exdd.review.page import serve
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("sklearn_exdd"):
+            raise
+        sys.exit(f"The page needs {error.name}: pip install 'sklearn_exdd[review]'")
+    from sklearn_exdd.review.session import ReviewSession
+
+    try:
+        folder = ReviewFolder(options.folder)
+        detector = load_model(options.detector, "decision_function") if options.detector else None
+        augmenters = {}
+        if options.augmenter:
+            augmenter = load_model(options.augmenter, "paint")
+            augmenters[f"{type(augmenter).__name__}: {Path(options.augmenter).name}"] = augmenter
+        if options.diffusion:
+            from sklearn_exdd.augment import DiffusionDefectAugmenter
+
+            augmenters["Diffusion: what the prompt says"] = DiffusionDefectAugmenter(options.diffusion, max_redraws=1)
+        listener = listen(options.host, options.port)
+    except (OSError, ValueError, NotFittedError) as error:
+        sys.exit(str(error))
+    host, port = listener.getsockname()[:2]
+    names, called = {options.host}, options.host
+    if not ip_address(host).is_loopback:
+        called = socket.gethostname()
+        names.add(called)
+        print(
+            f"Warning: the page listens on {options.host}, beyond this machine, unencrypted. Whoever gets the address "
+            "below sees the images of the folder and decides on them.",
+            file=sys.stderr,
+        )
+    token = token_urlsafe(16)
+    called = f"[{called}]" if ":" in called else called
+    print(f"Review {folder.path} at http://{called}:{port}/?token={token} (Ctrl+C ends it)", flush=True)
+    serve(ReviewSession(folder, detector, augmenters), listener, token, names)
+
+
+if __name__ == "__main__":
+    main()

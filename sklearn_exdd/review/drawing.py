@@ -1,0 +1,176 @@
+"""What the mouse draws on an image, and images as the page shows them."""
+
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+TOOLS = ("brush", "outline", "box")
+# The longest side of an image on the page: small ones are enlarged by whole factors, so that their pixels show.
+_SMALL, _LARGE = 480, 1200
+_MASK_COLOR = (0, 200, 255)
+# From dark to bright, each step lighter than the one before: readable in grey and for any colour vision.
+_HEAT = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]])
+
+
+@dataclass
+class Stroke:
+    """One stroke of a tool, in pixels of the image.
+
+    Parameters
+    ----------
+    tool : {"brush", "outline", "box"}
+        "brush" paints a line, "outline" fills what it surrounds, "box" spans a rectangle from its first point to its
+        last.
+    width : float
+        Of the brush, in pixels.
+    points : list of (x, y)
+    """
+
+    tool: str
+    width: float
+    points: list = field(default_factory=list)
+
+    def corners(self):
+        """Left, top, right and bottom of a box."""
+        (x0, y0), (x1, y1) = self.points[0], self.points[-1]
+        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def rasterize(strokes, shape):
+    """The region that strokes cover.
+
+    Parameters
+    ----------
+    strokes : list of Stroke
+    shape : tuple of (int, int)
+        Height and width of the image.
+
+    Returns
+    -------
+    region : ndarray of shape (height, width), dtype bool
+
+    Examples
+    --------
+    >>> from sklearn_exdd.review.drawing import Stroke, rasterize
+    >>> rasterize([Stroke("box", 1, [(4, 2), (1, 0)])], (4, 6)).astype(int)
+    array([[0, 1, 1, 1, 1, 0],
+           [0, 1, 1, 1, 1, 0],
+           [0, 1, 1, 1, 1, 0],
+           [0, 0, 0, 0, 0, 0]])
+    """
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("1", (shape[1], shape[0]))
+    draw = ImageDraw.Draw(canvas)
+    for stroke in strokes:
+        if stroke.tool == "box":
+            draw.rectangle([int(value) for value in stroke.corners()], fill=1)
+        elif stroke.tool == "outline" and len(stroke.points) > 2:
+            draw.polygon(stroke.points, fill=1)
+        else:
+            radius = stroke.width / 2
+            draw.line(stroke.points, fill=1, width=max(1, round(stroke.width)))
+            for x, y in stroke.points:  # round joints and ends
+                draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=1)
+    return np.array(canvas, dtype=bool)
+
+
+def svg(strokes, scale):
+    """The same strokes as SVG, to be shown over the image.
+
+    Parameters
+    ----------
+    strokes : list of Stroke
+    scale : float
+        Pixels of the page's image for a pixel of the image itself.
+
+    Returns
+    -------
+    content : str
+    """
+    shapes = []
+    for stroke in strokes:
+        if stroke.tool == "box":
+            x0, y0, x1, y1 = (value * scale for value in stroke.corners())
+            shapes.append(f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" {_FILLED}/>')
+            continue
+        points = " ".join(f"{x * scale:.1f},{y * scale:.1f}" for x, y in stroke.points)
+        if stroke.tool == "outline":
+            shapes.append(f'<polygon points="{points}" {_FILLED}/>')
+        else:
+            points += " " + points.split()[-1]  # a click is a dot
+            shapes.append(f'<polyline points="{points}" stroke-width="{stroke.width * scale:.1f}" {_PAINTED}/>')
+    return "".join(shapes)
+
+
+_COLOR = "rgb({}, {}, {})".format(*_MASK_COLOR)
+_FILLED = f'fill="{_COLOR}" fill-opacity="0.4" stroke="{_COLOR}" stroke-width="2"'
+_PAINTED = f'fill="none" stroke="{_COLOR}" stroke-opacity="0.5" stroke-linecap="round" stroke-linejoin="round"'
+
+
+def page_scale(shape):
+    """Pixels on the page for a pixel of an image of this shape."""
+    longest = max(shape[:2])
+    return max(1, _SMALL // longest) if longest <= _LARGE else _LARGE / longest
+
+
+def preview(image, mask=None, longest=None):
+    """An image as the page shows it.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float in [0, 1]
+    mask : ndarray of shape (height, width), dtype bool, default=None
+        Outlined.
+    longest : int, default=None
+        Length of the longest side; None chooses one that fits the page.
+
+    Returns
+    -------
+    content : bytes
+        A PNG file.
+    """
+    from PIL import Image
+
+    scale = page_scale(image.shape) if longest is None else longest / max(image.shape[:2])
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    shown = Image.fromarray(_eight_bits(image)).resize(size, resampling)
+    if mask is not None:
+        pixels = np.array(shown.convert("RGB"))
+        large = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        pixels[ndimage.binary_dilation(large, iterations=2) & ~large] = _MASK_COLOR
+        shown = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def heat(image, anomaly_map, threshold):
+    """An anomaly map laid over its image.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width) or (height, width, 3)
+    anomaly_map : ndarray of shape (height, width)
+    threshold : float
+        The colours span the map, and reach the threshold at least: what is normal stays dark.
+
+    Returns
+    -------
+    colored : ndarray of shape (height, width, 3), dtype uint8
+    """
+    low, high = anomaly_map.min(), max(anomaly_map.max(), threshold)
+    share = (anomaly_map - low) / (high - low) if high > low else np.zeros(anomaly_map.shape)
+    steps = np.linspace(0, 1, len(_HEAT))
+    colors = np.stack([np.interp(share, steps, channel) for channel in _HEAT.T], axis=2)
+    grey = _eight_bits(image).reshape(*anomaly_map.shape, -1).mean(axis=2, keepdims=True)
+    return np.rint(0.65 * colors + 0.35 * grey).astype(np.uint8)
+
+
+def _eight_bits(image):
+    if image.dtype.kind == "f":
+        return np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    return (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image

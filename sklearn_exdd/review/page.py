@@ -1,0 +1,278 @@
+"""The page: what stands where, and what is called when something is clicked."""
+
+from contextlib import suppress
+
+import uvicorn
+from fastapi import FastAPI
+from nicegui import run, ui
+
+from sklearn_exdd.review.drawing import heat
+from sklearn_exdd.review.guard import Guard
+from sklearn_exdd.review.widgets import BAD, TITLE, Canvas, Gallery, Pictures, plain, show_image, tell
+
+_HINT = "text-sm opacity-80"
+# What may go wrong with the folder, and is told to the expert.
+_PROBLEMS = (OSError, ValueError)
+
+
+class MakePanel:
+    """Make defects: pick an image, draw a region, choose a generator, accept or reject."""
+
+    def __init__(self, session, pictures, on_decision):
+        self.session, self.pictures, self.on_decision = session, pictures, on_decision
+        self.source, self.made = None, None
+        with ui.card().classes("w-full gap-2"):
+            self.gallery = Gallery("1. Pick a normal image", session, pictures, self.pick)
+        with ui.element("div").classes("w-full grid grid-cols-1 md:grid-cols-2 gap-4"):
+            with ui.card().classes("gap-2"):
+                ui.label("2. Draw where the defect goes").classes(TITLE)
+                self.canvas = Canvas(pictures)
+            with ui.card().classes("gap-2"):
+                ui.label("3. Generate, and decide").classes(TITLE)
+                self._generator()
+                self.result = ui.interactive_image().classes("w-full")
+                self._decision()
+        ui.timer(0, self.fill, once=True)
+
+    async def fill(self):
+        """List the images."""
+        entries = self.session.sources()
+        await self.gallery.fill([(entry, None, None) for entry in entries])
+        if not entries:
+            self.about.text = "There are no images in the folder."
+
+    def _generator(self):
+        names = list(self.session.generators)
+        with ui.row().classes("w-full h-14 items-center gap-3 no-wrap"):
+            self.generator = ui.select(names, value=names[0], label="Generator").classes("grow min-w-0")
+            self.seed = ui.number("Seed", value=0, min=0, max=2**31 - 1, precision=0).classes("w-20")
+            self.generate = ui.button("Generate", on_click=self.make).props("no-caps")
+        self.prompt = ui.input("Prompt: what the defect looks like").classes("w-full")
+        self.prompt.bind_visibility_from(self.generator, "value", backward=self.session.takes_prompt)
+
+    def _decision(self):
+        self.about = ui.label("The result appears here.").classes(_HINT)
+        self.decision = ui.row().classes("w-full items-center gap-3")
+        with self.decision:
+            ui.button("Accept", icon="check", on_click=lambda: self.decide(True)).props("no-caps color=positive")
+            ui.button("Reject", icon="close", on_click=lambda: self.decide(False)).props("no-caps color=negative")
+            self.outlined = ui.switch("Outline", value=True, on_change=self.show)
+        self.decision.set_visibility(False)
+
+    async def pick(self, name):
+        """Show an image to draw on."""
+        try:
+            self.canvas.show(self.session.folder.read(name))
+        except _PROBLEMS as problem:
+            return tell(problem, "negative")
+        self.source = name
+        self._forget()
+
+    async def make(self):
+        """Make a defect in the region."""
+        region = self.canvas.region()
+        if region is None:
+            return tell("Pick an image and draw where the defect goes.", "warning")
+        prompt = (self.prompt.value or "").strip() if self.session.takes_prompt(self.generator.value) else None
+        if prompt == "":
+            return tell("Write what the defect looks like.", "warning")
+        source, seed = self.source, int(self.seed.value or 0)
+        self.generate.props("loading")
+        try:
+            made = await run.io_bound(self.session.make, source, region, self.generator.value, prompt=prompt, seed=seed)
+        except Exception as problem:  # a generator may raise anything
+            return tell(problem, "negative")
+        finally:
+            self.generate.props(remove="loading")
+        if source != self.source:  # another image has been picked in the meantime
+            return
+        self.made = made
+        faint = "" if made.visible else " It is faint against the texture."
+        sentence = f" “{made.recipe['prompt']}”" if made.recipe["prompt"] else ""
+        self.about.text = plain(f"{made.recipe['generator']}, seed {made.recipe['seed']}.{sentence}{faint}")
+        self.decision.set_visibility(True)
+        self.show()
+
+    async def decide(self, accept):
+        """Keep the decision, and be ready for the next."""
+        if self.made is None:  # a double click
+            return
+        try:
+            self.session.decide(self.made, accept)
+        except _PROBLEMS as problem:
+            return tell(problem, "negative")
+        tell("Accepted and kept." if accept else "Rejected.", "positive" if accept else "info")
+        self.seed.value = int(self.seed.value or 0) + 1
+        self._forget()
+        await self.on_decision()
+
+    def _forget(self):
+        self.made = None
+        self.result.set_visibility(False)
+        self.about.text = "The result appears here."
+        self.decision.set_visibility(False)
+
+    def show(self):
+        """Show the result, with or without its outline."""
+        if self.made:
+            self.result.set_visibility(True)
+            show_image(self.result, self.pictures, self.made.image, self.made.mask if self.outlined.value else None)
+
+
+class CorrectPanel:
+    """Correct a detector: its alarms and misses, worst first."""
+
+    def __init__(self, session, pictures, on_decision):
+        self.session, self.pictures, self.on_decision = session, pictures, on_decision
+        self.name, self.ranking = None, []
+        if session.detector is None:
+            ui.label("Start the page with --detector FILE to correct a fitted detector.").classes("text-base")
+            return
+        with ui.card().classes("w-full gap-2"):
+            title = "1. Pick an image: what looks most wrong comes first"
+            self.gallery = Gallery(title, session, pictures, self.pick)
+            self.progress = ui.linear_progress(0, show_value=False)
+        with ui.element("div").classes("w-full grid grid-cols-1 md:grid-cols-2 gap-4"):
+            with ui.card().classes("gap-2"):
+                ui.label("2. Say what it is").classes(TITLE)
+                self.canvas = Canvas(pictures)
+                with ui.row().classes("w-full items-center gap-3"):
+                    ui.button("Really normal", on_click=lambda: self.correct(0)).props("no-caps color=positive")
+                    ui.button("Really a defect", on_click=lambda: self.correct(1)).props("no-caps color=negative")
+                ui.label("If you like, draw first where the defect is.").classes(_HINT)
+            with ui.card().classes("gap-2"):
+                ui.label("What the detector sees").classes(TITLE)
+                self.about = ui.label("Outlined: above the threshold. The numbers are scores less the threshold.")
+                self.about.classes(f"{_HINT} h-14 content-center")
+                self.map = ui.interactive_image().classes("w-full")
+        ui.timer(0, self.rank, once=True)
+
+    async def rank(self):
+        """Ask the detector about all images."""
+        entries, judged = self.session.folder.entries(), []
+        for entry in entries:
+            judged.append(await run.io_bound(self.session.judge, entry))
+            self.progress.value = len(judged) / len(entries)
+        self.progress.set_visibility(False)
+        self.ranking = self.session.worst_first(judged)
+        await self.on_decision()
+
+    async def refresh(self):
+        """Show scores and decisions."""
+        if self.session.detector is not None:
+            decisions = self.session.folder.decisions()
+            known = {own["source"]: own["label"] for own in decisions if own["what"] == "corrected"}
+            await self.gallery.fill([(judged.entry, *_caption(judged, known)) for judged in self.ranking])
+
+    async def pick(self, name):
+        """Show an image and its anomaly map."""
+        try:
+            image = self.session.folder.read(name)
+            found = await run.io_bound(self.session.anomaly_map, name)
+        except Exception as problem:  # a detector may raise anything
+            return tell(problem, "negative")
+        if name != self.gallery.picked:  # another one has been picked in the meantime
+            return
+        self.name = name
+        self.canvas.show(image)
+        if found is None:
+            self.about.text = "This detector has no anomaly maps."
+        else:
+            anomaly_map, threshold = found
+            show_image(self.map, self.pictures, heat(image, anomaly_map, threshold), anomaly_map > threshold)
+
+    async def correct(self, label):
+        """Keep what the image really is."""
+        if self.name is None:
+            return tell("Pick an image first.", "warning")
+        try:
+            self.session.folder.correct(self.name, label, self.canvas.region() if label else None)
+        except _PROBLEMS as problem:
+            return tell(problem, "negative")
+        tell("Kept as a defect." if label else "Kept as normal.", "positive")
+        await self.on_decision()
+
+
+def _caption(judged, known):
+    """Score of an image, and whether it is wrong; its color."""
+    if judged.score is None:
+        return "unreadable", BAD
+    if judged.entry.name in known:
+        return ("✓ normal", "✓ defect")[known[judged.entry.name]], "text-sky-700 dark:text-sky-300"
+    is_alarm, is_defect = judged.score > 0, judged.entry.label == 1
+    kind = (("passed", "alarm"), ("missed", "found"))[is_defect][is_alarm]
+    color = "opacity-80" if is_alarm == is_defect else "text-amber-700 dark:text-amber-300 font-medium"
+    return f"{kind} {judged.score:+.2g}", color
+
+
+class Page:
+    """Both panels, and the count of decisions above them."""
+
+    def __init__(self, session, pictures):
+        self.session = session
+        ui.colors(primary="#0284c7")
+        with ui.header().classes("items-center gap-4 py-1 no-wrap bg-sky-800"):
+            ui.label(plain(f"Review {session.folder.path.resolve().name}")).classes("text-lg font-medium truncate")
+            with ui.tabs().classes("shrink-0").props("no-caps dense") as tabs:
+                make, correct = ui.tab("Make defects"), ui.tab("Correct a detector")
+            ui.space()
+            self.counts = ui.label().classes("text-sm whitespace-nowrap")
+            take_back = ui.button("Take back", icon="undo", on_click=self.take_back)
+            take_back.classes("shrink-0").props("flat dense no-caps no-wrap color=white")
+        with ui.tab_panels(tabs, value=make, animated=False).classes("w-full max-w-screen-xl mx-auto bg-transparent"):
+            with ui.tab_panel(make).classes("p-0 gap-4"):
+                MakePanel(session, pictures, self.refresh)
+            with ui.tab_panel(correct).classes("p-0 gap-4"):
+                self.correct = CorrectPanel(session, pictures, self.refresh)
+        ui.timer(0, self.refresh, once=True)
+
+    async def refresh(self):
+        """Show what a decision has changed."""
+        try:
+            counts = self.session.folder.counts()
+            await self.correct.refresh()
+        except _PROBLEMS as problem:
+            return tell(problem, "negative")
+        kinds = ("accepted", "rejected", "corrected")
+        self.counts.text = " · ".join(f"{counts[kind]} {kind}" for kind in kinds)
+
+    async def take_back(self):
+        """Withdraw the latest decision."""
+        try:
+            decisions = self.session.folder.decisions()
+            if not decisions:
+                return tell("There is nothing to take back.", "warning")
+            self.session.folder.withdraw(decisions[-1])
+        except _PROBLEMS as problem:
+            return tell(problem, "negative")
+        tell(f"Taken back: {decisions[-1]['source']} {decisions[-1]['what']}.")
+        await self.refresh()
+
+
+def serve(session, listener, token, names):
+    """Serve the page until it is interrupted.
+
+    Parameters
+    ----------
+    session : ReviewSession
+    listener : socket.socket
+        Listens already.
+    token : str
+        Secret that opens the page, see :class:`~sklearn_exdd.review.guard.Guard`.
+    names : set of str
+        By which the page may be called.
+    """
+    app, pictures = FastAPI(openapi_url=None), Pictures()
+    app.get("/pictures/{key}")(pictures.answer)
+    ui.page("/", title="Review", dark=None)(lambda: Page(session, pictures))
+    ui.run_with(app, show_welcome_message=False)
+    config = uvicorn.Config(
+        Guard(app, token, names),
+        log_level="warning",
+        proxy_headers=False,  # what a proxy claims is not checked
+        server_header=False,
+        timeout_graceful_shutdown=1,  # open pages keep their connection
+        ws="wsproto",
+    )
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])

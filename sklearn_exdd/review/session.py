@@ -1,0 +1,171 @@
+"""What the page does, without the page: make defects, keep decisions, rank what a detector says."""
+
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.base import clone
+
+from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter, PerlinDefectAugmenter
+from sklearn_exdd.review.drawing import preview
+
+_THUMBNAIL = 96
+_N_THUMBNAILS = 2048
+
+# Those that learn nothing from the normal images, by the names that the page gives them.
+_CHEAP = {
+    "Offset: pits, stains, scratches": OffsetDefectAugmenter,
+    "Perlin: another texture": PerlinDefectAugmenter,
+    "CutPaste: a piece from elsewhere": CutPasteDefectAugmenter,
+}
+
+
+class Made(NamedTuple):
+    """A synthetic defect, and what it was made of."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    visible: bool
+    recipe: dict
+
+
+class Judged(NamedTuple):
+    """What a detector says of an image: its score less the threshold, or why there is none (the other is None)."""
+
+    entry: object
+    score: object
+    problem: object
+
+    @property
+    def surprise(self):
+        """How wrong the detector would be: above 0 for an alarm, unless the image is known as a defect, and a miss."""
+        return -self.score if self.entry.label == 1 else self.score
+
+
+class ReviewSession:
+    """A folder under review, with what makes and what detects defects.
+
+    Parameters
+    ----------
+    folder : ReviewFolder
+    detector : object, default=None
+        Fitted, with ``decision_function(images)`` and, if it locates defects, ``predict_map(images)``.
+    augmenters : dict of str to object, default=None
+        More generators. One that has a parameter `prompts` is cloned and given the expert's prompt; all others are
+        fitted already.
+    """
+
+    def __init__(self, folder, detector=None, augmenters=None):
+        self.folder = folder
+        self.detector = detector
+        self.generators = (augmenters or {}) | {name: augmenter() for name, augmenter in _CHEAP.items()}
+        self._judged, self._thumbnails = {}, {}
+        self._busy = Lock()  # one at a time: they use all cores, or the only GPU
+
+    def sources(self):
+        """The images to make defects on, a list of Entry: those known as normal or, where none is, all but defects."""
+        entries = [entry for entry in self.folder.entries() if entry.label != 1]
+        normal = [entry for entry in entries if entry.label == 0]
+        return normal or entries
+
+    def thumbnail(self, entry):
+        """A small picture of an image, bytes of a PNG file, and why there is none (the other is None)."""
+        thumbnail = self._thumbnails.get(entry.name)
+        if thumbnail is None:
+            content, problem = None, entry.problem
+            if problem is None:
+                try:
+                    content = preview(self.folder.read(entry.name), longest=_THUMBNAIL)
+                except (OSError, ValueError) as error:
+                    problem = str(error)
+            if len(self._thumbnails) >= _N_THUMBNAILS:
+                self._thumbnails = {}
+            thumbnail = self._thumbnails[entry.name] = content, problem
+        return thumbnail
+
+    def takes_prompt(self, generator):
+        """Whether a generator draws what a sentence says."""
+        return hasattr(self.generators[generator], "prompts")
+
+    def make(self, source, region, generator, *, prompt=None, seed=0):
+        """Make a defect.
+
+        Parameters
+        ----------
+        source : str
+            Name of the image to make it on.
+        region : ndarray of shape (height, width), dtype bool
+        generator : str
+            Its name in `generators`.
+        prompt : str, default=None
+            For a generator that takes one.
+        seed : int, default=0
+
+        Returns
+        -------
+        made : Made
+        """
+        if not region.any():
+            raise ValueError("Expected a region, got an empty one. Draw where the defect goes.")
+        path, augmenter = self.folder.locate(source), self.generators[generator]
+        with self._busy:
+            if self.takes_prompt(generator):
+                augmenter = clone(augmenter).set_params(prompts=[prompt or ""], prompt_shares=None).fit([path])
+            elif generator in _CHEAP:
+                augmenter = clone(augmenter).fit([path])
+            made = augmenter.paint(path, region, random_state=seed)
+        provenance = made.provenance[0]
+        recipe = {
+            "generator": provenance["augmenter"],
+            "prompt": provenance["prompt"],
+            "model": provenance["model"],
+            "seed": seed,
+        }
+        return Made(made.images[0], made.masks[0], provenance["visible"], {"source": source, **recipe})
+
+    def decide(self, made, accept):
+        """Keep the decision on a synthetic defect."""
+        return self.folder.decide("accepted" if accept else "rejected", image=made.image, mask=made.mask, **made.recipe)
+
+    def judge(self, entry):
+        """Ask the detector about an image, once.
+
+        Parameters
+        ----------
+        entry : Entry
+
+        Returns
+        -------
+        judged : Judged
+        """
+        if entry.name not in self._judged:
+            score, problem = None, entry.problem
+            if problem is None:
+                try:
+                    with self._busy:
+                        score = float(self.detector.decision_function([self.folder.locate(entry.name)])[0])
+                except Exception as error:  # a detector may raise anything, and the others are to be judged
+                    problem = str(error)
+            self._judged[entry.name] = Judged(entry, score, problem)
+        return self._judged[entry.name]
+
+    def worst_first(self, judged):
+        """In the order in which an expert should look at them.
+
+        Parameters
+        ----------
+        judged : list of Judged
+
+        Returns
+        -------
+        ranking : list of Judged
+            The most surprising alarms and misses first, what has no score last.
+        """
+        return sorted(judged, key=lambda item: (item.score is None, 0 if item.score is None else -item.surprise))
+
+    def anomaly_map(self, name):
+        """The map of an image, and the threshold; None where the detector has none."""
+        if not hasattr(self.detector, "predict_map"):
+            return None
+        with self._busy:
+            return self.detector.predict_map([self.folder.locate(name)])[0], self.detector.threshold_

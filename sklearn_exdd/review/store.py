@@ -1,0 +1,355 @@
+"""A folder of images under review: what is in it, and the decisions on it."""
+
+import io
+import json
+import os
+from collections import Counter
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+from warnings import warn
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from sklearn_exdd._images import read_image
+
+_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_LABELS = {"normal": 0, "good": 0, "defect": 1}
+_WHATS = ("accepted", "rejected", "corrected", "withdrawn")
+_OWN = "review"
+_FILE = "decisions.jsonl"
+
+
+class Entry(NamedTuple):
+    """An image of the folder: its path within it, its label (0, 1 or None), and why it cannot be used (or None)."""
+
+    name: str
+    label: object
+    problem: object
+
+
+class ReviewFolder:
+    """Images of a folder, and an expert's decisions on them.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Holds `normal/` (or `good/`) and, if there are any, `defect/` and `masks/`, as
+        :func:`~sklearn_exdd.datasets.load_folder` reads; images elsewhere in it have no label. Decisions go to its
+        sub-folder `review/`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+
+    Notes
+    -----
+    Nothing outside the folder is read or written: links that lead out of it are listed with their problem and
+    refused.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> from sklearn_exdd.review import ReviewFolder, load_review
+    >>> with TemporaryDirectory() as path:
+    ...     Image.new("L", (64, 64), 90).save(f"{path}/part.png")
+    ...     folder = ReviewFolder(path)
+    ...     names = [entry.name for entry in folder.entries()]
+    ...     decision = folder.correct("part.png", 0)
+    ...     review = load_review(path)
+    >>> names, review.y.tolist(), review.provenance[0]["what"]
+    (['part.png'], [0], 'corrected')
+    """
+
+    def __init__(self, path):
+        self.path = Path(path).expanduser()
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(self.path)!r}; expected one that holds images.")
+
+    def entries(self):
+        """The images of the folder, masks and decisions left out.
+
+        Returns
+        -------
+        entries : list of Entry
+            In the order of their names.
+        """
+        names = []
+        for place, folders, files in os.walk(self.path):  # which follows no links to folders
+            within = Path(place).relative_to(self.path)
+            left_out = ("masks", _OWN) if within == Path() else ()
+            folders[:] = [folder for folder in folders if not folder.startswith(".") and folder not in left_out]
+            images = [file for file in files if file.lower().endswith(_EXTENSIONS) and not file.startswith(".")]
+            names += [(within / file).as_posix() for file in images]
+        return [self._entry(name) for name in sorted(names)]
+
+    def _entry(self, name):
+        problem = None
+        try:
+            self.locate(name)
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        return Entry(name, _LABELS.get(name.partition("/")[0]) if "/" in name else None, problem)
+
+    def locate(self, name):
+        """The file of an image or a mask.
+
+        Parameters
+        ----------
+        name : str
+            Path relative to the folder.
+
+        Returns
+        -------
+        path : pathlib.Path
+
+        Raises
+        ------
+        ValueError
+            If it leads outside the folder.
+        FileNotFoundError
+            If there is no such file.
+        """
+        path = self.path / name
+        if os.path.isabs(name) or not self._holds(path):
+            raise ValueError(f"{name!r}: expected a file within the folder, got one that leads outside it.")
+        if not path.is_file():
+            raise FileNotFoundError(f"{name!r}: there is no such file in the folder.")
+        return path
+
+    def _holds(self, path):
+        try:
+            return path.resolve().is_relative_to(self.path.resolve())
+        except (OSError, RuntimeError):  # links in a circle
+            return False
+
+    def read(self, name):
+        """Decode an image of the folder; see :func:`~sklearn_exdd._images.read_image`."""
+        return read_image(self.locate(name), repr(name))
+
+    def decide(self, what, source, image, mask, *, generator=None, prompt=None, seed=None, model=None):
+        """Keep the decision on a synthetic defect.
+
+        Parameters
+        ----------
+        what : {"accepted", "rejected"}
+        source : str
+            Name of the image that it was made on.
+        image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float in [0, 1]
+        mask : ndarray of shape (height, width), dtype bool
+        generator, prompt, model : str, default=None
+        seed : int, default=None
+
+        Returns
+        -------
+        decision : dict
+            As it stands in `decisions.jsonl`.
+        """
+        pixels, marked = _png(image), _png(mask)
+        name = sha256(pixels + marked).hexdigest()[:16] + ".png"
+        return self._append(
+            {
+                "what": what,
+                "source": source,
+                "image": self._write(f"{_OWN}/images/{name}", pixels),
+                "mask": self._write(f"{_OWN}/masks/{name}", marked),
+                "generator": generator,
+                "prompt": prompt,
+                "model": model,
+                "seed": seed,
+                "label": 1 if what == "accepted" else None,
+            }
+        )
+
+    def correct(self, source, label, mask=None):
+        """Keep what an image of the folder really is.
+
+        Parameters
+        ----------
+        source : str
+            Name of the image.
+        label : {0, 1}
+            0 for normal, 1 for a defect.
+        mask : ndarray of shape (height, width), dtype bool, default=None
+            Where the defect is; None if nobody says.
+
+        Returns
+        -------
+        decision : dict
+        """
+        self.locate(source)
+        if mask is not None:
+            content = _png(mask)
+            name = sha256(source.encode("utf-8", "surrogateescape") + content).hexdigest()[:16]
+            mask = self._write(f"{_OWN}/masks/{name}.png", content)
+        return self._append({"what": "corrected", "source": source, "image": None, "mask": mask, "label": label})
+
+    def withdraw(self, decision):
+        """Take a decision back; the files stay.
+
+        Parameters
+        ----------
+        decision : dict
+            As :meth:`decide`, :meth:`correct` or :meth:`decisions` gave it.
+        """
+        return self._append({**decision, "what": "withdrawn", "label": None})
+
+    def decisions(self):
+        """The latest decision on each item, in the order in which they were made.
+
+        Returns
+        -------
+        decisions : list of dict
+            Those withdrawn are left out.
+
+        Warns
+        -----
+        RuntimeWarning
+            Where a line is torn, as a crash leaves the last one.
+        """
+        latest = {}
+        for decision in self._lines():
+            item = decision["image"] or decision["source"]
+            latest.pop(item, None)
+            latest[item] = decision
+        return [decision for decision in latest.values() if decision["what"] != "withdrawn"]
+
+    def counts(self):
+        """Number of decisions of each kind, a Counter."""
+        return Counter(decision["what"] for decision in self.decisions())
+
+    def _lines(self):
+        place = self._own(_FILE)
+        lines = place.read_bytes().split(b"\n") if place.exists() else []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                decision = json.loads(line)
+            except ValueError:
+                message = f"{place}, line {number}: expected a decision as JSON, got a torn line; it is skipped."
+                warn(message, RuntimeWarning, stacklevel=4)
+                continue
+            if not _is_decision(decision):
+                raise ValueError(
+                    f"{place}, line {number}: expected a decision, an object with what (one of {_WHATS}), source, "
+                    f"image, mask and label (0, 1 or null), got {line[:80].decode(errors='replace')!r}. Mend the line "
+                    "or remove it."
+                )
+            yield {"image": None, "mask": None, "label": None, **decision}
+
+    def _own(self, name):
+        """A place in the folder of decisions, which must not be a link out of the folder."""
+        place = self.path / _OWN / name
+        if place.is_symlink() or not self._holds(place):
+            raise ValueError(f"{str(place)!r}: expected a place within the folder, got a link. Remove it.")
+        return place
+
+    def _write(self, name, content):
+        from sklearn_exdd.augment._cache import write_whole
+
+        place = self._own(name.removeprefix(f"{_OWN}/"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, content)
+        return name
+
+    def _append(self, decision):
+        decision = {**decision, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        place = self._own(_FILE)
+        place.parent.mkdir(exist_ok=True)
+        with open(place, "a+b") as file:
+            # A line that a crash has torn must not swallow this one.
+            torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write(b"\n" * torn + json.dumps(decision).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return decision
+
+
+def load_review(path):
+    """List what an expert has decided in a folder, for `fit`, `partial_fit` and the augmenters.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The folder that `python -m sklearn_exdd.review` was started on.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        X : list of pathlib.Path, length n_decisions
+            Accepted synthetic defects and corrected images, in the order of the decisions; nothing is decoded.
+        y : ndarray of shape (n_decisions,), dtype int
+            1 for a defect, 0 for a normal image.
+        masks : list of pathlib.Path or None, length n_decisions
+            The mask of each defect that has one.
+        provenance : list of dict, length n_decisions
+            The decisions: "what" ("accepted" or "corrected"), "source" (the image's path relative to the folder; for
+            a synthetic defect, of the normal image that it was made on), "time" and, for a synthetic defect,
+            "generator", "prompt", "model" and "seed".
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is missing, or a file that a decision names.
+    ValueError
+        If a decision names a file outside the folder, or is none.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where a line is torn, as a crash leaves the last one.
+
+    Notes
+    -----
+    The latest decision on the same item counts; what was rejected or withdrawn is left out.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sklearn_exdd.review import ReviewFolder, load_review
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(1, defect_fraction=1, image_shape=(64, 64), random_state=0)
+    >>> with TemporaryDirectory() as path:
+    ...     Image.fromarray(X[0]).save(f"{path}/part.png")
+    ...     _ = ReviewFolder(path).correct("part.png", 1, masks[0])
+    ...     data = load_review(path)
+    >>> data.X[0].name, data.y.tolist(), data.masks[0].suffix
+    ('part.png', [1], '.png')
+    """
+    folder = ReviewFolder(path)
+    decisions = [decision for decision in folder.decisions() if decision["label"] is not None]
+    masks = [decision["mask"] if decision["label"] == 1 else None for decision in decisions]
+    return Bunch(
+        X=[folder.locate(decision["image"] or decision["source"]) for decision in decisions],
+        y=np.array([decision["label"] for decision in decisions], dtype=int),
+        masks=[None if mask is None else folder.locate(mask) for mask in masks],
+        provenance=decisions,
+    )
+
+
+def _is_decision(decision):
+    if not isinstance(decision, dict):
+        return False
+    if decision.get("what") not in _WHATS or decision.get("label") not in (0, 1, None):
+        return False
+    files = [decision.get(name) for name in ("image", "mask") if decision.get(name) is not None]
+    return all(isinstance(name, str) for name in [decision.get("source"), *files])
+
+
+def _png(pixels):
+    from PIL import Image
+
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype.kind == "f":
+        pixels = np.rint(pixels * 65535).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
