@@ -96,12 +96,7 @@ class Images:
         return self._shapes[index]
 
     def __getitem__(self, index):
-        item = self._items[index]
-        where = self.where(index)
-        if isinstance(item, (str, os.PathLike)):
-            where += f" ({os.fspath(item)})"
-            item = read_image(item, where)
-        item = np.asarray(item)
+        item, where = self._item(index)
         image = _as_unit_float(item, where)
         if self.n_channels is None:
             self.n_channels = image.shape[2]
@@ -113,6 +108,12 @@ class Images:
         self._shapes[index] = image.shape[:2]
         self._layouts[index] = item.dtype, item.ndim
         return image
+
+    def original(self, index):
+        """An image exactly as it came, but without alpha, and bool as uint8, in the form of :meth:`restore`."""
+        item, _ = self._item(index)
+        item = item[..., :3] if item.ndim == 3 else item
+        return item.astype(np.uint8) * 255 if item.dtype == bool else item
 
     def restore(self, index, pixels):
         """Pixels as this class gives them, back in the dtype and the dimensions of an image.
@@ -143,6 +144,14 @@ class Images:
         taken._numbers = [self._numbers[i] for i in indices]
         taken._shapes, taken._layouts = {}, {}
         return taken
+
+    def _item(self, index):
+        """An image as an array, and how messages call it."""
+        item, where = self._items[index], self.where(index)
+        if isinstance(item, (str, os.PathLike)):
+            where += f" ({os.fspath(item)})"
+            item = read_image(item, where)
+        return np.asarray(item), where
 
 
 class Masks:

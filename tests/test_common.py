@@ -1,6 +1,6 @@
 """The checks that every estimator passes: scikit-learn's own, and those on images.
 
-A new detector or feature extractor is one more line in DETECTORS or EXTRACTORS.
+A new detector, feature extractor or augmenter is one more line in DETECTORS, EXTRACTORS or AUGMENTERS.
 """
 
 import io
@@ -15,12 +15,18 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_exdd import (
+    CutPasteDefectAugmenter,
+    DefectPasteAugmenter,
     ExDDDetector,
     GaborFeatureExtractor,
+    MixedDefectAugmenter,
     ModuleFeatureExtractor,
+    OffsetDefectAugmenter,
+    PerlinDefectAugmenter,
     TimmFeatureExtractor,
     TorchvisionFeatureExtractor,
 )
+from sklearn_exdd.augment import RidgedRegions
 from sklearn_exdd.datasets import make_surface_defects
 
 
@@ -45,6 +51,13 @@ EXTRACTORS = [
         marks=pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed"),
     ),
 ]
+AUGMENTERS = [
+    CutPasteDefectAugmenter(min_contrast=0.3, random_state=0),
+    DefectPasteAugmenter(min_contrast=0.3, random_state=0),
+    MixedDefectAugmenter([("offset", OffsetDefectAugmenter()), ("perlin", PerlinDefectAugmenter())], random_state=0),
+    OffsetDefectAugmenter(regions=["perlin", RidgedRegions(width=(2, 4))], random_state=0),
+    PerlinDefectAugmenter(random_state=0),
+]
 METHODS = ["score_samples", "decision_function", "predict", "predict_map", "explain"]
 
 
@@ -54,7 +67,8 @@ def name_of(estimator):
 
 each_detector = pytest.mark.parametrize("detector", DETECTORS, ids=name_of)
 each_extractor = pytest.mark.parametrize("extractor", EXTRACTORS, ids=name_of)
-each_estimator = pytest.mark.parametrize("estimator", [*DETECTORS, *EXTRACTORS], ids=name_of)
+each_augmenter = pytest.mark.parametrize("augmenter", AUGMENTERS, ids=name_of)
+each_estimator = pytest.mark.parametrize("estimator", [*DETECTORS, *EXTRACTORS, *AUGMENTERS], ids=name_of)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +84,19 @@ def fitted(surfaces):
         return done[key]
 
     return fit
+
+
+def fit_on(estimator, surfaces):
+    X, y, masks = surfaces
+    return estimator.fit(X, y, masks=masks) if hasattr(estimator, "sample") else estimator.fit(X, y)
+
+
+def results_of(estimator, X):
+    """What an estimator is there for."""
+    if hasattr(estimator, "sample"):
+        synthetic = estimator.sample(2)
+        return [synthetic.images, synthetic.masks, synthetic.provenance]
+    return estimator.score_samples(X) if hasattr(estimator, "score_samples") else estimator.transform(X)
 
 
 def assert_same_predictions(first, second, X):
@@ -119,10 +146,11 @@ def test_scikit_learn_finds_nothing_wrong(estimator, check):
 @each_estimator
 def test_clone_and_set_params_keep_every_parameter(estimator):
     params = estimator.get_params()
-    copies = [clone(estimator), type(estimator)().set_params(**params)]
+    fresh = type(estimator)([]) if "augmenters" in params else type(estimator)()
+    copies = [clone(estimator), fresh.set_params(**params)]
     for copy in copies:
         assert copy is not estimator
-        assert copy.get_params() == params
+        assert repr(copy.get_params()) == repr(params)
         assert repr(copy) == repr(estimator)
 
 
@@ -134,10 +162,9 @@ def test_an_unknown_parameter_is_refused(estimator):
 
 @each_estimator
 def test_fit_returns_the_estimator_and_leaves_its_parameters(estimator, surfaces):
-    X, y, _ = surfaces
     estimator = clone(estimator)
     before = joblib.hash(estimator.get_params())
-    assert estimator.fit(X, y) is estimator
+    assert fit_on(estimator, surfaces) is estimator
     assert joblib.hash(estimator.get_params()) == before
 
 
@@ -145,24 +172,21 @@ def test_fit_returns_the_estimator_and_leaves_its_parameters(estimator, surfaces
 def test_the_global_random_generators_are_neither_read_nor_moved(estimator, surfaces):
     import torch
 
-    X, y, _ = surfaces
     hashes = []
     for seed in (0, 1):
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)
         before = joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()])  # noqa: NPY002
-        fitted = clone(estimator).fit(X, y)
-        results = fitted.score_samples(X) if hasattr(fitted, "score_samples") else fitted.transform(X)
-        hashes.append(joblib.hash(results))
+        fitted = fit_on(clone(estimator), surfaces)
+        hashes.append(joblib.hash(results_of(fitted, surfaces[0])))
         assert joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()]) == before  # noqa: NPY002
     assert hashes[0] == hashes[1]
 
 
 @each_estimator
 def test_the_html_representation_names_the_estimator(estimator, surfaces):
-    X, y, _ = surfaces
     assert name_of(estimator) in clone(estimator)._repr_html_()
-    assert name_of(estimator) in clone(estimator).fit(X, y)._repr_html_()
+    assert name_of(estimator) in fit_on(clone(estimator), surfaces)._repr_html_()
 
 
 # Detectors
@@ -442,3 +466,50 @@ def test_a_second_fit_of_an_extractor_keeps_nothing_of_the_first(extractor, surf
     once = clone(extractor).fit(surfaces[0])
     assert vars(again).keys() == vars(once).keys()
     assert_same_maps(again.transform(unseen_surfaces[0]), once.transform(unseen_surfaces[0]))
+
+
+# Augmenters
+
+
+@each_augmenter
+@pytest.mark.parametrize("method", ["sample", "transform"])
+def test_an_unfitted_augmenter_says_so(augmenter, method):
+    with pytest.raises(NotFittedError, match=f"This {name_of(augmenter)} instance is not fitted yet"):
+        getattr(clone(augmenter), method)(1)
+
+
+@each_augmenter
+@each_way_to_store
+def test_a_stored_augmenter_comes_back_bit_for_bit(augmenter, through, surfaces):
+    augmenter = fit_on(clone(augmenter), surfaces)
+    back = through(augmenter)
+    assert joblib.hash(results_of(back, None)) == joblib.hash(results_of(augmenter, None))
+    assert repr(back) == repr(augmenter)
+
+
+@each_augmenter
+@each_way_to_store
+def test_an_unfitted_augmenter_can_be_stored(augmenter, through):
+    assert repr(through(clone(augmenter))) == repr(augmenter)
+
+
+@each_augmenter
+def test_a_second_fit_of_an_augmenter_keeps_nothing_of_the_first(augmenter, surfaces):
+    X, y, masks = make_surface_defects(12, image_shape=(72, 80), texture="fabric", random_state=2)
+    X_colour, labels = np.stack([X] * 3, axis=3), np.where(y == 1, "scratched", "good")
+    again = fit_on(clone(augmenter).fit(X_colour, labels, masks=masks), surfaces)
+    once = fit_on(clone(augmenter), surfaces)
+    assert vars(again).keys() == vars(once).keys()
+    assert joblib.hash(results_of(again, None)) == joblib.hash(results_of(once, None))
+
+
+@each_augmenter
+def test_scikit_learn_knows_what_an_augmenter_takes(augmenter):
+    from sklearn.utils import get_tags
+
+    tags = get_tags(augmenter)
+    assert tags.input_tags.three_d_array
+    assert tags.input_tags.string
+    assert not tags.input_tags.two_d_array
+    assert not tags.target_tags.required
+    assert tags.transformer_tags is not None

@@ -36,9 +36,11 @@ class SampleCache:
             if not place.exists():
                 return None
             entry = json.loads(place.read_text(encoding="utf-8"))
+            if entry.pop("sha256") != _digest(entry):
+                raise ValueError(f"{place.name} has changed")
             image, mask = (self._checked(entry[name]) for name in ("image", "mask"))
             return image, mask.astype(bool), entry["provenance"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warn(
                 f"{place}: expected a finished sample, got a damaged one ({error}); it is made again.",
                 RuntimeWarning,
@@ -58,6 +60,8 @@ class SampleCache:
                 "mask": self._stored(f"{name}_mask", mask.astype(np.uint8) * 255),
                 "provenance": provenance,
             }
+            entry = json.loads(json.dumps(entry, default=lambda value: value.item()))  # numpy's numbers as Python's
+            entry["sha256"] = _digest(entry)
             write_whole(self.folder / f"{name}.json", json.dumps(entry, indent=1).encode())
         except OSError as error:
             self._writable = False
@@ -93,6 +97,10 @@ class SampleCache:
         else:
             pixels = np.asarray(Image.open(io.BytesIO(content)))
         return pixels.reshape(stored["shape"])
+
+
+def _digest(entry):
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 def write_whole(path, content):

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from types import CodeType
 from typing import NamedTuple
 from warnings import warn
 
@@ -52,9 +53,10 @@ class SyntheticDefects:
     masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
         True where the image may differ from its source; everywhere else it is equal to it.
     provenance : list of dict
-        For each image at least "augmenter" and "region" (names of classes), "source" (index of the normal image in
-        the X of fit, or None), "seed", "contrast" (mean change within the mask over the texture's standard
-        deviation), "n_redraws", and "prompt" and "model" (or None).
+        For each image at least "augmenter" and "region" (names of classes; "defect" for a real one that comes with
+        its region, "given" for one passed to ``paint``), "source" (index of the normal image in the X of fit, or
+        None), "seed", "contrast" (mean change within the mask over the texture's standard deviation), "n_redraws",
+        and "prompt" and "model" (or None).
     """
 
     images: object
@@ -213,9 +215,13 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         normal, defect = np.flatnonzero(~is_defect), np.flatnonzero(is_defect)
         if len(normal) == 0:
             raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
+        if masks is not None and y is None:
+            raise ValueError("masks: expected None without labels y, which say what images are defects. Pass y, too.")
         masks = None if masks is None else Masks(masks, len(images))
         self.sources_ = normal
+        images.shape(normal[0])  # read, it tells how many channels there are
         self.images_ = images.take(normal)
+        self.n_channels_ = images.n_channels
         defects = images.take(defect) if len(defect) else None
         own_masks = masks.take(defect) if defects is not None and masks is not None else None
         self.masks_ = []
@@ -225,11 +231,13 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 self.masks_.append(mask)
         random_state = check_random_state(self.random_state)
         self.seed_ = int(random_state.randint(2**31 - 1))
-        self._drawers()  # a wrong one is found before anything is learned
+        for drawer in self._drawers():  # a wrong one is found before anything is learned
+            if isinstance(drawer, MaskRegions):
+                drawer.check_masks(self.masks_)
+        self.pixels_hash_ = None
         if self.cache_dir is not None:
             self.pixels_hash_ = self._hash_of_pixels(defects, own_masks)
         self._learn(self.images_, defects, own_masks, random_state)
-        self.n_channels_ = self.images_.n_channels
         return self
 
     def sample(self, n_samples, random_state=None):
@@ -372,21 +380,31 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
     def _region(self, drawer, index, random_state):
         """A region on an image, on its foreground."""
         shape = self.images_.shape(index)
-        foreground = self._foreground(index)
-        for _ in range(_MAX_DRAWS):
+
+        def draw():
             region = np.asarray(drawer.draw(shape, random_state, self.masks_))
             if region.shape != tuple(shape) or region.dtype != bool:
                 raise ValueError(
                     f"regions: expected {type(drawer).__name__}.draw to return bool of shape {tuple(shape)}, got "
                     f"{region.dtype} of shape {region.shape}."
                 )
+            return region, None
+
+        return self._on_foreground(draw, index, type(drawer).__name__)[0]
+
+    def _on_foreground(self, draw, index, name):
+        """A region, and what comes with it, drawn until it lies on the foreground of an image."""
+        shape = self.images_.shape(index)
+        foreground = self._foreground(index)
+        for _ in range(_MAX_DRAWS):
+            region, content = draw()
             if foreground is not None:
                 # Mostly outside: another place is better than a fragment.
                 region = region & foreground if (region & foreground).sum() >= region.sum() / 2 else region & False
             if region.sum() >= _MIN_AREA:
-                return region
+                return region, content
         raise ValueError(
-            f"regions: expected {type(drawer).__name__} to draw at least {_MIN_AREA} pixels"
+            f"regions: expected {name} to draw at least {_MIN_AREA} pixels"
             f"{' of the foreground' if foreground is not None else ''} of {self.images_.where(index)}, "
             f"{shape[0]} x {shape[1]} pixels, got none in {_MAX_DRAWS} draws. Change its parameters or the foreground."
         )
@@ -410,27 +428,31 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         if len(y) != n_images:
             raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
         classes = np.unique(y)
-        if self.pos_label is not None:
-            return y == self.pos_label
         if len(classes) > 2:
             raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
+        if self.pos_label is not None:
+            if len(classes) == 2 and self.pos_label not in classes:
+                raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {self.pos_label!r}.")
+            return y == self.pos_label
         return y == (classes[1] if len(classes) == 2 else 1)
 
     def _hash_of_pixels(self, defects, masks):
         """Of everything that fit got, image by image."""
-        hashes = [joblib.hash(self.images_[i]) for i in range(len(self.images_))]
+        hashes = [joblib.hash(self.images_.original(i)) for i in range(len(self.images_))]
         for i in range(len(defects) if defects is not None else 0):
             mask = None if masks is None else masks.get(i, defects.shape(i))
-            hashes.append(joblib.hash((defects[i], mask)))
+            hashes.append(joblib.hash((defects.original(i), mask)))
         return joblib.hash(hashes)
 
     def _key(self, params):
+        if self.pixels_hash_ is None:
+            raise ValueError("cache_dir: was None in fit, where the images' hash is found. Fit again.")
         values = {name: self._key_of(name, value) for name, value in sorted(params.items())}
         return joblib.hash((type(self).__qualname__, values, self.pixels_hash_, self.seed_))[:20]
 
     def _key_of(self, name, value):
         """What a parameter adds to the cache's key."""
-        return value
+        return _content(value.__code__) if name == "foreground" and hasattr(value, "__code__") else value
 
     def _fit_dir(self):
         """The folder for what was learned, keyed by all that it depends on; None without a cache."""
@@ -443,8 +465,15 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         if self.cache_dir is None:
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
-        key = self._key({name: value for name, value in self.get_params().items() if name.split("__")[0] not in hidden})
+        params = {name: value for name, value in self.get_params().items() if name.split("__")[0] not in hidden}
+        key = self._key({**params, "sources_": self.sources_})  # what is kept names its source
         return SampleCache(Path(self.cache_dir) / f"{type(self).__name__}-{key}-{seed}")
+
+
+def _content(code):
+    """What a function does, whatever its name; a lambda has none."""
+    constants = [_content(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.co_code, code.co_names, constants
 
 
 def _composite(drawn, painted):
@@ -452,9 +481,10 @@ def _composite(drawn, painted):
     images, index, region = drawn.images, drawn.index, drawn.region
     source = images[index]
     painted = images.restore(index, np.clip(np.where(np.isfinite(painted), painted, source), 0, 1))
-    original = images.restore(index, source)
+    original = images.original(index)
     change = np.abs(Images([painted])[0] - Images([original])[0]).max(axis=2)
-    texture = float((source - ndimage.uniform_filter(source, (31, 31, 0))).std())
+    detail = source - ndimage.uniform_filter(source, (31, 31, 0))
+    texture = float(1.4826 * np.median(np.abs(detail)))  # the edges of a part are no texture
     mask = region & (change > max(_CHANGE * texture, 1e-6))
     # Pixels between changed ones belong to the defect, those that stand alone do not.
     mask = region & ndimage.binary_closing(np.pad(mask, 2), iterations=2)[2:-2, 2:-2]

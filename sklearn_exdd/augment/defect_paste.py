@@ -130,10 +130,15 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
 
     def _draw(self, random_state):
         index = random_state.randint(len(self.images_))
-        return Drawn(self.images_, index, *self._placed(self.images_, index, None, random_state))
+
+        def draw():
+            return self._placed(self.images_, index, None, random_state)
+
+        region, content = self._on_foreground(draw, index, type(self).__name__)
+        return Drawn(self.images_, index, region, "defect", content)
 
     def _placed(self, images, index, center, random_state):
-        """Region, its name and the content of a random defect, at a random place or a given one."""
+        """Region and content of a random defect, at a random place or a given one."""
         number = random_state.randint(len(self.defects_))
         piece, mask = self.defects_[number]
         flips = random_state.choice([-1, 1], size=2) if self.flip else np.ones(2)
@@ -159,16 +164,13 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         grown = ndimage.binary_dilation(moved, iterations=int(np.ceil(self.feather))) if self.feather else moved
         region = np.zeros(shape, dtype=bool)
         region[window] = grown
-        foreground = self._foreground(index) if images is self.images_ else None
-        if foreground is not None and (region & foreground).sum() < region.sum() / 2:
-            region[:] = False
-        return region, "defect", (number, window, moved, np.stack(content, axis=2))
+        return region, (number, window, moved, np.stack(content, axis=2))
 
     def _paint_drawn(self, drawn, random_state):
         image = drawn.images[drawn.index]
         if drawn.content is None:  # a given region: the defect goes to its middle, and only what lies inside is shown
             center = np.argwhere(drawn.region).mean(axis=0)
-            content = self._placed(drawn.images, drawn.index, center, random_state)[2]
+            content = self._placed(drawn.images, drawn.index, center, random_state)[1]
         else:
             content = drawn.content
         number, window, mask, piece = content

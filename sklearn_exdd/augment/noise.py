@@ -25,18 +25,15 @@ def perlin_noise(shape, n_cells, random_state):
     .. [1] K. Perlin, "An image synthesizer", SIGGRAPH 1985.
     """
     angles = random_state.uniform(0, 2 * np.pi, size=(n_cells[0] + 1, n_cells[1] + 1))
-    gradients = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
     positions = [np.arange(size) * cells / size for size, cells in zip(shape, n_cells)]
     (top, left), (down, right) = zip(*(np.divmod(position, 1) for position in positions))
-    top, left, down, right = top.astype(int)[:, None], left.astype(int), down[:, None], right
+    top, left, down = top.astype(int), left.astype(int), down[:, None]
     fade_down, fade_right = (t**3 * (t * (6 * t - 15) + 10) for t in (down, right))
-
-    def corner(below, beside):
-        gradient = gradients[top + below, left + beside]
-        return gradient[..., 0] * (down - below) + gradient[..., 1] * (right - beside)
-
-    above = corner(0, 0) * (1 - fade_right) + corner(0, 1) * fade_right
-    below = corner(1, 0) * (1 - fade_right) + corner(1, 1) * fade_right
+    # What a row of the lattice adds is linear in the distance to it.
+    sines, cosines = np.sin(angles), np.cos(angles)
+    slope = sines[:, left] * (1 - fade_right) + sines[:, left + 1] * fade_right
+    value = cosines[:, left] * right * (1 - fade_right) + cosines[:, left + 1] * (right - 1) * fade_right
+    above, below = slope[top] * down + value[top], slope[top + 1] * (down - 1) + value[top + 1]
     return np.sqrt(2) * (above * (1 - fade_down) + below * fade_down)
 
 

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn_exdd._images import Masks, read_image
 from sklearn_exdd.augment.noise import perlin_noise, ridge_distance
 
+_MIN_AREA = 16  # pixels that a rectangle has at least, however small the image
 _EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one blob
 
 
@@ -70,14 +71,18 @@ class PerlinRegions(BaseEstimator):
         side = int(np.ceil(np.hypot(height, width))) if self.rotate else 0
         noise = perlin_noise((side or height, side or width), n_cells, random_state)
         if self.rotate:
-            noise = ndimage.rotate(noise, random_state.uniform(-90, 90), reshape=False, order=1, mode="nearest")
-            top, left = (side - height) // 2, (side - width) // 2
-            noise = noise[top : top + height, left : left + width]
+            angle = np.deg2rad(random_state.uniform(-90, 90))
+            turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+            corner = np.array([(side - height) // 2, (side - width) // 2]) - (side - 1) / 2
+            noise = ndimage.affine_transform(
+                noise, turn, turn @ corner + (side - 1) / 2, output_shape=(height, width), order=1, mode="nearest"
+            )
         blobs, n_found = ndimage.label(noise > self.threshold, structure=_EIGHT)
         order = 1 + random_state.permutation(n_found)[: self.n_blobs]
         areas = np.bincount(blobs.ravel(), minlength=n_found + 1)[order]
-        kept = order[np.cumsum(areas) <= self.max_area * height * width]
-        return np.isin(blobs, kept)
+        kept = np.zeros(n_found + 1, dtype=bool)
+        kept[order[np.cumsum(areas) <= self.max_area * height * width]] = True
+        return kept[blobs]
 
 
 class RidgedRegions(BaseEstimator):
@@ -116,10 +121,9 @@ class RidgedRegions(BaseEstimator):
             _check_interval(name, getattr(self, name), 1 if name == "elongation" else 0)
         height, width = image_shape[:2]
         center = random_state.uniform(0, height - 1), random_state.uniform(0, width - 1)
-        reach = random_state.uniform(*self.length) * min(height, width) / 2
+        reach = max(1, random_state.uniform(*self.length) * min(height, width) / 2)
         elongation = np.exp(random_state.uniform(*np.log(self.elongation)))
         angle = np.deg2rad(random_state.uniform(*self.angle))
-        distance = ridge_distance((height, width), center, angle, elongation, max(reach, 4), random_state)
         # Only around the curve: an image may be large.
         top, left = (max(0, int(at - reach)) for at in center)
         window = slice(top, int(center[0] + reach) + 2), slice(left, int(center[1] + reach) + 2)
@@ -170,7 +174,7 @@ class RectangleRegions(BaseEstimator):
         _check_interval("area", self.area, 0)
         _check_interval("aspect", self.aspect, 0.01)
         height, width = image_shape[:2]
-        area = random_state.uniform(*self.area) * height * width
+        area = max(random_state.uniform(*self.area) * height * width, _MIN_AREA)
         aspect = np.exp(random_state.uniform(*np.log(self.aspect)))
         angle = np.deg2rad(random_state.uniform(*self.angle))
         sides = max(1, np.sqrt(area * aspect)), max(1, np.sqrt(area / aspect))
@@ -321,8 +325,8 @@ class MaskRegions(BaseEstimator):
             cut = cut[:: random_state.choice([-1, 1]), :: random_state.choice([-1, 1])]
         angle, scale = random_state.uniform(-self.rotation, self.rotation), random_state.uniform(*self.scale)
         if angle:
-            # Order 1 and a low cut keep thin lines whole.
-            cut = ndimage.rotate(cut.astype(np.float32), angle, order=1) > 0.4
+            # Order 1, a low cut and a border keep thin lines whole.
+            cut = ndimage.rotate(np.pad(cut, 1).astype(np.float32), angle, order=1) > 0.4
         if scale != 1:
             cut = ndimage.zoom(cut.astype(np.float32), scale, order=1, grid_mode=True, mode="grid-constant") > 0.4
         if self.move:
@@ -337,13 +341,23 @@ class MaskRegions(BaseEstimator):
         region[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         return region
 
+    def check_masks(self, masks):
+        """Refuse to go without masks.
+
+        Parameters
+        ----------
+        masks : sequence of ndarray
+            Those of the real defects.
+        """
+        if self.masks is None and len(masks) == 0:
+            raise ValueError(
+                "regions: MaskRegions() takes the masks of real defects, got none in fit. Pass fit(X, y, "
+                "masks=masks), or MaskRegions(masks)."
+            )
+
     def _one(self, masks, random_state):
+        self.check_masks(masks)
         if self.masks is None:
-            if len(masks) == 0:
-                raise ValueError(
-                    "regions: MaskRegions() takes the masks of real defects, got none in fit. Pass fit(X, y, "
-                    "masks=masks), or MaskRegions(masks)."
-                )
             return masks[random_state.randint(len(masks))]
         number = _pick("masks", self.masks, random_state)
         item = self.masks[number]
