@@ -483,7 +483,7 @@ def _composite(drawn, painted):
     painted = images.restore(index, np.clip(np.where(np.isfinite(painted), painted, source), 0, 1))
     original = images.original(index)
     change = np.abs(Images([painted])[0] - Images([original])[0]).max(axis=2)
-    detail = source - ndimage.uniform_filter(source, (31, 31, 0))
+    detail = source - ndimage.uniform_filter(source, (15, 15, 0))
     texture = float(1.4826 * np.median(np.abs(detail)))  # the edges of a part are no texture
     mask = region & (change > max(_CHANGE * texture, 1e-6))
     # Pixels between changed ones belong to the defect, those that stand alone do not.
