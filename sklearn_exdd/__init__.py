@@ -9,6 +9,7 @@ _HOME = {
     "BaseDefectAugmenter": "augment",
     "BaseFeatureExtractor": "features",
     "CutPasteDefectAugmenter": "augment",
+    "DDPMDefectAugmenter": "augment",
     "DefectMapDisplay": "display",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",
@@ -20,6 +21,7 @@ _HOME = {
     "OffsetDefectAugmenter": "augment",
     "PerlinDefectAugmenter": "augment",
     "PixelScorer": "metrics",
+    "SyntheticDefectsDisplay": "display",
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
 }

@@ -106,7 +106,7 @@ class Images:
                 f"got {_channels(image.shape[2])}."
             )
         self._shapes[index] = image.shape[:2]
-        self._layouts[index] = item.dtype, item.ndim
+        self._layouts[index] = item.dtype.str, item.ndim
         return image
 
     def original(self, index):
@@ -130,7 +130,7 @@ class Images:
         """
         if index not in self._layouts:
             self[index]
-        dtype, ndim = self._layouts[index]
+        dtype, ndim = np.dtype(self._layouts[index][0]), self._layouts[index][1]
         if dtype == np.uint16:
             pixels = np.rint(pixels * 65535)
         elif dtype.kind != "f":

@@ -2,6 +2,7 @@
 
 from sklearn_exdd.augment.base import AugmentedImages, BaseDefectAugmenter, SyntheticDefects
 from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
+from sklearn_exdd.augment.ddpm import DDPMDefectAugmenter
 from sklearn_exdd.augment.defect_paste import DefectPasteAugmenter
 from sklearn_exdd.augment.inpainting import DiffusionDefectAugmenter
 from sklearn_exdd.augment.mixture import MixedDefectAugmenter
@@ -22,6 +23,7 @@ __all__ = [
     "BaseDefectAugmenter",
     "BoxRegions",
     "CutPasteDefectAugmenter",
+    "DDPMDefectAugmenter",
     "DefectPasteAugmenter",
     "DiffusionDefectAugmenter",
     "MaskRegions",

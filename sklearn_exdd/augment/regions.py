@@ -129,7 +129,7 @@ class RidgedRegions(BaseEstimator):
         window = slice(top, int(center[0] + reach) + 2), slice(left, int(center[1] + reach) + 2)
         region = np.zeros((height, width), dtype=bool)
         shape, center = region[window].shape, (center[0] - top, center[1] - left)
-        distance = ridge_distance(shape, center, angle, elongation, max(reach, 4), random_state)
+        distance = ridge_distance(shape, center, angle, elongation, max(2 * reach, 4), random_state)
         rows, columns = np.ogrid[: shape[0], : shape[1]]
         from_center = np.hypot(rows - center[0], columns - center[1])
         thickness = random_state.uniform(*self.width) * np.sqrt(np.clip(1 - (from_center / reach) ** 2, 0, 1))

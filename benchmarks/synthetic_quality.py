@@ -1,0 +1,86 @@
+"""How near synthetic defects come to real ones: kernel and Fréchet distance, for each augmenter.
+
+    python benchmarks/synthetic_quality.py FOLDER
+
+FOLDER as for ``benchmarks/real_data.py``. Each augmenter is fitted on normal images of one half of the groups and
+compared, over the patches on the defects, with the real defects of the other half; both halves in turn. The rows "real"
+compare the real defects of the two halves: that is how near one can get.
+"""
+
+import argparse
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from real_data import load
+from sklearn.model_selection import StratifiedGroupKFold
+from synthetic_count import AUGMENTERS
+
+from sklearn_exdd.metrics import frechet_distance, kernel_distance
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default=os.environ.get("EXDD_DATA"))
+    parser.add_argument(
+        "--augmenters", nargs="+", choices=list(AUGMENTERS), default=["perlin", "cutpaste", "offset", "ddpm"]
+    )
+    parser.add_argument("--count", type=int, default=100, help="synthetic images of each")
+    parser.add_argument("--normals", type=int, default=200, help="normal images to fit on")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of synthetic images; fitted once")
+    parser.add_argument("--cache", type=Path, help="keep trained models and synthetic images here")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    if arguments.folder is None:
+        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+    data = load(arguments.folder)
+    halves = StratifiedGroupKFold(2, shuffle=True, random_state=0).split(data.X, data.kinds, data.groups)
+    rows = []
+    warnings.filterwarnings("ignore", "real: expected more patches", UserWarning)
+    for number, (train, test) in enumerate(halves):
+        normals = np.random.RandomState(0).permutation(train[data.y[train] == 0])[: arguments.normals]
+        real = [i for i in test if data.y[i] == 1]
+        others = [i for i in train if data.y[i] == 1]
+
+        def compare(images, masks, name, seconds):
+            given = {"real_masks": [data.pixels[i] for i in real], "synthetic_masks": masks}
+            kernel, error = kernel_distance([data.X[i] for i in real], images, **given)
+            frechet = frechet_distance([data.X[i] for i in real], images, **given)
+            rows.append({"half": number, "augmenter": name, "kernel": kernel, "error": error, "frechet": frechet})
+            print(
+                f"half {number}, {name:9} kernel distance {kernel:.3f} (standard error {error:.3f}), Fréchet {frechet:.3f}"
+                f"  {seconds}",
+                flush=True,
+            )
+
+        compare([data.X[i] for i in others], [data.pixels[i] for i in others], "real", "")
+        for name in arguments.augmenters:
+            augmenter = AUGMENTERS[name].set_params(random_state=number)
+            if arguments.cache and "cache_dir" in augmenter.get_params():
+                augmenter.set_params(cache_dir=str(arguments.cache))
+            started = time.process_time()
+            augmenter.fit([data.X[i] for i in normals])
+            fitted = time.process_time() - started
+            for seed in range(arguments.seeds):
+                started = time.process_time()
+                images, masks = augmenter.sample(arguments.count, random_state=seed)
+                each = 1000 * (time.process_time() - started) / arguments.count
+                compare(list(images), list(masks), name, f"(fit {fitted:.0f} CPU-s, {each:.0f} CPU-ms an image)")
+    for name in ["real", *arguments.augmenters]:
+        own = [row for row in rows if row["augmenter"] == name]
+        kernel, frechet = (np.array([row[metric] for row in own]) for metric in ("kernel", "frechet"))
+        print(
+            f"{name:9} kernel distance {kernel.mean():.3f} (from {kernel.min():.3f} to {kernel.max():.3f}), "
+            f"Fréchet {frechet.mean():.3f}"
+        )
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {name: str(value) for name, value in vars(arguments).items()}
+        arguments.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

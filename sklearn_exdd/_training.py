@@ -1,0 +1,306 @@
+"""The training loop of the small networks that are learned in fit.
+
+A loop of our own, because what it is about (budgets in steps or seconds, a resumed run that equals the uninterrupted
+one bit for bit) is what skorch, which counts in epochs, and Lightning Fabric and accelerate, which leave the loop to
+the caller, would still have us write around them.
+"""
+
+import copy
+import math
+import os
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from warnings import warn
+
+import numpy as np
+from tqdm.auto import tqdm
+
+_WARM_UP = 20  # steps over which the learning rate rises; AdamW's first steps are its largest
+_MEMORY = 0.99  # of the smoothed loss: about 100 steps
+_MIN_FALL = 0.01  # what counts as falling, relative
+
+
+class TrainingRun(NamedTuple):
+    """What came of a training.
+
+    Attributes
+    ----------
+    losses : ndarray of shape (n_steps,), float64
+        Loss of every step, those before a resume among them.
+    stopped_by : {"steps", "seconds", "plateau", "nan", "interrupt"}
+    seconds : float
+        Wall time, all sittings together.
+    evaluations : ndarray of shape (n_evaluations, 2), float64
+        Number of steps done and loss of each evaluation.
+    """
+
+    losses: np.ndarray
+    stopped_by: str
+    seconds: float
+    evaluations: np.ndarray
+
+    @property
+    def complete(self):
+        """Whether the training came to its planned end."""
+        return self.stopped_by not in ("nan", "interrupt")
+
+
+@contextmanager
+def seeded(seed, device="cpu"):
+    """Within it torch's global generators start from a seed; afterwards they are where they were.
+
+    Parameters
+    ----------
+    seed : int
+    device : torch.device or str, default="cpu"
+    """
+    import torch
+
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.random.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def train(
+    module,
+    loss_of_step,
+    *,
+    max_steps,
+    max_seconds=None,
+    seed=0,
+    learning_rate=1e-3,
+    weight_decay=1e-2,
+    optimizer="AdamW",
+    schedule="cosine",
+    ema_decay=0.995,
+    clip_norm=1.0,
+    patience=None,
+    evaluate=None,
+    evaluate_every=100,
+    checkpoint=None,
+    checkpoint_every=100,
+    verbose=0,
+    description="training",
+):
+    """Train a module in place.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        On its device. It ends in evaluation mode with the averaged weights.
+    loss_of_step : callable
+        ``loss_of_step(step, random_state)`` returns the scalar loss of step number `step`, which must depend on these,
+        the module and nothing else. The RandomState is of this step alone; torch's own generators are seeded for it too
+        (for dropout), and set back afterwards.
+    max_steps : int
+        Budget, and length of the schedule.
+    max_seconds : float, default=None
+        Budget in wall time, whichever ends first; the schedule then ends with it. Such runs differ from machine to
+        machine.
+    seed : int, default=0
+    learning_rate, weight_decay : float
+    optimizer : str, default="AdamW"
+        Name of a class of torch.optim.
+    schedule : {"cosine", "constant"}, default="cosine"
+    ema_decay : float or None, default=0.995
+        Of the exponential average of the weights, which warms up as (1 + n) / (10 + n); None keeps the last weights.
+    clip_norm : float or None, default=1.0
+        Gradients are scaled down to this norm.
+    patience : int, default=None
+        Steps after which training ends if the smoothed loss has not fallen by 1 %, or, where there is `evaluate`, no
+        evaluation was lower; None trains to the end.
+    evaluate : callable, default=None
+        ``evaluate(module)`` returns a loss on what is held out, for the averaged weights in evaluation mode, whose
+        buffers it may change. The weights with the lowest are kept in the end.
+    evaluate_every : int, default=100
+        Steps; the last one is evaluated too.
+    checkpoint : path-like, default=None
+        File from which a training is resumed, where it exists, and in which it is kept every `checkpoint_every` steps.
+        The caller deletes it once the result is safe.
+    checkpoint_every : int, default=100
+    verbose : int, default=0
+        Above 0 a progress bar is shown.
+    description : str
+        What messages call the training.
+
+    Returns
+    -------
+    run : TrainingRun
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite before there is any state to fall back on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_exdd._training import seeded, train
+    >>> with seeded(0):
+    ...     module = torch.nn.Linear(1, 1)
+    >>> def loss_of_step(step, random_state):
+    ...     x = torch.from_numpy(random_state.uniform(-1, 1, size=(8, 1)).astype("float32"))
+    ...     return (module(x) - 3 * x).square().mean()
+    >>> run = train(module, loss_of_step, max_steps=200, learning_rate=0.1)
+    >>> run.stopped_by, bool(run.losses[-1] < 0.01)
+    ('steps', True)
+    """
+    import torch
+
+    settings = (max_steps, seed, learning_rate, weight_decay, optimizer, schedule, ema_decay, clip_norm, patience)
+    settings = repr((*settings, evaluate_every if evaluate else None))
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    stepper = getattr(torch.optim, optimizer)(parameters, lr=learning_rate, weight_decay=weight_decay)
+    average = torch.optim.swa_utils.AveragedModel(module, avg_fn=_running_average(ema_decay))
+    state = {"settings": settings, "losses": [], "seconds": 0.0, "smooth": None, "best": np.inf, "best_step": 0}
+    state |= {"evaluations": [], "best_weights": None}
+    resumed = _load(checkpoint, settings, description)
+    if resumed is not None:
+        module.load_state_dict(resumed.pop("module"))
+        stepper.load_state_dict(resumed.pop("optimizer"))
+        average.load_state_dict(resumed.pop("average"))
+        state.update(resumed)
+    good = copy.deepcopy(average.module.state_dict()) if state["losses"] else None
+    stopped_by, writable, started = "steps", checkpoint is not None, time.monotonic() - state["seconds"]
+    n_done = len(state["losses"])
+    bar = tqdm(total=max_steps, initial=n_done, desc=description, unit="step", disable=not verbose)
+    module.train()
+    try:
+        for step in range(n_done, max_steps):
+            state["seconds"] = time.monotonic() - started
+            progress = step / max_steps
+            if max_seconds is not None:
+                progress = max(progress, state["seconds"] / max_seconds)
+                if progress >= 1:
+                    stopped_by = "seconds"
+                    break
+            rate = learning_rate * min(1, (step + 1) / _WARM_UP)
+            for group in stepper.param_groups:
+                group["lr"] = rate * (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else rate
+            random_state = np.random.RandomState([seed, step])
+            with seeded(random_state.randint(2**31 - 1), device):
+                loss = loss_of_step(step, random_state)
+            stepper.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm or np.inf)
+            value = float(loss.detach())
+            if not (np.isfinite(value) and np.isfinite(float(norm))):
+                stopped_by = "nan"
+                break
+            stepper.step()
+            average.update_parameters(module)
+            state["losses"].append(value)
+            smooth = value if state["smooth"] is None else _MEMORY * state["smooth"] + (1 - _MEMORY) * value
+            state["smooth"] = smooth
+            if evaluate is None:
+                if smooth < (1 - _MIN_FALL) * state["best"]:
+                    state["best"], state["best_step"] = smooth, step
+            elif (step + 1) % evaluate_every == 0 or step + 1 == max_steps:
+                with seeded(seed, device), torch.no_grad():
+                    held_out = float(evaluate(average.module.eval()))
+                state["evaluations"].append([step + 1, held_out])
+                if held_out < state["best"]:
+                    state["best"], state["best_step"] = held_out, step
+                    state["best_weights"] = copy.deepcopy(average.module.state_dict())
+            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+            bar.update()
+            if patience is not None and step - state["best_step"] >= patience:
+                stopped_by = "plateau"
+                break
+            if (step + 1) % checkpoint_every == 0 and step + 1 < max_steps:
+                good = copy.deepcopy(average.module.state_dict())
+                state["seconds"] = time.monotonic() - started
+                parts = {"module": module, "optimizer": stepper, "average": average}
+                states = {name: part.state_dict() for name, part in parts.items()}
+                writable = writable and _save(checkpoint, {**state, **states}, description)
+    except KeyboardInterrupt:
+        if not state["losses"]:
+            raise
+        stopped_by = "interrupt"
+    finally:
+        bar.close()
+    n_done = len(state["losses"])
+    if stopped_by == "interrupt":
+        warn(
+            f"{description}: interrupted after {n_done} of {max_steps} steps; the weights reached so far are used. "
+            "Train again for the full budget.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if stopped_by == "nan":
+        message = (
+            f"{description}: expected a finite loss, got {value:g} with gradients of norm {float(norm):g} at step "
+            f"{n_done}. Lower the learning rate, or look for constant or extreme images."
+        )
+        if good is None and state["best_weights"] is None:
+            raise FloatingPointError(message)
+        kept = n_done // checkpoint_every * checkpoint_every
+        kept = kept if state["best_weights"] is None else state["best_step"] + 1
+        warn(f"{message} The weights of step {kept} are used.", RuntimeWarning, stacklevel=2)
+    last = good if stopped_by == "nan" else average.module.state_dict()
+    module.load_state_dict(state["best_weights"] or last)
+    module.eval()
+    evaluations = np.array(state["evaluations"], dtype=np.float64).reshape(-1, 2)
+    return TrainingRun(np.array(state["losses"]), stopped_by, time.monotonic() - started, evaluations)
+
+
+def _running_average(decay):
+    def update(average, current, n_averaged):
+        kept = 0.0 if decay is None else min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
+        return average.lerp(current, 1 - kept)
+
+    return update
+
+
+def _load(checkpoint, settings, description):
+    """The state in a checkpoint; None where there is none, with a warning where it cannot be used."""
+    import torch
+
+    if checkpoint is None or not Path(checkpoint).exists():
+        return None
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["settings"] == settings:
+            return state
+        reason = "one of other settings"
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        reason = f"a damaged file ({type(error).__name__})"
+    warn(
+        f"{description}: expected a checkpoint of this training in {checkpoint}, got {reason}. Training starts anew.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return None
+
+
+def _save(checkpoint, state, description):
+    """Write a checkpoint so that it is there whole or not at all; False where the disk refuses."""
+    import torch
+
+    checkpoint, aside = Path(checkpoint), None
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=checkpoint.parent, prefix=f".{checkpoint.name}.")
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+        os.replace(aside, checkpoint)
+        return True
+    except (OSError, RuntimeError) as error:
+        warn(
+            f"{description}: expected to write the checkpoint {checkpoint}, got {type(error).__name__}: {error}. "
+            "Training goes on without; an interruption would lose it.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return False
+    finally:
+        if aside is not None:
+            Path(aside).unlink(missing_ok=True)

@@ -1,0 +1,556 @@
+"""A diffusion model of the user's normal surfaces, disturbed where a defect is to be."""
+
+import hashlib
+from contextlib import contextmanager
+from itertools import pairwise
+from numbers import Integral, Real
+from warnings import warn
+
+import numpy as np
+from scipy import ndimage
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sklearn_exdd._torch import resolve_device
+from sklearn_exdd._training import seeded, train
+from sklearn_exdd.augment._cache import write_whole
+from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.noise import correlated_noise
+from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions, _check_interval
+
+_N_TIMESTEPS = 1000
+_REFERENCE_STEPS = 25  # steps of the chain that amplitudes are meant for
+_POOL_PIXELS = 2**23  # of the crops that training draws its batches from: 2048 of 64 x 64
+_FLOOR = 0.1  # of the brightness that contrast is relative to: keeps the noise of black pixels small
+
+
+_HELD = 0.3  # share of the "correlated" variance that lasts through the chain
+_MOTTLING = 0.5  # deviation of the offset within a defect, relative to the offset
+_TINT = 0.2  # deviation of the offset between the channels of a colour image
+_EDGE = 2.5  # pixels over which a defect fades
+
+
+class DDPMDefectAugmenter(BaseDefectAugmenter):
+    """Defects from a diffusion model that is trained on the normal images: no download.
+
+    ``fit`` trains a small DDPM on crops of the normal images. A defect is what becomes of a region when the surface is
+    generated anew there, while Gaussian noise that the model does not expect is added at every reverse step; the rest
+    of the image is given.
+
+    Parameters
+    ----------
+    perturbation : {"correlated", "white", "held"}, default="correlated"
+        What is added to the region at each reverse step, see Notes: smooth Gaussian noise, mostly drawn anew; white
+        Gaussian noise of constant variance, the literal reading of [1]_; or smooth noise that is drawn once a defect.
+    amplitude : tuple of (float, float), default=(0.2, 0.5)
+        Range of the standard deviation of what is added, drawn once a defect. The normal texture has 0.5. White noise
+        needs about (0.4, 0.8) to be seen.
+    sign : {"both", "dark", "bright"}, default="both"
+        Of the part that is held; "both" draws dark twice as often as bright. No matter to white noise.
+    correlation_length : float, default=3.0
+        Standard deviation, in pixels, of the Gaussian that smooth noise is smoothed with.
+    min_timestep : int, default=30
+        Nothing is added below this timestep of 1000: the last steps clean up.
+    strength : float, default=0.4
+        In (0, 1]: the share of the chain that is run. The region is noised so far before it is generated: at 1 nothing
+        of the source is left in it.
+    n_inference_steps : int, default=25
+        DDIM steps of the whole chain; the amplitude of a step follows, so that defects do not depend on it much.
+    context : int, default=16
+        Pixels around the region that the model sees at least, where the image has them.
+    crop_size : int, default=64
+        Side, in pixels, of the crops that the model is trained on and of the tiles that it generates in. Smaller images
+        are mirrored on; at least one normal image must be as large.
+    block_out_channels : tuple of int, default=(16, 32, 64, 96)
+        Channels of the U-Net at each resolution, multiples of 8.
+    max_steps : int, default=1400
+        Training steps: about 8 minutes on one core.
+    max_seconds : float, default=None
+        Ends the training earlier; the weights then depend on the machine.
+    patience : int or None, default=500
+        Training ends when the smoothed loss has not fallen by 1 % in so many steps.
+    learning_rate : float, default=2e-3
+        Of AdamW, with a cosine schedule.
+    train_batch_size : int, default=8
+        Crops a training step.
+    flip : bool, default=False
+        Whether crops are mirrored for training, along both axes: for surfaces that look the same lit from any side.
+    batch_size : int, default=8
+        Tiles generated at a time.
+    device : str, default=None
+        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+    n_synthetic : int, default=100
+    regions : str, region drawer or list of them, default="auto"
+        "auto" without real masks: compact Perlin blobs and thin curves.
+    foreground : "otsu", callable or None, default=None
+    min_contrast : float, default=0.5
+    max_redraws : int, default=10
+    cache_dir : str or path-like, default=None
+        The trained weights are kept there too, as safetensors, and a training that was cut off resumes.
+    pos_label : object, default=None
+    random_state : int, RandomState instance or None, default=None
+    verbose : int, default=0
+        These are explained in :class:`BaseDefectAugmenter`.
+
+    Attributes
+    ----------
+    weights_ : dict of str to ndarray, float32
+        Of the diffusers ``UNet2DModel``, averaged over the steps.
+    scale_ : float
+        Contrasts are divided by it before the model sees them.
+    losses_ : ndarray of shape (n_steps,)
+        Mean squared error of every training step; 1 for a model that knows nothing.
+    model_ : str
+        Fingerprint of the weights, in the provenance of each image.
+    sources_ : ndarray of shape (n_normal,)
+        Indices of the normal images in the X of fit.
+    seed_ : int
+        Seed of ``sample()``.
+
+    Notes
+    -----
+    Of the paper [1]_ the abstract is known: a DDPM trained on normal images, constant-variance Gaussian perturbations,
+    Perlin masks. The rest is ours. The model works on ``log((image + 0.1) / (local mean + 0.1))`` over its standard
+    deviation, halved. From the noised source at timestep ``1000 strength``, each DDIM step is followed, within the
+    region r, by
+
+        x_{t-1} <- x_{t-1} + a sqrt(alpha_{t-1}) r (sqrt(1 - h) f_t + sqrt(h) o),
+
+    with the amplitude a, the scheduler's cumulative alpha (so that a is of the clean image), a fresh smooth field f_t,
+    an offset o of either sign drawn once, and h = 0.3. White noise (``x_{t-1} + a z_t``, as in RealNet [2]_, there
+    scaled by the scheduler's sigma) is what the model is trained to remove: it is denoised away, or left as salt and
+    pepper. In regions thinner than the correlation length fresh draws would cancel out along the curve: there h goes to
+    1. Outside the region x follows the source, noised. Large regions are generated in overlapping tiles, whose
+    predictions are averaged at each step [3]_.
+
+    References
+    ----------
+    .. [1] arXiv 2604.19240, 2026.
+    .. [2] X. Zhang et al., "RealNet", CVPR 2024, section 3.1.
+    .. [3] O. Bar-Tal et al., "MultiDiffusion", ICML 2023.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.augment import DDPMDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> augmenter = DDPMDefectAugmenter(crop_size=16, block_out_channels=(8,), max_steps=5, random_state=0)
+    >>> images, masks = augmenter.fit(X).sample(2)
+    >>> images.shape, masks.dtype
+    ((2, 64, 64), dtype('bool'))
+    """
+
+    _learned_from = (
+        "crop_size",
+        "block_out_channels",
+        "max_steps",
+        "max_seconds",
+        "patience",
+        "learning_rate",
+        "train_batch_size",
+        "flip",
+    )
+    _not_in_key = ("batch_size", "device")
+
+    _parameter_constraints = {
+        **BaseDefectAugmenter._parameter_constraints,
+        "perturbation": [StrOptions({"correlated", "white", "held"})],
+        "amplitude": [tuple, list],
+        "sign": [StrOptions({"both", "dark", "bright"})],
+        "correlation_length": [Interval(Real, 0, None, closed="left")],
+        "min_timestep": [Interval(Integral, 0, _N_TIMESTEPS, closed="left")],
+        "strength": [Interval(Real, 0, 1, closed="right")],
+        "n_inference_steps": [Interval(Integral, 1, _N_TIMESTEPS, closed="both")],
+        "context": [Interval(Integral, 0, None, closed="left")],
+        "crop_size": [Interval(Integral, 8, None, closed="left")],
+        "block_out_channels": [tuple, list],
+        "max_steps": [Interval(Integral, 1, None, closed="left")],
+        "max_seconds": [Interval(Real, 0, None, closed="neither"), None],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "train_batch_size": [Interval(Integral, 1, None, closed="left")],
+        "flip": ["boolean"],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        perturbation="correlated",
+        amplitude=(0.2, 0.5),
+        sign="both",
+        correlation_length=3.0,
+        min_timestep=30,
+        strength=0.4,
+        n_inference_steps=25,
+        context=16,
+        crop_size=64,
+        block_out_channels=(16, 32, 64, 96),
+        max_steps=1400,
+        max_seconds=None,
+        patience=500,
+        learning_rate=2e-3,
+        train_batch_size=8,
+        flip=False,
+        batch_size=8,
+        device=None,
+        n_synthetic=100,
+        regions="auto",
+        foreground=None,
+        min_contrast=0.5,
+        max_redraws=10,
+        cache_dir=None,
+        pos_label=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.perturbation = perturbation
+        self.amplitude = amplitude
+        self.sign = sign
+        self.correlation_length = correlation_length
+        self.min_timestep = min_timestep
+        self.strength = strength
+        self.n_inference_steps = n_inference_steps
+        self.context = context
+        self.crop_size = crop_size
+        self.block_out_channels = block_out_channels
+        self.max_steps = max_steps
+        self.max_seconds = max_seconds
+        self.patience = patience
+        self.learning_rate = learning_rate
+        self.train_batch_size = train_batch_size
+        self.flip = flip
+        self.batch_size = batch_size
+        self.device = device
+        self.n_synthetic = n_synthetic
+        self.regions = regions
+        self.foreground = foreground
+        self.min_contrast = min_contrast
+        self.max_redraws = max_redraws
+        self.cache_dir = cache_dir
+        self.pos_label = pos_label
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __getstate__(self):
+        return {name: value for name, value in super().__getstate__().items() if name != "_module"}
+
+    def _default_regions(self):
+        return [PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.1), RidgedRegions()]
+
+    # Training
+
+    def _learn(self, images, defects, masks, random_state):
+        self._check()
+        self._module = None  # built when it is needed, and never stored
+        seed = int(random_state.randint(2**31 - 1))
+        folder = self._fit_dir()
+        learned = None if folder is None else _read(folder / "weights.safetensors")
+        if learned is None:
+            learned, complete = self._train(images, seed, folder)
+            if folder is not None and complete and _write(folder / "weights.safetensors", learned):
+                (folder / "training.pt").unlink(missing_ok=True)
+        self.scale_ = float(learned.pop("scale"))
+        self.losses_ = learned.pop("losses")
+        self.weights_ = learned
+        self.model_ = f"DDPM {_digest(learned)[:12]}"
+
+    def _check(self):
+        _check_interval("amplitude", self.amplitude, 0)
+        if not (self._timesteps()[1:] >= self.min_timestep).any():
+            raise ValueError(
+                f"n_inference_steps: expected a step above min_timestep={self.min_timestep} at which a defect is made, "
+                f"got none with {self.n_inference_steps} steps and strength={self.strength}. Raise one of them."
+            )
+        channels = self.block_out_channels
+        if len(channels) == 0 or any(not isinstance(n, Integral) or n < 8 or n % 8 for n in channels):
+            raise ValueError(f"block_out_channels: expected multiples of 8, got {channels!r}.")
+        smallest = 2 ** (len(channels) - 1)
+        if self.crop_size % smallest:
+            raise ValueError(
+                f"crop_size: expected a multiple of {smallest} for {len(channels)} resolutions, got {self.crop_size}. "
+                "Change it, or the length of block_out_channels."
+            )
+
+    def _crops(self, images, random_state):
+        """Relative contrast of random crops, (n, crop_size, crop_size, channels), from one pass over the images."""
+        size = self.crop_size
+        large = [i for i in range(len(images)) if min(images.shape(i)) >= size]
+        if not large:
+            largest = max((images.shape(i) for i in range(len(images))), key=min)
+            raise ValueError(
+                f"X: expected a normal image of at least crop_size={size} pixels a side, the largest has "
+                f"{largest[0]} x {largest[1]}. Lower crop_size."
+            )
+        crops = []
+        n_crops = min(max(_POOL_PIXELS // size**2, self.train_batch_size), self.max_steps * self.train_batch_size)
+        for number, share in zip(large, np.array_split(np.arange(n_crops), len(large))):
+            image = images[number] if len(share) else None
+            for _ in share:
+                top, left = (random_state.randint(own - size + 1) for own in image.shape[:2])
+                crops.append(_relative(image, (top, left, top + size, left + size), size / 4)[0])
+        return np.stack(crops)
+
+    def _train(self, images, seed, folder):
+        import torch
+        from torch.nn import functional
+
+        device = resolve_device(self.device)
+        crops = self._crops(images, np.random.RandomState(seed))
+        scale = 2 * np.sqrt(np.mean(np.square(crops), dtype=np.float64))
+        if not scale > 1e-6:
+            raise ValueError(
+                "X: expected normal images with some texture, got constant ones: there is nothing to learn."
+            )
+        crops = torch.from_numpy((crops / scale).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+        module = self._build(crops.shape[1], seed).to(device)
+        scheduler = _scheduler()
+
+        def loss_of_step(step, random_state):
+            batch = crops[random_state.randint(len(crops), size=self.train_batch_size)]
+            if self.flip:
+                for axis in (2, 3):
+                    flipped = random_state.randint(2, size=(len(batch), 1, 1, 1)) > 0
+                    batch = torch.where(torch.from_numpy(flipped), batch.flip(axis), batch)
+            noise = torch.from_numpy(random_state.standard_normal(batch.shape).astype(np.float32))
+            # Spread over the chain: the loss depends on the timestep more than on anything else.
+            spread = (np.arange(len(batch)) + random_state.uniform(size=len(batch))) / len(batch)
+            timesteps = torch.from_numpy((_N_TIMESTEPS * spread).astype(np.int64))
+            noised = scheduler.add_noise(batch, noise, timesteps).to(device)
+            return functional.mse_loss(module(noised, timesteps.to(device)).sample, noise.to(device))
+
+        with _advice_on_memory("train_batch_size or crop_size"):
+            run = train(
+                module,
+                loss_of_step,
+                max_steps=self.max_steps,
+                max_seconds=self.max_seconds,
+                seed=seed,
+                learning_rate=self.learning_rate,
+                patience=self.patience,
+                checkpoint=None if folder is None else folder / "training.pt",
+                verbose=self.verbose,
+                description="DDPM of the normal images",
+            )
+        weights = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
+        return {**weights, "scale": np.array(scale), "losses": run.losses}, run.complete
+
+    def _build(self, n_channels, seed):
+        """The U-Net, with random weights."""
+        try:
+            from diffusers import UNet2DModel
+        except ImportError as error:
+            raise ImportError("DDPMDefectAugmenter needs diffusers: pip install diffusers.") from error
+        n_levels = len(self.block_out_channels)
+        with seeded(seed):
+            return UNet2DModel(
+                sample_size=self.crop_size,
+                in_channels=n_channels,
+                out_channels=n_channels,
+                layers_per_block=1,
+                block_out_channels=tuple(self.block_out_channels),
+                down_block_types=("DownBlock2D",) * n_levels,
+                up_block_types=("UpBlock2D",) * n_levels,
+                norm_num_groups=8,
+                add_attention=False,
+            )
+
+    # Painting
+
+    def _paint(self, image, region, random_state):
+        import torch
+
+        amplitude = random_state.uniform(*self.amplitude)
+        shape = region.shape
+        missing = [max(0, self.crop_size - own) for own in shape]
+        padding = [(gap // 2, gap - gap // 2) for gap in missing]
+        image = np.pad(image, [*padding, (0, 0)], mode="symmetric")
+        region = np.pad(region, padding)
+        box = _window(region, self.context, self.crop_size)
+        relative, base = _relative(image, box, self.crop_size / 4)
+        inside = region[box[0] : box[2], box[1] : box[3]]
+        with torch.inference_mode(), _advice_on_memory("batch_size"):
+            made = self._reverse(relative / self.scale_, inside, amplitude, random_state)
+        painted = image.copy()
+        painted[box[0] : box[2], box[1] : box[3]] = base * np.exp(made * self.scale_) - _FLOOR
+        (top, _), (left, _) = padding
+        return painted[top : top + shape[0], left : left + shape[1]], {
+            "amplitude": float(amplitude),
+            "model": self.model_,
+        }
+
+    def _reverse(self, clean, inside, amplitude, random_state):
+        """The reverse chain on a window (height, width, channels); outside the region it follows the noised source."""
+        import torch
+
+        module = self._fitted_module()
+        device = next(module.parameters()).device
+        scheduler = _scheduler()
+        timesteps = self._timesteps()
+        perturbation = self._perturbation(inside, clean.shape[2], random_state)
+        clean = torch.from_numpy(np.ascontiguousarray(clean.transpose(2, 0, 1), dtype=np.float32))
+        noise = torch.from_numpy(random_state.standard_normal(clean.shape).astype(np.float32))
+        tiles = _Tiles(inside, self.crop_size, self.batch_size)
+        inside = torch.from_numpy(inside)
+        kept = scheduler.alphas_cumprod
+        now = scheduler.add_noise(clean, noise, torch.tensor(timesteps[0]))
+        for timestep, following in pairwise(timesteps):
+            expected = tiles.predict(module, now, int(timestep), device)
+            # One step of DDIM, without noise of its own.
+            denoised = (now - (1 - kept[timestep]).sqrt() * expected) / kept[timestep].sqrt()
+            if following < 0:
+                break
+            now = scheduler.add_noise(denoised, expected, torch.tensor(following))
+            if following >= self.min_timestep:
+                now += torch.from_numpy((amplitude * perturbation(float(kept[following]))).astype(np.float32))
+            now = torch.where(inside, now, scheduler.add_noise(clean, noise, torch.tensor(following)))
+        return torch.where(inside, denoised, clean).permute(1, 2, 0).numpy()
+
+    def _timesteps(self):
+        """Where the reverse chain stops; the last, -1, is the clean image."""
+        n_steps = max(1, round(self.strength * self.n_inference_steps))
+        return np.rint(np.linspace(self.strength * _N_TIMESTEPS, 0, n_steps + 1)).astype(int) - 1
+
+    def _perturbation(self, inside, n_channels, random_state):
+        """A function that draws what is added at a step, (channels, height, width), as a share of the amplitude."""
+        shape, step = inside.shape, _REFERENCE_STEPS / self.n_inference_steps
+        if self.perturbation == "white":
+            return lambda kept: np.sqrt(step) * random_state.standard_normal((n_channels, *shape))
+        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+        # Along a curve thinner than the noise is smooth, independent draws would cancel out: there they last longer,
+        # and reach farther.
+        thinness = self.correlation_length / (2 * np.percentile(depth[inside], 95))
+        length = self.correlation_length * max(1, thinness)
+        held = 1 if self.perturbation == "held" else max(_HELD, thinness**2 / (1 + thinness**2))
+        dark = random_state.random_sample() < 2 / 3 if self.sign == "both" else self.sign == "dark"
+        tint = 1 + _TINT * random_state.standard_normal((n_channels, 1, 1)) if n_channels > 1 else np.ones((1, 1, 1))
+        profile = tint * np.clip(depth / min(_EDGE, depth.max()), 0, 1)
+        offset = (-1 if dark else 1) + _MOTTLING * correlated_noise(shape, 2 * length, random_state)
+
+        def draw(kept):
+            fresh = correlated_noise(shape, length, random_state) if held < 1 else 0
+            return np.sqrt(kept) * profile * (np.sqrt((1 - held) * step) * fresh + np.sqrt(held) * step * offset)
+
+        return draw
+
+    def _fitted_module(self):
+        import torch
+
+        if getattr(self, "_module", None) is None:
+            self._module = self._build(self.n_channels_, 0).eval()
+            self._module.load_state_dict({name: torch.from_numpy(value) for name, value in self.weights_.items()})
+        return self._module.to(resolve_device(self.device))
+
+
+class _Tiles:
+    """Overlapping tiles of a window, of which the model's predictions are averaged (MultiDiffusion)."""
+
+    def __init__(self, inside, size, batch_size):
+        self.size, self.batch_size = size, batch_size
+        starts = [np.linspace(0, own - size, 1 + -(-(own - size) // (size // 2))).astype(int) for own in inside.shape]
+        corners = [(top, left) for top in starts[0] for left in starts[1]]
+        # What the model says outside the region is not used.
+        self.corners = [(y, x) for y, x in corners if inside[y : y + size, x : x + size].any()]
+
+    def predict(self, module, window, timestep, device):
+        import torch
+
+        size = self.size
+        ramp = 1 - (2 * torch.arange(size) + 1 - size).abs() / size
+        weight = ramp[:, None] * ramp
+        total, weights = torch.zeros_like(window), torch.zeros(window.shape[1:])
+        for start in range(0, len(self.corners), self.batch_size):
+            corners = self.corners[start : start + self.batch_size]
+            batch = torch.stack([window[:, y : y + size, x : x + size] for y, x in corners]).to(device)
+            predicted = module(batch, timestep).sample.cpu()
+            for (y, x), one in zip(corners, predicted):
+                total[:, y : y + size, x : x + size] += weight * one
+                weights[y : y + size, x : x + size] += weight
+        return total / weights.clamp(min=1e-12)
+
+
+def _scheduler():
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(num_train_timesteps=_N_TIMESTEPS)
+
+
+def _relative(image, box, blur):
+    """Contrast relative to the local brightness within a box, and that brightness."""
+    reach = int(3 * blur)
+    top, left = max(0, box[0] - reach), max(0, box[1] - reach)
+    wide = image[top : box[2] + reach, left : box[3] + reach]
+    base = ndimage.gaussian_filter(wide, (blur, blur, 0), truncate=3) + _FLOOR
+    cut = np.s_[box[0] - top : box[2] - top, box[1] - left : box[3] - left]
+    return np.log((wide[cut] + _FLOOR) / base[cut]), base[cut]
+
+
+def _window(region, context, size):
+    """Box around a region with some context, at least `size` a side, inside the image."""
+    box = []
+    for axis, own in ((1, region.shape[0]), (0, region.shape[1])):
+        marked = np.flatnonzero(region.any(axis=axis))
+        start, stop = max(0, marked[0] - context), min(own, marked[-1] + 1 + context)
+        start = max(0, min(start - max(0, size - (stop - start)) // 2, own - size))
+        box.append((start, min(own, max(stop, start + size))))
+    return box[0][0], box[1][0], box[0][1], box[1][1]
+
+
+@contextmanager
+def _advice_on_memory(parameters):
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise torch.cuda.OutOfMemoryError(
+            f"The GPU's memory is full: lower {parameters}, or set device='cpu'. ({error})"
+        ) from error
+
+
+def _digest(arrays):
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _write(path, arrays):
+    """Keep what was learned; False where the disk refuses."""
+    from safetensors.numpy import save
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(arrays, metadata={"sha256": _digest(arrays)}))
+        return True
+    except OSError as error:
+        warn(
+            f"cache_dir: expected to write {path}, got {type(error).__name__}: {error}. The model is used all the "
+            "same, and trained again next time; make room or choose another folder.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return False
+
+
+def _read(path):
+    """What was learned before, or None; with a warning where the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            digest = (file.metadata() or {}).get("sha256")
+        if digest != _digest(arrays):
+            raise ValueError("its checksum differs")
+        return arrays
+    except (OSError, ValueError, SafetensorError) as error:
+        warn(
+            f"{path}: expected the weights of an earlier fit, got a damaged file ({error}); the model is "
+            "trained again.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None
