@@ -22,6 +22,19 @@ from synthetic_count import AUGMENTERS
 from sklearn_exdd.metrics import frechet_distance, kernel_distance
 
 
+def compare(data, real, images, masks, half, name, seconds=""):
+    """A row of figures of some defects against the real ones."""
+    given = {"real_masks": [data.pixels[i] for i in real], "synthetic_masks": masks}
+    kernel, error = kernel_distance([data.X[i] for i in real], images, **given)
+    frechet = frechet_distance([data.X[i] for i in real], images, **given)
+    print(
+        f"half {half}, {name:9} kernel distance {kernel:.3f} (standard error {error:.3f}), Fréchet {frechet:.3f}  "
+        f"{seconds}",
+        flush=True,
+    )
+    return {"half": half, "augmenter": name, "kernel": kernel, "error": error, "frechet": frechet}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=os.environ.get("EXDD_DATA"))
@@ -44,19 +57,8 @@ def main():
         normals = np.random.RandomState(0).permutation(train[data.y[train] == 0])[: arguments.normals]
         real = [i for i in test if data.y[i] == 1]
         others = [i for i in train if data.y[i] == 1]
-
-        def compare(images, masks, name, seconds):
-            given = {"real_masks": [data.pixels[i] for i in real], "synthetic_masks": masks}
-            kernel, error = kernel_distance([data.X[i] for i in real], images, **given)
-            frechet = frechet_distance([data.X[i] for i in real], images, **given)
-            rows.append({"half": number, "augmenter": name, "kernel": kernel, "error": error, "frechet": frechet})
-            print(
-                f"half {number}, {name:9} kernel distance {kernel:.3f} (standard error {error:.3f}), Fréchet {frechet:.3f}"
-                f"  {seconds}",
-                flush=True,
-            )
-
-        compare([data.X[i] for i in others], [data.pixels[i] for i in others], "real", "")
+        others = [data.X[i] for i in others], [data.pixels[i] for i in others]
+        rows.append(compare(data, real, *others, number, "real"))
         for name in arguments.augmenters:
             augmenter = AUGMENTERS[name].set_params(random_state=number)
             if arguments.cache and "cache_dir" in augmenter.get_params():
@@ -68,7 +70,8 @@ def main():
                 started = time.process_time()
                 images, masks = augmenter.sample(arguments.count, random_state=seed)
                 each = 1000 * (time.process_time() - started) / arguments.count
-                compare(list(images), list(masks), name, f"(fit {fitted:.0f} CPU-s, {each:.0f} CPU-ms an image)")
+                cost = f"(fit {fitted:.0f} CPU-s, {each:.0f} CPU-ms an image)"
+                rows.append(compare(data, real, list(images), list(masks), number, name, cost))
     for name in ["real", *arguments.augmenters]:
         own = [row for row in rows if row["augmenter"] == name]
         kernel, frechet = (np.array([row[metric] for row in own]) for metric in ("kernel", "frechet"))

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
-from sklearn_exdd.augment import BoxRegions
+from sklearn_exdd import ExDDDetector
+from sklearn_exdd._training import train
+from sklearn_exdd.augment import BoxRegions, ddpm
 from sklearn_exdd.augment.ddpm import DDPMDefectAugmenter, _relative, _Tiles, _window
 from sklearn_exdd.datasets import make_surface_defects
 
@@ -432,3 +436,29 @@ def test_a_gpu_that_is_too_small_to_paint_on_is_told_with_what_to_lower(monkeypa
     monkeypatch.setattr("sklearn_exdd.augment.ddpm._Tiles.predict", full)
     with pytest.raises(torch.cuda.OutOfMemoryError, match=r"lower batch_size, or set device='cpu'.*2\.00 GiB"):
         fitted.sample(1)
+
+
+def test_a_search_trains_once_a_fold_and_scores_real_images_only(tmp_path, monkeypatch):
+    X, y, _ = make_surface_defects(18, defect_fraction=1 / 3, image_shape=(48, 48), random_state=0)
+    trained, scored = [], []
+
+    def counting(*args, **kwargs):
+        trained.append(1)
+        return train(*args, **kwargs)
+
+    def recording(self, X):
+        scored.append(len(X))
+        return score(self, X)
+
+    score = ExDDDetector.decision_function
+    monkeypatch.setattr(ddpm, "train", counting)
+    monkeypatch.setattr(ExDDDetector, "decision_function", recording)
+    pipeline = make_pipeline(tiny(max_steps=5, cache_dir=str(tmp_path)), ExDDDetector(random_state=0))
+    grid = {
+        "ddpmdefectaugmenter__n_synthetic": [0, 2, 4],
+        "exdddetector__n_neighbors": [1, 3],
+        "exdddetector__epsilon": ["scale", 1e-6],
+    }
+    GridSearchCV(pipeline, grid, scoring="roc_auc", cv=2, refit=False, error_score="raise").fit(X, y)
+    assert len(trained) == 2
+    assert scored == [9] * 2 * 12

@@ -168,7 +168,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         So many times at most; then the plainest is kept, with a warning.
     cache_dir : str or path-like, default=None
         Where finished images are kept, and what was learned: a later or interrupted call with the same images,
-        parameters and seed continues there.
+        parameters and seed (an int as random_state) continues there.
     pos_label : object, default=None
         Label of defect images in y; None takes the greater one.
     random_state : int, RandomState instance or None, default=None
