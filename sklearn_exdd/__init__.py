@@ -8,8 +8,10 @@ __version__ = "0.1.0"
 _HOME = {
     "BaseDefectAugmenter": "augment",
     "BaseFeatureExtractor": "features",
+    "CombinedDefectDetector": "combined",
     "CutPasteDefectAugmenter": "augment",
     "DDPMDefectAugmenter": "augment",
+    "DefectClassifier": "defect_classifier",
     "DefectMapDisplay": "display",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",

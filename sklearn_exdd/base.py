@@ -7,7 +7,7 @@ from pathlib import PurePath
 from warnings import warn
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.utils import column_or_1d, metadata_routing
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
@@ -221,6 +221,44 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
             raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(y)}.")
         self._set_classes(y)
         return split_by_class(samples, y == self._label(1), groups, masks)
+
+    def _synthesize(self, normal, defect, seed):
+        """Synthetic defects: those attached to the images, or what the augmenter makes; or None."""
+        if self.augmenter is None or self.n_synthetic == 0:
+            return normal.attached
+        if normal.attached is not None:
+            raise ValueError(
+                "augmenter: expected None for images that an augmenter has been at, as a step before the detector in a "
+                "Pipeline, got another one. Use one of the two, or a MixedDefectAugmenter."
+            )
+        if not isinstance(normal.samples, Images):
+            raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
+        images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
+        if defect is not None:
+            images += defect.samples.raw()
+            labels += [1] * len(defect)
+            masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
+        augmenter = clone(self.augmenter)
+        params = augmenter.get_params(deep=False)
+        if params.get("random_state") is not None:
+            seed = params["random_state"]
+        elif "random_state" in params:
+            augmenter.set_params(random_state=seed)
+        # The labels are made here: 1 means defect, whatever it is in y.
+        augmenter.set_params(**{name: None for name in augmenter.get_params() if name.split("__")[-1] == "pos_label"})
+        augmenter.fit(images, labels, masks=masks)
+        return augmenter.sample(self.n_synthetic, random_state=seed)
+
+    def _synthetic_groups(self, normal, unknown):
+        """Groups of synthetic defects: those of the normal images they were made on, or new ones from `unknown` on."""
+        attached = self.synthetic_ is normal.attached
+        group_of = dict(zip(normal.indices if attached else range(len(normal)), normal.groups))
+        sources = [self._provenance(i).get("source") for i in range(len(self.synthetic_.images))]
+        return np.array([group_of.get(source, unknown + i) for i, source in enumerate(sources)])
+
+    def _provenance(self, index):
+        provenance = getattr(self.synthetic_, "provenance", None)
+        return provenance[index] if provenance is not None else {}
 
     def _set_classes(self, y):
         if y is None:

@@ -5,7 +5,6 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
@@ -260,7 +259,7 @@ class ExDDDetector(BaseDefectDetector):
         distances = self._distances(self.normal_bank_, patches.features, patches.groups)
         self._normal_cutoff = float(np.quantile(distances[0], _NORMAL_SHARE))
 
-        self.synthetic_ = self._synthesize(normal, defect)
+        self.synthetic_ = self._synthesize(normal, defect, self._seeds["synthetic"])
         defects = [] if defect is None else [self._defect_patches(defect)]
         if self.synthetic_ is not None:
             defects.append(self._synthetic_patches(normal))
@@ -559,50 +558,14 @@ class ExDDDetector(BaseDefectDetector):
         evidence = self._find_threshold(known)
         self.calibration_ = self._deciding(known, evidence)
 
-    def _synthesize(self, normal, defect):
-        """Synthetic defects: those attached to the images, or what the augmenter makes; or None."""
-        if self.augmenter is None or self.n_synthetic == 0:
-            return normal.attached
-        if normal.attached is not None:
-            raise ValueError(
-                "augmenter: expected None for images that an augmenter has been at, as a step before the detector in a "
-                "Pipeline, got another one. Use one of the two, or a MixedDefectAugmenter."
-            )
-        if not isinstance(normal.samples, Images):
-            raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
-        images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
-        if defect is not None:
-            images += defect.samples.raw()
-            labels += [1] * len(defect)
-            masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
-        augmenter = clone(self.augmenter)
-        params = augmenter.get_params(deep=False)
-        seed = params.get("random_state")
-        if seed is None:
-            seed = self._seeds["synthetic"]
-            if "random_state" in params:
-                augmenter.set_params(random_state=seed)
-        # The labels are made here: 1 means defect, whatever it is in y.
-        augmenter.set_params(**{name: None for name in augmenter.get_params() if name.split("__")[-1] == "pos_label"})
-        augmenter.fit(images, labels, masks=masks)
-        return augmenter.sample(self.n_synthetic, random_state=seed)
-
     def _synthetic_patches(self, normal):
         images, masks = self.synthetic_
         n_images = len(images)
-        # A synthetic defect is left out together with the normal image it was made on.
-        attached = self.synthetic_ is normal.attached
-        group_of = dict(zip(normal.indices if attached else range(len(normal)), normal.groups))
-        sources = [self._provenance(i).get("source") for i in range(n_images)]
-        groups = [group_of.get(source, self._n_groups + i) for i, source in enumerate(sources)]
+        groups = self._synthetic_groups(normal, self._n_groups)
         self._n_groups += n_images
         samples = Images(images, "synthetic images")
-        training_set = TrainingSet(samples, np.arange(n_images), np.array(groups), Masks(masks, n_images))
+        training_set = TrainingSet(samples, np.arange(n_images), groups, Masks(masks, n_images))
         return self._defect_patches(training_set, synthetic=True)
-
-    def _provenance(self, index):
-        provenance = getattr(self.synthetic_, "provenance", None)
-        return provenance[index] if provenance is not None else {}
 
 
 def _search(bank, key, features, n_neighbors, exclude):

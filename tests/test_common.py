@@ -15,7 +15,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_exdd import (
+    CombinedDefectDetector,
     CutPasteDefectAugmenter,
+    DefectClassifier,
     DefectPasteAugmenter,
     ExDDDetector,
     GaborFeatureExtractor,
@@ -41,6 +43,20 @@ def build_network():
 
 DETECTORS = [
     ExDDDetector(random_state=0),
+    CombinedDefectDetector([("mean", ExDDDetector()), ("maximum", ExDDDetector(n_top_patches=1))], random_state=0),
+    DefectClassifier(
+        "resnet18",
+        weights=None,
+        layer="layer1",
+        image_size=None,
+        augmenter=OffsetDefectAugmenter(random_state=0),
+        n_synthetic=20,
+        train_batch_size=8,
+        learning_rate=3e-3,
+        max_steps=60,
+        patience=None,
+        random_state=0,
+    ),
 ]
 EXTRACTORS = [
     GaborFeatureExtractor(),
@@ -146,7 +162,7 @@ def test_scikit_learn_finds_nothing_wrong(estimator, check):
 @each_estimator
 def test_clone_and_set_params_keep_every_parameter(estimator):
     params = estimator.get_params()
-    fresh = type(estimator)([]) if "augmenters" in params else type(estimator)()
+    fresh = type(estimator)([]) if {"augmenters", "detectors"} & set(params) else type(estimator)()
     copies = [clone(estimator), fresh.set_params(**params)]
     for copy in copies:
         assert copy is not estimator
@@ -195,6 +211,8 @@ def test_the_html_representation_names_the_estimator(estimator, surfaces):
 @each_detector
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unfitted_detector_says_so(detector, method, surfaces):
+    if not hasattr(detector, method):
+        pytest.skip(f"{name_of(detector)} has no {method}")
     with pytest.raises(NotFittedError, match=f"This {name_of(detector)} instance is not fitted yet"):
         getattr(clone(detector), method)(surfaces[0])
 
@@ -207,7 +225,8 @@ def test_a_detector_leaves_its_input_as_it_is(detector, surfaces):
     before = joblib.hash([X, y, masks, X_float])
     detector = clone(detector).fit(X, y, masks=masks)
     for method in METHODS:
-        getattr(detector, method)(X_float)
+        if hasattr(detector, method):
+            getattr(detector, method)(X_float)
     assert joblib.hash([X, y, masks, X_float]) == before
 
 
@@ -253,6 +272,7 @@ def test_other_images_in_the_batch_and_their_order_change_nothing(detector, fitt
 @pytest.mark.parametrize("params", [{"batch_size": 5}, {"n_jobs": 2, "batch_size": 5}], ids=str)
 def test_batches_and_jobs_change_nothing(detector, params, fitted, surfaces, unseen_surfaces):
     X, y, masks = surfaces
+    params = {name: value for name, value in params.items() if name in detector.get_params(deep=False)}
     other = clone(detector).set_params(**params).fit(X, y, masks=masks)
     scores = fitted(detector).score_samples(unseen_surfaces[0])
     np.testing.assert_allclose(other.score_samples(unseen_surfaces[0]), scores, rtol=1e-3)
@@ -339,7 +359,7 @@ def test_a_stored_detector_comes_back_bit_for_bit(detector, through, fitted, uns
 @each_detector
 @each_way_to_store
 def test_an_unfitted_detector_can_be_stored(detector, through):
-    assert through(clone(detector)).get_params() == detector.get_params()
+    assert repr(through(clone(detector)).get_params()) == repr(detector.get_params())
 
 
 @each_detector

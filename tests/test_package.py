@@ -16,8 +16,8 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 FLOORS = [
     {"_images", "_torch", "_training"},
     {"features", "memory_bank", "coreset", "scoring", "augment"},
-    {"base", "patches"},
-    {"exdd", "student_teacher", "defect_classifier"},
+    {"_defects", "_weights", "base", "patches"},
+    {"exdd", "student_teacher", "defect_classifier", "combined"},
 ]
 # Beside the house: none of the floors may import these.
 AROUND = {

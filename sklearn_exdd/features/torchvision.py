@@ -114,7 +114,7 @@ class _TorchvisionModel:
             except OSError as error:
                 raise OSError(
                     f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
-                    "as weights=path, or use feature_extractor='gabor', which needs none."
+                    "as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
                 ) from error
         state = read_weights(self.weights, self.weights_sha256, names)
         module = models.get_model(self.backbone, weights=None)

@@ -1,0 +1,284 @@
+"""Several detectors as one: the sum of their standardised scores and maps."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.metaestimators import _BaseComposition
+
+from sklearn_exdd import scoring
+from sklearn_exdd._images import Images
+from sklearn_exdd.augment.base import AugmentedImages, SyntheticDefects
+from sklearn_exdd.base import BaseDefectDetector
+
+
+class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
+    """Combine detectors by the weighted mean of their standardised scores and maps.
+
+    Each detector is fitted on the same images, but for a share of the normal ones. On these its scores get median 0 and
+    interquartile range 1, its maps mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    detectors : list of (str, detector) tuples
+        Names and detectors, as in a VotingClassifier: their parameters are reached as ``name__parameter``, and "drop"
+        in the place of a detector leaves it out. A detector has ``fit(X, y, masks=, groups=)``, ``score_samples``,
+        higher for defects, and perhaps ``predict_map``. Its own threshold is not used.
+    weights : array-like of shape (n_detectors,), default=None
+        How much each counts, > 0; None is equal weights.
+    validation_fraction : float, default=0.2
+        Share of the normal images, by groups, that the detectors are not fitted on. Their scores are those of new
+        images, so they standardise and give the threshold.
+    max_false_alarm_rate : float, default=0.01
+        Share of normal images that may be called defective, in (0, 1).
+    pos_label : object, default=None
+        Label that means defect; None takes the greater one.
+    n_jobs : int, default=None
+        Detectors fitted at a time, each in a process of its own.
+    random_state : int, RandomState instance or None, default=None
+        Chooses the share, and seeds the detectors whose own random_state is None.
+
+    Attributes
+    ----------
+    detectors_ : list of detectors
+        Fitted; without those dropped.
+    classes_ : ndarray of shape (2,)
+        Labels, sorted.
+    threshold_ : float
+        Scores above it mean defect.
+    false_alarm_rate_ : float
+        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n held-out images are too few
+        for that.
+    score_centers_, score_scales_ : ndarray of shape (n_detectors,)
+        Medians and interquartile ranges of the scores of the held-out images.
+    map_centers_, map_scales_ : ndarray of shape (n_detectors,)
+        Means and standard deviations of their pixels; NaN for a detector without maps, which is left out of the maps.
+    n_features_in_ : int
+        Where X holds features.
+
+    Notes
+    -----
+    Scores of training images are too low, those of a network more so than those of a memory bank; standardised by
+    them, detectors would be weighed by how well they learn by heart. Holding out costs that share of the normals. The
+    alternative, cross-fitting, costs as many more fits as it has folds, and its threshold belongs to the scores of
+    other networks than the one in use.
+
+    The scales are found on the images that also give the threshold. One extreme image hardly moves an interquartile
+    range, but it does move a standard deviation, and then hides in the scale that it has made.
+
+    Synthetic defects that a Pipeline step attached to a held-out image are left out, too.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import ExDDDetector
+    >>> from sklearn_exdd.combined import CombinedDefectDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(30, image_shape=(64, 64), random_state=0)
+    >>> detector = CombinedDefectDetector(
+    ...     [("sharp", ExDDDetector(blur=0)), ("maximum", ExDDDetector(n_top_patches=1))], random_state=0
+    ... )
+    >>> detector.fit(X, y, masks=masks).predict_map(X[:2]).shape
+    (2, 64, 64)
+    """
+
+    _parameter_constraints = {
+        "detectors": [list],
+        "weights": ["array-like", None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
+        "pos_label": "no_validation",
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        detectors,
+        *,
+        weights=None,
+        validation_fraction=0.2,
+        max_false_alarm_rate=0.01,
+        pos_label=None,
+        n_jobs=None,
+        random_state=None,
+    ):
+        self.detectors = detectors
+        self.weights = weights
+        self.validation_fraction = validation_fraction
+        self.max_false_alarm_rate = max_false_alarm_rate
+        self.pos_label = pos_label
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def get_params(self, deep=True):
+        """Parameters, those of the detectors among them."""
+        return self._get_params("detectors", deep=deep)
+
+    def set_params(self, **params):
+        """Set parameters, those of the detectors among them."""
+        self._set_params("detectors", **params)
+        return self
+
+    def _fit(self, normal, defect):
+        random_state = check_random_state(self.random_state)
+        self._weights, members = self._members(random_state)
+        for part in (normal, defect):
+            _decode(part)
+        normal.check_masks_empty()
+        is_held_out = self._hold_out(normal.groups, random_state)
+        X, y, masks, groups = _training_data(normal, defect, np.flatnonzero(~is_held_out))
+        params = {name: value for name, value in (("masks", masks), ("groups", groups)) if value is not None}
+        self.detectors_ = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fitted)(name, detector, X, y, params) for name, detector in members
+        )
+        held_out = normal.samples
+        if isinstance(held_out, Images):
+            self.n_channels_ = held_out.n_channels
+            held_out = held_out.take(np.flatnonzero(is_held_out))
+        else:
+            held_out = held_out[is_held_out]
+        scores = self._scores_of_all(held_out)
+        self.score_centers_, self.score_scales_ = np.median(scores, axis=1), _spread(scores)
+        if isinstance(held_out, Images):
+            moments = [_moments(maps) for maps in self._maps_of_all(held_out)]
+            self.map_centers_, self.map_scales_ = np.array(moments).T
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
+            self._score(held_out), self.max_false_alarm_rate
+        )
+
+    def _members(self, random_state):
+        """Weights and (name, clone with a seed) of the detectors that are not dropped."""
+        if not self.detectors or not all(
+            isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in self.detectors
+        ):
+            raise ValueError(f"detectors: expected a list of (name, detector), got {self.detectors!r}.")
+        self._validate_names([name for name, _ in self.detectors])
+        weights = np.ones(len(self.detectors)) if self.weights is None else np.asarray(self.weights, dtype=float)
+        if weights.shape != (len(self.detectors),) or not (np.isfinite(weights).all() and (weights > 0).all()):
+            raise ValueError(
+                f"weights: expected {len(self.detectors)} numbers > 0, one for each detector, got {self.weights!r}."
+            )
+        members, kept = [], []
+        for (name, detector), weight in zip(self.detectors, weights):
+            seed = int(random_state.randint(2**31 - 1))  # drawn for those dropped, too: the others keep theirs
+            if isinstance(detector, str) and detector == "drop":
+                continue
+            if not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
+                raise ValueError(f"detectors: expected {name!r} to have fit and score_samples, got {detector!r}.")
+            detector = clone(detector)
+            if detector.get_params(deep=False).get("random_state", seed) is None:
+                detector.set_params(random_state=seed)
+            # The labels are made here: 1 means defect, whatever it is in y.
+            theirs = {key: None for key in detector.get_params() if key.split("__")[-1] == "pos_label"}
+            members.append((name, detector.set_params(**theirs)))
+            kept.append(weight)
+        if not members:
+            raise ValueError("detectors: expected at least one that is not 'drop', got none.")
+        return np.array(kept) / sum(kept), members
+
+    def _hold_out(self, groups, random_state):
+        numbers = random_state.permutation(np.unique(groups))
+        if len(numbers) < 3:
+            raise ValueError(
+                f"X: expected normal samples of at least 3 groups, one of them to be held out, got {len(numbers)} of "
+                f"n_samples = {len(groups)}."
+            )
+        n_held_out = min(max(1, round(self.validation_fraction * len(numbers))), len(numbers) - 2)
+        return np.isin(groups, numbers[:n_held_out])
+
+    def _scores_of_all(self, samples):
+        samples = samples.raw() if isinstance(samples, Images) else samples
+        return np.stack([detector.score_samples(samples) for detector in self.detectors_])
+
+    def _maps_of_all(self, images):
+        """For each detector its maps, or None."""
+        has_maps = [hasattr(detector, "predict_map") for detector in self.detectors_]
+        return [detector.predict_map(images.raw()) if has else None for detector, has in zip(self.detectors_, has_maps)]
+
+    def _score(self, samples):
+        scores = self._scores_of_all(samples)
+        return self._weights @ ((scores - self.score_centers_[:, None]) / self.score_scales_[:, None])
+
+    def _maps(self, images):
+        if np.isnan(self.map_scales_).all():
+            raise ValueError("predict_map: expected a detector that has maps, got none. Use score_samples.")
+        combined = [np.zeros(images.shape(i), dtype=np.float32) for i in range(len(images))]
+        weights = np.where(np.isnan(self.map_scales_), 0, self._weights)
+        factors = weights / weights.sum() / self.map_scales_
+        for maps, center, factor in zip(self._maps_of_all(images), self.map_centers_, factors):
+            for total, pixel_map in zip(combined, () if maps is None else maps):
+                total += (factor * (pixel_map - center)).astype(np.float32)
+        return combined
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        members = [item[1] for item in self.detectors if hasattr(item[1], "fit")]
+        tags.input_tags.two_d_array = all(get_tags(detector).input_tags.two_d_array for detector in members)
+        return tags
+
+
+def _fitted(name, detector, X, y, params):
+    try:
+        if hasattr(detector, "_parameter_constraints"):
+            detector._validate_params()
+        return detector.fit(X, y, **params)
+    except Exception as error:
+        error.add_note(f"This is the detector {name!r} of a CombinedDefectDetector.")
+        raise
+
+
+def _decode(training_set):
+    """Look at every image and mask once, so that a message has the user's number of it."""
+    if training_set is not None and isinstance(training_set.samples, Images):
+        for i in range(len(training_set)):
+            shape = training_set.samples.shape(i)
+            if training_set.masks is not None:
+                training_set.masks.get(i, shape)
+
+
+def _training_data(normal, defect, rows):
+    """X, y, masks and groups of some normal samples and all the defects."""
+    groups = np.concatenate([normal.groups[rows], [] if defect is None else defect.groups]).astype(int)
+    y = np.repeat([0, 1], [len(rows), 0 if defect is None else len(defect)])
+    if not isinstance(normal.samples, Images):
+        return np.concatenate([normal.samples[rows], *([] if defect is None else [defect.samples])]), y, None, groups
+    X, masks = normal.samples.take(rows).raw(), None
+    if defect is not None:
+        X = X + defect.samples.raw()
+        if defect.masks is not None:
+            masks = [None] * len(rows) + defect.masks.raw()
+    return AugmentedImages(X, _of_sources(normal.attached, normal.indices[rows])), y, masks, groups
+
+
+def _of_sources(synthetic, sources):
+    """The synthetic defects on some images, which are counted anew; None where there are none."""
+    if synthetic is None:
+        return None
+    number_of = {int(source): number for number, source in enumerate(sources)}
+    number_of[None] = None  # on an image that is none of these
+    kept = [
+        (image, mask, {**provenance, "source": number_of[provenance["source"]]})
+        for image, mask, provenance in zip(*synthetic, synthetic.provenance)
+        if provenance["source"] in number_of
+    ]
+    return SyntheticDefects.of(kept) if kept else None
+
+
+def _spread(scores):
+    """Interquartile range of each row; the standard deviation, or 1, where that is 0."""
+    spread = np.subtract(*np.percentile(scores, [75, 25], axis=1))
+    spread = np.where(spread > 0, spread, scores.std(axis=1))
+    return np.where(spread > 0, spread, 1.0)
+
+
+def _moments(maps):
+    """Mean and standard deviation of all pixels of some maps."""
+    if maps is None:
+        return np.nan, np.nan
+    n_pixels = sum(pixel_map.size for pixel_map in maps)
+    mean = sum(pixel_map.sum(dtype=np.float64) for pixel_map in maps) / n_pixels
+    deviation = np.sqrt(sum(np.square(pixel_map - mean, dtype=np.float64).sum() for pixel_map in maps) / n_pixels)
+    return mean, deviation if deviation > 0 else 1.0
