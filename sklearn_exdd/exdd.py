@@ -1,6 +1,7 @@
 """ExDD: a bank of normal and a bank of defect patches, and the ratio of the distances to them."""
 
 import copy
+from inspect import signature
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ class ExDDDetector(BaseDefectDetector):
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        "auto" or "gabor" for the embedded filters, which need no weights; the name of a
+        "auto" or "gabor" for the embedded filters, which need no weights; "learned" for a
+        small network that fit trains, see :class:`LearnedFeatureExtractor`; the name of a
         torchvision model ("wide_resnet50_2"); "timm:" and the name of a timm model; or
         any object with ``transform(images)``, see :class:`BaseFeatureExtractor`. Not
         used where X holds features already.
@@ -250,7 +252,7 @@ class ExDDDetector(BaseDefectDetector):
             raise ValueError(
                 "groups: expected normal samples of at least 2 groups, each scored without its own patches, got 1."
             )
-        patches = self._fit_extractor(normal)
+        patches = self._fit_extractor(normal, defect)
         normal.check_masks_empty()
         known = [part for part in (normal, defect) if part is not None]
         self._n_images = 1 + int(max(part.indices.max() for part in known))
@@ -267,8 +269,8 @@ class ExDDDetector(BaseDefectDetector):
         evidence = self._find_threshold(patches, normal=distances)
         self.calibration_ = self._deciding(patches, evidence)
 
-    def _fit_extractor(self, normal):
-        """Fit the extractor on the normal samples; all their patches."""
+    def _fit_extractor(self, normal, defect):
+        """Fit the extractor; all patches of the normal samples."""
         if not isinstance(normal.samples, Images):
             return Patches.of_rows(normal)
         self.feature_extractor_ = make_feature_extractor(
@@ -279,9 +281,22 @@ class ExDDDetector(BaseDefectDetector):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-        maps = self.feature_extractor_.fit_transform(normal.samples)
+        if defect is None or "masks" not in signature(self.feature_extractor_.fit_transform).parameters:
+            maps = self.feature_extractor_.fit_transform(normal.samples)
+        else:
+            maps = self._fit_on_defects(normal, defect)
         self.n_channels_ = normal.samples.n_channels
         return Patches.of_maps(maps, normal, self.feature_extractor_.patch_centers)
+
+    def _fit_on_defects(self, normal, defect):
+        """Fit an extractor that learns from marked defects, too; feature maps of the normal images."""
+        for part in (normal, defect):  # read once, so that a message has the user's number of an image
+            part.samples.n_channels = normal.samples.n_channels
+            for i in range(len(part)):
+                part.samples.shape(i)
+        images, labels = normal.samples.raw() + defect.samples.raw(), [0] * len(normal) + [1] * len(defect)
+        masks = [None] * len(labels) if defect.masks is None else [None] * len(normal) + defect.masks.raw()
+        return self.feature_extractor_.fit_transform(images, labels, masks=masks)[: len(normal)]
 
     def _patches(self, training_set, synthetic=False):
         if not isinstance(training_set.samples, Images):

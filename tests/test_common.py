@@ -25,6 +25,7 @@ from sklearn_exdd import (
     ModuleFeatureExtractor,
     OffsetDefectAugmenter,
     PerlinDefectAugmenter,
+    StudentTeacherDetector,
     TimmFeatureExtractor,
     TorchvisionFeatureExtractor,
 )
@@ -56,6 +57,9 @@ DETECTORS = [
         max_steps=60,
         patience=None,
         random_state=0,
+    ),
+    StudentTeacherDetector(
+        channels=(8, 16), n_synthetic=20, max_steps=150, train_batch_size=8, crop_size=64, random_state=0
     ),
 ]
 EXTRACTORS = [

@@ -14,9 +14,10 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 
 # From the bottom up: a room may import from lower floors and from itself, no more.
 FLOORS = [
-    {"_images", "_torch", "_training"},
-    {"features", "memory_bank", "coreset", "scoring", "augment"},
-    {"_defects", "_weights", "base", "patches"},
+    {"_images", "_networks", "_student", "_torch", "_training"},
+    {"augment"},
+    {"_crops", "_defects", "_weights", "features", "memory_bank", "coreset", "scoring"},
+    {"base", "patches"},
     {"exdd", "student_teacher", "defect_classifier", "combined"},
 ]
 # Beside the house: none of the floors may import these.

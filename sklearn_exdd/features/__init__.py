@@ -5,6 +5,7 @@ from sklearn.base import clone
 from sklearn_exdd.features.base import BaseFeatureExtractor
 from sklearn_exdd.features.foreign import ForeignFeatureExtractor
 from sklearn_exdd.features.gabor import GaborFeatureExtractor
+from sklearn_exdd.features.learned import LearnedFeatureExtractor
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 from sklearn_exdd.features.timm import TimmFeatureExtractor
 from sklearn_exdd.features.torchvision import TorchvisionFeatureExtractor
@@ -12,6 +13,7 @@ from sklearn_exdd.features.torchvision import TorchvisionFeatureExtractor
 __all__ = [
     "BaseFeatureExtractor",
     "GaborFeatureExtractor",
+    "LearnedFeatureExtractor",
     "ModuleFeatureExtractor",
     "TimmFeatureExtractor",
     "TorchvisionFeatureExtractor",
@@ -25,7 +27,7 @@ def make_feature_extractor(extractor="auto", **defaults):
     Parameters
     ----------
     extractor : str or object, default="auto"
-        "auto" or "gabor"; the name of a torchvision model; "timm:" and the name of a
+        "auto" or "gabor"; "learned"; the name of a torchvision model; "timm:" and the name of a
         timm model; or an object with ``transform(images)``, which is cloned.
     **defaults
         Parameters such as `batch_size` and `memory` that a name gets, and an object
@@ -51,6 +53,8 @@ def make_feature_extractor(extractor="auto", **defaults):
         defaults = {name: value for name, value in defaults.items() if made.get_params(deep=False).get(name, 0) is None}
     elif extractor in ("auto", "gabor"):
         made = GaborFeatureExtractor()
+    elif extractor == "learned":
+        made = LearnedFeatureExtractor()
     elif extractor.startswith("timm:"):
         made = TimmFeatureExtractor(extractor.removeprefix("timm:"))
     else:

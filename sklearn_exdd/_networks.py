@@ -1,0 +1,135 @@
+"""The small networks that are learned in fit. Modules are made in functions: importing this file loads no torch."""
+
+_BOX = 31  # pixels over which the directional means are taken
+
+
+def segmentation_network(n_planes):
+    """Encoder and decoder of 0.4 million parameters that mark defects.
+
+    Parameters
+    ----------
+    n_planes : int
+        Input planes; the first is the brightness.
+
+    Returns
+    -------
+    network : torch.nn.Module
+        ``network(planes)`` maps (n, n_planes, height, width), both sides multiples of 16, to logits (n, 1, height / 4,
+        width / 4). ``network.levels(planes)`` returns inner maps before them: (n, 24, height / 4, width / 4), (n, 48,
+        height / 8, width / 8), (n, 64, height / 8, width / 8), and then the logits.
+
+    Notes
+    -----
+    Kernels of strided layers are even: position i of a map at stride s is centred at pixel ``s i + (s - 1) / 2``. All
+    normalisation is by constants once training is over: a pixel far enough away has no influence.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    def block(n_in, n_out, *, kernel=3, stride=1, dilation=1):
+        padding = dilation * ((kernel - stride + 1) // 2)
+        convolution = nn.Conv2d(n_in, n_out, kernel, stride, padding, dilation, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
+
+    def enlarged(maps):
+        return functional.interpolate(maps, scale_factor=2, mode="bilinear")
+
+    class SegmentationNetwork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stride_4 = nn.Sequential(
+                block(n_planes + 2, 16, kernel=6, stride=2),
+                block(16, 24, kernel=4, stride=2),
+                block(24, 24),
+                block(24, 24),
+            )
+            self.stride_8 = nn.Sequential(block(24, 48, kernel=4, stride=2), block(48, 48))
+            self.stride_16 = nn.Sequential(
+                block(48, 96, kernel=4, stride=2), block(96, 96, dilation=2), block(96, 96, dilation=2)
+            )
+            self.up_8 = block(96 + 48, 64)
+            self.up_4 = nn.Sequential(block(64 + 24, 24), block(24, 24))
+            self.head = nn.Conv2d(24, 1, 1)
+            nn.init.constant_(self.head.bias, -3.0)  # defects are rare
+
+        def levels(self, planes):
+            fine = self.stride_4(_with_directions(planes))
+            middle = self.stride_8(fine)
+            up_8 = self.up_8(torch.cat([enlarged(self.stride_16(middle)), middle], dim=1))
+            up_4 = self.up_4(torch.cat([enlarged(up_8), fine], dim=1))
+            return fine, middle, up_8, self.head(up_4)
+
+        def forward(self, planes):
+            return self.levels(planes)[-1]
+
+    return SegmentationNetwork()
+
+
+def segmentation_loss(logits, targets, top=12):
+    """Loss of defect logits: 4 focal + 0.5 Dice + 0.1 cross-entropy of the image.
+
+    Parameters
+    ----------
+    logits : torch.Tensor of shape (n, 1, height, width), float32
+    targets : torch.Tensor of shape (n, 1, height, width), float32
+        1 on the defect, 0 elsewhere.
+    top : int, default=12
+        The image's logit is the mean of so many, the highest.
+
+    Returns
+    -------
+    loss : torch.Tensor of shape ()
+
+    Notes
+    -----
+    Focal loss [1]_ with gamma 1.5 and threefold weight of the defect; Dice loss [2]_ of the whole batch.
+
+    References
+    ----------
+    .. [1] T.-Y. Lin et al., "Focal loss for dense object detection", ICCV 2017.
+    .. [2] F. Milletari et al., "V-Net", 3DV 2016.
+    """
+    from torch.nn import functional
+
+    probabilities = logits.sigmoid()
+    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    missed = (targets - probabilities).abs()
+    focal = (missed**1.5 * (1 + 2 * targets) * entropy).mean()
+    dice = 1 - (2 * (probabilities * targets).sum() + 1) / (probabilities.sum() + targets.sum() + 1)
+    flat = logits.flatten(1)
+    image = flat.topk(min(top, flat.shape[1]), dim=1).values.mean(dim=1)
+    return 4 * focal + 0.5 * dice + 0.1 * functional.binary_cross_entropy_with_logits(image, targets.amax((1, 2, 3)))
+
+
+def resolve_precision(precision, device):
+    """Whether to compute in bfloat16: where asked for, and for "auto" where the hardware does it fast.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16"}
+    device : torch.device
+
+    Returns
+    -------
+    bfloat16 : bool
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # Without the instructions bfloat16 is emulated and several times slower than float32.
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def _with_directions(planes):
+    """The planes, and the brightness less its means along the columns and along the rows."""
+    import torch
+    from torch.nn import functional
+
+    brightness, half = planes[:, :1], _BOX // 2
+    down = functional.avg_pool2d(brightness, (_BOX, 1), 1, (half, 0), count_include_pad=False)
+    across = functional.avg_pool2d(brightness, (1, _BOX), 1, (0, half), count_include_pad=False)
+    return torch.cat([2.5 * planes, 5 * (brightness - down), 5 * (brightness - across)], dim=1)

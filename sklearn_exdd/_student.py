@@ -1,0 +1,312 @@
+"""The networks of the student-teacher. Imports torch: itself imported only where a network is needed."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+_BOX = 31  # pixels along which a local mean is taken
+_GAINS = (2.5, 5.0, 5.0)  # bring the inputs of a network from scratch to a deviation of about one
+FLOOR = 0.03  # added to the brightness before the logarithm: keeps the noise of black pixels small
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HEAD_CHANNELS = 32
+_COVERED = 0.2  # share of a cell that a defect covers at least where the target is one
+# Weights within the segmentation's loss, against that of L1.
+_FOCAL, _POSITIVE, _IMAGE = 8.0, 3.0, 0.1
+_TOP_SHARE = 0.01  # of the logits of a crop, whose mean says whether there is a defect
+_MARGIN = 128  # pixels around a tile that its map may depend on
+
+
+class Contrast(nn.Module):
+    """Logarithms of the brightness, relative to the image's median and to the means along columns and along rows."""
+
+    n_outputs = 3  # for each channel of the image
+
+    def forward(self, logs, medians):
+        def local_mean(size):
+            padding = (size[0] // 2, size[1] // 2)
+            return functional.avg_pool2d(logs, size, 1, padding, count_include_pad=False)
+
+        parts = (logs - medians, logs - local_mean((_BOX, 1)), logs - local_mean((1, _BOX)))
+        return torch.cat([gain * part for gain, part in zip(_GAINS, parts)], dim=1)
+
+
+class Brightness(nn.Module):
+    """What networks trained on ImageNet expect."""
+
+    def __init__(self):
+        super().__init__()
+        for name, values in zip(("mean", "std"), _IMAGENET):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, logs, medians):
+        pixels = (logs.exp() - FLOOR).expand(-1, 3, -1, -1)
+        return (pixels - self.mean) / self.std
+
+
+def convolution(n_inputs, n_outputs, size=3, stride=1, dilation=1):
+    """Convolution, batch normalisation and ReLU."""
+    convolve = nn.Conv2d(n_inputs, n_outputs, size, stride, dilation * (size // 2), dilation, bias=False)
+    return nn.Sequential(convolve, nn.BatchNorm2d(n_outputs), nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """Two convolutions, added to their input."""
+
+    def __init__(self, n_channels, dilation=1):
+        super().__init__()
+        self.first = convolution(n_channels, n_channels, dilation=dilation)
+        self.second = nn.Conv2d(n_channels, n_channels, 3, 1, dilation, dilation, bias=False)
+        self.norm = nn.BatchNorm2d(n_channels)
+
+    def forward(self, x):
+        return functional.relu(x + self.norm(self.second(self.first(x))))
+
+
+class Encoder(nn.Module):
+    """A small encoder: a list of maps, finest first, each of twice the stride of the one before."""
+
+    def __init__(self, source, n_inputs, channels, first_stride=4):
+        super().__init__()
+        self.source = source
+        stem, stride, width = [], 1, n_inputs
+        while stride < first_stride // 2:
+            stem.append(convolution(width, max(8, channels[0] * 2 // 3), 5 if width == n_inputs else 3, 2))
+            width, stride = max(8, channels[0] * 2 // 3), 2 * stride
+        self.stem = nn.Sequential(*stem)
+        self.levels = nn.ModuleList()
+        for n_channels in channels:
+            dilation = 2 if n_channels is channels[-1] else 1
+            self.levels.append(nn.Sequential(convolution(width, n_channels, 3, 2), Residual(n_channels, dilation)))
+            width = n_channels
+
+    def forward(self, logs, medians):
+        x = self.stem(self.source(logs, medians))
+        maps = []
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        return maps
+
+
+class Layers(nn.Module):
+    """Inner layers of a torchvision model."""
+
+    def __init__(self, model, layers):
+        super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        self.source = Brightness()
+        try:
+            self.model = create_feature_extractor(model, return_nodes=list(layers))
+        except ValueError as error:
+            names = [name for name, _ in model.named_children()]
+            raise ValueError(
+                f"layers: expected names of layers of {type(model).__name__} (at the top: {names}), got {layers!r}."
+            ) from error
+
+    def forward(self, logs, medians):
+        return list(self.model(self.source(logs, medians)).values())
+
+
+class Student(nn.Module):
+    """Encoder and decoder: the teacher's maps, rebuilt from the coarsest level alone."""
+
+    def __init__(self, source, n_inputs, levels):
+        super().__init__()
+        channels = [n_channels for n_channels, _ in levels]
+        self.encoder = Encoder(source, n_inputs, channels, levels[0][1])
+        self.blocks, self.outputs = nn.ModuleList(), nn.ModuleList()
+        width = channels[-1]
+        for n_channels in channels[::-1]:
+            narrow = nn.Identity() if n_channels == width else convolution(width, n_channels)
+            self.blocks.append(nn.Sequential(narrow, Residual(n_channels)))
+            self.outputs.append(nn.Conv2d(n_channels, n_channels, 1))
+            width = n_channels
+
+    def forward(self, logs, medians):
+        x = self.encoder(logs, medians)[-1]
+        maps = []
+        for number, (block, output) in enumerate(zip(self.blocks, self.outputs)):
+            x = block(enlarge(x, 2) if number else x)
+            maps.append(output(x))
+        return maps[::-1]
+
+
+class Head(nn.Module):
+    """Logits, at the stride of the finest level, from maps of several levels."""
+
+    def __init__(self, levels):
+        super().__init__()
+        n_inputs, width = sum(n_channels for n_channels, _ in levels), _HEAD_CHANNELS
+        self.layers = nn.Sequential(
+            convolution(n_inputs, width, 1), Residual(width), Residual(width, 2), nn.Conv2d(width, 1, 1)
+        )
+        nn.init.constant_(self.layers[-1].bias, -3.0)  # defects are rare
+
+    def forward(self, maps):
+        finest = maps[0].shape[2]
+        return self.layers(torch.cat([enlarge(level, finest // level.shape[2]) for level in maps], dim=1))[:, 0]
+
+
+def enlarge(x, factor):
+    """Maps on a grid that many times as fine."""
+    return x if factor == 1 else functional.interpolate(x, scale_factor=factor, mode="bilinear")
+
+
+def normalized(maps):
+    """Maps whose vector at each place has the norm of its number of channels' root."""
+    return [functional.normalize(level.float(), dim=1) * level.shape[1] ** 0.5 for level in maps]
+
+
+def build_teacher(model, layers, channels, n_image_channels):
+    """The teacher: layers of a torchvision model, or a small encoder where `model` is None."""
+    if model is not None:
+        return Layers(model, layers)
+    return Encoder(Contrast(), Contrast.n_outputs * n_image_channels, channels)
+
+
+def build_student(teacher, levels, n_image_channels):
+    """The asymmetric student of a teacher."""
+    if isinstance(teacher.source, Contrast):
+        return Student(Contrast(), Contrast.n_outputs * n_image_channels, levels)
+    return Student(Brightness(), 3, levels)
+
+
+def level_shapes(teacher, n_image_channels):
+    """Channels and stride of each level of a teacher, finest first."""
+    size = 256
+    with torch.inference_mode():
+        maps = teacher.eval()(torch.zeros(1, n_image_channels, size, size), torch.zeros(1, n_image_channels, 1, 1))
+    strides = [size // level.shape[2] if level.ndim == 4 else None for level in maps]
+    if strides != [strides[0] * 2**number for number in range(len(maps))] or strides[0] < 2:
+        raise ValueError(
+            f"layers: expected layers with maps, each of twice the stride of the one before, got strides {strides}."
+        )
+    return [(int(level.shape[1]), stride) for level, stride in zip(maps, strides)]
+
+
+class StudentTeacher(nn.Module):
+    """Teacher, student and, where there is a segmentation, its head."""
+
+    def __init__(self, teacher, student, head, levels):
+        super().__init__()
+        self.teacher, self.student, self.head, self.levels = teacher, student, head, levels
+
+    def forward(self, logs, medians):
+        """Logits (or None) and cosine distances, (n, height', width'), at the stride of the finest level."""
+        seen, rebuilt = self.teacher(logs, medians), self.student(logs, medians)
+        logits = None if self.head is None else self.head(products(seen, rebuilt))
+        distances = [enlarge(level[:, None], rebuilt[0].shape[2] // level.shape[1]) for level in cosines(seen, rebuilt)]
+        return logits, sum(distances)[:, 0]
+
+
+class Trained(nn.Module):
+    """What is trained together."""
+
+    def __init__(self, network, head):
+        super().__init__()
+        self.network, self.head = network, head
+
+
+def products(seen, rebuilt):
+    """What the head sees: the products of both vectors' components, around one for each component."""
+    return [one * other for one, other in zip(normalized(seen), normalized(rebuilt))]
+
+
+def cosines(targets, rebuilt):
+    """1 - cos of each level, (n, height', width')."""
+    return [1 - functional.cosine_similarity(one.float(), other.float()) for one, other in zip(targets, rebuilt)]
+
+
+def teacher_loss(teacher, head, gamma):
+    """What a teacher that is learned minimises: a function of a batch."""
+
+    def loss_of(batch):
+        return segmentation_loss(head(normalized(teacher(batch.corrupted, batch.medians))), batch, gamma)
+
+    return loss_of
+
+
+def student_loss(network, cosine_weight, segmentation_weight, gamma):
+    """What student and head minimise, with the teacher as it is: a function of a batch."""
+
+    def loss_of(batch):
+        with torch.no_grad():
+            seen = network.teacher(batch.corrupted, batch.medians)
+            targets = replaced(network.teacher, seen, batch) if cosine_weight else None
+        loss, rebuilt = 0, network.student(batch.corrupted, batch.medians)
+        if cosine_weight:
+            loss = loss + cosine_weight * cosine_loss(targets, rebuilt, batch.normal)
+        if segmentation_weight:
+            logits = network.head(products(seen, rebuilt))
+            loss = loss + segmentation_weight * segmentation_loss(logits, batch, gamma)
+        return loss
+
+    return loss_of
+
+
+def replaced(teacher, seen, batch):
+    """The teacher's maps of the clean crops, from those of the corrupted ones, of which some are clean."""
+    changed = (batch.clean != batch.corrupted).flatten(1).any(dim=1)
+    if not changed.any():
+        return seen
+    return [
+        level.index_put((changed,), clean)
+        for level, clean in zip(seen, teacher(batch.clean[changed], batch.medians[changed]))
+    ]
+
+
+def cosine_loss(targets, rebuilt, normal):
+    """1 - cos averaged over the places where `normal`, (n, 1, height, width), is 1, and summed over the levels."""
+    total = 0
+    for distances in cosines(targets, rebuilt):
+        # A place counts where all of its cell does.
+        valid = 1 - functional.max_pool2d(1 - normal, normal.shape[2] // distances.shape[1])[:, 0]
+        total = total + (valid * distances).sum() / valid.sum().clamp(min=1)
+    return total
+
+
+def segmentation_loss(logits, batch, gamma):
+    """Focal and L1 of the pixels whose mask is known, and cross-entropy of the image's highest logits."""
+    logits = logits.float()
+    target = (functional.avg_pool2d(batch.mask, batch.mask.shape[2] // logits.shape[1])[:, 0] > _COVERED).float()
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = (1 + (_POSITIVE - 1) * target) * (1 - torch.exp(-entropy)) ** gamma * entropy
+    valid = batch.marked[:, None, None].float().expand_as(logits)
+    pixels = _FOCAL * focal + (torch.sigmoid(logits) - target).abs()
+    top = logits.flatten(1).topk(max(1, round(_TOP_SHARE * logits[0].numel()))).values.mean(dim=1)
+    images = functional.binary_cross_entropy_with_logits(top, batch.defective)
+    return (valid * pixels).sum() / valid.sum().clamp(min=1) + _IMAGE * images
+
+
+def predict(network, logs, medians, tile_size):
+    """Logits (0 without a head) and cosine distances of an image, float32 (2, height', width'); in tiles if large."""
+    device = next(network.parameters()).device
+    stride, unit = network.levels[0][1], network.levels[-1][1]
+    height, width = logs.shape[1:]
+    logs = functional.pad(logs[None].to(device), (0, -width % unit, 0, -height % unit), mode="reflect")
+    maps = torch.zeros(2, logs.shape[2] // stride, logs.shape[3] // stride)
+    tiles = [_tiles(size, tile_size // unit * unit, -(-_MARGIN // unit) * unit) for size in logs.shape[2:]]
+    for rows, outer_rows in tiles[0]:
+        for columns, outer_columns in tiles[1]:
+            with torch.inference_mode():
+                parts = network(logs[:, :, slice(*outer_rows), slice(*outer_columns)], medians[None].to(device))
+            place = [slice(*(at // stride for at in own)) for own in (rows, columns)]
+            inner = [
+                slice(*((at - outer[0]) // stride for at in own))
+                for own, outer in ((rows, outer_rows), (columns, outer_columns))
+            ]
+            for number, part in enumerate(parts):
+                if part is not None:
+                    maps[(number, *place)] = part[0][tuple(inner)].cpu()
+    return maps[:, : -(-height // stride), : -(-width // stride)].numpy()
+
+
+def _tiles(size, step, margin):
+    """Of one axis: (start, stop) of each tile, and of the tile with its margin."""
+    if size <= step:
+        return [((0, size), (0, size))]
+    return [
+        ((start, min(size, start + step)), (max(0, start - margin), min(size, start + step + margin)))
+        for start in range(0, size, step)
+    ]

@@ -1,0 +1,151 @@
+"""Crops with and without defects, on which a segmentation network learns."""
+
+import numpy as np
+from sklearn.base import clone
+
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._torch import resize
+from sklearn_exdd.augment import (
+    CutPasteDefectAugmenter,
+    DefectPasteAugmenter,
+    MixedDefectAugmenter,
+    OffsetDefectAugmenter,
+    PerlinRegions,
+    RectangleRegions,
+    RidgedRegions,
+)
+
+_SCALE = (0.75, 1.3)  # range of their enlargement
+_STRETCH = 1.15  # and of one axis over the other
+_LARGEST_CELL = 16  # of the network, in pixels
+_COVERAGE = 0.25  # of a cell of the target's grid that makes it a defect's
+# Of the crops, with and without real defects.
+_SHARES = {"real": 0.35, "pasted": 0.3, "synthetic": 0.15, "clean": 0.2}
+_SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
+
+
+def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, stride, planes_of, seed):
+    """Crops of normal images, of synthetic defects on them, and of real defects where there are some.
+
+    Parameters
+    ----------
+    normal : Images
+    marked : tuple (Images, Masks) or None
+        Real defects; every mask marks something.
+    augmenter : object or None
+        None takes a mixture of patches, scars, cracks and holes.
+    n_synthetic : int
+        Images with synthetic defects that crops are cut from.
+    n_crops : int
+    size : int
+        Side of a crop, in pixels.
+    stride : int
+        Of the grid of the targets.
+    planes_of : callable
+        From an image (height, width, channels), float32 in [0, 1], to planes (height', width', n_planes), float32.
+    seed : int
+
+    Returns
+    -------
+    planes : ndarray of shape (n, n_planes, size, size), float16
+    targets : ndarray of shape (n, 1, size / stride, size / stride), bool
+        True on the defect.
+    """
+    random_state = np.random.RandomState(seed)
+    seeds = [int(seed) for seed in random_state.randint(2**31 - 1, size=2)]
+    sources = {"clean": (normal, None), "synthetic": _synthetic(normal, marked, augmenter, n_synthetic, seeds[0])}
+    if marked is not None:
+        images, labels, masks = _joined(normal, marked)
+        paste = DefectPasteAugmenter(random_state=seeds[1]).fit(images, labels, masks=masks)
+        sources.update(real=marked, pasted=_as_images(paste.sample(n_synthetic)))
+    parts = [
+        _crops_of(*sources[name], max(1, round(share * n_crops)), size, stride, planes_of, random_state)
+        for name, share in (_SHARES if marked is not None else _SHARES_WITHOUT).items()
+    ]
+    planes, targets = zip(*parts)
+    return np.concatenate(planes), np.concatenate(targets)
+
+
+def _synthetic(normal, marked, augmenter, n_synthetic, seed):
+    images, labels, masks = normal.raw(), [0] * len(normal), None
+    if augmenter is None:
+        augmenter = _default_augmenter()
+    else:
+        augmenter = clone(augmenter)
+        if marked is not None:
+            images, labels, masks = _joined(normal, marked)
+        # The labels are made here: 1 means defect, whatever it is in y.
+        params = augmenter.get_params()
+        augmenter.set_params(**{name: None for name in params if name.split("__")[-1] == "pos_label"})
+    if augmenter.get_params(deep=False).get("random_state", seed) is None:
+        augmenter.set_params(random_state=seed)
+    return _as_images(augmenter.fit(images, labels, masks=masks).sample(n_synthetic))
+
+
+def _default_augmenter():
+    patches = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.003, 0.08)))
+    scars = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45)))
+    cracks = OffsetDefectAugmenter(regions=RidgedRegions())
+    holes = OffsetDefectAugmenter(regions=PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.02))
+    kinds = [("patches", patches), ("scars", scars), ("cracks", cracks), ("holes", holes)]
+    return MixedDefectAugmenter(kinds, shares=[0.4, 0.2, 0.2, 0.2])
+
+
+def _joined(normal, marked):
+    """Images, labels and masks as lists, the normal images first."""
+    defects, masks = marked
+    labels = [0] * len(normal) + [1] * len(defects)
+    return normal.raw() + defects.raw(), labels, [None] * len(normal) + masks.raw()
+
+
+def _as_images(synthetic):
+    images, masks = synthetic
+    return Images(images, "synthetic images"), Masks(masks, len(images))
+
+
+def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
+    """Crops and targets of one source, the images taking equal parts; each shows a defect, where there are masks."""
+    grid = size // stride
+    crops, targets = [], []
+    for i, share in enumerate(np.array_split(np.arange(n_crops), len(images))):
+        if len(share) == 0:
+            continue
+        planes = planes_of(images[i])
+        mask = np.zeros(planes.shape[:2], dtype=np.float32)
+        if masks is not None:
+            mask = masks.get(i, images.shape(i)).astype(np.float32)
+            mask = resize(mask[..., None], planes.shape[:2])[..., 0] if mask.shape != planes.shape[:2] else mask
+        marked = np.argwhere(mask > 0)
+        for _ in share:
+            window = _window(planes.shape, size, marked, random_state)
+            crops.append(resize(_cut(planes, window), (size, size)).transpose(2, 0, 1).astype(np.float16))
+            coverage = resize(_cut(mask[..., None], window), (grid, grid))
+            targets.append(coverage.transpose(2, 0, 1) >= _COVERAGE)
+    return np.stack(crops), np.stack(targets)
+
+
+def _window(shape, size, marked, random_state):
+    """Top, left, height and width of a crop that is brought to the given size; around a defect pixel, where there are
+    some."""
+    stretch = np.exp(random_state.uniform(-0.5, 0.5) * np.log(_STRETCH) * np.array([1, -1]))
+    sides = np.rint(size / (random_state.uniform(*_SCALE) * stretch)).astype(int)
+    window = []
+    pixel = marked[random_state.randint(len(marked))] if len(marked) else (None, None)
+    for own, side, at in zip(shape, sides, pixel):
+        if at is None:
+            # Crops that reach the border have to be common: that is where networks see defects that are none.
+            low, high = -side // 3, max(-side // 3, own - side + side // 3)
+        else:
+            low, high = at - int(0.85 * side), at - int(0.15 * side)
+        # Beyond the end, images that do not end with a cell are mirrored in prediction, too.
+        last = max(0, own - side + random_state.randint(_LARGEST_CELL))
+        window.append(int(np.clip(random_state.randint(low, high + 1), 0, last)))
+    return (*window, *sides)
+
+
+def _cut(planes, window):
+    """A window of planes, mirrored where they are too small for it."""
+    top, left, height, width = window
+    cut = planes[top : top + height, left : left + width]
+    missing = [(0, side - own) for side, own in zip((height, width), cut.shape)]
+    return np.pad(cut, [*missing, (0, 0)], mode="symmetric") if any(gap for _, gap in missing) else cut

@@ -1,0 +1,531 @@
+"""Student-teacher: a student rebuilds the features of what is normal, a head compares them with the teacher's."""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+import joblib
+import numpy as np
+from scipy import ndimage
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from sklearn_exdd import scoring
+from sklearn_exdd._defects import Defects, canonical, hash_of_pixels, masks_of, synthesize
+from sklearn_exdd._images import Images
+from sklearn_exdd._networks import resolve_precision
+from sklearn_exdd._torch import resize, resolve_device
+from sklearn_exdd._training import seeded, train
+from sklearn_exdd._weights import arrays_of, load_weights, read_weights, write_weights
+from sklearn_exdd.base import BaseDefectDetector
+from sklearn_exdd.features.torchvision import _TorchvisionModel, fingerprint
+
+_CHECKPOINT_EVERY = 100  # steps
+_TEACHER_SHARE = 0.3  # of the budget, for a teacher that is learned
+_POSITIONS = 24  # cells of the position map, on each axis
+_POSITION_IMAGES = 300  # normal images that it is the mean of, at most
+
+
+class StudentTeacherDetector(BaseDefectDetector):
+    """Detect and locate defects where a student and its teacher see different things.
+
+    A frozen teacher describes the surface at several scales. The student, an encoder and a decoder, sees images with
+    synthetic defects and learns to give the teacher's features of the same images without them; a small network reads
+    the defects off the products of both. Works without a download: the teacher is then learned in fit, too.
+
+    Parameters
+    ----------
+    teacher : str, default="learned"
+        "learned": a small encoder, trained in fit to segment the defects and then frozen. Or the name of a torchvision
+        model, such as "resnet18".
+    layers : tuple of str, default=("layer1", "layer2", "layer3")
+        Of a torchvision model, each with maps of twice the stride of the one before.
+    weights : str, path or None, default="IMAGENET1K_V1"
+        Of a torchvision model: a name, which torchvision downloads once; path of a local state dict; None for random
+        ones.
+    channels : tuple of int, default=(24, 48, 96)
+        Of a learned teacher: one number for each level, at strides 4, 8, 16 and so on.
+    symmetric : bool, default=False
+        True gives the student the teacher's architecture, without a decoder: for comparison.
+    augmenter : object, default=None
+        Makes the synthetic defects: it has ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``. None takes
+        those that a Pipeline step has attached to the images, or else a mixture of CutPaste, Perlin textures, offsets
+        and curves.
+    n_synthetic : int, default=300
+        Synthetic defect images. Each is shown many times: cropped, turned, scaled, and moved to other images.
+    cosine_weight : float, default=1.0
+        Weight of ``1 - cos`` between the features, a sum over the levels of means over the places; 0 switches it off.
+    segmentation_weight : float, default=1.0
+        Weight of the loss of the segmentation: focal and L1. 0 switches it off, and the map is the cosine distance.
+    focal_gamma : float, default=4.0
+        How much the focal loss leaves out what is easy.
+    training : {"joint", "two_stage"}, default="joint"
+        "two_stage" trains the student by the cosine loss first and then, with the student frozen, the segmentation.
+    map : {"auto", "segmentation", "cosine", "both"}, default="auto"
+        What maps and scores are made of: the logits of the segmentation; ``1 - cos``, summed over the levels; or the
+        sum of both, each standardised by normal images kept out of the training. "auto" is "segmentation" where it is
+        trained.
+    top_share : float, default=0.005
+        In (0, 1]. The image score is the mean of the highest share of the map.
+    position_map : bool, default=False
+        Whether, for the image score, the mean map of the normal training images is subtracted: where false alarms
+        prefer some places, such as the borders, and defects do not.
+    crop_size : int, default=160
+        Side, in pixels, of the crops that are trained on.
+    max_steps : int, default=1000
+        Training steps; three in ten are for a learned teacher.
+    max_seconds : float, default=None
+        Ends the training earlier; then the weights depend on the machine.
+    train_batch_size : int, default=16
+        Crops in a step.
+    learning_rate : float, default=3e-3
+    validation_fraction : float, default=0.2
+        Share of the normal images, in whole groups, that is kept out of the training, together with the defect images
+        of the same groups. The threshold comes from them: a network knows the images that it was trained on.
+    tile_size : int, default=1024
+        Larger images are predicted in overlapping tiles of this size.
+    max_false_alarm_rate : float, default=0.01
+        Share of normal images that may be called defective, in (0, 1).
+    pos_label : object, default=None
+        Label that means defect; None takes the greater one.
+    cache_dir : str or path-like, default=None
+        Where trained weights are kept: a search over parameters that do not change them trains once for each fold, and
+        an interrupted training resumes.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Of the training; "auto" is bfloat16 where the processor computes with it. Predictions are float32.
+    device : str, default=None
+        "cpu", "cuda"; None takes CUDA where there is some.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the weights, the crops, the images kept out and the augmenter.
+    verbose : int, default=0
+        Above 0 a progress bar is shown.
+
+    Attributes
+    ----------
+    teacher_weights_, student_weights_, head_weights_ : dict of str to ndarray
+        `head_weights_` is None where no segmentation is trained.
+    levels_ : list of (int, int)
+        Channels and stride of each level.
+    losses_ : dict of str to ndarray
+        Of every step of "teacher", "student" and "head", as far as these are trained by themselves.
+    position_map_ : ndarray of shape (24, 24), float32, or None
+        What is subtracted, on a grid of cells; shrunk towards 0 (Stein) by what chance explains in so few images.
+    map_scale_ : ndarray of shape (2, 2)
+        Mean and standard deviation of the logits and of the cosine distances of normal images kept out of the training.
+    classes_ : ndarray of shape (2,)
+        Labels, sorted.
+    threshold_ : float
+        Scores above it mean defect.
+    false_alarm_rate_ : float
+        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are kept out.
+
+    Notes
+    -----
+    With t and s the teacher's and the student's vector at a place, the student minimises
+    ``1 - cos(t(clean), s(corrupted))``, summed over the levels; of a real defect only the surroundings count. The
+    segmentation sees ``t / |t| * s / |s|``, both of the corrupted image, as in prediction. A defect image without a
+    mask counts by the mean of its highest logits only.
+
+    References
+    ----------
+    .. [1] X. Zhang et al., "DeSTSeg: segmentation guided denoising student-teacher for anomaly detection", CVPR 2023.
+    .. [2] "DDPM generation and asymmetric student-teacher", arXiv 2604.19240, 2026: cosine loss and pixel-wise
+       segmentation, jointly.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import StudentTeacherDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(16, image_shape=(64, 64), random_state=0)
+    >>> detector = StudentTeacherDetector(channels=(8, 16), n_synthetic=4, max_steps=4, random_state=0)
+    >>> detector.fit(X, y, masks=masks).decision_function(X).shape
+    (16,)
+    >>> detector.predict_map(X).shape
+    (16, 64, 64)
+    """
+
+    # What the weights depend on, beside the images.
+    _teacher_from = (
+        "teacher", "layers", "weights", "channels", "augmenter", "n_synthetic", "focal_gamma", "crop_size", "max_steps",
+        "max_seconds", "train_batch_size", "learning_rate", "validation_fraction",
+    )  # fmt: skip
+    _student_from = (*_teacher_from, "symmetric", "cosine_weight", "segmentation_weight", "training")
+
+    _parameter_constraints = {
+        "teacher": [str],
+        "layers": [tuple, list],
+        "weights": [str, Path, None],
+        "channels": [tuple, list],
+        "symmetric": ["boolean"],
+        "augmenter": [HasMethods(["fit", "sample"]), None],
+        "n_synthetic": [Interval(Integral, 0, None, closed="left")],
+        "cosine_weight": [Interval(Real, 0, None, closed="left")],
+        "segmentation_weight": [Interval(Real, 0, None, closed="left")],
+        "focal_gamma": [Interval(Real, 0, None, closed="left")],
+        "training": [StrOptions({"joint", "two_stage"})],
+        "map": [StrOptions({"auto", "segmentation", "cosine", "both"})],
+        "top_share": [Interval(Real, 0, 1, closed="right")],
+        "position_map": ["boolean"],
+        "crop_size": [Interval(Integral, 16, None, closed="left")],
+        "max_steps": [Interval(Integral, 1, None, closed="left")],
+        "max_seconds": [Interval(Real, 0, None, closed="neither"), None],
+        "train_batch_size": [Interval(Integral, 2, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "tile_size": [Interval(Integral, 256, None, closed="left")],
+        "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
+        "pos_label": "no_validation",
+        "cache_dir": [str, Path, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "device": [str, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        teacher="learned",
+        *,
+        layers=("layer1", "layer2", "layer3"),
+        weights="IMAGENET1K_V1",
+        channels=(24, 48, 96),
+        symmetric=False,
+        augmenter=None,
+        n_synthetic=300,
+        cosine_weight=1.0,
+        segmentation_weight=1.0,
+        focal_gamma=4.0,
+        training="joint",
+        map="auto",
+        top_share=0.005,
+        position_map=False,
+        crop_size=160,
+        max_steps=1000,
+        max_seconds=None,
+        train_batch_size=16,
+        learning_rate=3e-3,
+        validation_fraction=0.2,
+        tile_size=1024,
+        max_false_alarm_rate=0.01,
+        pos_label=None,
+        cache_dir=None,
+        precision="auto",
+        device=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.teacher = teacher
+        self.layers = layers
+        self.weights = weights
+        self.channels = channels
+        self.symmetric = symmetric
+        self.augmenter = augmenter
+        self.n_synthetic = n_synthetic
+        self.cosine_weight = cosine_weight
+        self.segmentation_weight = segmentation_weight
+        self.focal_gamma = focal_gamma
+        self.training = training
+        self.map = map
+        self.top_share = top_share
+        self.position_map = position_map
+        self.crop_size = crop_size
+        self.max_steps = max_steps
+        self.max_seconds = max_seconds
+        self.train_batch_size = train_batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.tile_size = tile_size
+        self.max_false_alarm_rate = max_false_alarm_rate
+        self.pos_label = pos_label
+        self.cache_dir = cache_dir
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __getstate__(self):
+        return {name: value for name, value in super().__getstate__().items() if name != "_network"}
+
+    def _fit(self, normal, defect):
+        self._check(normal)
+        self._network = None
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=4)
+        self._seeds = dict(zip(("held_out", "synthetic", "teacher", "student"), map(int, seeds)))
+        normal.check_masks_empty()
+        images = canonical(normal.samples)
+        self.n_channels_ = images.n_channels
+        held_out = self._held_out(normal.groups)
+        learning = np.setdiff1d(np.arange(len(normal)), held_out)
+        real = None
+        if defect is not None:
+            defect.samples.n_channels = self.n_channels_
+            masks = masks_of(defect)
+            chosen = np.flatnonzero(~np.isin(defect.groups, normal.groups[held_out]))
+            chosen = chosen if len(chosen) else np.arange(len(defect))  # better than none
+            real = Defects(canonical(defect.samples.take(chosen)), [masks[i] for i in chosen], [None] * len(chosen))
+        self._learn(images.take(learning), normal.indices[learning], real, normal.attached)
+        self._calibrate(images.take(learning), images.take(held_out))
+
+    def _check(self, normal):
+        if not isinstance(normal.samples, Images):
+            raise ValueError("X: expected images, which a student-teacher is trained on, got feature rows.")
+        if len(self.channels) == 0 or any(not isinstance(n, Integral) or n < 1 for n in self.channels):
+            raise ValueError(f"channels: expected at least one integer > 0, got {self.channels!r}.")
+        if self.cosine_weight == 0 and self.segmentation_weight == 0:
+            raise ValueError("cosine_weight, segmentation_weight: expected at least one above 0, got 0 for both.")
+        if self.segmentation_weight == 0 and self.map in ("segmentation", "both"):
+            raise ValueError(
+                f"map: expected 'auto' or 'cosine' with segmentation_weight=0, which trains no segmentation, got "
+                f"{self.map!r}."
+            )
+        if self.training == "two_stage" and self.cosine_weight == 0:
+            raise ValueError("cosine_weight: expected a weight above 0 for training='two_stage', got 0.")
+        if len(np.unique(normal.groups)) < 2:
+            raise ValueError(
+                "X: expected normal images of at least 2 groups, some to train on and some for the threshold, got 1 "
+                f"(n_samples = {len(normal)})."
+            )
+
+    def _held_out(self, groups):
+        """Normal images that are kept out of the training, by whole groups."""
+        order = np.random.RandomState(self._seeds["held_out"]).permutation(np.unique(groups))
+        counts = np.cumsum([np.sum(groups == group) for group in order])
+        n_groups = 1 + np.searchsorted(counts, self.validation_fraction * len(groups) - 1e-9)
+        return np.flatnonzero(np.isin(groups, order[: min(n_groups, len(order) - 1)]))
+
+    # Training
+
+    def _learn(self, normals, numbers, real, attached):
+        """Train what the cache does not hold."""
+        from sklearn_exdd import _student
+
+        network = self._build(pretrained=True)
+        self.levels_ = network.levels
+        self._check_sizes(normals)
+        content = None if self.cache_dir is None else hash_of_pixels(normals, real, attached)
+        drawn = []
+
+        def crops():  # what the synthetic images cost is spent at most once, and not at all where all is in the cache
+            if not drawn:
+                synthetic = synthesize(
+                    self.augmenter, self.n_synthetic, normals, numbers, real, attached, self._seeds["synthetic"]
+                )
+                drawn.append(self._crops(normals, real, synthetic))
+            return drawn[0]
+
+        self.losses_ = {}
+        if self.teacher == "learned":
+            self._part(
+                "teacher", network.teacher, content, lambda folder: self._train_teacher(network, crops(), folder)
+            )
+        network.teacher.eval().requires_grad_(False)
+        rest = _student.Trained(network.student, network.head)
+        self._part("student", rest, content, lambda folder: self._train_student(network, rest, crops(), folder))
+        for name in ("teacher", "student", "head"):
+            module = getattr(network, name)
+            setattr(self, f"{name}_weights_", None if module is None else arrays_of(module))
+
+    def _part(self, name, module, content, learn):
+        """Weights of a part, from the cache or learned now."""
+        folder = None
+        if self.cache_dir is not None:
+            folder = Path(self.cache_dir) / f"StudentTeacherDetector-{name}-{self._key(name, content)}"
+        kept = None if folder is None else read_weights(folder / "weights.npz")
+        if kept is None:
+            runs = learn(folder)
+            losses = {f"losses.{stage}": run.losses for stage, run in runs.items()}
+            kept = {**arrays_of(module), **losses}
+            if folder is not None and all(run.complete for run in runs.values()):
+                write_weights(folder / "weights.npz", kept)
+                for stage in runs:
+                    (folder / f"{stage}.pt").unlink(missing_ok=True)
+        for stage in [entry for entry in kept if entry.startswith("losses.")]:
+            self.losses_[stage.removeprefix("losses.")] = kept.pop(stage)
+        load_weights(module, kept)
+
+    def _key(self, name, content):
+        names = self._teacher_from if name == "teacher" else self._student_from
+        params = {name: getattr(self, name) for name in names}
+        if isinstance(self.augmenter, BaseEstimator):
+            params["augmenter"] = type(self.augmenter).__qualname__, self.augmenter.get_params()
+        params["weights"] = str(self.weights), fingerprint(self.weights)
+        return joblib.hash((params, self._bfloat16(), self._seeds, content))[:20]
+
+    def _crops(self, normals, real, synthetic):
+        from sklearn_exdd._crops import DefectCrops, crop_shape, shares_of
+
+        marked = real is not None and any(mask is not None for mask in real.masks)
+        needed = "teacher='learned'" if self.teacher == "learned" else "segmentation_weight > 0"
+        if synthetic is None and not marked and (self.teacher == "learned" or self.segmentation_weight > 0):
+            raise ValueError(
+                f"n_synthetic: expected synthetic defects, or defect images with masks, for {needed}, got neither. Set "
+                "n_synthetic above 0."
+            )
+        shape = crop_shape(normals, self.crop_size, self.levels_[-1][1])
+        return DefectCrops(normals, synthetic, real, shape, shares_of(synthetic, real))
+
+    def _train_teacher(self, network, crops, folder):
+        from sklearn_exdd import _student
+
+        with seeded(self._seeds["teacher"]):
+            head = _student.Head(network.levels)
+        loss = _student.teacher_loss(network.teacher, head, self.focal_gamma)
+        run = self._train(_student.Trained(network.teacher, head), loss, crops, "teacher", _TEACHER_SHARE, folder)
+        if run.stopped_by == "interrupt":
+            raise KeyboardInterrupt("interrupted while the teacher was trained, before there was a student")
+        return {"teacher": run}
+
+    def _train_student(self, network, rest, crops, folder):
+        from sklearn_exdd._student import student_loss
+
+        cosine, segmentation, gamma = self.cosine_weight, self.segmentation_weight, self.focal_gamma
+        share = 1 - (_TEACHER_SHARE if self.teacher == "learned" else 0)
+        if self.training == "joint" or network.head is None:
+            loss = student_loss(network, cosine, segmentation, gamma)
+            return {"student": self._train(rest, loss, crops, "student", share, folder)}
+        loss = student_loss(network, cosine, 0, gamma)
+        runs = {"student": self._train(network.student, loss, crops, "student", share / 2, folder)}
+        if runs["student"].stopped_by != "interrupt":
+            network.student.requires_grad_(False)
+            loss = student_loss(network, 0, segmentation, gamma)
+            runs["head"] = self._train(network.head, loss, crops, "head", share / 2, folder)
+        return runs
+
+    def _train(self, module, loss_of_batch, crops, name, share, folder):
+        """Train a module on batches of crops for a share of the budget."""
+        import torch
+
+        device = resolve_device(self.device)
+        module.to(memory_format=torch.channels_last)
+
+        def loss_of_step(step, random_state):
+            batch = crops.draw(self.train_batch_size, random_state)
+            batch = type(batch)(*(part.to(device) for part in batch))
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16()):
+                return loss_of_batch(batch)
+
+        return train(
+            module,
+            loss_of_step,
+            max_steps=max(1, round(share * self.max_steps)),
+            max_seconds=None if self.max_seconds is None else share * self.max_seconds,
+            seed=self._seeds["teacher" if name == "teacher" else "student"],
+            learning_rate=self.learning_rate,
+            weight_decay=1e-3,
+            ema_decay=0.99,
+            checkpoint=None if folder is None else folder / f"{name}.pt",
+            checkpoint_every=_CHECKPOINT_EVERY,
+            verbose=self.verbose,
+            description=name if name == "teacher" else f"{name} of the teacher",
+        )
+
+    def _bfloat16(self):
+        return resolve_precision(self.precision, resolve_device(self.device))
+
+    def _build(self, pretrained=False):
+        """The networks: with the weights that training starts from, or empty."""
+        from sklearn_exdd import _student
+
+        device = resolve_device(self.device)
+        model = None
+        if self.teacher != "learned":
+            weights = self.weights if pretrained else None
+            model = _TorchvisionModel(self.teacher, weights, None, self._seeds["teacher"], fingerprint(weights))()
+        n_channels = self.n_channels_
+        with seeded(self._seeds["teacher"]):
+            teacher = _student.build_teacher(model, tuple(self.layers), self.channels, n_channels)
+        levels = _student.level_shapes(teacher, n_channels)
+        with seeded(self._seeds["student"]):
+            if self.symmetric:
+                if model is not None:
+                    model = _TorchvisionModel(self.teacher, None, None, self._seeds["student"], None)()
+                student = _student.build_teacher(model, tuple(self.layers), self.channels, n_channels)
+            else:
+                student = _student.build_student(teacher, levels, n_channels)
+            head = _student.Head(levels) if self.segmentation_weight > 0 else None
+        return _student.StudentTeacher(teacher, student, head, levels).to(device)
+
+    # Prediction
+
+    def _fitted_network(self):
+        import torch
+
+        if getattr(self, "_network", None) is None:
+            network = self._build()
+            for name in ("teacher", "student", "head"):
+                weights = getattr(self, f"{name}_weights_")
+                if weights is not None:
+                    load_weights(getattr(network, name), weights)
+            self._network = network.to(memory_format=torch.channels_last).eval()
+        return self._network
+
+    def _check_sizes(self, images):
+        unit = self.levels_[-1][1]
+        for i in range(len(images)):
+            if min(images.shape(i)) < unit:
+                height, width = images.shape(i)
+                raise ValueError(
+                    f"{images.where(i)}: expected at least {unit} x {unit} pixels, the stride of the network, got "
+                    f"{height} x {width}. Enlarge the images, or use fewer levels."
+                )
+
+    def _raw_maps(self, images):
+        """Logits (or None) and cosine distances of each image, at the stride of the finest level."""
+        from sklearn_exdd._crops import logarithms
+        from sklearn_exdd._student import predict
+
+        self._check_sizes(images)
+        network = self._fitted_network()
+        for i in range(len(images)):
+            yield predict(network, *logarithms(images[i]), self.tile_size)
+
+    def _combine(self, raw):
+        """The map that `map` asks for."""
+        logits, distances = raw
+        if self.map == "both":
+            (mean, deviation), (other_mean, other_deviation) = self.map_scale_
+            return ((logits - mean) / deviation + (distances - other_mean) / other_deviation).astype(np.float32)
+        return distances if self.map == "cosine" or self.head_weights_ is None else logits
+
+    def _image_score(self, pixel_map):
+        if self.position_map_ is not None:
+            pixel_map = pixel_map - resize(self.position_map_[..., None], pixel_map.shape)[..., 0]
+        return float(scoring.top_mean(pixel_map.ravel(), max(1, round(self.top_share * pixel_map.size))))
+
+    def _calibrate(self, normals, held_out):
+        """What maps and scores of normal images are like."""
+        raw = list(self._raw_maps(held_out))
+        parts = [np.concatenate([maps[part].ravel() for maps in raw]) for part in (0, 1)]
+        self.map_scale_ = np.array([[part.mean(), max(float(part.std()), 1e-12)] for part in parts], dtype=np.float64)
+        self.position_map_ = self._mean_map(normals) if self.position_map else None
+        scores = [self._image_score(self._combine(maps)) for maps in raw]
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, self.max_false_alarm_rate)
+
+    def _mean_map(self, normals):
+        """Where normal images score higher than elsewhere, as far as that is no chance."""
+        chosen = np.random.RandomState(self._seeds["held_out"]).permutation(len(normals))[:_POSITION_IMAGES]
+        maps = [
+            resize(self._combine(raw)[..., None], (_POSITIONS, _POSITIONS))[..., 0]
+            for raw in self._raw_maps(normals.take(chosen))
+        ]
+        maps = np.stack(maps) + np.stack(maps)[:, ::-1]
+        maps = ndimage.gaussian_filter((maps + maps[:, :, ::-1]) / 4, (0, 1, 1), mode="nearest")
+        mean = maps.mean(axis=0) - maps.mean()
+        chance = (maps - maps.mean(axis=(1, 2), keepdims=True)).var(axis=0, ddof=1).mean() / len(maps)
+        return (mean * max(0, 1 - chance / max(mean.var(), 1e-12))).astype(np.float32)
+
+    def _score(self, samples):
+        return np.array([self._image_score(self._combine(maps)) for maps in self._raw_maps(samples)])
+
+    def _maps(self, images):
+        stride, maps = self.levels_[0][1], []
+        for i, raw in enumerate(self._raw_maps(images)):
+            pixel_map = self._combine(raw)
+            centers = (stride * np.arange(size) + (stride - 1) / 2 for size in pixel_map.shape)
+            maps.append(scoring.upsample(pixel_map, *centers, images.shape(i)))
+        return maps
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags
