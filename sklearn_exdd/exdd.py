@@ -295,6 +295,8 @@ class ExDDDetector(BaseDefectDetector):
             for i in range(len(part)):
                 part.samples.shape(i)
         images, labels = normal.samples.raw() + defect.samples.raw(), [0] * len(normal) + [1] * len(defect)
+        if "pos_label" in self.feature_extractor_.get_params(deep=False):
+            self.feature_extractor_.set_params(pos_label=None)  # the labels are made here
         masks = [None] * len(labels) if defect.masks is None else [None] * len(normal) + defect.masks.raw()
         return self.feature_extractor_.fit_transform(images, labels, masks=masks)[: len(normal)]
 

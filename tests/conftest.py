@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes run the tests, see pyproject.toml
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -481,6 +481,8 @@ def test_wrong_labels_and_masks_are_refused(surfaces):
         tiny().fit(X, y[:3])
     with pytest.raises(ValueError, match="y: expected two classes, normal and defect, got 24"):
         tiny().fit(X, np.arange(24))
+    with pytest.raises(ValueError, match=r"pos_label: expected one of the classes \[0, 1\], got 'bad'"):
+        tiny(pos_label="bad").fit(X, y)
     number = np.flatnonzero(y)[0]
     with pytest.raises(ValueError, match=rf"masks\[{number}\]: expected None or an empty mask for a normal image"):
         tiny().fit(X, np.where(np.arange(24) == number, 0, y), masks=masks)

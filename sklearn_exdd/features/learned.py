@@ -293,6 +293,8 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         if len(classes) > 2:
             raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
         if self.pos_label is not None:
+            if len(classes) == 2 and self.pos_label not in classes:
+                raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {self.pos_label!r}.")
             return y == self.pos_label
         return y == (classes[1] if len(classes) == 2 else 1)
 
