@@ -43,8 +43,9 @@ display = SyntheticDefectsDisplay.from_samples(SyntheticDefects.concatenate([one
 # How many? Fitted on normal pictures alone, tested on defects that nothing has seen. Always ask
 # your own data: these generated defects stand out so well that synthetic ones add nothing, and with
 # the embedded filters they add little on photographs, too (docs/synthetic.md); networks that learn in
-# ``fit`` live from them. Where there are labelled images to tune with, ``make_pipeline(augmenter, detector)`` goes into ``GridSearchCV`` with ``n_synthetic``
-# as one of its parameters.
+# ``fit`` live from them. Where there are labelled images to tune with,
+# ``make_pipeline(augmenter, detector)`` goes into ``GridSearchCV``, with ``n_synthetic`` as one of its
+# parameters.
 train, test = normal[:40], np.concatenate([normal[40:], defect])
 for count in (0, 20, 60):
     detector = ExDDDetector(augmenter=OffsetDefectAugmenter(), n_synthetic=count, random_state=0).fit(X[train])
