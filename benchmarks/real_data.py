@@ -26,6 +26,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn_exdd import ExDDDetector
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
+from sklearn_exdd.features._training_crops import default_augmenter
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
 
 N_BINS = 4096  # of the pixel histograms that the intervals are computed from
@@ -227,6 +228,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=os.environ.get("EXDD_DATA"))
     parser.add_argument("--extractor", default="auto", help="feature_extractor of ExDDDetector")
+    parser.add_argument("--synthetic", type=int, default=0, help="synthetic defects, a cheap mixture")
     parser.add_argument("--part", choices=["report", "development", "all"], default="report")
     parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.2, 1], help="of all defects, in training")
     parser.add_argument("--folds", type=int, default=5)
@@ -240,6 +242,8 @@ def main():
     data = load(arguments.folder)
     with tempfile.TemporaryDirectory() as cache:
         params = {"feature_extractor": arguments.extractor, "memory": cache, **arguments.params}
+        if arguments.synthetic:
+            params |= {"augmenter": default_augmenter(), "n_synthetic": arguments.synthetic}
         rows, reference = {}, None
         for share in arguments.shares:
             started = time.time()
@@ -248,7 +252,8 @@ def main():
             ]
             row, draws = evaluate(data, results, arguments.bootstrap, reference)
             reference = draws if share == 0 else reference
-            name = "one-class" if share == 0 else f"dual, {share:.0%} of the defects"
+            name = "no real defects" if share == 0 and arguments.synthetic else "one-class"
+            name = name if share == 0 else f"dual, {share:.0%} of the defects"
             rows[name] = row
             print(f"{name} ({row['defects in training']:.0f} defect images in training, {time.time() - started:.0f} s)")
             for metric in ("image AUROC", "image AP", "pixel AUROC", "AUPRO"):

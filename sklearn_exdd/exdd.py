@@ -136,7 +136,10 @@ class ExDDDetector(BaseDefectDetector):
     -----
     The threshold needs no images apart: every bank row knows its image, so each normal
     training image is scored with the rows of its own group left out, and `threshold_` is
-    the conformal quantile of these scores.
+    the conformal quantile of these scores. An extractor that fit trains ("learned") has seen
+    these images, though, and is a little optimistic about them; a
+    :class:`CombinedDefectDetector` of this one detector finds its threshold on normal images
+    that are held out.
 
     "weighted" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest
     d_n, where w is ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around f*'s

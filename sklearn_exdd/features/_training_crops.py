@@ -69,7 +69,7 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
 def _synthetic(normal, marked, augmenter, n_synthetic, seed):
     images, labels, masks = normal.raw(), [0] * len(normal), None
     if augmenter is None:
-        augmenter = _default_augmenter()
+        augmenter = default_augmenter()
     else:
         augmenter = clone(augmenter)
         if marked is not None:
@@ -82,7 +82,8 @@ def _synthetic(normal, marked, augmenter, n_synthetic, seed):
     return _as_images(augmenter.fit(images, labels, masks=masks).sample(n_synthetic))
 
 
-def _default_augmenter():
+def default_augmenter():
+    """Cheap defects: CutPaste's patches and scars, cracks and holes."""
     patches = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.003, 0.08)))
     scars = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45)))
     cracks = OffsetDefectAugmenter(regions=RidgedRegions())
