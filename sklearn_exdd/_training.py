@@ -6,9 +6,8 @@ the caller, would still have us write around them.
 """
 
 import copy
+import io
 import math
-import os
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ from warnings import warn
 
 import numpy as np
 from tqdm.auto import tqdm
+
+from sklearn_exdd._files import write_whole
 
 _WARM_UP = 20  # steps over which the learning rate rises; AdamW's first steps are its largest
 _MEMORY = 0.99  # of the smoothed loss: about 100 steps
@@ -285,15 +286,13 @@ def _save(checkpoint, state, description):
     """Write a checkpoint so that it is there whole or not at all; False where the disk refuses."""
     import torch
 
-    checkpoint, aside = Path(checkpoint), None
+    checkpoint, buffer = Path(checkpoint), io.BytesIO()
+    torch.save(state, buffer)
     try:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=checkpoint.parent, prefix=f".{checkpoint.name}.")
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-        os.replace(aside, checkpoint)
+        write_whole(checkpoint, buffer.getvalue())
         return True
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         warn(
             f"{description}: expected to write the checkpoint {checkpoint}, got {type(error).__name__}: {error}. "
             "Training goes on without; an interruption would lose it.",
@@ -301,6 +300,3 @@ def _save(checkpoint, state, description):
             stacklevel=3,
         )
         return False
-    finally:
-        if aside is not None:
-            Path(aside).unlink(missing_ok=True)

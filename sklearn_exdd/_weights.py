@@ -6,7 +6,7 @@ from warnings import warn
 
 import numpy as np
 
-from sklearn_exdd.augment._cache import write_whole
+from sklearn_exdd._files import write_whole
 
 
 def arrays_of(module):

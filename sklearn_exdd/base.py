@@ -233,11 +233,7 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
             )
         if not isinstance(normal.samples, Images):
             raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
-        images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
-        if defect is not None:
-            images += defect.samples.raw()
-            labels += [1] * len(defect)
-            masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
+        images, labels, masks = joined(normal, defect)
         augmenter = clone(self.augmenter)
         params = augmenter.get_params(deep=False)
         if params.get("random_state") is not None:
@@ -299,6 +295,16 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
+
+
+def joined(normal, defect):
+    """Images, labels and masks, lists, of the normal images and, where there are some, the defects after them."""
+    images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
+    if defect is not None:
+        images += defect.samples.raw()
+        labels += [1] * len(defect)
+        masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
+    return images, labels, masks
 
 
 def split_by_class(samples, is_defect, groups, masks):

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 
 from sklearn_exdd import coreset, scoring
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd.base import BaseDefectDetector, TrainingSet, split_by_class
+from sklearn_exdd.base import BaseDefectDetector, TrainingSet, joined, split_by_class
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.memory_bank import MemoryBank
 from sklearn_exdd.patches import Patches, border_rings
@@ -297,10 +297,9 @@ class ExDDDetector(BaseDefectDetector):
             part.samples.n_channels = normal.samples.n_channels
             for i in range(len(part)):
                 part.samples.shape(i)
-        images, labels = normal.samples.raw() + defect.samples.raw(), [0] * len(normal) + [1] * len(defect)
         if "pos_label" in self.feature_extractor_.get_params(deep=False):
             self.feature_extractor_.set_params(pos_label=None)  # the labels are made here
-        masks = [None] * len(labels) if defect.masks is None else [None] * len(normal) + defect.masks.raw()
+        images, labels, masks = joined(normal, defect)
         return self.feature_extractor_.fit_transform(images, labels, masks=masks)[: len(normal)]
 
     def _patches(self, training_set, synthetic=False):

@@ -14,6 +14,7 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 
 # From the bottom up: a room may import from lower floors and from itself, no more.
 FLOORS = [
+    {"_files"},
     {"_images", "_networks", "_student", "_torch", "_training"},
     {"augment"},
     {"_crops", "_defects", "_weights", "features", "memory_bank", "coreset", "scoring"},
@@ -24,7 +25,7 @@ FLOORS = [
 AROUND = {
     "metrics": {"_images", "features", "scoring"},
     "datasets": {"review"},  # the data that an expert's decisions are
-    "review": {"_images", "augment"},
+    "review": {"_files", "_images", "augment"},
     "display": {"_images", "scoring", "metrics"},
 }
 

@@ -3,12 +3,12 @@
 import hashlib
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from warnings import warn
 
 import numpy as np
+
+from sklearn_exdd._files import write_whole
 
 
 class SampleCache:
@@ -101,23 +101,3 @@ class SampleCache:
 
 def _digest(entry):
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
-
-
-def write_whole(path, content):
-    """Write a file so that it is there whole or not at all.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-    content : bytes
-    """
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

@@ -211,7 +211,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         self : object
         """
         images = Images(X)
-        is_defect = self._is_defect(y, len(images))
+        is_defect = find_defects(y, len(images), self.pos_label)
         normal, defect = np.flatnonzero(~is_defect), np.flatnonzero(is_defect)
         if len(normal) == 0:
             raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
@@ -421,21 +421,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             )
         return foreground
 
-    def _is_defect(self, y, n_images):
-        if y is None:
-            return np.zeros(n_images, dtype=bool)
-        y = column_or_1d(y)
-        if len(y) != n_images:
-            raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
-        classes = np.unique(y)
-        if len(classes) > 2:
-            raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
-        if self.pos_label is not None:
-            if len(classes) == 2 and self.pos_label not in classes:
-                raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {self.pos_label!r}.")
-            return y == self.pos_label
-        return y == (classes[1] if len(classes) == 2 else 1)
-
     def _hash_of_pixels(self, defects, masks):
         """Of everything that fit got, image by image."""
         hashes = [joblib.hash(self.images_.original(i)) for i in range(len(self.images_))]
@@ -468,6 +453,23 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         params = {name: value for name, value in self.get_params().items() if name.split("__")[0] not in hidden}
         key = self._key({**params, "sources_": self.sources_})  # what is kept names its source
         return SampleCache(Path(self.cache_dir) / f"{type(self).__name__}-{key}-{seed}")
+
+
+def find_defects(y, n_images, pos_label):
+    """Which images are defects, by their labels; none without labels."""
+    if y is None:
+        return np.zeros(n_images, dtype=bool)
+    y = column_or_1d(y)
+    if len(y) != n_images:
+        raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
+    classes = np.unique(y)
+    if len(classes) > 2:
+        raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
+    if pos_label is not None:
+        if len(classes) == 2 and pos_label not in classes:
+            raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {pos_label!r}.")
+        return y == pos_label
+    return y == (classes[1] if len(classes) == 2 else 1)
 
 
 def _content(code):

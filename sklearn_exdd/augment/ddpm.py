@@ -10,9 +10,9 @@ import numpy as np
 from scipy import ndimage
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from sklearn_exdd._files import write_whole
 from sklearn_exdd._torch import resolve_device
 from sklearn_exdd._training import seeded, train
-from sklearn_exdd.augment._cache import write_whole
 from sklearn_exdd.augment.base import BaseDefectAugmenter
 from sklearn_exdd.augment.noise import correlated_noise
 from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions, _check_interval

@@ -6,7 +6,7 @@ import joblib
 import numpy as np
 from scipy import ndimage
 from sklearn.base import _fit_context
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 
@@ -14,6 +14,7 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._networks import resolve_precision, segmentation_loss, segmentation_network
 from sklearn_exdd._torch import resize, resolve_device
 from sklearn_exdd._training import seeded, train
+from sklearn_exdd.augment.base import find_defects
 from sklearn_exdd.features._training_crops import training_crops
 from sklearn_exdd.features.base import BaseFeatureExtractor, _from_cache, _stored
 
@@ -256,7 +257,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         if self.crop_size % _UNIT:
             raise ValueError(f"crop_size: expected a multiple of {_UNIT}, got {self.crop_size}.")
         images = X if isinstance(X, Images) else Images(X)
-        is_defect = self._is_defect(y, len(images))
+        is_defect = find_defects(y, len(images), self.pos_label)
         if is_defect.all():
             raise ValueError("y: expected at least one normal image to learn from, got defects only.")
         for i in range(len(images)):
@@ -282,21 +283,6 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         self._network = None
         self.position_map_ = self._position_map(normal)
         return images, is_defect, super().fit_transform(normal)
-
-    def _is_defect(self, y, n_images):
-        if y is None:
-            return np.zeros(n_images, dtype=bool)
-        y = column_or_1d(y)
-        if len(y) != n_images:
-            raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
-        classes = np.unique(y)
-        if len(classes) > 2:
-            raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
-        if self.pos_label is not None:
-            if len(classes) == 2 and self.pos_label not in classes:
-                raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {self.pos_label!r}.")
-            return y == self.pos_label
-        return y == (classes[1] if len(classes) == 2 else 1)
 
     def _marked(self, images, is_defect, masks):
         """The defect images that have a mask which marks something, and the masks; or None."""

@@ -13,6 +13,7 @@ from warnings import warn
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_exdd._files import write_whole
 from sklearn_exdd._images import read_image
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -250,8 +251,6 @@ class ReviewFolder:
         return place
 
     def _write(self, name, content):
-        from sklearn_exdd.augment._cache import write_whole
-
         place = self._own(name.removeprefix(f"{_OWN}/"))
         place.parent.mkdir(parents=True, exist_ok=True)
         write_whole(place, content)
