@@ -31,6 +31,7 @@ from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
 
 N_BINS = 4096  # of the pixel histograms that the intervals are computed from
 MAX_FPR = 0.3
+METRICS = ("image AUROC", "image AP", "pixel AUROC", "AUPRO")
 
 
 def load(folder):
@@ -56,12 +57,18 @@ def load(folder):
     return data
 
 
-def splits(data, part, n_folds, seed):
-    """Pairs of training and test indices, by whole groups."""
+def parts(data):
+    """The images of the parts: two halves, by whole groups."""
     everything = np.arange(len(data.X))
     halves = StratifiedGroupKFold(2, shuffle=True, random_state=0)
     report, development = next(halves.split(everything, data.kinds, data.groups))
-    pool = {"report": report, "development": development, "all": everything}[part]
+    return {"report": report, "development": development, "all": everything}
+
+
+def splits(data, part, n_folds, seed):
+    """Pairs of training and test indices, by whole groups."""
+    everything = np.arange(len(data.X))
+    pool = parts(data)[part]
     # The development part never sees the other half, not even for training.
     outside = np.setdiff1d(everything, pool) if part == "report" else np.array([], dtype=int)
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
@@ -84,7 +91,8 @@ def thin_defects(data, train, n_defects, seed):
 
 def run(data, part, n_folds, seed, share, params):
     """Out-of-fold scores, maps and decisions; images that are not tested stay NaN."""
-    scores, alarms, maps = np.full(len(data.X), np.nan), np.full(len(data.X), np.nan), {}
+    scores, alarms, folds = np.full((3, len(data.X)), np.nan)
+    maps = {}
     n_train = []
     for fold, (train, test) in enumerate(splits(data, part, n_folds, seed)):
         train = thin_defects(data, train, share * data.y.sum(), 100 * seed + fold)
@@ -97,9 +105,10 @@ def run(data, part, n_folds, seed, share, params):
             detector.fit(X, groups=data.groups[train])
         X_test = [data.X[i] for i in test]
         scores[test] = detector.score_samples(X_test)
+        folds[test] = fold
         alarms[test] = scores[test] > detector.threshold_
         maps.update(zip(test, detector.predict_map(X_test)))
-    return {"scores": scores, "alarms": alarms, "maps": maps, "n_defects": float(np.mean(n_train))}
+    return {"scores": scores, "alarms": alarms, "folds": folds, "maps": maps, "n_defects": float(np.mean(n_train))}
 
 
 def histograms(data, result):
@@ -134,6 +143,16 @@ def image_metrics(y, scores, weights):
         roc_auc_score(y, scores, sample_weight=weights),
         average_precision_score(y, scores, sample_weight=weights),
     )
+
+
+def fold_metrics(data, result, fold):
+    """All metrics of the images that were tested in one fold; NaN where it has no defect or nothing else."""
+    tested = np.flatnonzero(result["folds"] == fold)
+    y, masks, maps = data.y[tested], [data.pixels[i] for i in tested], [result["maps"][i] for i in tested]
+    if len(np.unique(y)) < 2:
+        return [np.nan] * len(METRICS)
+    own = image_metrics(y, result["scores"][tested], None)
+    return [*own, pixel_roc_auc_score(masks, maps), per_region_overlap_score(masks, maps, max_fpr=MAX_FPR)]
 
 
 def evaluate(data, results, n_bootstrap, reference=None):
@@ -175,12 +194,18 @@ def evaluate(data, results, n_bootstrap, reference=None):
     draws = np.array(draws)
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     row = {}
-    for i, name in enumerate(("image AUROC", "image AP", "pixel AUROC", "AUPRO")):
+    for i, name in enumerate(METRICS):
         row[name] = {
             "mean": float(np.mean(exact, axis=0)[i]),
             "interval": [float(low[i]), float(high[i])],
             "seeds": [float(values[i]) for values in exact],
         }
+    of_folds = [
+        fold_metrics(data, result, number)
+        for result in results
+        for number in range(int(np.nanmax(result["folds"])) + 1)
+    ]
+    row["mean of folds"] = dict(zip(METRICS, map(float, np.nanmean(of_folds, axis=0))))
     row["false alarms"] = float(np.mean([result["alarms"][tested][y == 0].mean() for result in results]))
     row["found"] = float(np.mean([result["alarms"][tested][y == 1].mean() for result in results]))
     row["defects in training"] = float(np.mean([result["n_defects"] for result in results]))
@@ -200,7 +225,7 @@ def evaluate(data, results, n_bootstrap, reference=None):
         gain = draws - reference
         row["gain over one-class"] = {
             name: [float(value) for value in np.quantile(gain[:, i], [0.025, 0.5, 0.975])]
-            for i, name in enumerate(("image AUROC", "image AP", "pixel AUROC", "AUPRO"))
+            for i, name in enumerate(METRICS)
         }
     return row, draws
 
@@ -256,7 +281,7 @@ def main():
             name = name if share == 0 else f"dual, {share:.0%} of the defects"
             rows[name] = row
             print(f"{name} ({row['defects in training']:.0f} defect images in training, {time.time() - started:.0f} s)")
-            for metric in ("image AUROC", "image AP", "pixel AUROC", "AUPRO"):
+            for metric in METRICS:
                 low, high = row[metric]["interval"]
                 gain = row.get("gain over one-class", {}).get(metric)
                 more = f"   over one-class {gain[1]:+.3f} [{gain[0]:+.3f}, {gain[2]:+.3f}]" if gain else ""

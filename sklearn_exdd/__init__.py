@@ -24,6 +24,7 @@ _HOME = {
     "OffsetDefectAugmenter": "augment",
     "PerlinDefectAugmenter": "augment",
     "PixelScorer": "metrics",
+    "SegmentationDetector": "segmentation",
     "StudentTeacherDetector": "student_teacher",
     "SyntheticDefectsDisplay": "display",
     "TimmFeatureExtractor": "features",

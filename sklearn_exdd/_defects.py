@@ -48,11 +48,7 @@ def synthesize(augmenter, n_synthetic, normals, numbers, real, attached, seed):
     -------
     synthetic : Defects or None
     """
-    if augmenter is not None and attached is not None:
-        raise ValueError(
-            "augmenter: expected None for images that an augmenter has been at, as a step before the detector in a "
-            "Pipeline, got another one. Use one of the two, or a MixedDefectAugmenter."
-        )
+    check_one_augmenter(augmenter, attached)
     if attached is not None:
         places = {number: i for i, number in enumerate(numbers)}
         provenance = getattr(attached, "provenance", [{}] * len(attached.images))
@@ -82,6 +78,15 @@ def synthesize(augmenter, n_synthetic, normals, numbers, real, attached, seed):
     masks = Masks(masks, len(samples), "synthetic masks")
     masks = [masks.get(i, samples.shape(i)) for i in chosen]
     return Defects(samples.take(chosen), masks, [sources[i] for i in chosen])
+
+
+def check_one_augmenter(augmenter, attached):
+    """Refuse an augmenter for images that have synthetic defects attached."""
+    if augmenter is not None and attached is not None:
+        raise ValueError(
+            "augmenter: expected None for images that an augmenter has been at, as a step before the detector in a "
+            "Pipeline, got another one. Use one of the two, or a MixedDefectAugmenter."
+        )
 
 
 def default_augmenter():

@@ -12,6 +12,7 @@ from sklearn.utils import column_or_1d, metadata_routing
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
 
+from sklearn_exdd._defects import check_one_augmenter
 from sklearn_exdd._images import Images, Masks, holds_images
 
 
@@ -226,11 +227,7 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         """Synthetic defects: those attached to the images, or what the augmenter makes; or None."""
         if self.augmenter is None or self.n_synthetic == 0:
             return normal.attached
-        if normal.attached is not None:
-            raise ValueError(
-                "augmenter: expected None for images that an augmenter has been at, as a step before the detector in a "
-                "Pipeline, got another one. Use one of the two, or a MixedDefectAugmenter."
-            )
+        check_one_augmenter(self.augmenter, normal.attached)
         if not isinstance(normal.samples, Images):
             raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
         images, labels, masks = joined(normal, defect)
@@ -305,6 +302,18 @@ def joined(normal, defect):
         labels += [1] * len(defect)
         masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
     return images, labels, masks
+
+
+def hold_out(groups, fraction, random_state):
+    """Which normal samples are kept out of the training: about a fraction of the groups, by whole groups."""
+    numbers = random_state.permutation(np.unique(groups))
+    if len(numbers) < 3:
+        raise ValueError(
+            f"X: expected normal samples of at least 3 groups, one of them to be held out, got {len(numbers)} of "
+            f"n_samples = {len(groups)}."
+        )
+    n_held_out = min(max(1, round(fraction * len(numbers))), len(numbers) - 2)
+    return np.isin(groups, numbers[:n_held_out])
 
 
 def split_by_class(samples, is_defect, groups, masks):

@@ -11,8 +11,8 @@ from sklearn.utils.metaestimators import _BaseComposition
 
 from sklearn_exdd import scoring
 from sklearn_exdd._images import Images
-from sklearn_exdd.augment.base import AugmentedImages, SyntheticDefects
-from sklearn_exdd.base import BaseDefectDetector
+from sklearn_exdd.augment.base import AugmentedImages
+from sklearn_exdd.base import BaseDefectDetector, hold_out
 
 
 class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
@@ -128,7 +128,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         for part in (normal, defect):
             _decode(part)
         normal.check_masks_empty()
-        is_held_out = self._hold_out(normal.groups, random_state)
+        is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
         X, y, masks, groups = _training_data(normal, defect, np.flatnonzero(~is_held_out))
         params = {name: value for name, value in (("masks", masks), ("groups", groups)) if value is not None}
         self.detectors_ = Parallel(n_jobs=self.n_jobs)(
@@ -178,16 +178,6 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         if not members:
             raise ValueError("detectors: expected at least one that is not 'drop', got none.")
         return np.array(kept) / sum(kept), members
-
-    def _hold_out(self, groups, random_state):
-        numbers = random_state.permutation(np.unique(groups))
-        if len(numbers) < 3:
-            raise ValueError(
-                f"X: expected normal samples of at least 3 groups, one of them to be held out, got {len(numbers)} of "
-                f"n_samples = {len(groups)}."
-            )
-        n_held_out = min(max(1, round(self.validation_fraction * len(numbers))), len(numbers) - 2)
-        return np.isin(groups, numbers[:n_held_out])
 
     def _scores_of_all(self, samples):
         samples = samples.raw() if isinstance(samples, Images) else samples
@@ -250,21 +240,8 @@ def _training_data(normal, defect, rows):
         X = X + defect.samples.raw()
         if defect.masks is not None:
             masks = [None] * len(rows) + defect.masks.raw()
-    return AugmentedImages(X, _of_sources(normal.attached, normal.indices[rows])), y, masks, groups
-
-
-def _of_sources(synthetic, sources):
-    """The synthetic defects on some images, which are counted anew; None where there are none."""
-    if synthetic is None:
-        return None
-    number_of = {int(source): number for number, source in enumerate(sources)}
-    number_of[None] = None  # on an image that is none of these
-    kept = [
-        (image, mask, {**provenance, "source": number_of[provenance["source"]]})
-        for image, mask, provenance in zip(*synthetic, synthetic.provenance)
-        if provenance["source"] in number_of
-    ]
-    return SyntheticDefects.of(kept) if kept else None
+    attached = normal.attached and normal.attached.on(normal.indices[rows])
+    return AugmentedImages(X, attached), y, masks, groups
 
 
 def _spread(scores):

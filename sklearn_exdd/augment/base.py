@@ -78,6 +78,17 @@ class SyntheticDefects:
         """The images of several parts, one after the other."""
         return cls.of([sample for part in parts for sample in zip(part.images, part.masks, part.provenance)])
 
+    def on(self, sources):
+        """Those on some images, whose indices are given and which are counted anew; None where there are none."""
+        number_of = {int(source): number for number, source in enumerate(sources)}
+        number_of[None] = None  # on an image that is none of these
+        kept = [
+            (image, mask, {**provenance, "source": number_of[provenance["source"]]})
+            for image, mask, provenance in zip(*self, self.provenance)
+            if provenance["source"] in number_of
+        ]
+        return self.of(kept) if kept else None
+
 
 class AugmentedImages(list):
     """The images that an augmenter got, one by one, with synthetic defects attached.
@@ -94,6 +105,26 @@ class AugmentedImages(list):
     def __init__(self, items, synthetic):
         super().__init__(items)
         self.synthetic = synthetic
+
+
+class GivenDefects(BaseEstimator):
+    """Synthetic defects that are there already, in the place of an augmenter.
+
+    Parameters
+    ----------
+    synthetic : SyntheticDefects
+    """
+
+    def __init__(self, synthetic):
+        self.synthetic = synthetic
+
+    def fit(self, X, y=None, *, masks=None):
+        """Nothing to learn."""
+        return self
+
+    def sample(self, n_samples=None, random_state=None):
+        """All of them, whatever the number."""
+        return self.synthetic
 
 
 class DefectAugmenterMixin(TransformerMixin):

@@ -1,0 +1,191 @@
+"""Detectors against each other, and with different synthetic defects, on real images.
+
+    python benchmarks/detectors.py FOLDER --detectors filters learned --augmenters mixture perlin
+
+FOLDER as for ``benchmarks/real_data.py``, from which splits, metrics and intervals come: cross-validation by whole
+groups, 95 % intervals over groups. What a fold has given is kept in ``--work``; an interrupted run goes on there.
+``--part all`` tests on all images, and prints the figures of the *reported* half of the groups beside them: no default
+was chosen on that half.
+"""
+
+import argparse
+import json
+import os
+import time
+from functools import cache
+from pathlib import Path
+
+import joblib
+import numpy as np
+from real_data import METRICS, evaluate, load, parts, splits, thin_defects
+from sklearn.base import clone
+
+from sklearn_exdd import (
+    CombinedDefectDetector,
+    CutPasteDefectAugmenter,
+    DDPMDefectAugmenter,
+    DefectClassifier,
+    ExDDDetector,
+    LearnedFeatureExtractor,
+    OffsetDefectAugmenter,
+    PerlinDefectAugmenter,
+    SegmentationDetector,
+    StudentTeacherDetector,
+)
+from sklearn_exdd.features._training_crops import default_augmenter
+
+AUGMENTERS = {
+    "mixture": default_augmenter(),
+    "perlin": PerlinDefectAugmenter(),
+    "cutpaste": CutPasteDefectAugmenter(),
+    "offset": OffsetDefectAugmenter(),
+    "ddpm": DDPMDefectAugmenter(),
+    "ddpm, white": DDPMDefectAugmenter(correlation_length=0),
+}
+# Each from an augmenter, and from what networks are given: None, their own mixture, for "mixture". Of a combination
+# also each of its members is in the table, as it was fitted there.
+DETECTORS = {
+    "filters": lambda banks, network: ExDDDetector(augmenter=banks),
+    "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
+    "learned and segmentation": lambda banks, network: CombinedDefectDetector(
+        [
+            ("banks", DETECTORS["learned"](banks, network)),
+            ("segmentation", SegmentationDetector(LearnedFeatureExtractor(augmenter=network), validation_fraction=0)),
+        ]
+    ),
+    "student-teacher": lambda banks, network: StudentTeacherDetector(augmenter=network),
+    "student-teacher, two stages": lambda banks, network: StudentTeacherDetector(
+        augmenter=network, training="two_stage"
+    ),
+    "student-teacher, symmetric": lambda banks, network: StudentTeacherDetector(augmenter=network, symmetric=True),
+    "student-teacher, cosine only": lambda banks, network: StudentTeacherDetector(
+        augmenter=network, segmentation_weight=0
+    ),
+    "student-teacher, segmentation only": lambda banks, network: StudentTeacherDetector(
+        augmenter=network, cosine_weight=0
+    ),
+    "classifier": lambda banks, network: DefectClassifier(
+        "resnet18", weights=None, augmenter=banks, n_synthetic=300, learning_rate=1e-3
+    ),
+}
+
+
+load = cache(load)
+
+
+def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_steps, work):
+    """For a detector and each of its members: scores, decisions and maps of the images of a fold."""
+    data = load(folder)
+    train, test = list(splits(data, part, n_folds, seed))[fold]
+    train = thin_defects(data, train, share * data.y.sum(), 100 * seed + fold)
+    X, masks = ([values[i] for i in train] for values in (data.X, data.masks))
+    banks = clone(AUGMENTERS[augmenter])
+    model = DETECTORS[detector](banks, None if augmenter == "mixture" else banks)
+    shared = {"memory": str(Path(work) / "features"), "cache_dir": str(Path(work) / "trained"), "random_state": seed}
+    for name in model.get_params():
+        value = shared.get(name.split("__")[-1])
+        if name.split("__")[-1] == "max_steps" and max_steps and "augmenter" not in name:
+            value = max_steps
+        if value is not None:
+            model.set_params(**{name: value})
+    labelled = {"masks": masks, "y": data.y[train]} if share else {}
+    start = time.process_time()
+    model.fit(X, **labelled, groups=data.groups[train])
+    cost = time.process_time() - start
+    members = zip([name for name, _ in model.detectors], model.detectors_) if hasattr(model, "detectors_") else ()
+    X_test, results = [data.X[i] for i in test], {}
+    for name, fitted in [("", model), *((f", {name}", member) for name, member in members)]:
+        scores = fitted.score_samples(X_test)
+        maps = [pixel_map.astype(np.float16) for pixel_map in fitted.predict_map(X_test)]
+        results[detector + name] = {"scores": scores, "alarms": scores > fitted.threshold_, "maps": maps}
+    return {"test": test, "results": results, "n_defects": int(data.y[train].sum()), "seconds": cost}
+
+
+def rows(data, folds):
+    """From the results of the folds of each seed: for each detector what ``evaluate`` takes."""
+    found = {}
+    for seed_folds in folds:
+        for name in seed_folds[0]["results"]:
+            whole = {key: np.full(len(data.X), np.nan) for key in ("scores", "alarms", "folds")} | {"maps": {}}
+            for number, fold in enumerate(seed_folds):
+                own, test = fold["results"][name], fold["test"]
+                whole["folds"][test] = number
+                for key in ("scores", "alarms"):
+                    whole[key][test] = own[key]
+                whole["maps"].update(zip(test, (pixel_map.astype(np.float32) for pixel_map in own["maps"])))
+            whole["n_defects"] = np.mean([fold["n_defects"] for fold in seed_folds])
+            found.setdefault(name, []).append(whole)
+    return found
+
+
+def restricted(result, images):
+    """The result of some of the images only."""
+    outside = ~np.isin(np.arange(len(result["scores"])), images)
+    own = {key: np.where(outside, np.nan, result[key]) for key in ("scores", "alarms", "folds")}
+    maps = {i: pixel_map for i, pixel_map in result["maps"].items() if not outside[i]}
+    return {**result, **own, "maps": maps}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default=os.environ.get("EXDD_DATA"))
+    parser.add_argument("--detectors", nargs="+", default=["filters", "learned and segmentation"], choices=DETECTORS)
+    parser.add_argument("--augmenters", nargs="+", default=["mixture"], choices=AUGMENTERS)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.2], help="of all defects, in training")
+    parser.add_argument("--part", choices=["report", "development", "all"], default="all")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--max-steps", type=int, help="of the trainings; their defaults otherwise")
+    parser.add_argument("--bootstrap", type=int, default=1000)
+    parser.add_argument("--work", type=Path, default=Path("results/detectors"), help="what is finished is kept here")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    if arguments.folder is None:
+        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+    data = load(arguments.folder)
+    cached = joblib.Memory(arguments.work / "folds", verbose=0).cache(of_fold, ignore=["work"])
+    table = []
+    for share in arguments.shares:
+        for augmenter in arguments.augmenters:
+            for detector in arguments.detectors:
+                settings = (arguments.folder, detector, augmenter, share, arguments.part, arguments.folds)
+                more = (arguments.max_steps, arguments.work)
+                folds = [
+                    [cached(*settings, seed, fold, *more) for fold in range(arguments.folds)]
+                    for seed in range(arguments.seeds)
+                ]
+                seconds = np.median([fold["seconds"] for seed_folds in folds for fold in seed_folds])
+                for name, results in rows(data, folds).items():
+                    row, _ = evaluate(data, results, arguments.bootstrap)
+                    row |= {"detector": name, "synthetic": augmenter, "share": share, "fit, CPU s": seconds}
+                    if arguments.part == "all":
+                        report = [restricted(result, parts(data)["report"]) for result in results]
+                        row["reported half"], _ = evaluate(data, report, arguments.bootstrap)
+                    table.append(row)
+                    show(row)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(table, indent=1))
+
+
+def show(row):
+    title = f"{row['detector']}, {row['synthetic']}, {row['share']:.0%} of the defects"
+    print(f"{title}; fit {row['fit, CPU s']:.0f} CPU s")
+    for name, part in (("all", row), ("reported half", row.get("reported half"))):
+        if part is None:
+            continue
+        print(f"    {name}:", ", ".join(f"{metric} {interval_of(part[metric])}" for metric in METRICS))
+        print(
+            "        mean of folds:", ", ".join(f"{metric} {part['mean of folds'][metric]:.3f}" for metric in METRICS)
+        )
+        print("        by type:", ", ".join(f"{kind} {value:.2f}" for kind, value in part["by type"].items()))
+        print(f"        false alarms {part['false alarms']:.3f}, found {part['found']:.3f}", flush=True)
+
+
+def interval_of(figure):
+    low, high = figure["interval"]
+    return f"{figure['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

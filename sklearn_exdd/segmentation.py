@@ -1,0 +1,197 @@
+"""The segmentation head of a learned extractor, as a detector."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval
+
+from sklearn_exdd import scoring
+from sklearn_exdd._defects import canonical, check_one_augmenter
+from sklearn_exdd._images import Images
+from sklearn_exdd.augment.base import GivenDefects
+from sklearn_exdd.base import BaseDefectDetector, TrainingSet, hold_out, joined
+from sklearn_exdd.features import make_feature_extractor
+from sklearn_exdd.features.learned import LearnedFeatureExtractor
+
+
+class SegmentationDetector(BaseDefectDetector):
+    """Detect and locate defects by a small network that marks their pixels.
+
+    The network is that of a :class:`LearnedFeatureExtractor`: fit trains it on crops of the normal images with
+    synthetic defects painted on them and, where there are some, of real defects with masks. Nothing is downloaded.
+
+    Parameters
+    ----------
+    feature_extractor : "learned" or LearnedFeatureExtractor, default="learned"
+        What is trained, with all its parameters.
+    augmenter : object, default=None
+        Makes the synthetic defects, see :class:`BaseDefectAugmenter`. None takes those that a Pipeline step has
+        attached to the images, or else the extractor's own.
+    n_synthetic : int, default=300
+        Synthetic defect images that crops are cut from, where there is an `augmenter`.
+    top_share : float, default=0.001
+        In (0, 1]. The image score is the mean of so many of the highest logits, as a share of the pixels.
+    validation_fraction : float, default=0.2
+        Share of the normal images, by groups, that the network is not trained on; the threshold comes from them. 0
+        trains on all and takes the threshold from the same images, which promises too much: for a member of a
+        :class:`CombinedDefectDetector`, which finds a threshold of its own.
+    max_false_alarm_rate : float, default=0.01
+        Share of normal images that may be called defective, in (0, 1).
+    pos_label : object, default=None
+        Label that means defect; None takes the greater one.
+    memory : str or joblib.Memory, default=None
+        Where trained weights and maps are kept. An ExDDDetector on "learned" features with the same memory and the same
+        images shares the training.
+    batch_size : int, default=16
+        Images predicted together.
+    device : str, default=None
+        "cpu", "cuda"; None takes CUDA where there is some.
+    n_jobs : int, default=None
+        Batches predicted at a time.
+    random_state : int, RandomState instance or None, default=None
+        Chooses the images that are held out, and seeds a `feature_extractor` whose own random_state is None.
+    verbose : int, default=0
+        Above 0 progress bars are shown.
+
+    Attributes
+    ----------
+    feature_extractor_ : LearnedFeatureExtractor
+    classes_ : ndarray of shape (2,)
+        Labels, sorted.
+    threshold_ : float
+        Scores above it mean defect.
+    false_alarm_rate_ : float
+        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
+        for that.
+
+    See Also
+    --------
+    ExDDDetector : Memory banks of the same network's inner maps.
+    StudentTeacherDetector : Compares two networks.
+
+    Notes
+    -----
+    Maps are logits. For the image score the mean logits of the normal images at each place are subtracted
+    (`feature_extractor_.position_map_`): what every image has there, at its border for instance, is no evidence. Real
+    defects without a mask take no part in the training.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import LearnedFeatureExtractor, SegmentationDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(16, image_shape=(64, 64), random_state=0)
+    >>> network = LearnedFeatureExtractor(max_steps=2, n_synthetic=4, crop_size=32)
+    >>> detector = SegmentationDetector(network, random_state=0).fit(X, y, masks=masks)
+    >>> detector.decision_function(X).shape
+    (16,)
+    >>> detector.predict_map(X).shape
+    (16, 64, 64)
+    """
+
+    _parameter_constraints = {
+        "feature_extractor": [str, LearnedFeatureExtractor],
+        "augmenter": [HasMethods(["fit", "sample"]), None],
+        "n_synthetic": [Interval(Integral, 1, None, closed="left")],
+        "top_share": [Interval(Real, 0, 1, closed="right")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
+        "pos_label": "no_validation",
+        "memory": [str, HasMethods("cache"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, None],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        feature_extractor="learned",
+        *,
+        augmenter=None,
+        n_synthetic=300,
+        top_share=0.001,
+        validation_fraction=0.2,
+        max_false_alarm_rate=0.01,
+        pos_label=None,
+        memory=None,
+        batch_size=16,
+        device=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.feature_extractor = feature_extractor
+        self.augmenter = augmenter
+        self.n_synthetic = n_synthetic
+        self.top_share = top_share
+        self.validation_fraction = validation_fraction
+        self.max_false_alarm_rate = max_false_alarm_rate
+        self.pos_label = pos_label
+        self.memory = memory
+        self.batch_size = batch_size
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, normal, defect):
+        if not isinstance(normal.samples, Images):
+            raise ValueError("X: expected images, which a network is trained on, got feature rows.")
+        normal.check_masks_empty()
+        random_state = check_random_state(self.random_state)
+        is_held_out = np.zeros(len(normal), dtype=bool)
+        if self.validation_fraction > 0:
+            is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
+        rows = np.flatnonzero(~is_held_out)
+        images = canonical(normal.samples)
+        learning = TrainingSet(images.take(rows), normal.indices[rows], normal.groups[rows])
+        learning.attached = normal.attached and normal.attached.on(learning.indices)
+        extractor = self._extractor(learning, int(random_state.randint(2**31 - 1)))
+        if defect is not None:
+            defect.samples.n_channels = images.n_channels
+            defect.samples = canonical(defect.samples)
+        X, labels, masks = joined(learning, defect)
+        self.feature_extractor_ = extractor.fit(X, labels, masks=masks)
+        self.n_channels_ = self.feature_extractor_.n_channels_
+        known = images.take(np.flatnonzero(is_held_out)) if is_held_out.any() else images
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
+            self._score(known), self.max_false_alarm_rate
+        )
+
+    def _extractor(self, learning, seed):
+        """What is trained, with the defects that this detector was given."""
+        extractor = make_feature_extractor(
+            self.feature_extractor,
+            batch_size=self.batch_size,
+            device=self.device,
+            memory=self.memory,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+        if not isinstance(extractor, LearnedFeatureExtractor):
+            raise ValueError(
+                f"feature_extractor: expected 'learned' or a LearnedFeatureExtractor, got {self.feature_extractor!r}."
+            )
+        check_one_augmenter(self.augmenter, learning.attached)
+        augmenter, n_synthetic = self.augmenter, self.n_synthetic
+        if learning.attached is not None:
+            augmenter, n_synthetic = GivenDefects(learning.attached), len(learning.attached.images)
+        if augmenter is not None:
+            extractor.set_params(augmenter=augmenter, n_synthetic=n_synthetic)
+        if extractor.random_state is None:
+            extractor.set_params(random_state=seed)
+        return extractor.set_params(pos_label=None)  # the labels are made here: 1 means defect, whatever it is in y
+
+    def _score(self, samples):
+        maps = self.feature_extractor_.defect_logits(samples, centered=True)
+        return np.array([scoring.top_mean(m.ravel(), max(1, round(self.top_share * m.size))) for m in maps])
+
+    def _maps(self, images):
+        return list(self.feature_extractor_.defect_logits(images))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags
