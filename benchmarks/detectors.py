@@ -28,6 +28,7 @@ from sklearn_exdd import (
     ExDDDetector,
     LearnedFeatureExtractor,
     OffsetDefectAugmenter,
+    PatchClassifierDetector,
     PerlinDefectAugmenter,
     SegmentationDetector,
     StudentTeacherDetector,
@@ -46,6 +47,7 @@ AUGMENTERS = {
 # also each of its members is in the table, as it was fitted there.
 DETECTORS = {
     "filters": lambda banks, network: ExDDDetector(augmenter=banks),
+    "filters, patch classifier": lambda banks, network: PatchClassifierDetector(augmenter=banks),
     "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
     "learned and segmentation": lambda banks, network: CombinedDefectDetector(
         [

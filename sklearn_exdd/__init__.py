@@ -22,6 +22,7 @@ _HOME = {
     "MixedDefectAugmenter": "augment",
     "ModuleFeatureExtractor": "features",
     "OffsetDefectAugmenter": "augment",
+    "PatchClassifierDetector": "patch_classifier",
     "PerlinDefectAugmenter": "augment",
     "PixelScorer": "metrics",
     "SegmentationDetector": "segmentation",

@@ -29,6 +29,14 @@ class TrainingSet:
     def __len__(self):
         return len(self.samples)
 
+    def take(self, rows):
+        """Some of the samples, with what is attached to them."""
+        samples = self.samples.take(rows) if isinstance(self.samples, Images) else self.samples[rows]
+        attached = self.attached and self.attached.on(self.indices[rows])
+        return TrainingSet(
+            samples, self.indices[rows], self.groups[rows], self.masks and self.masks.take(rows), attached
+        )
+
     def check_masks_empty(self):
         """Refuse masks that mark a defect on normal images."""
         for i in range(len(self) if self.masks is not None else 0):
@@ -320,10 +328,9 @@ def split_by_class(samples, is_defect, groups, masks):
     """Training sets of the normal and of the defect samples; None for an empty one."""
     if masks is not None:
         masks = Masks(masks, len(samples))
-    sets = []
+    everything, sets = TrainingSet(samples, np.arange(len(samples)), groups, masks), []
     for rows in np.flatnonzero(~is_defect), np.flatnonzero(is_defect):
-        own = samples.take(rows) if isinstance(samples, Images) else samples[rows]
-        sets.append(TrainingSet(own, rows, groups[rows], masks and masks.take(rows)) if len(rows) else None)
+        sets.append(everything.take(rows) if len(rows) else None)
     return sets
 
 

@@ -180,6 +180,29 @@ def mask_coverage(mask, row_centers, column_centers):
     return sums
 
 
+def covered(mask, row_centers, column_centers):
+    """The patches that show what a mask marks: at least half of their cell belongs to it.
+
+    Parameters
+    ----------
+    mask, row_centers, column_centers
+        As in :func:`mask_coverage`.
+
+    Returns
+    -------
+    shown : ndarray of shape (height', width'), bool
+        Of a thin mask, which covers no three cells by half, the three that it covers most.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> covered(np.array([[True, False, True, True]]), np.array([0.0]), np.array([0.5, 2.5]))
+    array([[ True,  True]])
+    """
+    coverage = mask_coverage(mask, row_centers, column_centers)
+    return (coverage >= min(0.5, np.sort(coverage, axis=None)[-3:][0])) & (coverage > 0)
+
+
 def _interpolation_matrix(centers, size, dtype):
     weights = [np.interp(np.arange(size), centers, unit) for unit in np.eye(len(centers))]
     return np.stack(weights, axis=1).astype(dtype)

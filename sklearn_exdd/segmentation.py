@@ -10,7 +10,7 @@ from sklearn_exdd import scoring
 from sklearn_exdd._defects import canonical, check_one_augmenter
 from sklearn_exdd._images import Images
 from sklearn_exdd.augment.base import GivenDefects
-from sklearn_exdd.base import BaseDefectDetector, TrainingSet, hold_out, joined
+from sklearn_exdd.base import BaseDefectDetector, hold_out, joined
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.features.learned import LearnedFeatureExtractor
 
@@ -144,10 +144,8 @@ class SegmentationDetector(BaseDefectDetector):
         is_held_out = np.zeros(len(normal), dtype=bool)
         if self.validation_fraction > 0:
             is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
-        rows = np.flatnonzero(~is_held_out)
-        images = canonical(normal.samples)
-        learning = TrainingSet(images.take(rows), normal.indices[rows], normal.groups[rows])
-        learning.attached = normal.attached and normal.attached.on(learning.indices)
+        normal.samples = images = canonical(normal.samples)
+        learning = normal.take(np.flatnonzero(~is_held_out))
         extractor = self._extractor(learning, int(random_state.randint(2**31 - 1)))
         if defect is not None:
             defect.samples.n_channels = images.n_channels

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_exdd import (
@@ -25,6 +26,7 @@ from sklearn_exdd import (
     MixedDefectAugmenter,
     ModuleFeatureExtractor,
     OffsetDefectAugmenter,
+    PatchClassifierDetector,
     PerlinDefectAugmenter,
     SegmentationDetector,
     StudentTeacherDetector,
@@ -58,6 +60,9 @@ DETECTORS = [
         max_steps=3,
         patience=None,
         random_state=0,
+    ),
+    PatchClassifierDetector(
+        classifier=LogisticRegression(max_iter=1000), augmenter=OffsetDefectAugmenter(), n_synthetic=8, random_state=0
     ),
     SegmentationDetector(
         LearnedFeatureExtractor(max_steps=3, n_synthetic=4, crop_size=32, train_batch_size=4), random_state=0

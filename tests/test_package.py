@@ -19,7 +19,7 @@ FLOORS = [
     {"augment"},
     {"_crops", "_defects", "_weights", "features", "memory_bank", "coreset", "scoring"},
     {"base", "patches"},
-    {"exdd", "student_teacher", "defect_classifier", "segmentation", "combined"},
+    {"exdd", "student_teacher", "defect_classifier", "segmentation", "patch_classifier", "combined"},
 ]
 # Beside the house: none of the floors may import these.
 AROUND = {

@@ -1,0 +1,274 @@
+"""A classifier of patches: any of scikit-learn's, in the place of memory banks and their ratio."""
+
+from inspect import signature
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.special import logit
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval
+
+from sklearn_exdd import scoring
+from sklearn_exdd._defects import canonical
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.base import BaseDefectDetector, TrainingSet, hold_out, joined
+from sklearn_exdd.features import make_feature_extractor
+from sklearn_exdd.memory_bank import MemoryBank
+
+_MIN_PROBABILITY = 1e-6
+# Without a mask, a patch of a defect image is a defect one where it lies farther from the
+# normal ones than this share of these do.
+_NORMAL_SHARE = 0.99
+
+
+class PatchClassifierDetector(BaseDefectDetector):
+    """Detect and locate defects with a classifier that was trained on normal and on defect patches.
+
+    Parameters
+    ----------
+    feature_extractor : str or object, default="auto"
+        As for :class:`ExDDDetector`. Not used where X holds features already.
+    classifier : object, default=None
+        A classifier with ``predict_proba``, which is cloned; None is a HistGradientBoostingClassifier.
+    augmenter : object, default=None
+        Makes synthetic defects, as for :class:`ExDDDetector`.
+    n_synthetic : int, default=100
+        Number of synthetic defect images, where there is an `augmenter`.
+    max_normal_patches, max_defect_patches : int or None, default=50 and 30
+        Patches of one image that are trained on, at random: of a normal image, and of those that show the defect of a
+        defect image. None takes all.
+    n_top_patches : int, default=10
+        The image score is the mean of so many of the highest patch scores.
+    blur : float, default=4.0
+        Standard deviation, in pixels, of the Gaussian that smooths the maps.
+    validation_fraction : float, default=0.2
+        Share of the normal images, by groups, that the classifier is not trained on; the threshold comes from them.
+    max_false_alarm_rate : float, default=0.01
+        Share of normal images that may be called defective, in (0, 1).
+    pos_label : object, default=None
+        Label that means defect; None takes the greater one.
+    memory : str or joblib.Memory, default=None
+        Where feature maps are kept, an entry an image.
+    batch_size : int, default=16
+        Images extracted together.
+    device : str, default=None
+        For torch backbones: "cpu", "cuda"; None takes CUDA where there is some.
+    n_jobs : int, default=None
+        Batches extracted at a time.
+    random_state : int, RandomState instance or None, default=None
+        Chooses images and patches, and seeds the augmenter and a classifier whose own random_state is None.
+    verbose : int, default=0
+        Above 0 a progress bar is shown.
+
+    Attributes
+    ----------
+    classifier_ : object
+        Fitted on patches: 0 normal, 1 defect.
+    feature_extractor_ : BaseFeatureExtractor
+    synthetic_ : object or None
+        What the augmenter made.
+    classes_ : ndarray of shape (2,)
+        Labels, sorted.
+    threshold_ : float
+        Scores above it mean defect.
+    false_alarm_rate_ : float
+        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
+        for that.
+    n_features_in_ : int
+        Where X holds features.
+
+    See Also
+    --------
+    ExDDDetector : Memory banks, which also explain, take corrections and need no defects.
+
+    Notes
+    -----
+    A patch scores the log odds that it shows a defect, between -13.8 and 13.8 (probabilities are held in [1e-6, 1 -
+    1e-6]). Real defect images need masks: without one nobody knows which patches to learn from.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import PatchClassifierDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(30, image_shape=(64, 64), random_state=0)
+    >>> detector = PatchClassifierDetector(random_state=0).fit(X, y, masks=masks)
+    >>> detector.decision_function(X).shape
+    (30,)
+    >>> detector.predict_map(X[:2]).shape
+    (2, 64, 64)
+    """
+
+    _parameter_constraints = {
+        "feature_extractor": [str, HasMethods("transform")],
+        "classifier": [HasMethods(["fit", "predict_proba"]), None],
+        "augmenter": [HasMethods(["fit", "sample"]), None],
+        "n_synthetic": [Interval(Integral, 0, None, closed="left")],
+        "max_normal_patches": [Interval(Integral, 1, None, closed="left"), None],
+        "max_defect_patches": [Interval(Integral, 1, None, closed="left"), None],
+        "n_top_patches": [Interval(Integral, 1, None, closed="left")],
+        "blur": [Interval(Real, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
+        "pos_label": "no_validation",
+        "memory": [str, HasMethods("cache"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, None],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        feature_extractor="auto",
+        *,
+        classifier=None,
+        augmenter=None,
+        n_synthetic=100,
+        max_normal_patches=50,
+        max_defect_patches=30,
+        n_top_patches=10,
+        blur=4.0,
+        validation_fraction=0.2,
+        max_false_alarm_rate=0.01,
+        pos_label=None,
+        memory=None,
+        batch_size=16,
+        device=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.feature_extractor = feature_extractor
+        self.classifier = classifier
+        self.augmenter = augmenter
+        self.n_synthetic = n_synthetic
+        self.max_normal_patches = max_normal_patches
+        self.max_defect_patches = max_defect_patches
+        self.n_top_patches = n_top_patches
+        self.blur = blur
+        self.validation_fraction = validation_fraction
+        self.max_false_alarm_rate = max_false_alarm_rate
+        self.pos_label = pos_label
+        self.memory = memory
+        self.batch_size = batch_size
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, normal, defect):
+        normal.check_masks_empty()
+        for part in (normal, defect):
+            if part is not None and isinstance(part.samples, Images):
+                part.samples = canonical(part.samples)
+        random_state = check_random_state(self.random_state)
+        is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
+        seeds = [int(seed) for seed in random_state.randint(2**31 - 1, size=2)]
+        held_out, learning = normal.take(np.flatnonzero(is_held_out)), normal.take(np.flatnonzero(~is_held_out))
+        if isinstance(normal.samples, Images):
+            self._fit_extractor(learning, defect)
+        self.synthetic_ = self._synthesize(learning, defect, seeds[0])
+        if defect is None and self.synthetic_ is None:
+            raise ValueError(
+                "X: expected defects for a classifier to learn from, got normal samples only. Pass defects, set "
+                "augmenter=, or use ExDDDetector."
+            )
+        normals = self._normal_patches(learning, random_state)
+        parts = [] if defect is None else [self._defect_patches(defect, normals, random_state)]
+        if self.synthetic_ is not None:
+            parts.append(self._defect_patches(_as_training_set(*self.synthetic_), normals, random_state))
+        normals, defects = normals.features, np.concatenate(parts)
+        classifier = HistGradientBoostingClassifier() if self.classifier is None else clone(self.classifier)
+        if classifier.get_params(deep=False).get("random_state", 0) is None:
+            classifier.set_params(random_state=seeds[1])
+        y = np.repeat([0, 1], [len(normals), len(defects)])
+        self.classifier_ = classifier.fit(np.concatenate([normals, defects]), y)
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
+            self._score(held_out.samples), self.max_false_alarm_rate
+        )
+
+    def _fit_extractor(self, normal, defect):
+        self.feature_extractor_ = make_feature_extractor(
+            self.feature_extractor,
+            batch_size=self.batch_size,
+            device=self.device,
+            memory=self.memory,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+        if "masks" in signature(self.feature_extractor_.fit).parameters:
+            images, labels, masks = joined(normal, defect)
+            self.feature_extractor_.fit(images, labels, masks=masks)
+        else:
+            self.feature_extractor_.fit(normal.samples)
+        self.n_channels_ = normal.samples.n_channels
+
+    def _normal_patches(self, normal, random_state):
+        """Patches of normal samples, with their groups, as a bank."""
+        if not isinstance(normal.samples, Images):
+            return MemoryBank(normal.samples, {"group": normal.groups})
+        maps = self.feature_extractor_.iter_transform(normal.samples)
+        parts = [_some(_rows(feature_map), self.max_normal_patches, random_state) for feature_map in maps]
+        return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
+
+    def _defect_patches(self, defect, normals, random_state):
+        """Of each image the patches that show the defect."""
+        if not isinstance(defect.samples, Images):
+            return defect.samples
+        defect.samples.n_channels = self.n_channels_
+        kept, cutoff = [], None
+        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(defect.samples)):
+            shape, rows = defect.samples.shape(i), _rows(feature_map)
+            mask = None if defect.masks is None else defect.masks.get(i, shape)
+            if mask is None:
+                if cutoff is None:
+                    distances, _ = normals.kneighbors(normals.features, 1, exclude=normals.provenance["group"])
+                    cutoff = np.quantile(distances, _NORMAL_SHARE)
+                distances = normals.kneighbors(rows, 1)[0][:, 0]
+                shown = distances >= min(cutoff, distances.max())
+            elif mask.any():
+                shown = scoring.covered(mask, *self.feature_extractor_.patch_centers(feature_map.shape, shape)).ravel()
+            else:
+                raise ValueError(
+                    f"{defect.masks.where(i)}: expected a mask of the defect, got an empty one. Pass None for an image "
+                    "whose defect is not marked."
+                )
+            kept.append(_some(rows[shown], self.max_defect_patches, random_state))
+        return np.concatenate(kept)
+
+    def _patch_scores(self, features):
+        probabilities = self.classifier_.predict_proba(features)[:, 1]
+        return logit(np.clip(probabilities, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))
+
+    def _score(self, samples):
+        if not isinstance(samples, Images):
+            return self._patch_scores(samples)
+        maps = self.feature_extractor_.iter_transform(samples)
+        return np.array([scoring.top_mean(self._patch_scores(_rows(m)), self.n_top_patches) for m in maps])
+
+    def _maps(self, images):
+        maps = []
+        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
+            centers = self.feature_extractor_.patch_centers(feature_map.shape, images.shape(i))
+            scores = self._patch_scores(_rows(feature_map)).reshape(feature_map.shape[:2]).astype(np.float32)
+            maps.append(scoring.smooth(scoring.upsample(scores, *centers, images.shape(i)), self.blur))
+        return maps
+
+
+def _rows(feature_map):
+    return feature_map.reshape(-1, feature_map.shape[2])
+
+
+def _some(rows, n_rows, random_state):
+    """So many of the rows at random; all if there are no more."""
+    if n_rows is None or len(rows) <= n_rows:
+        return rows
+    return rows[np.sort(random_state.choice(len(rows), n_rows, replace=False))]
+
+
+def _as_training_set(images, masks):
+    numbers = np.arange(len(images))
+    return TrainingSet(Images(images, "synthetic images"), numbers, numbers, Masks(masks, len(images)))
