@@ -1,5 +1,6 @@
 """The networks of the student-teacher. Imports torch: itself imported only where a network is needed."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -108,6 +109,19 @@ class Layers(nn.Module):
         return list(self.model(self.source(logs, medians)).values())
 
 
+class Extracted(nn.Module):
+    """Maps of a feature extractor, as the one level. It gives no gradient."""
+
+    def __init__(self, extractor):
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, logs, medians):
+        images = (logs.float().exp() - FLOOR).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        maps = np.stack(self.extractor.transform(images if images.shape[3] > 1 else images[..., 0]))
+        return [torch.from_numpy(maps).permute(0, 3, 1, 2).to(logs.device)]
+
+
 class Student(nn.Module):
     """Encoder and decoder: the teacher's maps, rebuilt from the coarsest level alone."""
 
@@ -167,9 +181,9 @@ def build_teacher(model, layers, channels, n_image_channels):
 
 def build_student(teacher, levels, n_image_channels):
     """The asymmetric student of a teacher."""
-    if isinstance(teacher.source, Contrast):
-        return Student(Contrast(), Contrast.n_outputs * n_image_channels, levels)
-    return Student(Brightness(), 3, levels)
+    if isinstance(teacher, Layers):
+        return Student(Brightness(), 3, levels)
+    return Student(Contrast(), Contrast.n_outputs * n_image_channels, levels)
 
 
 def level_shapes(teacher, n_image_channels):

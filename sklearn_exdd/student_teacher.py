@@ -6,7 +6,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 from scipy import ndimage
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
@@ -18,6 +18,7 @@ from sklearn_exdd._torch import resize, resolve_device
 from sklearn_exdd._training import seeded, train
 from sklearn_exdd._weights import arrays_of, load_weights, read_weights, write_weights
 from sklearn_exdd.base import BaseDefectDetector
+from sklearn_exdd.features import BaseFeatureExtractor
 from sklearn_exdd.features.torchvision import _TorchvisionModel, fingerprint
 
 _CHECKPOINT_EVERY = 100  # steps
@@ -35,9 +36,10 @@ class StudentTeacherDetector(BaseDefectDetector):
 
     Parameters
     ----------
-    teacher : str, default="learned"
+    teacher : str or BaseFeatureExtractor, default="learned"
         "learned": a small encoder, trained in fit to segment the defects and then frozen. Or the name of a torchvision
-        model, such as "resnet18".
+        model, such as "resnet18". Or a feature extractor, which is fitted on the normal images that are trained on: its
+        maps are the one level.
     layers : tuple of str, default=("layer1", "layer2", "layer3")
         Of a torchvision model, each with maps of twice the stride of the one before.
     weights : str, path or None, default="IMAGENET1K_V1"
@@ -46,7 +48,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     channels : tuple of int, default=(24, 48, 96)
         Of a learned teacher: one number for each level, at strides 4, 8, 16 and so on.
     symmetric : bool, default=False
-        True gives the student the teacher's architecture, without a decoder: for comparison.
+        True gives the student the teacher's architecture, without a decoder: for comparison. Not for an extractor.
     augmenter : object, default=None
         Makes the synthetic defects: it has ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``. None takes
         those that a Pipeline step has attached to the images, or else a mixture of CutPaste, Perlin textures, offsets
@@ -102,8 +104,10 @@ class StudentTeacherDetector(BaseDefectDetector):
 
     Attributes
     ----------
+    teacher_ : BaseFeatureExtractor or None
+        Fitted, where `teacher` is an extractor.
     teacher_weights_, student_weights_, head_weights_ : dict of str to ndarray
-        `head_weights_` is None where no segmentation is trained.
+        `head_weights_` is None where no segmentation is trained; `teacher_weights_` is empty for an extractor.
     levels_ : list of (int, int)
         Channels and stride of each level.
     losses_ : dict of str to ndarray
@@ -152,7 +156,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     _student_from = (*_teacher_from, "symmetric", "cosine_weight", "segmentation_weight", "training")
 
     _parameter_constraints = {
-        "teacher": [str],
+        "teacher": [str, BaseFeatureExtractor],
         "layers": [tuple, list],
         "weights": [str, Path, None],
         "channels": [tuple, list],
@@ -280,10 +284,29 @@ class StudentTeacherDetector(BaseDefectDetector):
             )
         if self.training == "two_stage" and self.cosine_weight == 0:
             raise ValueError("cosine_weight: expected a weight above 0 for training='two_stage', got 0.")
+        if isinstance(self.teacher, BaseFeatureExtractor):
+            self._check_extractor(self.teacher)
         if len(np.unique(normal.groups)) < 2:
             raise ValueError(
                 "X: expected normal images of at least 2 groups, some to train on and some for the threshold, got 1 "
                 f"(n_samples = {len(normal)})."
+            )
+
+    def _check_extractor(self, extractor):
+        if self.symmetric:
+            raise ValueError(
+                "symmetric: expected False with a feature extractor as the teacher, whose architecture no student can "
+                "have, got True."
+            )
+        if extractor.image_size is not None:
+            raise ValueError(
+                "teacher: expected an extractor with image_size=None, as it sees crops of the images, got "
+                f"{extractor.image_size!r}."
+            )
+        if self.crop_size < extractor.min_size:
+            raise ValueError(
+                f"crop_size: expected at least {extractor.min_size} for {type(extractor).__name__} as the teacher, got "
+                f"{self.crop_size}."
             )
 
     def _held_out(self, groups):
@@ -299,6 +322,8 @@ class StudentTeacherDetector(BaseDefectDetector):
         """Train what the cache does not hold."""
         from sklearn_exdd import _student
 
+        is_extractor = isinstance(self.teacher, BaseFeatureExtractor)
+        self.teacher_ = clone(self.teacher).fit(normals) if is_extractor else None
         network = self._build(pretrained=True)
         self.levels_ = network.levels
         self._check_sizes(normals)
@@ -314,7 +339,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             return drawn[0]
 
         self.losses_ = {}
-        if self.teacher == "learned":
+        if self._learns_teacher():
             self._part(
                 "teacher", network.teacher, content, lambda folder: self._train_teacher(network, crops(), folder)
             )
@@ -346,8 +371,9 @@ class StudentTeacherDetector(BaseDefectDetector):
     def _key(self, name, content):
         names = self._teacher_from if name == "teacher" else self._student_from
         params = {name: getattr(self, name) for name in names}
-        if isinstance(self.augmenter, BaseEstimator):
-            params["augmenter"] = type(self.augmenter).__qualname__, self.augmenter.get_params()
+        for part in ("augmenter", "teacher"):
+            if isinstance(params[part], BaseEstimator):
+                params[part] = type(params[part]).__qualname__, params[part].get_params()
         params["weights"] = str(self.weights), fingerprint(self.weights)
         return joblib.hash((params, self._bfloat16(), self._seeds, content))[:20]
 
@@ -355,14 +381,17 @@ class StudentTeacherDetector(BaseDefectDetector):
         from sklearn_exdd._crops import DefectCrops, crop_shape, shares_of
 
         marked = real is not None and any(mask is not None for mask in real.masks)
-        needed = "teacher='learned'" if self.teacher == "learned" else "segmentation_weight > 0"
-        if synthetic is None and not marked and (self.teacher == "learned" or self.segmentation_weight > 0):
+        needed = "teacher='learned'" if self._learns_teacher() else "segmentation_weight > 0"
+        if synthetic is None and not marked and (self._learns_teacher() or self.segmentation_weight > 0):
             raise ValueError(
                 f"n_synthetic: expected synthetic defects, or defect images with masks, for {needed}, got neither. Set "
                 "n_synthetic above 0."
             )
         shape = crop_shape(normals, self.crop_size, self.levels_[-1][1])
         return DefectCrops(normals, synthetic, real, shape, shares_of(synthetic, real))
+
+    def _learns_teacher(self):
+        return isinstance(self.teacher, str) and self.teacher == "learned"
 
     def _train_teacher(self, network, crops, folder):
         from sklearn_exdd import _student
@@ -379,7 +408,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         from sklearn_exdd._student import student_loss
 
         cosine, segmentation, gamma = self.cosine_weight, self.segmentation_weight, self.focal_gamma
-        share = 1 - (_TEACHER_SHARE if self.teacher == "learned" else 0)
+        share = 1 - (_TEACHER_SHARE if self._learns_teacher() else 0)
         if self.training == "joint" or network.head is None:
             loss = student_loss(network, cosine, segmentation, gamma)
             return {"student": self._train(rest, loss, crops, "student", share, folder)}
@@ -428,12 +457,15 @@ class StudentTeacherDetector(BaseDefectDetector):
 
         device = resolve_device(self.device)
         model = None
-        if self.teacher != "learned":
+        if isinstance(self.teacher, str) and not self._learns_teacher():
             weights = self.weights if pretrained else None
             model = _TorchvisionModel(self.teacher, weights, None, self._seeds["teacher"], fingerprint(weights))()
         n_channels = self.n_channels_
         with seeded(self._seeds["teacher"]):
-            teacher = _student.build_teacher(model, tuple(self.layers), self.channels, n_channels)
+            if self.teacher_ is not None:
+                teacher = _student.Extracted(self.teacher_)
+            else:
+                teacher = _student.build_teacher(model, tuple(self.layers), self.channels, n_channels)
         levels = _student.level_shapes(teacher, n_channels)
         with seeded(self._seeds["student"]):
             if self.symmetric:
@@ -460,12 +492,12 @@ class StudentTeacherDetector(BaseDefectDetector):
         return self._network
 
     def _check_sizes(self, images):
-        unit = self.levels_[-1][1]
+        unit = max(self.levels_[-1][1], getattr(self.teacher_, "min_size", 1))
         for i in range(len(images)):
             if min(images.shape(i)) < unit:
                 height, width = images.shape(i)
                 raise ValueError(
-                    f"{images.where(i)}: expected at least {unit} x {unit} pixels, the stride of the network, got "
+                    f"{images.where(i)}: expected at least {unit} x {unit} pixels, which the networks need, got "
                     f"{height} x {width}. Enlarge the images, or use fewer levels."
                 )
 

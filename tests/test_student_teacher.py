@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklearn_exdd import student_teacher
+from sklearn_exdd import GaborFeatureExtractor, TorchvisionFeatureExtractor, student_teacher
 from sklearn_exdd._crops import DefectCrops, grow, logarithms, paste
 from sklearn_exdd._defects import Defects, synthesize
 from sklearn_exdd._images import Images
-from sklearn_exdd._student import Encoder, Head, cosine_loss, level_shapes, segmentation_loss
+from sklearn_exdd._student import Encoder, Extracted, Head, cosine_loss, level_shapes, segmentation_loss
 from sklearn_exdd._training import seeded
 from sklearn_exdd._weights import arrays_of
 from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter
@@ -476,7 +476,7 @@ def test_a_large_image_in_tiles_is_as_the_whole(fitted):
 
 def test_images_smaller_than_the_stride_are_refused(fitted, normals):
     with pytest.raises(
-        ValueError, match=r"X\[1\]: expected at least 8 x 8 pixels, the stride of the network, got 7 x 9"
+        ValueError, match=r"X\[1\]: expected at least 8 x 8 pixels, which the networks need, got 7 x 9"
     ):
         fitted.predict([normals[0], normals[0][:7, :9]])
     with pytest.raises(ValueError, match="expected at least 8 x 8 pixels, the stride of the network, got 4 x 64"):
@@ -606,3 +606,59 @@ def test_maps_of_all_levels_reach_the_head():
     levels = level_shapes(encoder, 1)
     assert levels == [(8, 4), (8, 8), (16, 16)]
     assert Head(levels)(encoder(torch.zeros(2, 1, 32, 64), None)).shape == (2, 8, 16)
+
+
+# A feature extractor as the teacher
+
+EXTRACTORS = [GaborFeatureExtractor(), TorchvisionFeatureExtractor("resnet18", weights=None)]
+
+
+@pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda extractor: type(extractor).__name__)
+def test_any_extractor_may_be_the_teacher(surfaces, normals, extractor):
+    X, y, masks = surfaces
+    detector = tiny(teacher=extractor, crop_size=48).fit(X, y, masks=masks)
+    maps = detector.teacher_.transform(X[:2])
+    assert detector.levels_ == [(maps[0].shape[2], 8)]
+    assert detector.teacher_weights_ == {}
+    assert np.isfinite(detector.score_samples(X)).all()
+    assert detector.predict_map(X[:2]).shape == X[:2].shape
+    assert not hasattr(extractor, "n_channels_")  # the parameter stays as it was
+
+
+def test_the_maps_of_a_teaching_extractor_are_its_own(normals):
+    extractor = GaborFeatureExtractor().fit(normals)
+    logs, medians = map(torch.stack, zip(*(logarithms(image[..., None] / np.float32(255)) for image in normals[:2])))
+    (maps,) = Extracted(extractor)(logs, medians)
+    np.testing.assert_allclose(maps[0].permute(1, 2, 0), extractor.transform(normals[:2])[0], rtol=1e-3, atol=1e-3)
+
+
+def test_an_extractor_teaches_colour_images_of_odd_sizes():
+    X, y, masks = make_surface_defects(8, image_shape=(50, 70), random_state=0)
+    X = np.stack([X, X // 2, X], axis=-1)
+    detector = tiny(teacher=GaborFeatureExtractor(), crop_size=48).fit(X, y, masks=masks)
+    assert detector.predict_map(X[:1]).shape == (1, 50, 70)
+
+
+def test_a_detector_with_an_extractor_as_its_teacher_is_stored_and_cached(surfaces, tmp_path, no_training):
+    X, y, masks = surfaces
+    detector = tiny(teacher=GaborFeatureExtractor(), crop_size=48, cache_dir=str(tmp_path)).fit(X, y, masks=masks)
+    stored = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(stored.score_samples(X), detector.score_samples(X))
+    no_training()
+    again = clone(detector).fit(X, y, masks=masks)
+    np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
+    with pytest.raises(AssertionError, match="trained again"):
+        clone(detector).set_params(teacher__n_orientations=4).fit(X, y, masks=masks)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"symmetric": True}, "^symmetric: expected False with a feature extractor as the teacher"),
+        ({"crop_size": 32}, "^crop_size: expected at least 48 for GaborFeatureExtractor as the teacher, got 32"),
+        ({"teacher__image_size": 64}, "^teacher: expected an extractor with image_size=None, as it sees crops"),
+    ],
+)
+def test_what_an_extractor_cannot_teach_is_refused(normals, params, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(teacher=GaborFeatureExtractor(), crop_size=48).set_params(**params).fit(normals)
