@@ -25,13 +25,14 @@ _HOME = {
     "PatchClassifierDetector": "patch_classifier",
     "PerlinDefectAugmenter": "augment",
     "PixelScorer": "metrics",
+    "ScoreHistogramDisplay": "display",
     "SegmentationDetector": "segmentation",
     "StudentTeacherDetector": "student_teacher",
     "SyntheticDefectsDisplay": "display",
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
 }
-_MODULES = ["augment", "coreset", "datasets", "features", "metrics", "scoring"]
+_MODULES = ["augment", "coreset", "datasets", "features", "metrics", "persistence", "scoring"]
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 

@@ -1,8 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
-import tempfile
-from pathlib import Path
+import secrets
 
 
 def write_whole(path, content):
@@ -13,7 +12,9 @@ def write_whole(path, content):
     path : pathlib.Path
     content : bytes
     """
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Readable by whom the umask lets: a model is fitted by one user and used by another.
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -21,5 +22,5 @@ def write_whole(path, content):
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise

@@ -8,7 +8,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_exdd.display import DefectMapDisplay
+from sklearn_exdd.display import DefectMapDisplay, ScoreHistogramDisplay
+from sklearn_exdd.display.scores import count_scores, score_edges
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -289,3 +290,98 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.cm", None)
     with pytest.raises(ImportError, match=r"pip install 'sklearn_exdd\[plot\]'"):
         DefectMapDisplay.from_predictions(images, [image / 100 for image in images])
+
+
+# Histograms of scores
+
+
+def bars_of(display):
+    """Heights of the normal and of the defect bars, and their edges."""
+    normal, defect = display.ax_.patches
+    return normal.get_data().values.tolist(), defect.get_data().values.tolist(), normal.get_data().edges.tolist()
+
+
+def histogram_legend(display):
+    return [text.get_text() for text in display.ax_.get_legend().get_texts()]
+
+
+def test_each_score_is_counted_on_its_side_of_the_threshold():
+    y, scores = [0, 0, 0, 0, 1, 1, 1], [0.0, 0.5, 2.0, 2.1, 2.0, 3.0, 4.0]
+    display = ScoreHistogramDisplay.from_predictions(y, scores, threshold=2.0, n_bins=4)
+    assert bars_of(display) == ([2, 1, 1, 0], [0, 1, 1, 1], [0.0, 1.0, 2.0, 3.0, 4.0])
+    assert display.ax_.lines[0].get_xdata() == [2.0, 2.0]
+    expected = ["normal: 4, 1 false alarm (25 %)", "defect: 3, 1 missed (33.3 %)", "threshold 2"]
+    assert histogram_legend(display) == expected
+    assert display.ax_.get_xlabel() == "anomaly score (no unit)"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n_bins", [1, 7, 30])
+@pytest.mark.parametrize("threshold", [None, -9.0, 0.0, 0.3, 9.0])
+def test_bins_hold_all_scores_and_never_both_sides_of_the_threshold(seed, n_bins, threshold):
+    scores = np.random.RandomState(seed).standard_normal(40).round(1)
+    edges = score_edges(scores, threshold, n_bins)
+    counts = count_scores(scores, edges)
+    assert n_bins <= len(counts) <= n_bins + 1
+    np.testing.assert_allclose(np.diff(edges), edges[1] - edges[0])
+    assert edges[0] <= scores.min() + 1e-9
+    assert edges[-1] >= scores.max() - 1e-9
+    if threshold is not None:
+        assert threshold in edges
+        assert counts[edges[:-1] >= threshold].sum() == (scores > threshold).sum()
+
+
+@pytest.mark.parametrize(("scores", "threshold"), [([2.0], None), ([2.0, 2.0], 2.0), ([2.0], 5.0), ([5.0], 2.0)])
+def test_a_single_value_has_a_bar_too(scores, threshold):
+    counts = count_scores(np.array(scores), edges := score_edges(np.array(scores), threshold, 4))
+    assert counts.sum() == len(scores)
+    assert (np.diff(edges) > 0).all()
+
+
+def test_without_a_threshold_there_is_no_line_and_no_mistake():
+    display = ScoreHistogramDisplay.from_predictions([0, 1, 1], [0.0, 1.0, 2.0])
+    assert histogram_legend(display) == ["normal: 1", "defect: 2"]
+    assert not display.ax_.lines
+    only_normal = ScoreHistogramDisplay.from_predictions([0, 0], [0.0, 1.0], threshold=0.5)
+    assert histogram_legend(only_normal)[:2] == ["normal: 2, 1 false alarm (50 %)", "defect: 0"]
+
+
+@pytest.mark.parametrize("pos_label", [None, 0, 1])
+def test_a_histogram_reads_labels_in_the_classes_of_the_estimator(pos_label):
+    images, _ = make_surfaces([(32, 32)] * 6)
+    pipeline = make_pipeline(FunctionTransformer(lambda X: X), Detector(pos_label)).fit(np.stack(images))
+    display = ScoreHistogramDisplay.from_estimator(pipeline, np.stack(images), [0, 1, 0, 1, 0, 0])
+    n_defects = 4 if pos_label == 0 else 2
+    assert (sum(bars_of(display)[0]), sum(bars_of(display)[1])) == (6 - n_defects, n_defects)
+    np.testing.assert_array_equal(display.scores, pipeline.score_samples(np.stack(images)))
+    assert display.threshold == 1.5
+    assert display.ax_.get_xlabel().startswith("ratio score")
+
+
+def test_a_histogram_takes_another_threshold_and_axes_of_the_user():
+    images, _ = make_surfaces([(32, 32)] * 2)
+    figure, ax = matplotlib.pyplot.subplots()
+    display = ScoreHistogramDisplay.from_estimator(Detector().fit(images), images, [0, 1], threshold=1.0, ax=ax)
+    assert (display.ax_, display.figure_) == (ax, figure)
+    assert histogram_legend(display)[0] == "normal: 1, 1 false alarm (100 %)"
+    assert histogram_legend(display)[2] == "threshold 1"
+
+
+def test_normal_and_defect_bars_are_told_apart_without_colours():
+    normal, defect = ScoreHistogramDisplay.from_predictions([0, 1], [0.0, 1.0]).ax_.patches
+    assert (normal.get_hatch(), defect.get_hatch()) == (None, "////")
+
+
+def test_scores_that_make_no_histogram_are_refused():
+    with pytest.raises(ValueError, match="y, scores: expected one of each for every image, got 2 and 3"):
+        ScoreHistogramDisplay.from_predictions([0, 1], [0.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match=r"scores\[1\]: expected a finite number, got nan"):
+        ScoreHistogramDisplay.from_predictions([0, 1], [0.0, np.nan])
+    with pytest.raises(ValueError, match=r"y: expected 1 \(or True\) for a defect and 0 .* got 'bad'. Pass"):
+        ScoreHistogramDisplay.from_predictions(["bad", "good"], [0.0, 1.0])
+
+
+def test_a_histogram_without_matplotlib_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install 'sklearn_exdd\[plot\]'"):
+        ScoreHistogramDisplay.from_predictions([0, 1], [0.0, 1.0])

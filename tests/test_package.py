@@ -17,15 +17,24 @@ FLOORS = [
     {"_files"},
     {"_images", "_networks", "_student", "_torch", "_training"},
     {"augment"},
-    {"_crops", "_defects", "_weights", "features", "memory_bank", "coreset", "scoring"},
+    {"_crops", "_defects", "_exact_search", "_weights", "features", "coreset", "scoring"},
+    {"memory_bank"},
     {"base", "patches"},
+    {"banks"},
+    {"shards"},
     {"exdd", "student_teacher", "defect_classifier", "segmentation", "patch_classifier", "combined"},
 ]
 # Beside the house: none of the floors may import these.
 AROUND = {
+    "__main__": {"cli"},
+    "cli": {
+        *("", "_defects", "_images", "augment", "datasets", "defect_classifier", "display", "exdd", "features"),
+        *("metrics", "persistence", "review", "segmentation", "student_teacher"),
+    },
     "metrics": {"_images", "features", "scoring"},
     "datasets": {"review"},  # the data that an expert's decisions are
-    "review": {"_files", "_images", "augment"},
+    "persistence": {"_files", "_images"},  # what a file names it makes, from all rooms
+    "review": {"_files", "_images", "augment", "persistence"},
     "display": {"_images", "scoring", "metrics"},
 }
 

@@ -1,6 +1,7 @@
-"""Displays: anomaly maps and synthetic defects as pictures."""
+"""Displays: anomaly maps, scores and synthetic defects as pictures."""
 
+from sklearn_exdd.display.histogram import ScoreHistogramDisplay
 from sklearn_exdd.display.maps import DefectMapDisplay
 from sklearn_exdd.display.synthetic import SyntheticDefectsDisplay
 
-__all__ = ["DefectMapDisplay", "SyntheticDefectsDisplay"]
+__all__ = ["DefectMapDisplay", "ScoreHistogramDisplay", "SyntheticDefectsDisplay"]

@@ -7,6 +7,7 @@ import numpy as np
 
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.display.panels import MAP_LINE, MASK_LINE, PATCH_LINE, box, new_axes, outline, show, write_legend
+from sklearn_exdd.display.scores import are_defects, score_label
 from sklearn_exdd.metrics.pixels import _follow_to_detector
 
 _WRONG_DECISION = "#D55E00"
@@ -43,7 +44,8 @@ class DefectMapDisplay:
         The values at the ends of the colour scale. By default the lowest and the highest of all maps or, if that is
         higher, the threshold: the noise of images without a defect then stays dark.
     map_label : str, default=None
-        What the colour bar measures, with its unit, in at most 40 letters; by default "anomaly score".
+        What the colour bar measures, with its unit, in at most 40 letters; by default "anomaly score (no
+        unit)".
 
     Attributes
     ----------
@@ -112,27 +114,19 @@ class DefectMapDisplay:
         display : DefectMapDisplay
         """
         detector, X_detector = _follow_to_detector(estimator, X)
-        if y is not None:
-            pos_label = getattr(detector, "pos_label", None)
-            y = np.asarray(y) == (detector.classes_[-1] if pos_label is None else pos_label)
-        map_label = None
-        if getattr(detector, "defect_bank_", None) is not None:
-            map_label = r"ratio score $d_\mathrm{normal}\,/\,d_\mathrm{defect}$ (no unit)"
-        elif hasattr(detector, "normal_bank_"):
-            map_label = "distance to the normal bank (a.u.)"
         return cls(
             images=X,
             maps=detector.predict_map(X_detector),
             scores=detector.score_samples(X_detector),
             threshold=getattr(detector, "threshold_", None),
             masks=masks,
-            labels=y,
+            labels=None if y is None else are_defects(detector, y),
             explanations=detector.explain(X_detector) if explain else None,
             normal_images=X_normal,
             defect_images=X_defect,
             synthetic_images=getattr(getattr(detector, "synthetic_", None), "images", None),
             map_range=map_range,
-            map_label=map_label,
+            map_label=score_label(detector),
         ).plot(**kwargs)
 
     @classmethod
@@ -247,7 +241,7 @@ class DefectMapDisplay:
             self._write_title(on_image, i, masks[i])
         extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[lowest < low, highest > high]
         place = {"ax": self.axes_.ravel().tolist()} if bar is None else {"cax": bar}
-        label = "anomaly score" if self.map_label is None else self.map_label
+        label = "anomaly score (no unit)" if self.map_label is None else self.map_label
         self.colorbar_ = self.figure_.colorbar(scale, label=label, extend=extend, alpha=alpha, **place)
         if level is not None and low <= level <= high:
             transform = self.colorbar_.ax.get_yaxis_transform()

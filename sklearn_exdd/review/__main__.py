@@ -45,8 +45,8 @@ def load_model(path, method):
     Parameters
     ----------
     path : str
-        Written by :mod:`pickle`, :mod:`joblib` or, with the suffix .skops, :mod:`skops.io`; of the last only what
-        this library defines is trusted.
+        Written by :mod:`pickle` or :mod:`joblib` (.pkl, .joblib), by :mod:`skops.io` (.skops; only what this library
+        defines is trusted), or, with any other suffix, by :func:`sklearn_exdd.persistence.dump`.
     method : str
         What the estimator must be able to do.
 
@@ -62,6 +62,10 @@ def load_model(path, method):
         if foreign:
             raise ValueError(f"{path}: expected types of sklearn_exdd only, got {foreign}.")
         estimator = skops.io.load(path, trusted=unknown)
+    elif Path(path).suffix not in (".pkl", ".pickle", ".joblib"):
+        from sklearn_exdd import persistence
+
+        estimator = persistence.load(path)
     else:
         import joblib
 

@@ -1,0 +1,8 @@
+"""The library from the shell: ``python -m sklearn_exdd --help``."""
+
+import sys
+
+from sklearn_exdd.cli.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""What the command line takes."""
+
+import argparse
+import json
+import sys
+from math import isfinite
+
+from sklearn_exdd import __version__
+
+DETECTORS = ("exdd", "student_teacher", "segmentation", "classifier")
+AUGMENTERS = ("cutpaste", "perlin", "offset", "mixed", "ddpm")
+
+_EPILOG = """exit codes:
+  0    done
+  1    done, and an image is called defective (only with --fail_on_defect)
+  2    bad use: the message says what was expected; nothing is written
+  3    done, but some images could not be used
+  4    an error that should not happen, with its traceback
+  130  interrupted; nothing is written
+"""
+_LAYOUT = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+_FOLDER = "folder of images: index.csv; normal/ (or good/), defect/ and masks/; MVTec AD; or KSDD2"
+
+
+def parser():
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sklearn_exdd", description="Find and locate surface defects in pictures of parts.", **_LAYOUT
+    )
+    parser.add_argument("--version", action="version", version=f"sklearn_exdd {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_fit(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_fit(commands):
+    what = "learn from a folder of images, and write a model"
+    fit = commands.add_parser("fit", help=what, description=what.capitalize() + ".", **_LAYOUT)
+    fit.add_argument("folder", metavar="FOLDER", help=f"{_FOLDER}. Of the last two, the training part")
+    fit.add_argument("-o", "--out", metavar="MODEL", required=True, help="file to write")
+    fit.add_argument("--detector", choices=DETECTORS, default="exdd", help="default: %(default)s")
+    fit.add_argument(
+        "--feature_extractor",
+        metavar="NAME",
+        help="of exdd: auto, gabor, learned, a torchvision model, or timm:NAME (default: auto)",
+    )
+    fit.add_argument("--n_neighbors", metavar="N", type=_number_or_word, help="of exdd: a number, or auto (default)")
+    fit.add_argument("--augmenter", choices=AUGMENTERS, help="makes synthetic defects to learn from")
+    fit.add_argument("--n_synthetic", metavar="N", type=int, help="number of synthetic defects")
+    fit.add_argument(
+        "--max_false_alarm_rate",
+        metavar="SHARE",
+        type=float,
+        help="share of normal images that may be called defective (default: 0.01)",
+    )
+    fit.add_argument("--random_state", metavar="SEED", type=int, default=0, help="default: %(default)s")
+    fit.add_argument(
+        "--params",
+        metavar="JSON",
+        type=_params,
+        default={},
+        help="""further parameters of the detector, such as '{"blur": 2, "feature_extractor__image_size": 512}'""",
+    )
+    _add_verbose(fit)
+
+
+def _add_predict(commands):
+    what = "score the images of a folder, and write a report"
+    predict = commands.add_parser("predict", help=what, description=what.capitalize() + ".", **_LAYOUT)
+    predict.add_argument("model", metavar="MODEL", help="file that fit has written")
+    predict.add_argument("folder", metavar="FOLDER", help="images, in sub-folders too; masks are left out")
+    predict.add_argument(
+        "-o",
+        "--out",
+        metavar="REPORT",
+        required=True,
+        help="folder to write: report.html, scores.csv and maps/. An earlier report is replaced",
+    )
+    predict.add_argument(
+        "--n_shown",
+        metavar="N",
+        type=int,
+        default=1000,
+        help="images with a map and a place in report.html, the worst ones; scores.csv has all (default: %(default)s)",
+    )
+    _add_threshold(predict)
+    predict.add_argument("--fail_on_defect", action="store_true", help="end with code 1 if there is a defect")
+    _add_verbose(predict)
+
+
+def _add_evaluate(commands):
+    what = "compare a model with the labels and masks of a folder"
+    evaluate = commands.add_parser("evaluate", help=what, description=what.capitalize() + ".", **_LAYOUT)
+    evaluate.add_argument("model", metavar="MODEL", help="file that fit has written")
+    evaluate.add_argument("folder", metavar="FOLDER", help=f"{_FOLDER}. Of the last two, the test part")
+    _add_threshold(evaluate)
+    evaluate.add_argument("--no_maps", action="store_true", help="only compare scores: saves half the time")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    _add_verbose(evaluate)
+
+
+def _add_threshold(command):
+    command.add_argument(
+        "--threshold", metavar="SCORE", type=_finite, help="scores above it mean defect (default: the model's own)"
+    )
+
+
+def _add_verbose(command):
+    command.add_argument(
+        "--verbose",
+        metavar="LEVEL",
+        type=int,
+        default=int(sys.stderr.isatty()),
+        help="0: no progress bars; 1: bars (default: 1 at a terminal)",
+    )
+
+
+def _number_or_word(text):
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _finite(text):
+    number = float(text)
+    if not isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return number
+
+
+def _params(text):
+    """Parameters from JSON; its lists become tuples, as Python writes them."""
+    try:
+        params = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected JSON, got {text!r} ({error})") from error
+    if not isinstance(params, dict):
+        raise argparse.ArgumentTypeError(f"""expected an object such as '{{"blur": 2}}', got {text!r}""")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in params.items()}

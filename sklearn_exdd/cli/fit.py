@@ -1,0 +1,76 @@
+"""``fit``: a detector from a folder of images."""
+
+import time
+
+from sklearn_exdd.cli import model
+from sklearn_exdd.cli.command import DONE
+from sklearn_exdd.cli.pictures import LAYOUTS, list_images, load_labelled, open_folder
+
+_OPTIONS = ("feature_extractor", "n_neighbors", "n_synthetic", "max_false_alarm_rate", "random_state", "verbose")
+
+
+def run(options):
+    """Fit, and write the model."""
+    path, folder = model.check_place(options.out), open_folder(options.folder)
+    detector = make_detector(options)
+    start = time.perf_counter()
+    data = load_labelled(folder, "train")
+    if data is None:
+        images = list_images(folder)
+        if any(image.parent != folder for image in images):
+            raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or, all normal, images without sub-folders.")
+        print(f"{len(images)} images without labels: all are taken as normal.")
+        detector.fit(images)
+    else:
+        n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask in data.masks)
+        print(f"{len(data.y) - n_defects} normal images, {n_defects} with a defect, of which {n_masks} have a mask.")
+        detector.fit(data.X, data.y, masks=data.masks, groups=data.groups)
+    model.save(detector, path)
+    print(
+        f"{type(detector).__name__} fitted in {time.perf_counter() - start:.0f} s: defect above "
+        f"{detector.threshold_:.4g}, at most {100 * detector.false_alarm_rate_:.2g} % false alarms. Written to {path}."
+    )
+    return DONE
+
+
+def make_detector(options):
+    """The detector that the options ask for."""
+    given = {name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None}
+    if options.augmenter:
+        given["augmenter"] = _make_augmenter(options.augmenter)
+    twice = sorted(given.keys() & options.params.keys())
+    if twice:
+        raise ValueError(f"--params: expected parameters without an option of their own, got {twice[0]!r}. Use that.")
+    detector = _detector_class(options.detector)()
+    if any(name.startswith("feature_extractor__") for name in options.params):
+        from sklearn_exdd.features import make_feature_extractor
+
+        own = detector.get_params(deep=False).get("feature_extractor", "auto")
+        given["feature_extractor"] = make_feature_extractor(given.get("feature_extractor", own))
+    return detector.set_params(**given, **options.params)
+
+
+def _detector_class(name):
+    if name == "student_teacher":
+        from sklearn_exdd.student_teacher import StudentTeacherDetector as Detector
+    elif name == "segmentation":
+        from sklearn_exdd.segmentation import SegmentationDetector as Detector
+    elif name == "classifier":
+        from sklearn_exdd.defect_classifier import DefectClassifier as Detector
+    else:
+        from sklearn_exdd.exdd import ExDDDetector as Detector
+    return Detector
+
+
+def _make_augmenter(name):
+    from sklearn_exdd import augment
+    from sklearn_exdd._defects import default_augmenter
+
+    makers = {
+        "cutpaste": augment.CutPasteDefectAugmenter,
+        "perlin": augment.PerlinDefectAugmenter,
+        "offset": augment.OffsetDefectAugmenter,
+        "ddpm": augment.DDPMDefectAugmenter,
+        "mixed": default_augmenter,
+    }
+    return makers[name]()

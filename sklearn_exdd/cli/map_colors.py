@@ -1,0 +1,74 @@
+"""The colours of anomaly maps in files."""
+
+import numpy as np
+
+from sklearn_exdd.review.drawing import _HEAT
+
+
+class MapColors:
+    """One scale for all maps of a report: even up to the threshold in its middle, then ever closer, so none is cut.
+
+    Parameters
+    ----------
+    calm_maps : list of ndarray of shape (height, width)
+        Of images with low scores: what is lowest in them becomes dark.
+    threshold : float
+
+    Attributes
+    ----------
+    low : float
+        The value at the start of the scale.
+    """
+
+    def __init__(self, calm_maps, threshold):
+        self.threshold = threshold
+        self.low = float(np.median([pixel_map.min() for pixel_map in calm_maps])) if calm_maps else threshold
+        if self.low >= threshold:  # all images are defective
+            self.low = threshold - (abs(threshold) or 1.0)
+
+    def shares(self, pixel_map):
+        """Places on the scale, in [0, 1)."""
+        times = np.maximum((pixel_map - self.low) / (self.threshold - self.low), 0)
+        return np.where(times <= 1, times / 2, 1 - 1 / (2 * np.maximum(times, 1)))
+
+    def write(self, pixel_map, path):
+        """Write a PNG file of colour numbers, for eyes by its palette, for programs by its texts.
+
+        With the texts "low" and "threshold", a number n stands for the value ``low + (threshold - low) * times``, where
+        times is ``n / 127.5`` up to the threshold and ``127.5 / (255 - n)`` above it.
+        """
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        picture = Image.fromarray(np.minimum(np.rint(255 * self.shares(pixel_map)), 254).astype(np.uint8))
+        picture.putpalette(np.rint(_colors(np.linspace(0, 1, 256))).astype(np.uint8).tobytes())
+        facts = PngInfo()
+        facts.add_text("low", repr(self.low))
+        facts.add_text("threshold", repr(self.threshold))
+        picture.save(path, pnginfo=facts)
+
+    def over(self, image, shares):
+        """Lay a map over an image of its size.
+
+        Parameters
+        ----------
+        image : ndarray of shape (height, width, 3), dtype uint8
+        shares : ndarray of shape (height, width)
+            Places on the scale. Far below the threshold the image shines through.
+
+        Returns
+        -------
+        picture : ndarray of shape (height, width, 3), dtype uint8
+        """
+        opacity = np.interp(shares, [0, 0.35, 0.5, 0.6, 1], [0, 0.08, 0.35, 0.5, 0.65])[..., None]
+        return np.rint(opacity * _colors(shares) + (1 - opacity) * image).astype(np.uint8)
+
+
+def gradient():
+    """The scale as CSS writes it."""
+    return ", ".join("rgb({}, {}, {})".format(*color) for color in _HEAT)
+
+
+def _colors(shares):
+    steps = np.linspace(0, 1, len(_HEAT))
+    return np.stack([np.interp(shares, steps, channel) for channel in _HEAT.T], axis=-1)

@@ -1,0 +1,62 @@
+"""The file that a fitted detector is kept in."""
+
+import os
+from pathlib import Path
+
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd import persistence
+
+
+def check_place(path):
+    """Make sure, before a long fit, that a model can be written.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    path : pathlib.Path
+    """
+    path = Path(path).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        came = "a folder" if path.is_dir() else f"no folder {str(path.parent)!r} that can be written to"
+        raise ValueError(f"--out: expected a file to write, got {str(path)!r}: {came}.")
+    return path
+
+
+def save(detector, path):
+    """Write a fitted detector."""
+    persistence.dump(detector, path)
+
+
+def load(path):
+    """Read a detector that can score images and locate defects. No file can make it run code.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    detector : BaseDefectDetector
+        Fitted on images.
+    """
+    detector = persistence.load(Path(path).expanduser())
+    if not hasattr(detector, "predict_map"):
+        raise ValueError(f"{path}: expected a detector, which has predict_map, got {type(detector).__name__}.")
+    check_is_fitted(detector)
+    if hasattr(detector, "n_features_in_"):
+        raise ValueError(f"{path}: expected a detector fitted on images, got one fitted on feature rows.")
+    _silence(detector)
+    return detector
+
+
+def _silence(estimator):
+    """No progress bars but those of the command: a model may have been fitted with some."""
+    if hasattr(estimator, "verbose"):
+        estimator.verbose = 0
+    for part in (getattr(estimator, "feature_extractor_", None), *getattr(estimator, "detectors_", ())):
+        if part is not None:
+            _silence(part)

@@ -1,0 +1,169 @@
+"""Display of scores: how well normal images and defects are told apart, and where the threshold lies."""
+
+import numpy as np
+from sklearn.utils import column_or_1d
+
+from sklearn_exdd.display.scores import are_defects, count_scores, score_edges, score_label
+from sklearn_exdd.metrics.pixels import _follow_to_detector
+
+# Okabe-Ito blue and vermilion; defects are hatched as well, for print in grey and for any colour vision.
+_NORMAL_COLOR, _DEFECT_COLOR = "#0072B2", "#D55E00"
+
+
+class ScoreHistogramDisplay:
+    """Histogram of the scores of normal images and of defects, with the threshold.
+
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`. The threshold is an edge of the bins, so that
+    each bar lies on one side of it; the legend counts the mistakes.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_images,)
+        1 (or True) for a defect, 0 for a normal image.
+    scores : array-like of shape (n_images,)
+        The scores of the images, higher = more defective.
+    threshold : float, default=None
+        An image whose score is above it is called a defect.
+    score_label : str, default=None
+        What the scores measure, with the unit; by default "anomaly score (no unit)".
+
+    Attributes
+    ----------
+    figure_ : matplotlib.figure.Figure
+        The figure.
+    ax_ : matplotlib Axes
+        The axes.
+    """
+
+    def __init__(self, *, y, scores, threshold=None, score_label=None):
+        self.y = y
+        self.scores = scores
+        self.threshold = threshold
+        self.score_label = score_label
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, threshold=None, **kwargs):
+        """Score images with a fitted detector, and plot the scores.
+
+        Parameters
+        ----------
+        estimator : object
+            A fitted detector, or a Pipeline or a search around one.
+        X : images or array-like of shape (n_images, n_features)
+        y : array-like of shape (n_images,)
+            True labels, in the classes of the estimator.
+        threshold : float, default=None
+            By default that of the detector itself, also where a TunedThresholdClassifierCV around it has another.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : ScoreHistogramDisplay
+
+        Examples
+        --------
+        >>> from sklearn_exdd import ExDDDetector
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> from sklearn_exdd.display import ScoreHistogramDisplay
+        >>> X, y, masks = make_surface_defects(40, image_shape=(64, 64), random_state=0)
+        >>> detector = ExDDDetector(random_state=0).fit(X[:30], y[:30], masks=masks[:30])
+        >>> display = ScoreHistogramDisplay.from_estimator(detector, X[30:], y[30:])
+        >>> display.ax_.get_ylabel()
+        'number of images'
+        """
+        detector, X = _follow_to_detector(estimator, X)
+        return cls(
+            y=are_defects(detector, y),
+            scores=detector.score_samples(X),
+            threshold=getattr(detector, "threshold_", None) if threshold is None else threshold,
+            score_label=score_label(detector),
+        ).plot(**kwargs)
+
+    @classmethod
+    def from_predictions(cls, y, scores, *, threshold=None, score_label=None, **kwargs):
+        """Plot scores that are there already.
+
+        Parameters
+        ----------
+        y, scores, threshold, score_label : default=None
+            As in the class.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : ScoreHistogramDisplay
+
+        Examples
+        --------
+        >>> from sklearn_exdd.display import ScoreHistogramDisplay
+        >>> display = ScoreHistogramDisplay.from_predictions([0, 0, 0, 1], [0.8, 1.1, 1.4, 2.5], threshold=1.2)
+        >>> [text.get_text() for text in display.ax_.get_legend().get_texts()]
+        ['normal: 3, 1 false alarm (33.3 %)', 'defect: 1, 0 missed (0 %)', 'threshold 1.2']
+        """
+        return cls(y=y, scores=scores, threshold=threshold, score_label=score_label).plot(**kwargs)
+
+    def plot(self, *, ax=None, n_bins=30):
+        """Draw the histogram.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw. By default a new figure.
+        n_bins : int, default=30
+            Number of bins, of equal width; one more where the threshold asks for it.
+
+        Returns
+        -------
+        self : ScoreHistogramDisplay
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise ImportError("ScoreHistogramDisplay needs matplotlib: pip install 'sklearn_exdd[plot]'.") from error
+
+        is_defect, scores = self._checked_data()
+        self.ax_ = plt.subplots(layout="constrained")[1] if ax is None else ax
+        self.figure_ = self.ax_.figure
+        edges = score_edges(scores, self.threshold, n_bins)
+        styles = {
+            "normal": {"color": _NORMAL_COLOR, "alpha": 0.55},
+            "defect": {"facecolor": "none", "edgecolor": _DEFECT_COLOR, "hatch": "////", "linewidth": 1.2},
+        }
+        for (kind, style), chosen in zip(styles.items(), (~is_defect, is_defect)):
+            label = self._describe(kind, scores[chosen])
+            self.ax_.stairs(count_scores(scores[chosen], edges), edges, fill=True, label=label, **style)
+        if self.threshold is not None:
+            self.ax_.axvline(self.threshold, color="black", linestyle="--", label=f"threshold {self.threshold:.4g}")
+        self.ax_.yaxis.get_major_locator().set_params(integer=True)
+        label = "anomaly score (no unit)" if self.score_label is None else self.score_label
+        self.ax_.set(xlabel=label, ylabel="number of images")
+        self.ax_.legend()
+        return self
+
+    def _describe(self, kind, scores):
+        """The line of the legend: how many images of a kind, and how many mistakes."""
+        text = f"{kind}: {len(scores)}"
+        if self.threshold is None or not len(scores):
+            return text
+        called = scores > self.threshold
+        n_wrong = int(called.sum() if kind == "normal" else (~called).sum())
+        mistake = "missed" if kind == "defect" else "false alarm" if n_wrong == 1 else "false alarms"
+        return f"{text}, {n_wrong} {mistake} ({100 * n_wrong / len(scores):.3g} %)"
+
+    def _checked_data(self):
+        """Whether each image is a defect, and its score, after checking that they belong together."""
+        y, scores = column_or_1d(self.y), column_or_1d(self.scores, dtype=float)
+        if len(y) != len(scores) or not len(y):
+            raise ValueError(f"y, scores: expected one of each for every image, got {len(y)} and {len(scores)}.")
+        if not np.isfinite(scores).all():
+            index = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise ValueError(f"scores[{index}]: expected a finite number, got {scores[index]}.")
+        others = sorted(set(y.tolist()) - {0, 1})
+        if others:
+            raise ValueError(
+                f"y: expected 1 (or True) for a defect and 0 for a normal image, got {others[0]!r}. Pass "
+                "y == <label of defects>."
+            )
+        return y.astype(bool), scores

@@ -1,0 +1,326 @@
+"""Fitted estimators in one file of arrays and text: loading it runs no code."""
+
+import hashlib
+import json
+from importlib import import_module
+from inspect import signature
+from math import isfinite, prod
+from os import PathLike
+from pathlib import Path, PurePath
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from sklearn_exdd._files import write_whole
+from sklearn_exdd._images import Images
+
+_FORMAT = 1
+_MAX_HEADER = 100_000_000  # bytes; safetensors reads no longer ones
+
+# All that a file can hold, and where it is defined: what is not in this table is neither written nor made.
+_HOME = {
+    "BoxRegions": "augment",
+    "CombinedDefectDetector": "combined",
+    "CutPasteDefectAugmenter": "augment",
+    "DDPMDefectAugmenter": "augment",
+    "DefectClassifier": "defect_classifier",
+    "DefectPasteAugmenter": "augment",
+    "DiffusionDefectAugmenter": "augment",
+    "ExDDDetector": "exdd",
+    "GaborFeatureExtractor": "features",
+    "GivenDefects": "augment.base",
+    "Images": "_images",
+    "LearnedFeatureExtractor": "features",
+    "MaskRegions": "augment",
+    "MemoryBank": "memory_bank",
+    "MixedDefectAugmenter": "augment",
+    "OffsetDefectAugmenter": "augment",
+    "Patches": "patches",
+    "PerlinDefectAugmenter": "augment",
+    "PerlinRegions": "augment",
+    "PolygonRegions": "augment",
+    "RectangleRegions": "augment",
+    "RidgedRegions": "augment",
+    "SegmentationDetector": "segmentation",
+    "StudentTeacherDetector": "student_teacher",
+    "SyntheticDefects": "augment",
+    "TimmFeatureExtractor": "features",
+    "TorchvisionFeatureExtractor": "features",
+}
+# Folders of this machine. What is in them is read as code would be (joblib's caches are pickles), so that a file from
+# elsewhere must not be able to name one.
+_PLACES = {"cache_dir", "memory"}
+_SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}
+
+
+def dump(estimator, path):
+    """Write a detector, an augmenter or a feature extractor to one file.
+
+    Parameters
+    ----------
+    estimator : object
+        Of this library, fitted or not, with all that it holds: its banks, what its networks have learned, and, for an
+        augmenter, the normal images it paints on (their paths, where fit got paths). `memory` and `cache_dir` are left
+        out, as are requests of metadata routing.
+    path : str or path-like
+        Written whole or not at all. The format is safetensors, and so is the usual suffix.
+
+    Raises
+    ------
+    TypeError
+        If the estimator holds what cannot be made again without running code from the file: a function, an object of
+        another library, a feature extractor or augmenter of your own.
+    FileNotFoundError
+        If the folder is missing.
+
+    See Also
+    --------
+    load : Reads the file.
+
+    Notes
+    -----
+    The weights of a torchvision or timm backbone are not in the file: it is built again by its name, and a local file
+    of weights has to be where it was. Pickle, joblib and skops.io work for all estimators; the first two run whatever a
+    file tells them to.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_exdd import ExDDDetector, persistence
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(12, image_shape=(64, 64), random_state=0)
+    >>> detector = ExDDDetector(random_state=0).fit(X, y)
+    >>> with TemporaryDirectory() as folder:
+    ...     persistence.dump(detector, Path(folder, "detector.safetensors"))
+    ...     same = persistence.load(Path(folder, "detector.safetensors"))
+    >>> bool((same.score_samples(X) == detector.score_samples(X)).all())
+    True
+    """
+    from safetensors.numpy import save
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected an existing folder to write into, found no {str(path.parent)!r}.")
+    packer = _Packer()
+    structure = json.dumps(packer.pack_own(estimator, type(estimator).__name__), allow_nan=False)
+    header = {"format": "sklearn_exdd", "version": str(_FORMAT), "structure": structure}
+    content = save(packer.tensors, {**header, "sha256": _digest(structure, packer.tensors)})
+    if int.from_bytes(content[:8], "little") > _MAX_HEADER:
+        raise ValueError(
+            f"{path}: expected names and texts of at most {_MAX_HEADER / 1e6:g} MB, which safetensors reads, got more. "
+            "Fit on paths instead of arrays, or on fewer synthetic images."
+        )
+    write_whole(path, content)
+
+
+def load(path):
+    """Read what :func:`dump` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file from a stranger can name only classes of this library and holds no code; memory is in proportion to its
+        size. What it predicts is its author's, and names in it, such as the id of a model, are looked up when they are
+        used.
+
+    Returns
+    -------
+    estimator : object
+        Equal to the one that was written, bit for bit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, of another kind, or of a newer format than this version reads.
+
+    See Also
+    --------
+    dump : Writes the file, with an example.
+    """
+    from safetensors import safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected a file written by sklearn_exdd.persistence.dump, found no such file."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            version = int(header.get("version", 0)) if header.get("format") == "sklearn_exdd" else 0
+            if version < 1:
+                raise ValueError("it does not say that it is one")
+            if version <= _FORMAT:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                if header["sha256"] != _digest(header["structure"], tensors):
+                    raise ValueError("its checksum differs")
+                return _made_own(json.loads(header["structure"]), tensors)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise ValueError(
+            f"{path}: expected a file that sklearn_exdd.persistence.dump wrote, got another or a damaged one ({error})."
+        ) from error
+    raise ValueError(
+        f"{path}: expected format {_FORMAT} or older, got format {version}, which a newer sklearn_exdd wrote. Upgrade "
+        "sklearn_exdd, or let the newer one predict."
+    )
+
+
+class _Packer:
+    """Values as JSON, their arrays apart.
+
+    None, bool, int, float, str and list stand for themselves; all else is an object whose first key says what it is.
+    """
+
+    def __init__(self):
+        self.tensors = {}
+        self._known = {}  # name of each array in memory, and the array, which thereby stays there
+
+    def pack(self, value, where):
+        """A value in JSON's terms; `where` is how messages call it."""
+        kind = type(value)
+        if value is None or kind in (bool, int, str):
+            return value
+        if kind is float:
+            return value if isfinite(value) else {"float": repr(value)}
+        if kind is list or kind is tuple:
+            items = [self.pack(item, f"{where}[{i}]") for i, item in enumerate(value)]
+            return items if kind is list else {"tuple": items}
+        if kind is dict:
+            return {"dict": [[self.pack(key, where), self.pack(item, f"{where}.{key}")] for key, item in value.items()]}
+        if isinstance(value, PurePath):
+            return {"path": str(value)}
+        if isinstance(value, np.generic) and value.dtype.newbyteorder("<").str in _SCALARS:
+            return {"scalar": [value.dtype.newbyteorder("<").str, self.pack(value.item(), where)]}
+        if kind is np.str_:
+            return {"scalar": ["text", str(value)]}
+        if kind in (np.ndarray, np.memmap) and value.dtype.kind == "O":
+            return {"objects": [self.pack(item, where) for item in value.ravel()], "shape": list(value.shape)}
+        if kind in (np.ndarray, np.memmap) and (
+            value.dtype.kind == "U" or value.dtype.newbyteorder("<").str in _SCALARS
+        ):
+            return self._pack_array(value, where)
+        return self.pack_own(value, where)
+
+    def pack_own(self, value, where):
+        """An object of this library in JSON's terms."""
+        kind = type(value)
+        if kind.__name__ not in _HOME or _class(kind.__name__) is not kind:
+            raise TypeError(
+                f"{where}: expected what a file without code can hold (estimators of sklearn_exdd, arrays, numbers, "
+                f"text), got {kind.__module__}.{kind.__qualname__}. {_advice(value)}"
+            )
+        arguments, attributes = _parts(value)
+        return {
+            "type": kind.__name__,
+            "arguments": {name: self.pack(item, f"{where}.{name}") for name, item in arguments.items()},
+            "attributes": {name: self.pack(item, f"{where}.{name}") for name, item in attributes.items()},
+        }
+
+    def _pack_array(self, array, where):
+        key = array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str
+        if key not in self._known:
+            packed = {}
+            stored = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            if array.dtype.kind == "U":
+                packed["text"] = list(array.shape)
+                stored = np.ascontiguousarray(stored).reshape(-1, 1).view("<u4")
+            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # matrix products round by the order
+                packed["order"] = "F"
+                stored = stored.T
+            name = where.partition(".")[2].encode("ascii", "backslashreplace").decode()
+            name = name if name not in self.tensors else f"{name}#{len(self.tensors)}"
+            self.tensors[name] = np.asarray(stored, order="C")
+            self._known[key] = {"array": name, **packed}, array
+        return self._known[key][0]
+
+
+def _made(packed, tensors):
+    """What a :class:`_Packer` packed."""
+    match packed:
+        case None | bool() | int() | float() | str():
+            return packed
+        case [*items]:
+            return [_made(item, tensors) for item in items]
+        case {"tuple": [*items]}:
+            return tuple(_made(item, tensors) for item in items)
+        case {"dict": [*pairs]}:
+            return {_made(key, tensors): _made(item, tensors) for key, item in pairs}
+        case {"float": "nan" | "inf" | "-inf" as text}:
+            return float(text)
+        case {"path": str(text)}:
+            return Path(text)
+        case {"scalar": ["text", str(text)]}:
+            return np.str_(text)
+        case {"scalar": [str(dtype), item]} if dtype in _SCALARS:
+            return np.dtype(dtype).type(_made(item, tensors))
+        case {"objects": [*items], "shape": [*shape]} if prod(shape) == len(items):
+            array = np.empty(len(items), dtype=object)
+            array[:] = [_made(item, tensors) for item in items]
+            return array.reshape(shape)
+        case {"array": str(name), "text": [*shape]}:
+            codes = tensors[name]
+            if codes.dtype != np.uint32 or codes.ndim != 2 or codes.max(initial=0) > 0x10FFFF:
+                raise ValueError(f"{name}: expected the characters of texts")
+            return codes.view(f"<U{codes.shape[1]}").reshape(shape)
+        case {"array": str(name)}:
+            return tensors[name].T if packed.get("order") == "F" else tensors[name]
+    return _made_own(packed, tensors)
+
+
+def _made_own(packed, tensors):
+    """An object of this library."""
+    match packed:
+        case {"type": str(name), "arguments": dict(arguments), "attributes": dict(attributes)} if name in _HOME:
+            kind = _class(name)
+            allowed = set(signature(kind).parameters) - _PLACES
+            unknown = set(arguments) - allowed | {key for key in attributes if not _is_found(key)}
+            if unknown:
+                raise ValueError(f"expected parameters and attributes of {name}, got also {sorted(unknown)}")
+            made = kind(**{key: _made(item, tensors) for key, item in arguments.items()})
+            vars(made).update({key: _made(item, tensors) for key, item in attributes.items()})
+            return made
+    raise ValueError(f"expected a value that this version knows, got {str(packed)[:80]}")
+
+
+def _parts(value):
+    """Arguments of the constructor, and the attributes that fit found."""
+    if isinstance(value, Images):
+        kept = (str, PathLike, np.ndarray)
+        items = [item if isinstance(item, kept) else np.asarray(item) for item in value.raw()]
+        return {"X": items, "name": value.name, "n_channels": value.n_channels}, {"_numbers": list(value._numbers)}
+    if not isinstance(value, BaseEstimator):
+        return {name: getattr(value, name) for name in signature(type(value)).parameters}, {}
+    arguments = value.get_params(deep=False)
+    found = {name: item for name, item in value.__getstate__().items() if _is_found(name)}
+    return {name: item for name, item in arguments.items() if name not in _PLACES}, found
+
+
+def _is_found(name):
+    """Whether an attribute is one that fit sets: the others are the constructor's."""
+    return (name[:1] == "_" or name[-1:] == "_") and name[:2] != "__" and name != "_metadata_request"
+
+
+def _class(name):
+    return getattr(import_module(f"sklearn_exdd.{_HOME[name]}"), name)
+
+
+def _advice(value):
+    if isinstance(value, (np.random.RandomState, np.random.Generator)):
+        return "Set an int or None instead: what is fitted does not depend on it any more."
+    if type(value).__module__.startswith("sklearn.") and hasattr(value, "fit"):
+        return "Take the detector out of it, such as pipeline[-1] or search.best_estimator_."
+    return "Use joblib or skops.io for it, and load such files only from those whom you trust."
+
+
+def _digest(structure, tensors):
+    digest = hashlib.sha256(structure.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,553 @@
+import csv
+import io
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from sklearn_exdd import ExDDDetector, persistence
+from sklearn_exdd.cli import predict
+from sklearn_exdd.cli.arguments import AUGMENTERS, DETECTORS, parser
+from sklearn_exdd.cli.command import main
+from sklearn_exdd.cli.fit import make_detector
+from sklearn_exdd.cli.map_colors import MapColors
+from sklearn_exdd.cli.pictures import list_images, load_labelled
+from sklearn_exdd.cli.report import Thumbnails
+from sklearn_exdd.datasets import load_folder
+from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_parts(folder, data):
+    """normal/, defect/ of two kinds and masks/."""
+    for i, (image, label, mask) in enumerate(zip(*data)):
+        kind = f"{'scratch' if i % 2 else 'pit'}/"
+        write(folder / (f"defect/{kind}" if label else "normal") / f"{i:02d}.png", image)
+        if label:
+            write(folder / "masks" / kind / f"{i:02d}.png", mask)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(surfaces, tmp_path_factory):
+    return write_parts(tmp_path_factory.mktemp("parts"), surfaces)
+
+
+@pytest.fixture(scope="module")
+def unseen(unseen_surfaces, tmp_path_factory):
+    return write_parts(tmp_path_factory.mktemp("unseen"), unseen_surfaces)
+
+
+@pytest.fixture(scope="module")
+def model(parts, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "model"
+    assert main(["fit", str(parts), "--out", str(path), "--max_false_alarm_rate", "0.1"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(model, unseen, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reports") / "report"
+    assert main(["predict", str(model), str(unseen), "--out", str(path)]) == 0
+    return path
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def read_table(report):
+    with open(report / "scores.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+class Page(HTMLParser):
+    """What a browser sees: texts, the tags with their attributes."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.texts, self.tags = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, text):
+        if text.strip():
+            self.texts.append(" ".join(text.split()))
+
+    def count(self, tag):
+        return sum(one == tag for one, _ in self.tags)
+
+
+# Fit
+
+
+def test_a_fitted_model_is_the_one_that_python_fits(parts, model, unseen):
+    data = load_folder(parts)
+    same = ExDDDetector(max_false_alarm_rate=0.1, random_state=0).fit(data.X, data.y, masks=data.masks)
+    X, detector = load_folder(unseen).X, persistence.load(model)
+    np.testing.assert_array_equal(detector.decision_function(X), same.decision_function(X))
+
+
+def test_fit_says_what_it_has_learned_from_and_what_it_promises(parts, tmp_path, capsys):
+    assert run("fit", parts, "-o", tmp_path / "model", "--n_neighbors", 2) == 0
+    said = capsys.readouterr().out
+    assert "16 normal images, 8 with a defect, of which 8 have a mask." in said
+    assert re.search(r"ExDDDetector fitted in \d+ s: defect above [\d.]+, at most 5.9 % false alarms", said)
+
+
+def test_a_folder_of_nothing_but_images_is_normal(parts, tmp_path, capsys):
+    assert run("fit", parts / "normal", "-o", tmp_path / "model") == 0
+    assert "16 images without labels: all are taken as normal." in capsys.readouterr().out
+    assert persistence.load(tmp_path / "model").defect_bank_ is None
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("augmenter", AUGMENTERS)
+def test_options_become_the_parameters_of_the_same_name(detector, augmenter):
+    given = ["fit", "parts", "-o", "model", "--detector", detector, "--augmenter", augmenter, "--n_synthetic", "7"]
+    made = make_detector(parser().parse_args([*given, "--max_false_alarm_rate", "0.2", "--random_state", "5"]))
+    kinds = {"student_teacher": "StudentTeacherDetector", "segmentation": "SegmentationDetector"}
+    kinds |= {"exdd": "ExDDDetector", "classifier": "DefectClassifier"}
+    assert type(made).__name__ == kinds[detector]
+    assert (made.n_synthetic, made.max_false_alarm_rate, made.random_state) == (7, 0.2, 5)
+    augmenters = {"cutpaste": "CutPaste", "perlin": "Perlin", "offset": "Offset", "mixed": "Mixed", "ddpm": "DDPM"}
+    assert type(made.augmenter).__name__ == f"{augmenters[augmenter]}DefectAugmenter"
+
+
+def test_params_reach_the_detector_and_what_is_inside_it():
+    params = {"blur": 2, "feature_extractor__image_size": [64, 96], "augmenter__jitter": 0.5}
+    given = ["fit", "parts", "-o", "m", "--feature_extractor", "resnet18", "--augmenter", "cutpaste"]
+    made = make_detector(parser().parse_args([*given, "--n_neighbors", "auto", "--params", json.dumps(params)]))
+    assert (made.n_neighbors, made.blur, made.augmenter.jitter) == ("auto", 2, 0.5)
+    assert (made.feature_extractor.backbone, made.feature_extractor.image_size) == ("resnet18", (64, 96))
+    given = ["fit", "parts", "-o", "m", "--detector", "segmentation", "--params", '{"feature_extractor__max_steps": 3}']
+    assert make_detector(parser().parse_args(given)).feature_extractor.max_steps == 3
+
+
+# Bad use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images, found no such folder"),
+        (["fit", "{parts}", "-o", "{parts}"], "--out: expected a file to write, got .*: a folder"),
+        (["fit", "{parts}", "-o", "{new}/model"], "--out: expected a file to write, got .*: no folder"),
+        (["fit", "{parts}/defect", "-o", "{new}"], "or, all normal, images without sub-folders"),
+        (["fit", "{parts}", "-o", "{new}", "--n_neighbors", "0"], "'n_neighbors' parameter of ExDDDetector must be"),
+        (["fit", "{parts}", "-o", "{new}", "--params", '{"blurr": 1}'], "Invalid parameter 'blurr'"),
+        (["fit", "{parts}", "-o", "{new}", "--params", '{"random_state": 1}'], "without an option of their own"),
+        (["fit", "{parts}", "-o", "{new}", "--detector", "classifier", "--n_neighbors", "1"], "'n_neighbors'"),
+        (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a file .* found no such file"),
+        (["predict", "{image}", "{parts}", "-o", "{new}"], ".png: expected a file that .* wrote"),
+        (["predict", "{model}", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images"),
+        (["predict", "{model}", "{empty}", "-o", "{new}"], "expected images, found none"),
+        (["predict", "{model}", "{parts}", "-o", "{parts}"], "new, empty or an earlier report, got .* with 'defect'"),
+        (["predict", "{model}", "{parts}", "-o", "{model}"], "or an earlier report, got .*: a file"),
+        (["predict", "{model}", "{parts}", "-o", "{new}", "--n_shown", "-1"], "--n_shown: expected 0 or more, got -1"),
+        (["evaluate", "{model}", "{parts}/normal"], "expected labels to compare with, as in index.csv"),
+        (["evaluate", "{rows}", "{parts}"], "expected a detector fitted on images, got one fitted on feature rows"),
+        (["evaluate", "{gabor}", "{parts}"], "expected a detector, which has predict_map, got GaborFeatureExtractor"),
+    ],
+)
+def test_bad_use_ends_with_2_and_a_message(arguments, message, parts, model, tmp_path, capsys):
+    places = {
+        "parts": parts,
+        "model": model,
+        "image": list_images(parts)[0],
+        "new": tmp_path / "new",
+        "empty": tmp_path / "empty",
+    }
+    places |= {"rows": tmp_path / "rows", "gabor": tmp_path / "gabor"}
+    places["empty"].mkdir()
+    detector = ExDDDetector().fit(np.random.RandomState(0).rand(20, 3))
+    persistence.dump(detector, places["rows"])
+    persistence.dump(persistence.load(model).feature_extractor_, places["gabor"])
+    before = sorted(tmp_path.rglob("*"))
+    assert main([re.sub(r"\{(\w+)\}", lambda name: str(places[name[1]]), one) for one in arguments]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert "Traceback" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+    assert len(list_images(parts)) == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "parts", "-o", "model", "--params", "[1]"], "--params: expected an object such as"),
+        (["fit", "parts", "-o", "model", "--params", "{blur: 1}"], "--params: expected JSON, got '{blur: 1}'"),
+        (["evaluate", "model", "parts", "--threshold", "nan"], "--threshold: expected a finite number, got 'nan'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_wrong_arguments_end_with_2(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    assert message in capsys.readouterr().err
+
+
+class Trap:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('this file ran code')",)
+
+
+def test_a_model_from_a_stranger_runs_no_code(unseen, tmp_path, capsys):
+    (tmp_path / "model").write_bytes(pickle.dumps(Trap()))
+    assert run("evaluate", tmp_path / "model", unseen) == 2
+    assert "ran code" not in capsys.readouterr().err
+
+
+def test_an_unexpected_error_is_not_taken_for_a_defect(model, unseen, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "write_report", lambda *_: 1 / 0)
+    assert run("predict", model, unseen, "-o", tmp_path / "report", "--fail_on_defect") == 4
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_report_leaves_the_earlier_one(model, report, unseen, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    shutil.copytree(report, tmp_path / "report")
+    monkeypatch.setattr(predict, "_write_table", interrupt)
+    assert run("predict", model, unseen, "-o", tmp_path / "report") == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert read_table(tmp_path / "report") == read_table(report)
+
+
+# Predict
+
+
+def test_the_table_has_the_scores_and_decisions_of_all_images(model, unseen, report):
+    rows, detector, X = read_table(report), persistence.load(model), list_images(unseen)
+    assert [row["image"] for row in rows] == [path.relative_to(unseen).as_posix() for path in X]
+    np.testing.assert_array_equal([float(row["score"]) for row in rows], detector.score_samples(X))
+    assert [row["decision"] == "defect" for row in rows] == (detector.predict(X) == 1).tolist()
+    assert {row["decision"] for row in rows} == {"defect", "normal"}
+    assert {float(row["threshold"]) for row in rows} == {detector.threshold_}
+    assert not any(row["problem"] for row in rows)
+
+
+def test_programs_can_read_the_maps(model, unseen, report):
+    paths = list_images(unseen)
+    maps = persistence.load(model).predict_map(paths)
+    for row, pixel_map in zip(read_table(report), maps):
+        with Image.open(report / row["map"]) as picture:
+            low, threshold = (float(picture.text[name]) for name in ("low", "threshold"))
+            numbers = np.asarray(picture).astype(float)
+        assert threshold == float(row["threshold"])
+        times = np.where(numbers <= 127.5, numbers / 127.5, 127.5 / (255 - numbers))
+        found = low + (threshold - low) * times
+        assert (found - threshold)[pixel_map > threshold * 1.01].min(initial=0) >= 0
+        np.testing.assert_allclose(found, pixel_map.clip(low), rtol=0.05, atol=0.02 * (threshold - low))
+
+
+def test_the_report_is_one_file_with_the_worst_images_first(unseen, report):
+    page, rows = Page(report / "report.html"), read_table(report)
+    n_defects = sum(row["decision"] == "defect" for row in rows)
+    assert f"{n_defects} of 12 images called defective" in page.texts
+    ranking = sorted(rows, key=lambda row: -float(row["score"]))
+    assert [text for text in page.texts if text.endswith(".png")] == [row["image"] for row in ranking]
+    assert [row["map"].split("/")[1][:4] for row in ranking] == [f"{i:04d}" for i in range(1, 13)]
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 24
+    assert all(picture["src"].startswith("data:image/jpeg;base64,") and picture["alt"] for picture in pictures)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert "http" not in re.sub('data:[^"]*|http-equiv', "", (report / "report.html").read_text())
+    badges = [attributes["class"] for tag, attributes in page.tags if tag == "span" and "badge" in str(attributes)]
+    assert sum("defect" in badge for badge in badges) == n_defects
+
+
+def test_the_histogram_counts_all_images_on_their_side_of_the_threshold(report):
+    bars = [attributes for tag, attributes in Page(report / "report.html").tags if tag == "i" and "title" in attributes]
+    counts = {is_defect: 0 for is_defect in (True, False)}
+    for bar in bars:
+        counts[bar.get("class") == "defect"] += int(bar["title"].split()[0])
+    n_defects = sum(row["decision"] == "defect" for row in read_table(report))
+    assert counts == {True: n_defects, False: 12 - n_defects}
+
+
+def test_only_the_worst_are_shown_where_asked(model, unseen, tmp_path):
+    assert run("predict", model, unseen, "-o", tmp_path / "few", "--n_shown", 3) == 0
+    page, rows = Page(tmp_path / "few" / "report.html"), read_table(tmp_path / "few")
+    assert page.count("img") == 6
+    assert any("9 images with the lowest scores are in scores.csv only" in text for text in page.texts)
+    worst = sorted(rows, key=lambda row: -float(row["score"]))[:3]
+    assert sorted(row["map"] for row in rows if row["map"]) == [row["map"] for row in worst]
+    assert len(list((tmp_path / "few" / "maps").iterdir())) == 3
+    assert run("predict", model, unseen, "-o", tmp_path / "few", "--n_shown", 0) == 0
+    assert Page(tmp_path / "few" / "report.html").count("img") == 0
+    assert list((tmp_path / "few" / "maps").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [([], 0), (["--fail_on_defect"], 1), (["--fail_on_defect", "--threshold", "1e9"], 0)]
+)
+def test_scripts_learn_of_a_defect_if_they_ask(options, code, model, unseen, tmp_path):
+    assert run("predict", model, unseen, "-o", tmp_path / "report", "--n_shown", 0, *options) == code
+
+
+def test_a_threshold_of_ones_own_decides_and_promises_nothing(model, unseen, report, tmp_path):
+    threshold = np.median([float(row["score"]) for row in read_table(report)])
+    run("predict", model, unseen, "-o", tmp_path / "report", "--threshold", threshold)
+    assert sum(row["decision"] == "defect" for row in read_table(tmp_path / "report")) == 6
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert "promises" not in text
+    assert "promises at most 10 % false alarms" in (report / "report.html").read_text()
+
+
+def test_what_cannot_be_used_is_reported_and_the_others_are_done(model, unseen, tmp_path, capsys):
+    folder = tmp_path / "today"
+    shutil.copytree(unseen / "normal", folder / "shift 1")
+    (folder / "torn.png").write_bytes(list_images(unseen)[0].read_bytes()[:500])
+    (folder / "text.jpg").write_text("no image")
+    write(folder / "colour.png", np.zeros((64, 64, 3), np.uint8))
+    write(folder / "tiny.png", np.zeros((5, 5), np.uint8))
+    assert run("predict", model, folder, "-o", tmp_path / "report", "--fail_on_defect", "--threshold", 0) == 3
+    rows = {row["image"]: row for row in read_table(tmp_path / "report")}
+    problems = {name: row["problem"] for name, row in rows.items() if row["problem"]}
+    assert problems.keys() == {"torn.png", "text.jpg", "colour.png", "tiny.png"}
+    assert problems["text.jpg"].startswith("expected an image that Pillow can decode")
+    assert problems["colour.png"] == "expected 1 channel (grey) as in the other images, got 3 channels."
+    assert problems["tiny.png"].startswith("expected at least 48 pixels a side")
+    assert all(rows[name]["decision"] == rows[name]["map"] == "" for name in problems)
+    assert sum(row["decision"] == "defect" for row in rows.values()) == 6
+    captured = capsys.readouterr()
+    assert "'text.jpg': expected an image" in captured.err
+    assert "10 images: 6 called defective, 4 that could not be used." in captured.out
+    assert set(problems) <= {text.removesuffix(":") for text in Page(tmp_path / "report" / "report.html").texts}
+
+
+def test_a_score_that_is_no_number_is_not_called_normal(model, unseen, tmp_path, monkeypatch):
+    monkeypatch.setattr(ExDDDetector, "score_samples", lambda _, X: np.full(len(X), np.nan))
+    assert run("predict", model, unseen, "-o", tmp_path / "report") == 3
+    assert {(row["decision"], row["problem"]) for row in read_table(tmp_path / "report")} == {
+        ("", "expected a finite score, got nan.")
+    }
+
+
+def test_what_no_other_image_would_change_ends_the_run(model, unseen, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise ImportError("This backbone needs timm.")
+
+    monkeypatch.setattr(ExDDDetector, "score_samples", fail)
+    assert run("predict", model, unseen, "-o", tmp_path / "report") == 2
+    assert capsys.readouterr().err == "Error: This backbone needs timm.\n"
+
+
+def test_a_report_of_nothing_but_defects_spreads_them(model, unseen, report, tmp_path):
+    assert run("predict", model, unseen, "-o", tmp_path / "report", "--threshold", "-1", "--n_shown", 0) == 0
+    page = Page(tmp_path / "report" / "report.html")
+    bars = [attributes for tag, attributes in page.tags if tag == "i" and "title" in attributes]
+    assert sum(int(bar["title"].split()[0]) > 0 for bar in bars) > 3
+
+
+def test_a_folder_without_a_usable_image_still_gets_a_report(model, tmp_path):
+    write(tmp_path / "colour.png", np.zeros((64, 64, 3), np.uint8))
+    assert run("predict", model, tmp_path, "-o", tmp_path / "report") == 3
+    assert "0 of 1 images called defective, 1 could not be used" in Page(tmp_path / "report" / "report.html").texts
+
+
+@pytest.mark.parametrize(
+    "name", ["<img src=x onerror=alert(1)>&amp;'\".png", "new\nline.png", b"\xff\xfe.png", "=1+1.png"]
+)
+def test_odd_names_stay_names(name, model, unseen, tmp_path, capsys):
+    name = name.decode(errors="surrogateescape") if isinstance(name, bytes) else name
+    (tmp_path / "parts").mkdir()
+    content = list_images(unseen)[0].read_bytes()
+    try:
+        (tmp_path / "parts" / name).write_bytes(content)
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system has no such names")
+    assert run("predict", model, tmp_path / "parts", "-o", tmp_path / "report") == 0
+    (row,) = read_table(tmp_path / "report")
+    assert row["image"] == name
+    assert (tmp_path / "report" / row["map"]).is_file()
+    page = Page(tmp_path / "report" / "report.html")
+    assert page.count("img") == 2
+    shown = " ".join(name.encode(errors="surrogateescape").decode(errors="replace").split())
+    assert any(text.endswith(shown) for text in page.texts)
+
+
+def test_bars_are_those_of_the_command_alone(model, unseen, tmp_path, capsys):
+    detector = persistence.load(model)
+    detector.verbose = detector.feature_extractor_.verbose = 1
+    persistence.dump(detector, tmp_path / "model")
+    assert run("predict", tmp_path / "model", unseen, "-o", tmp_path / "report", "--verbose", 1) == 0
+    said = capsys.readouterr().err
+    assert "scores: 100%" in said
+    assert "maps: 100%" in said
+    assert "features" not in said
+    assert run("predict", tmp_path / "model", unseen, "-o", tmp_path / "report", "--verbose", 0) == 0
+    assert capsys.readouterr().err == ""
+
+
+# Pictures of the report
+
+
+def test_a_thousand_images_stay_below_fifty_megabytes():
+    rng = np.random.RandomState(0)
+    image, pixel_map = rng.randint(0, 256, (512, 512, 3)).astype(np.uint8), rng.rand(512, 512).astype(np.float32)
+    small, large = (Thumbnails(n).make(image, pixel_map, MapColors([pixel_map], 0.5)) for n in (1000, 1))
+    assert 1000 * (len(small.image) + len(small.map)) < 50e6
+    assert large.width == 512
+
+
+def test_dim_images_of_twelve_bits_are_visible_and_tiny_ones_enlarged():
+    image, pixel_map = np.full((20, 40), 4095, np.uint16), np.zeros((20, 40), np.float32)
+    pictures = Thumbnails(1).make(image, pixel_map, MapColors([pixel_map], 1.0))
+    assert pictures.width == 2 * pictures.height == 320
+    with Image.open(io.BytesIO(b64decode(pictures.image.partition(",")[2]))) as picture:
+        assert np.asarray(picture).min() > 250
+
+
+def test_the_threshold_is_in_the_middle_of_the_scale():
+    colors = MapColors([np.full((2, 2), low) for low in (0.0, 1.0, 9.0)], threshold=3.0)
+    np.testing.assert_array_equal(
+        colors.shares(np.array([0.0, 1.0, 2.0, 3.0, 5.0, 9.0])), [0, 0, 0.25, 0.5, 0.75, 0.875]
+    )
+    hopeless = MapColors([np.full((2, 2), 9.0)], threshold=3.0)
+    assert hopeless.shares(np.array([0.0, 3.0, 6.0])).tolist() == [0, 0.5, 0.75]
+
+
+# Evaluate
+
+
+@pytest.fixture(scope="module")
+def answers(model, unseen):
+    data, detector = load_folder(unseen), persistence.load(model)
+    masks = [None if path is None else np.asarray(Image.open(path)) > 0 for path in data.masks]
+    return data.y, detector.score_samples(data.X), masks, detector.predict_map(data.X), detector.threshold_
+
+
+def test_the_figures_are_those_of_scikit_learn_and_of_our_metrics(model, unseen, answers, capsys):
+    assert run("evaluate", model, unseen, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    y, scores, masks, maps, threshold = answers
+    assert figures["image_roc_auc"] == roc_auc_score(y, scores)
+    assert figures["image_average_precision"] == average_precision_score(y, scores)
+    assert figures["pixel_roc_auc"] == pytest.approx(pixel_roc_auc_score(masks, maps))
+    assert figures["per_region_overlap"] == pytest.approx(per_region_overlap_score(masks, maps))
+    assert figures["found"] == ((scores > threshold) & (y == 1)).sum()
+    assert figures["false_alarms"] == ((scores > threshold) & (y == 0)).sum()
+    counts = {name: figures[name] for name in ("n_normal", "n_defect", "n_masks", "n_unusable")}
+    assert counts == {"n_normal": 6, "n_defect": 6, "n_masks": 6, "n_unusable": 0}
+    assert sum(kind["found"] for kind in figures["found_by_kind"].values()) == figures["found"]
+    assert figures["found_by_kind"].keys() == {"pit", "scratch"}
+
+
+def test_people_get_a_table(model, unseen, answers, capsys):
+    y, scores = answers[:2]
+    threshold = np.sort(scores[y == 0])[-2]
+    assert run("evaluate", model, unseen, "--threshold", threshold) == 0
+    said = capsys.readouterr().out
+    n_found = (scores[y == 1] > threshold).sum()
+    assert re.search(rf"normal images +5 +1 +16.7 % false alarms\ndefects +{6 - n_found} +{n_found} ", said)
+    assert f"image AUROC    {roc_auc_score(y, scores):.3f}" in said
+    assert "AUPRO" in said
+    assert "Found, by kind: pit " in said
+
+
+def as_index(data, folder):
+    rows = ["image,label,mask"]
+    for i, (image, label, mask) in enumerate(zip(*data)):
+        write(folder / f"images/{i}.png", image)
+        if label:
+            write(folder / f"marks/{i}.png", mask)
+        rows.append(f"images/{i}.png,{label},{f'marks/{i}.png' if label else ''}")
+    (folder / "index.csv").write_text("\n".join(rows))
+
+
+def as_mvtec(data, folder):
+    write(folder / "train/good/0.png", data[0][0])
+    for i, (image, label, mask) in enumerate(zip(*data)):
+        write(folder / "test" / ("hole" if label else "good") / f"{i}.png", image)
+        if label:
+            write(folder / f"ground_truth/hole/{i}_mask.png", mask)
+
+
+def as_ksdd2(data, folder):
+    for i, (image, _, mask) in enumerate(zip(*data)):
+        write(folder / f"test/{i}.png", image)
+        write(folder / f"test/{i}_GT.png", mask)
+
+
+@pytest.mark.parametrize("layout", [as_index, as_mvtec, as_ksdd2])
+def test_all_layouts_give_the_same_figures(layout, model, unseen_surfaces, answers, tmp_path, capsys):
+    layout(unseen_surfaces, tmp_path)
+    assert run("evaluate", model, tmp_path, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    y, scores, masks, maps, _ = answers
+    assert figures["image_roc_auc"] == roc_auc_score(y, scores)
+    assert figures["pixel_roc_auc"] == pytest.approx(pixel_roc_auc_score(masks, maps))
+    assert len([path for path in list_images(tmp_path) if "train" not in path.parts]) == 12
+
+
+def test_figures_that_need_what_is_missing_are_left_open(model, unseen, tmp_path, capsys):
+    shutil.copytree(unseen / "defect", tmp_path / "defect")
+    assert run("evaluate", model, tmp_path, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["n_normal"], figures["n_defect"], figures["n_masks"]) == (0, 6, 0)
+    assert figures["image_roc_auc"] is figures["pixel_roc_auc"] is figures["per_region_overlap"] is None
+    assert run("evaluate", model, tmp_path) == 0
+    assert "image AUROC       -" in capsys.readouterr().out
+
+
+def test_maps_are_not_computed_where_not_wanted(model, unseen, capsys, monkeypatch):
+    monkeypatch.setattr(ExDDDetector, "predict_map", None)
+    assert run("evaluate", model, unseen, "--no_maps", "--json") == 0
+    assert "pixel_roc_auc" not in json.loads(capsys.readouterr().out)
+
+
+def test_an_unusable_image_is_left_out_of_the_figures(model, unseen, tmp_path, capsys):
+    shutil.copytree(unseen, tmp_path / "parts")
+    (tmp_path / "parts" / "normal" / "torn.png").write_text("no image")
+    assert run("evaluate", model, tmp_path / "parts", "--json") == 3
+    captured = capsys.readouterr()
+    figures = json.loads(captured.out)
+    assert (figures["n_normal"], figures["n_unusable"]) == (6, 1)
+    assert "torn.png': expected an image" in captured.err
+
+
+# Folders
+
+
+def test_masks_reports_and_hidden_files_are_no_images(report, parts, tmp_path):
+    shutil.copytree(parts, tmp_path / "parts")
+    shutil.copytree(report, tmp_path / "parts" / "reports" / "monday")
+    shutil.copytree(parts / "normal", tmp_path / "parts" / "review" / "images")
+    shutil.copytree(parts / "normal", tmp_path / "parts" / ".trash")
+    shutil.copytree(parts / "normal", tmp_path / "parts" / "today" / "masks")
+    found = {path.relative_to(tmp_path / "parts").parts[0] for path in list_images(tmp_path / "parts")}
+    assert found == {"normal", "defect", "today"}
+
+
+def test_the_parts_of_a_data_set_are_kept_apart(unseen_surfaces, tmp_path):
+    as_mvtec(unseen_surfaces, tmp_path)
+    assert len(load_labelled(tmp_path, "train").X) == 1
+    assert len(load_labelled(tmp_path, "test").X) == 12
+    assert load_labelled(tmp_path / "test" / "hole", "test") is None
+
+
+def test_it_runs_as_a_module(model, unseen, tmp_path):
+    command = [sys.executable, "-m", "sklearn_exdd", "predict", model, unseen, "-o", tmp_path / "report"]
+    done = subprocess.run([*command, "--fail_on_defect", "--n_shown", "1"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.startswith("12 images: ")
+    assert done.stderr == ""
