@@ -41,7 +41,7 @@ AUGMENTERS = {
     "cutpaste": CutPasteDefectAugmenter(),
     "offset": OffsetDefectAugmenter(),
     "ddpm": DDPMDefectAugmenter(),
-    "ddpm, white": DDPMDefectAugmenter(correlation_length=0),
+    "ddpm, white": DDPMDefectAugmenter(perturbation="white", amplitude=(0.4, 0.8)),
 }
 # Each from an augmenter, and from what networks are given: None, their own mixture, for "mixture". Of a combination
 # also each of its members is in the table, as it was fitted there.
