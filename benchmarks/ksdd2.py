@@ -313,7 +313,8 @@ def run_exdd(data, backbone, weights, settings, synthetic, seed):
             [boxes(resized_mask(mask, EXDD_SHAPE)) for mask in synthetic.masks],
             synthetic.provenance,
         )
-    extractor = TorchvisionFeatureExtractor(backbone, layers=("layer2", "layer3"), weights=weights)
+    layers = ("layer2", "layer3")
+    extractor = TorchvisionFeatureExtractor(backbone, layers=layers, weights=weights, precision="float32")
     detector = ExDDDetector(extractor, random_state=seed, verbose=1, **settings)
     detector.fit(AugmentedImages(X, synthetic), data.train.y, masks=masks)
     X, masks = read(data.test.X, data.test.masks, EXDD_SHAPE)

@@ -176,19 +176,16 @@ def test_defects_are_painted_with_the_published_settings(ksdd2_run, pipeline):
     assert len({entry["prompt"] for entry in ksdd2_run.provenance}) == 2
 
 
-def test_exdd_sees_real_and_synthetic_defects_in_boxes_at_its_size(ksdd2_run):
-    assert [(len(fit.X), fit.y.sum(), len(fit.synthetic.images)) for fit in ksdd2_run.exdd] == 2 * [
-        (14, 4, 3),
-        (14, 4, 4),
-    ]
-    fit = ksdd2_run.exdd[0]
+def test_exdd_sees_real_and_synthetic_defects_in_boxes_at_its_size(ksdd2_run, scripts):
+    fits = ksdd2_run.exdd
+    assert [(len(fit.X), fit.y.sum(), len(fit.synthetic.images)) for fit in fits] == 2 * [(14, 4, 3), (14, 4, 4)]
+    fit, same_seed = fits[0], ksdd2_run.diag[0]
     assert {image.shape for image in [*fit.X, *fit.synthetic.images]} == {(316, 112, 3)}
-    for mask in [*filter(lambda mask: mask is not None, fit.masks), *fit.synthetic.masks]:
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        assert mask.any()
-        assert mask.shape == (316, 112)
-        assert mask[rows[0], columns[mask[rows[0], columns].argmax()]]
-    assert sum(mask is not None for mask in fit.masks) == 4
+    real = [np.asarray(Image.open(path)) > 0 for path in sorted((ksdd2_run.folder / "train").glob("1????_GT.png"))]
+    real = [mask for mask in real if mask.any()]
+    assert fit.masks[:10] == [None] * 10
+    for mask, original in zip([*fit.masks[10:], *fit.synthetic.masks], [*real, *same_seed.synthetic.masks]):
+        np.testing.assert_array_equal(mask, scripts.ksdd2.boxes(scripts.ksdd2.resized_mask(original, (316, 112))))
     assert {bool(flag) for flag in fit.detector.defect_bank_.provenance["synthetic"]} == {False, True}
     assert fit.detector.feature_extractor_.layers == ("layer2", "layer3")
     # 1 % and 10 % of the patches of 40 x 14 an image, exactly.
