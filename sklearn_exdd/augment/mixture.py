@@ -35,8 +35,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
     References
     ----------
     .. [1] L. Capogrosso et al., "Diffusion-based image generation for in-distribution data augmentation in surface
-    defect
-       detection" (In&Out), VISAPP 2024.
+       defect detection" (In&Out), VISAPP 2024.
 
     Examples
     --------

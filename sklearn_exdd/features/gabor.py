@@ -35,7 +35,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
     ----------
     mean_ : ndarray of shape (n_features,)
         Mean of the raw features on the images of ``fit``.
-    components_ : ndarray of shape (n_features, n_features_out_)
+    components_ : ndarray of shape (n_features, n_features_out)
         What whitens them.
     n_features_out_ : int
     n_channels_ : int

@@ -1,0 +1,19 @@
+"""The gallery goes from the first picture to the special case."""
+
+EXAMPLES = [
+    "plot_quickstart.py",
+    "plot_own_images.py",
+    "plot_threshold.py",
+    "plot_explain.py",
+    "plot_grid_search.py",
+    "plot_synthetic_defects.py",
+    "plot_synthetic_count.py",
+    "plot_student_teacher.py",
+    "plot_partial_fit.py",
+    "plot_features_only.py",
+]
+
+
+def position(name):
+    """Sorting key of an example; new ones stand at the end until they are named above."""
+    return EXAMPLES.index(name) if name in EXAMPLES else len(EXAMPLES)

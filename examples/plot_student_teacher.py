@@ -1,0 +1,71 @@
+"""
+Student and teacher: training without a download
+================================================
+
+A student learns to rebuild the features of what is normal; where it fails, there is a defect.
+Everything is trained on your own normal pictures.
+"""
+
+# %%
+# Sixty normal pictures of tiles, no real defect. The defects that training needs are painted onto
+# them.
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+from sklearn.metrics import roc_auc_score
+
+from sklearn_exdd import StudentTeacherDetector
+from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.metrics import pixel_average_precision_score
+
+X, y, masks = make_surface_defects(110, defect_fraction=0.3, image_shape=(96, 96), texture="tile", random_state=1)
+normal, defect = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
+test = np.concatenate([normal[60:], defect])
+
+# %%
+# Train
+# -----
+# Two hundred small steps, some seconds; the defaults take a thousand larger ones, some minutes.
+# ``cache_dir`` keeps the weights, so that asking for another map costs no second training. The
+# segmentation marks defects as it has learned from synthetic ones, the cosine distance says where
+# student and teacher disagree.
+parameters = dict(channels=(16, 32), crop_size=64, n_synthetic=60, max_steps=200, train_batch_size=8, random_state=0)
+maps = {}
+with TemporaryDirectory() as cache:
+    for kind in ("segmentation", "cosine", "both"):
+        detector = StudentTeacherDetector(map=kind, cache_dir=cache, **parameters).fit(X[normal[:60]])
+        maps[kind] = detector.predict_map(X[test])
+        auroc = roc_auc_score(y[test], detector.score_samples(X[test]))
+        precision = pixel_average_precision_score(masks[test], maps[kind])
+        print(f"{kind:12} image AUROC {auroc:.3f}, average precision of pixels {precision:.3f}")
+
+# %%
+# The loss says whether to go on: as long as it falls, more steps are worth their time.
+figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+for ax, part, title in zip(axes, ("teacher", "student"), ("Teacher", "Student and segmentation")):
+    losses = detector.losses_[part]
+    ax.plot(losses, color="0.8")
+    ax.plot(uniform_filter1d(losses, 15), color="#0072B2", linewidth=2)
+    ax.set(title=title, xlabel="training step", ylabel="loss (no unit)", ylim=(0, None))
+
+# %%
+# Look
+# ----
+# Three defects and a normal part. The colours of each column span its values on all test
+# pictures.
+shown = [*np.flatnonzero(y[test] == 1)[[0, 1, 2]], 0]
+figure, axes = plt.subplots(len(shown), 1 + len(maps), figsize=(8.4, 8.6), layout="constrained")
+for row, i in zip(axes, shown):
+    row[0].imshow(X[test[i]], cmap="gray", vmin=0, vmax=255)
+    if y[test[i]]:
+        row[0].contour(masks[test[i]], [0.5], colors="#56B4E9", linewidths=1.5)
+    for ax, values in zip(row[1:], maps.values()):
+        ax.imshow(values[i], cmap="magma", vmin=np.median(values), vmax=np.quantile(values, 0.999))
+for ax, title in zip(axes[0], ("picture and true mask", *maps)):
+    ax.set_title(title)
+for ax in axes.ravel():
+    ax.set(xticks=[], yticks=[])
+
+# sphinx_gallery_thumbnail_number = 2

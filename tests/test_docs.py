@@ -1,0 +1,115 @@
+"""The documentation: its code runs, its API reference is complete, its links lead somewhere."""
+
+import doctest
+import inspect
+import re
+from html.parser import HTMLParser
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import sklearn_exdd
+
+DOCS = Path(__file__).parent.parent / "docs"
+SITE = DOCS / "_build" / "html"
+PAGES = sorted(
+    path.relative_to(DOCS).as_posix()
+    for path in DOCS.rglob("*.md")
+    if not {"_build", "auto_examples"} & set(path.relative_to(DOCS).parts)
+)
+
+
+def code_blocks(page, language):
+    """The page with everything blanked but its fenced blocks of a language: line numbers stay."""
+    lines, inside = [], False
+    for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = line == f"```{language}"
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines) + "\n"
+
+
+def public_names():
+    """All names that a user may import, without the package's own: "features.make_feature_extractor"."""
+    names = [name for name in sklearn_exdd.__all__ if not inspect.ismodule(getattr(sklearn_exdd, name))]
+    for module in (name for name in sklearn_exdd.__all__ if name not in names):
+        content = vars(import_module(f"sklearn_exdd.{module}"))
+        own = [
+            name
+            for name, value in content.items()
+            if not name.startswith("_") and getattr(value, "__module__", "") == f"sklearn_exdd.{module}"
+        ]
+        names += [f"{module}.{name}" for name in content.get("__all__", own) if name not in names]
+    return sorted(set(names) - {"__version__"})
+
+
+REFERENCE = (DOCS / "api.rst").read_text(encoding="utf-8")
+LISTED = re.findall(r"^   ([a-zA-Z_.]+)$", REFERENCE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in code_blocks(page, "pycon")])
+def test_code_of_a_page_gives_what_the_page_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    test = doctest.DocTestParser().get_doctest(code_blocks(page, "pycon"), {}, page, str(DOCS / page), 0)
+    report = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    runner.run(test, out=report.append)
+    assert runner.tries > 0
+    assert runner.failures == 0, "".join(report)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code_blocks(page, "python").strip()])
+def test_code_of_a_page_that_cannot_run_here_is_python_all_the_same(page):
+    compile(code_blocks(page, "python"), str(DOCS / page), "exec")
+
+
+def test_no_prompt_stands_in_a_block_that_is_not_run():
+    assert [page for page in PAGES if ">>>" in code_blocks(page, "python")] == []
+
+
+def test_every_public_name_is_in_the_api_reference():
+    missing = [name for name in public_names() if not re.search(rf"(^   |``){re.escape(name)}(``|$)", REFERENCE, re.M)]
+    assert missing == []
+
+
+def test_the_api_reference_names_what_exists():
+    assert LISTED
+    for name in LISTED:
+        assert attrgetter(name)(sklearn_exdd).__doc__
+
+
+class Page(HTMLParser):
+    """The places of a built page, and what it points at."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.targets = set(), []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs[name] for name in ("id", "name") if attrs.get(name)}
+        self.targets += [attrs[name] for name in ("href", "src") if attrs.get(name)]
+
+
+@pytest.mark.skipif(not SITE.is_dir(), reason="the site is not built: python -m sphinx docs docs/_build/html")
+def test_no_link_inside_the_built_site_is_dead():
+    pages = {path: Page(path) for path in SITE.rglob("*.html") if "_static" not in path.parts}
+    dead = []
+    for path, page in pages.items():
+        for target in page.targets:
+            url = urlsplit(target)
+            if url.scheme or url.netloc:
+                continue
+            place = (path.parent / unquote(url.path)).resolve() if url.path else path
+            place = place / "index.html" if place.is_dir() else place
+            anchor = unquote(url.fragment)
+            if not place.exists() or (anchor and place in pages and anchor not in pages[place].ids):
+                dead.append(f"{path.relative_to(SITE)}: {target}")
+    assert pages
+    assert dead == []
