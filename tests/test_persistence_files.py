@@ -71,7 +71,7 @@ def build():
         (GaborFeatureExtractor(image_size=np.ma.array([1])), r"image_size: .* got numpy\.ma\.(core\.)?MaskedArray"),
         (GaborFeatureExtractor(image_size={1, 2}), r"image_size: .* got builtins\.set"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_needs_code_to_be_made_again_is_refused_with_advice(estimator, message, tmp_path):
     with pytest.raises(TypeError, match=message):
