@@ -2,7 +2,6 @@
 
 import copy
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +9,9 @@ _EXPECTED = (
     "expected images: an array (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels, "
     "or a list of arrays or of file paths"
 )
+# What cameras, scanners and painting programs write. Pillow knows more formats, and hands one of them, PostScript, to a
+# program outside, whatever the name of the file is.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow's modes, by what they become; all others become RGB.
 _GREY_MODES = {"1": "L", "L": "L", "LA": "L", "I;16": None, "I;16B": "I;16", "I;16L": "I;16", "I": None, "F": None}
 
@@ -227,30 +229,35 @@ def read_image(path, where=None):
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
-        uint8, uint16 or float32, turned upright as its EXIF tag says.
+        uint8, uint16 or float32, turned upright as its EXIF tag says; the first one of several in a file.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it cannot be decoded as an image.
+        If it cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has more than
+        twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` allows: 179 million, unless you set it.
     """
     from PIL import Image, ImageOps
 
     where = where or str(path)
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"{where}: expected an image file, found no such file. Check the path.")
+    Image.init()
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        with open(path, "rb") as file, Image.open(file, formats=formats) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             mode = _GREY_MODES.get(image.mode, "RGB")
-            pixels = np.asarray(image.convert(mode) if mode else image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            pixels = np.asarray(image if mode in (None, image.mode) else image.convert(mode))
+    except Exception as error:  # decoders fail in as many ways as there are bytes
         raise ValueError(
-            f"{where}: expected an image that Pillow can decode, got {type(error).__name__}: {error}. "
-            "Replace the file or leave it out."
+            f"{where}: expected an image that Pillow can decode, got {type(error).__name__}: {error}. Replace "
+            f"the file or leave it out; read are {', '.join(_FORMATS)}."
         ) from error
+    if 0 in pixels.shape:
+        raise ValueError(f"{where}: expected at least one pixel, got an image of shape {pixels.shape}.")
     if pixels.dtype == np.int32:  # Pillow's mode "I": 16-bit files of older formats
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError(f"{where}: expected at most 16 bits a pixel, got values up to {pixels.max()}.")
@@ -272,9 +279,9 @@ def _as_unit_float(image, where):
     if image.shape[2] == 4:
         image = image[..., :3]
     if image.dtype == np.uint8:
-        return image.astype(np.float32) / 255
+        return np.divide(image, 255, dtype=np.float32)
     if image.dtype == np.uint16:
-        return image.astype(np.float32) / 65535
+        return np.divide(image, 65535, dtype=np.float32)
     if image.dtype == bool:
         return image.astype(np.float32)
     if image.dtype.kind != "f":

@@ -140,7 +140,10 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         decisions : ndarray of shape (n_samples,)
             ``score_samples(X) - threshold_``.
         """
-        return self.score_samples(X) - self.threshold_
+        # Attributes as they are now: a partial_fit in another thread, which replaces all at once, is seen whole or not.
+        now = object.__new__(type(self))
+        now.__dict__ = self.__dict__
+        return now.score_samples(X) - now.threshold_
 
     def predict(self, X):
         """Class labels.

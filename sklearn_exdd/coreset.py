@@ -93,11 +93,10 @@ def _start(X):
 def _update(X, norms, nearest, owner, centers):
     """Lower the squared distance of all rows to the nearest centre, in place."""
     block = 1 + 2**21 // len(centers)
-    points, squares = X[centers], norms[centers]
+    points, squares = -2 * X[centers], norms[centers]
     for start in range(0, len(X), block):
         rows = slice(start, start + block)
         products = X[rows] @ points.T
-        products *= -2
         products += squares
         closest = products.argmin(axis=1)
         lowest = np.take_along_axis(products, closest[:, None], axis=1)[:, 0] + norms[rows]
@@ -116,15 +115,15 @@ def _select_among_farthest(X, nearest, owner, tolerance, n_wanted):
     bound = nearest[order[:-n_candidates]].max(initial=-np.inf) + tolerance
     values = _exact(X, nearest, owner, candidates)
     points = X[candidates].astype(np.float64)
-    distances = cdist(points, points, "sqeuclidean")  # from differences: equal ones stay equal
-    np.fill_diagonal(distances, -np.inf)
     batch = []
     while len(batch) < n_wanted:
         best = int(np.argmax(values))
         if values[best] <= bound or values[best] == -np.inf:
             break
         batch.append(candidates[best])
-        np.minimum(values, distances[best], out=values)
+        distances = cdist(points[[best]], points, "sqeuclidean")[0]  # from differences: equal ones stay equal
+        np.minimum(values, distances, out=values)
+        values[best] = -np.inf
     if batch:
         return batch
     tied = np.flatnonzero(nearest >= nearest.max() - tolerance)

@@ -362,6 +362,7 @@ class DefectClassifier(BaseDefectDetector):
             layers=(layer,),
             weights=weights,
             weights_sha256=None if weights is None else self.weights_sha256,
+            precision="float32",
             random_state=seed,
             device="cpu",
         )
@@ -379,7 +380,7 @@ class DefectClassifier(BaseDefectDetector):
                 return self.head(maps)
 
         # A copy: the process keeps the untrained one for whoever else asks for it.
-        trunk = copy.deepcopy(backbone._network()[0])
+        trunk = copy.deepcopy(backbone._network(folded=False)[0])
         with torch.inference_mode():
             (maps,) = trunk(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE)).values()
         with seeded(seed):

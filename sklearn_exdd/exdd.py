@@ -3,28 +3,30 @@
 import copy
 from inspect import signature
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import numpy as np
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, check_memory
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import coreset, scoring
 from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.banks import Banks
 from sklearn_exdd.base import BaseDefectDetector, TrainingSet, joined, split_by_class
+from sklearn_exdd.defect_patches import defect_patches
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.memory_bank import MemoryBank
 from sklearn_exdd.patches import Patches, border_rings
+from sklearn_exdd.shards import Shards, coreset_size
 
 # Without a mask, a patch of a defect image is a defect one where it lies farther from
 # the normal bank than this share of normal patches do.
 _NORMAL_SHARE = 0.99
 # epsilon="scale" is this share of the median distance of normal patches to the defect bank.
 _EPSILON_SHARE = 0.5
-# n_neighbors="auto" averages the distances to so many rows of the defect bank. A defect
-# bank is small and holds background too; a single row of it says little.
-_DEFECT_NEIGHBORS = 9
+# shard_size="auto" keeps all features up to so many bytes.
+_KEPT_BYTES = 2**30
+_SHARD_SIZE = 100
 
 
 class ExDDDetector(BaseDefectDetector):
@@ -89,12 +91,17 @@ class ExDDDetector(BaseDefectDetector):
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
         with the same one.
+    shard_size : int or "auto", default="auto"
+        Of more normal images than that fit keeps no features: it goes over shards of so many
+        several times, `n_jobs` of them at a time, and holds no more than banks and samples.
+        "auto" keeps features while they take up to 1 GiB, and goes over shards of 100 beyond.
     batch_size : int, default=16
         Images extracted together.
     device : str, default=None
         For torch backbones: "cpu", "cuda"; None takes CUDA where there is some.
     n_jobs : int, default=None
-        Batches extracted at a time.
+        Batches extracted at a time, by threads; or shards, by processes or whatever
+        ``joblib.parallel_config`` asks for.
     random_state : int, RandomState instance or None, default=None
         Seed of the coresets, the index and the augmenter.
     verbose : int, default=0
@@ -134,6 +141,10 @@ class ExDDDetector(BaseDefectDetector):
 
     Notes
     -----
+    Where fit goes over shards, cut-offs (`epsilon_`, `border_profile_`) come from 20 000 random
+    patches, `threshold_` from all images, and `calibration_` has 1000 of them. A greedy coreset is
+    chosen among random patches first, and then among those that these cover worst.
+
     The threshold needs no images apart: every bank row knows its image, so each normal
     training image is scored with the rows of its own group left out, and `threshold_` is
     the conformal quantile of these scores. An extractor that fit trains ("learned") has seen
@@ -186,6 +197,7 @@ class ExDDDetector(BaseDefectDetector):
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
         "memory": [str, HasMethods("cache"), None],
+        "shard_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "n_jobs": [Integral, None],
@@ -214,6 +226,7 @@ class ExDDDetector(BaseDefectDetector):
         max_false_alarm_rate=0.01,
         pos_label=None,
         memory=None,
+        shard_size="auto",
         batch_size=16,
         device=None,
         n_jobs=None,
@@ -238,6 +251,7 @@ class ExDDDetector(BaseDefectDetector):
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
         self.memory = memory
+        self.shard_size = shard_size
         self.batch_size = batch_size
         self.device = device
         self.n_jobs = n_jobs
@@ -255,28 +269,35 @@ class ExDDDetector(BaseDefectDetector):
             raise ValueError(
                 "groups: expected normal samples of at least 2 groups, each scored without its own patches, got 1."
             )
-        patches = self._fit_extractor(normal, defect)
+        normals = self._fit_extractor(normal, defect)
         normal.check_masks_empty()
         known = [part for part in (normal, defect) if part is not None]
         self._n_images = 1 + int(max(part.indices.max() for part in known))
         self._n_groups = 1 + int(max(part.groups.max() for part in known))
-        self.normal_bank_ = self._bank(patches, "normal")
-        distances = self._distances(self.normal_bank_, patches.features, patches.groups)
+        if isinstance(normals, Shards):
+            rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset)
+        else:
+            rows, sample, n_patches = self._coreset(normals, "normal"), normals, len(normals)
+        self.normal_bank_ = self._bank(rows, "normal", n_patches)
+        distances = self._banks().distances_of(sample, self.normal_bank_, self.verbose)
         self._normal_cutoff = float(np.quantile(distances[0], _NORMAL_SHARE))
 
         self.synthetic_ = self._synthesize(normal, defect, self._seeds["synthetic"])
         defects = [] if defect is None else [self._defect_patches(defect)]
         if self.synthetic_ is not None:
             defects.append(self._synthetic_patches(normal))
-        self.defect_bank_ = self._bank(Patches.concatenate(defects), "defect") if defects else None
-        evidence = self._find_threshold(patches, normal=distances)
-        self.calibration_ = self._deciding(patches, evidence)
+        self.defect_bank_ = self._defect_bank(Patches.concatenate(defects)) if defects else None
+        scores = self._find_scale(sample, distances)
+        if isinstance(normals, Shards):
+            self._find_threshold(*normals.scored(self._banks()))
+        else:
+            self._find_threshold(*self._banks().judge(normals, scores))
 
     def _fit_extractor(self, normal, defect):
-        """Fit the extractor; all patches of the normal samples."""
+        """Fit the extractor; all patches of the normal samples, or their shards where these are too many to keep."""
         if not isinstance(normal.samples, Images):
             return Patches.of_rows(normal)
-        self.feature_extractor_ = make_feature_extractor(
+        extractor = self.feature_extractor_ = make_feature_extractor(
             self.feature_extractor,
             batch_size=self.batch_size,
             device=self.device,
@@ -284,12 +305,28 @@ class ExDDDetector(BaseDefectDetector):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-        if defect is None or "masks" not in signature(self.feature_extractor_.fit_transform).parameters:
-            maps = self.feature_extractor_.fit_transform(normal.samples)
-        else:
+        known = signature(extractor.fit_transform).parameters
+        is_few = self.shard_size == "auto" or len(normal) <= self.shard_size
+        max_bytes = _KEPT_BYTES if self.shard_size == "auto" else np.inf
+        if defect is not None and "masks" in known:
             maps = self._fit_on_defects(normal, defect)
+        elif "max_bytes" not in known:
+            maps = extractor.fit_transform(normal.samples)
+        else:
+            maps = extractor.fit_transform(normal.samples, max_bytes=max_bytes) if is_few else None
+        is_fitted = maps is not None
+        if is_fitted and is_few and sum(one.nbytes for one in maps) <= max_bytes:
+            self.n_channels_ = normal.samples.n_channels
+            return Patches.concatenate(Patches.of_maps(_emptied(maps), normal, extractor))
+        del maps
+        size = _SHARD_SIZE if self.shard_size == "auto" else self.shard_size
+        shards = Shards(
+            normal, extractor, size=size, n_jobs=self.n_jobs, seed=self._seeds["normal"], verbose=self.verbose
+        )
+        if not is_fitted:
+            shards.fit_extractor()
         self.n_channels_ = normal.samples.n_channels
-        return Patches.of_maps(maps, normal, self.feature_extractor_.patch_centers)
+        return shards
 
     def _fit_on_defects(self, normal, defect):
         """Fit an extractor that learns from marked defects, too; feature maps of the normal images."""
@@ -302,157 +339,101 @@ class ExDDDetector(BaseDefectDetector):
         images, labels, masks = joined(normal, defect)
         return self.feature_extractor_.fit_transform(images, labels, masks=masks)[: len(normal)]
 
-    def _patches(self, training_set, synthetic=False):
+    def _patches(self, training_set):
         if not isinstance(training_set.samples, Images):
             return Patches.of_rows(training_set)
         training_set.samples.n_channels = self.n_channels_
         maps = self.feature_extractor_.iter_transform(training_set.samples)
-        return Patches.of_maps(maps, training_set, self.feature_extractor_.patch_centers, synthetic)
+        return Patches.concatenate(Patches.of_maps(maps, training_set, self.feature_extractor_))
 
     def _defect_patches(self, defect, synthetic=False):
-        """The patches of defect samples that show the defect."""
-        patches = self._patches(defect, synthetic)
         if not isinstance(defect.samples, Images):
-            return patches
-        distances, _ = self._distances(self.normal_bank_, patches.features)
-        random_state = check_random_state(self._seeds["defect"])
-        kept = []
-        for i, rows in enumerate(patches.slices):
-            mask = None if defect.masks is None else defect.masks.get(i, defect.samples.shape(i))
-            if mask is None:
-                shown = distances[rows] >= min(self._normal_cutoff, distances[rows].max())
-            elif mask.any():
-                centers = (np.unique(patches.provenance[axis][rows]) for axis in ("row", "column"))
-                coverage = scoring.mask_coverage(mask, *centers).ravel()
-                # Thin defects fill no patch by half: then the three that they fill most.
-                shown = coverage >= min(0.5, np.sort(coverage)[-3:][0])
-                shown &= coverage > 0
-            else:
-                raise ValueError(
-                    f"{defect.masks.where(i)}: expected a mask of the defect, got an empty one. Pass None for an "
-                    "image whose defect is not marked."
-                )
-            chosen = np.flatnonzero(shown)
-            if self.max_defect_patches is not None and len(chosen) > self.max_defect_patches:
-                chosen = np.sort(random_state.choice(chosen, self.max_defect_patches, replace=False))
-            kept.append(rows.start + chosen)
-        return patches.take(np.concatenate(kept))
+            return Patches.of_rows(defect)
+        defect.samples.n_channels = self.n_channels_
+        return defect_patches(
+            defect,
+            self.feature_extractor_,
+            self._banks(),
+            self._normal_cutoff,
+            max_patches=self.max_defect_patches,
+            seed=self._seeds["defect"],
+            synthetic=synthetic,
+        )
 
-    def _bank(self, patches, kind):
-        size = getattr(self, f"{kind}_coreset")
+    def _coreset(self, patches, kind):
+        """The patches that a bank keeps."""
         n_patches = len(patches)
-        n_kept = min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)
-        if self.n_neighbors != "auto" and n_kept < self.n_neighbors:
-            raise ValueError(
-                f"n_neighbors: expected at most the rows of the {kind} bank, {n_kept} (with {kind}_coreset={size!r} "
-                f"of {n_patches} patches), got {self.n_neighbors}. Lower it, or keep more."
-            )
+        n_kept = coreset_size(getattr(self, f"{kind}_coreset"), n_patches)
         random_state = check_random_state(self._seeds[kind])
-        rows = np.arange(n_patches)
-        if n_kept < n_patches and self.coreset == "random":
-            rows = np.sort(random_state.choice(n_patches, n_kept, replace=False))
-        elif n_kept < n_patches:
-            projected = coreset.project(patches.features, random_state=random_state)
-            rows = coreset.greedy_k_center(projected, n_kept, start=random_state.randint(n_patches))
-        provenance = {name: values[rows] for name, values in patches.provenance.items()}
-        return MemoryBank(patches.features[rows], provenance, algorithm=self.algorithm, random_state=self._seeds[kind])
+        if n_kept == n_patches:
+            return patches
+        if self.coreset == "random":
+            return patches.take(np.sort(random_state.choice(n_patches, n_kept, replace=False)))
+        projected = coreset.project(patches.features, random_state=random_state)
+        rows = coreset.greedy_k_center(projected, n_kept, start=random_state.randint(n_patches))
+        return patches.take(np.sort(rows))
 
-    def _distances(self, bank, features, exclude=None):
-        """Mean distance to the nearest rows of a bank, and the nearest row."""
-        n_neighbors = self.n_neighbors
-        if n_neighbors == "auto":
-            n_neighbors = 1 if bank is self.normal_bank_ else min(_DEFECT_NEIGHBORS, len(bank))
-        if exclude is not None:  # unless too few rows would be left
-            exclude = np.where(bank.n_left_without(exclude) >= n_neighbors, exclude, -1)
-        search = check_memory(self.memory).cache(_search, ignore=["bank"])
-        return search(bank, bank.key if self.memory is not None else None, features, n_neighbors, exclude)
+    def _bank(self, patches, kind, n_patches):
+        size = getattr(self, f"{kind}_coreset")
+        if self.n_neighbors != "auto" and len(patches) < self.n_neighbors:
+            raise ValueError(
+                f"n_neighbors: expected at most the rows of the {kind} bank, {len(patches)} (with {kind}_coreset="
+                f"{size!r} of {n_patches} patches), got {self.n_neighbors}. Lower it, or keep more."
+            )
+        return MemoryBank(
+            patches.features, patches.provenance, algorithm=self.algorithm, random_state=self._seeds[kind]
+        )
 
-    def _patch_scores(self, features, exclude=None, normal=None, defect=None):
-        normal = normal or self._distances(self.normal_bank_, features, exclude)
-        if self.defect_bank_ is None:
-            return PatchScores(normal[0], *normal, None, None)
-        defect = defect or self._distances(self.defect_bank_, features, exclude)
-        return PatchScores(scoring.ratio_score(normal[0], defect[0], self.epsilon_), *normal, *defect)
+    def _defect_bank(self, patches):
+        return self._bank(self._coreset(patches, "defect"), "defect", len(patches))
 
-    def _evidence(self, patch_scores, rings):
-        """What image scores are made of: patch scores, in units of what is normal so near the border."""
-        if self.image_score != "top_mean":
-            return patch_scores.normal_distances
-        return patch_scores.scores / self.border_profile_[np.minimum(rings, self.border_rings)]
+    def _banks(self):
+        """The banks as far as they are known."""
+        params = ("n_neighbors", "image_score", "n_top_patches", "n_support", "border_rings", "memory")
+        return Banks(
+            self.normal_bank_,
+            getattr(self, "defect_bank_", None),
+            getattr(self, "epsilon_", None),
+            getattr(self, "border_profile_", None),
+            **{name: getattr(self, name) for name in params},
+        )
 
-    def _image_score(self, patch_scores, rings, features, exclude=None):
-        """Score of one image from those of its patches."""
-        if self.image_score == "top_mean":
-            return scoring.top_mean(self._evidence(patch_scores, rings), self.n_top_patches)
-        worst = int(np.argmax(patch_scores.normal_distances))
-        weight = self._weight(self.normal_bank_, features[worst], patch_scores.nearest_normal[worst], exclude)
-        score = (1 - weight) * patch_scores.normal_distances[worst]
-        if self.defect_bank_ is None:
-            return score
-        if self.image_score == "released":
-            worst = int(np.argmax(patch_scores.defect_distances))
-        weight = self._weight(self.defect_bank_, features[worst], patch_scores.nearest_defect[worst], exclude)
-        return scoring.ratio_score(score, weight * patch_scores.defect_distances[worst], self.epsilon_)
-
-    def _weight(self, bank, feature, nearest, exclude):
-        """Neighbourhood weight of a patch whose nearest row is given."""
-        exclude = -1 if exclude is None else exclude
-        n_support = min(self.n_support, int(bank.n_left_without(exclude)))
-        if n_support == 0:
-            exclude, n_support = -1, min(self.n_support, len(bank))
-        _, (support,) = bank.kneighbors(bank.features[[nearest]], n_support, exclude=exclude)
-        distances = np.linalg.norm(bank.features[support[support != nearest]] - feature, axis=1)
-        distance = np.linalg.norm(bank.features[nearest] - feature)
-        return scoring.neighborhood_weight(distance, distances, bank.n_features)
-
-    def _find_threshold(self, patches, normal=None):
-        """The threshold from normal patches, each scored without its own group's rows.
-
-        Returns what image scores are made of, a number a patch.
-        """
-        normal = normal or self._distances(self.normal_bank_, patches.features, patches.groups)
-        defect = None
+    def _find_scale(self, patches, normal):
+        """Find what is not known yet of `epsilon_` and `border_profile_`; the scores of normal patches."""
+        banks, defect = self._banks(), None
         if self.defect_bank_ is None:
             self.epsilon_ = None
         else:
-            defect = self._distances(self.defect_bank_, patches.features, patches.groups)
-            if getattr(self, "epsilon_", None) is None:
+            defect = banks.distances_of(patches, self.defect_bank_, self.verbose)
+            if banks.epsilon is None:
                 scale = max(_EPSILON_SHARE * float(np.median(defect[0])), 1e-12)
                 self.epsilon_ = scale if self.epsilon == "scale" else float(self.epsilon)
-        scores = self._patch_scores(patches.features, patches.groups, normal, defect)
-        if not hasattr(self, "border_profile_"):
+        scores = self._banks().scores_at(normal, defect)
+        if banks.border_profile is None:
             self.border_profile_ = scoring.border_profile(scores.scores, patches.rings, self.border_rings)
-        image_scores = [
-            self._image_score(scores.of(rows), patches.rings[rows], patches.features[rows], patches.groups[rows.start])
-            for rows in patches.slices
-        ]
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
-        return self._evidence(scores, patches.rings)
+        return scores
 
-    def _deciding(self, patches, evidence):
-        """Of each normal sample the patches that its score is made of, or may be after partial_fit."""
-        n_kept = max(10, 2 * self.n_top_patches)
-        rows = [rows.start + np.sort(np.argsort(-evidence[rows], kind="stable")[:n_kept]) for rows in patches.slices]
-        return patches.take(np.concatenate(rows))
+    def _find_threshold(self, image_scores, deciding):
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
+        self.calibration_ = deciding
 
     def _score(self, samples):
+        banks = self._banks()
         if not isinstance(samples, Images):
-            scores = self._patch_scores(samples)
-            rows = np.arange(len(samples))[:, None]
-            return np.array([self._image_score(scores.of(row), 0 * row, samples[row]) for row in rows])
+            scores, rows = banks.patch_scores(samples), np.arange(len(samples))[:, None]
+            return np.array([banks.score_image(scores.of(row), 0 * row, samples[row]) for row in rows])
         scores = []
-        for feature_map in self.feature_extractor_.iter_transform(samples):
+        for patch_scores, feature_map in banks.score_maps(self.feature_extractor_.iter_transform(samples)):
             features = feature_map.reshape(-1, feature_map.shape[2])
-            scores.append(self._image_score(self._patch_scores(features), border_rings(feature_map.shape), features))
+            scores.append(banks.score_image(patch_scores, border_rings(feature_map.shape), features))
         return np.array(scores)
 
     def _maps(self, images):
-        maps = []
-        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
+        scored, maps = self._banks().score_maps(self.feature_extractor_.iter_transform(images)), []
+        for i, (patch_scores, feature_map) in enumerate(scored):
             shape = images.shape(i)
             centers = self.feature_extractor_.patch_centers(feature_map.shape, shape)
-            scores = self._patch_scores(feature_map.reshape(-1, feature_map.shape[2])).scores
-            pixels = scoring.upsample(scores.reshape(feature_map.shape[:2]), *centers, shape)
+            pixels = scoring.upsample(patch_scores.scores.reshape(feature_map.shape[:2]), *centers, shape)
             maps.append(scoring.smooth(pixels, self.blur))
         return maps
 
@@ -481,30 +462,10 @@ class ExDDDetector(BaseDefectDetector):
         check_is_fitted(self)
         samples = self._samples(X)
         numbers = np.arange(len(samples))
-        patches = self._patches(TrainingSet(samples, numbers, numbers))
-        scores = self._patch_scores(patches.features)
-        explanations = []
-        for rows in patches.slices:
-            own = scores.of(rows)
-            worst = int(np.argmax(self._evidence(own, patches.rings[rows])))
-            normal = self.normal_bank_.place(own.nearest_normal[worst])
-            defect = {"image": None, "patch": None, "synthetic": None}
-            if self.defect_bank_ is not None:
-                defect = self.defect_bank_.place(own.nearest_defect[worst])
-            explanations.append(
-                {
-                    "score": float(self._image_score(own, patches.rings[rows], patches.features[rows])),
-                    "patch": tuple(float(patches.provenance[axis][rows][worst]) for axis in ("row", "column")),
-                    "normal_image": normal["image"],
-                    "normal_patch": normal["patch"],
-                    "normal_distance": float(own.normal_distances[worst]),
-                    "defect_image": defect["image"],
-                    "defect_patch": defect["patch"],
-                    "defect_distance": None if own.defect_distances is None else float(own.defect_distances[worst]),
-                    "synthetic": defect["synthetic"],
-                    "prompt": self._provenance(defect["image"]).get("prompt") if defect["synthetic"] else None,
-                }
-            )
+        explanations = self._banks().explain(self._patches(TrainingSet(samples, numbers, numbers)))
+        for explanation in explanations:
+            provenance = self._provenance(explanation["defect_image"]) if explanation["synthetic"] else {}
+            explanation["prompt"] = provenance.get("prompt")
         return explanations
 
     def partial_fit(self, X, y, masks=None, *, classes=None):
@@ -554,28 +515,27 @@ class ExDDDetector(BaseDefectDetector):
             training_set.groups = training_set.groups + self._n_groups
         self._n_images += n_samples
         self._n_groups += n_samples
+        known = self.calibration_
         if normal is not None:
-            patches = self._patches(normal)
+            banks, patches = self._banks(), self._patches(normal)
             normal.check_masks_empty()
-            scores = self._patch_scores(patches.features)
-            evidence = self._evidence(scores, patches.rings)
+            scores = banks.patch_scores(patches.features)
             alarming = scores.normal_distances > self._normal_cutoff
             if self.image_score == "top_mean":
-                alarming |= evidence > self.threshold_
+                alarming |= banks.evidence(scores, patches.rings) > self.threshold_
             if alarming.any():
                 added = patches.take(np.flatnonzero(alarming))
                 self.normal_bank_ = copy.copy(self.normal_bank_).add(added.features, added.provenance)
+            known = Patches.concatenate([known, patches])
         if defect is not None:
             added = self._defect_patches(defect)
             if self.defect_bank_ is None:
-                self.defect_bank_ = self._bank(added, "defect")
+                self.defect_bank_ = self._defect_bank(added)
             else:
                 self.defect_bank_ = copy.copy(self.defect_bank_).add(added.features, added.provenance)
-        known = self.calibration_
-        if normal is not None:
-            known = Patches.concatenate([known, patches])
-        evidence = self._find_threshold(known)
-        self.calibration_ = self._deciding(known, evidence)
+        distances = self._banks().distances_of(known, self.normal_bank_)
+        scores = self._find_scale(known, distances)
+        self._find_threshold(*self._banks().judge(known, scores))
 
     def _synthetic_patches(self, normal):
         images, masks = self.synthetic_
@@ -587,21 +547,8 @@ class ExDDDetector(BaseDefectDetector):
         return self._defect_patches(training_set, synthetic=True)
 
 
-def _search(bank, key, features, n_neighbors, exclude):
-    """Mean distance to the nearest rows, and the nearest; `key` stands for the bank in a cache."""
-    distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
-    return distances.mean(axis=1), indices[:, 0]
-
-
-class PatchScores(NamedTuple):
-    """Scores of patches, with the distances and the nearest rows behind them."""
-
-    scores: np.ndarray
-    normal_distances: np.ndarray
-    nearest_normal: np.ndarray
-    defect_distances: np.ndarray
-    nearest_defect: np.ndarray
-
-    def of(self, rows):
-        """Those of some patches."""
-        return PatchScores(*(None if values is None else values[rows] for values in self))
+def _emptied(items):
+    """The items of a list that does not keep them."""
+    items.reverse()
+    while items:
+        yield items.pop()

@@ -6,10 +6,10 @@ import joblib
 import numpy as np
 from sklearn.utils.validation import check_array
 
+from sklearn_exdd._exact_search import ExactSearch
+
 # From here on an index wins back its compilation within a hundred images (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
-_BLOCK = 2**20  # distances computed at a time: they stay in the cache
-_SET_SIZE = 8
 
 #: What a bank remembers of each row, and its dtype.
 PROVENANCE = {"image": np.intp, "row": np.float32, "column": np.float32, "group": np.intp, "synthetic": np.bool_}
@@ -28,9 +28,9 @@ class MemoryBank:
         of one group are left out together) and ``"synthetic"`` (made by an augmenter).
         Missing ones: image and group count the rows, the others are 0 and False.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
-        "brute" is exact: a matrix product, then exact distances of the best. With
-        "pynndescent" an approximate index [1]_ is compiled and built at the first
-        query and kept; "auto" takes it for banks of more than 100 000 rows.
+        "brute" is exact: matrix products bound all distances, and those of the few rows
+        that may be nearest are measured. With "pynndescent" an approximate index [1]_ is compiled and built at the
+        first query and kept; "auto" takes it for banks of more than 100 000 rows.
     random_state : int, default=0
         Seed of the index: the same rows and seed give the same index.
 
@@ -63,7 +63,7 @@ class MemoryBank:
         self.algorithm = algorithm
         self.random_state = random_state
         self.provenance = self._complete(provenance or {}, len(self.features), first=0)
-        self._index, self._rows, self._key = None, {}, None
+        self._index, self._search, self._key = None, None, None
 
     @staticmethod
     def _complete(provenance, n_rows, first):
@@ -119,7 +119,7 @@ class MemoryBank:
         new = self._complete(provenance or {}, len(features), first)
         self.provenance = {name: np.concatenate([old, new[name]]) for name, old in self.provenance.items()}
         self.features = np.concatenate([self.features, features])
-        self._index, self._rows, self._key = None, {}, None
+        self._index, self._search, self._key = None, None, None
         return self
 
     def n_left_without(self, groups):
@@ -192,89 +192,25 @@ class MemoryBank:
             )
         if self.algorithm == "pynndescent" or (self.algorithm == "auto" and len(self) > _BRUTE_FORCE_ROWS):
             return self._search_index(X, n_neighbors, exclude)
-        return self._search_brute(X, n_neighbors, exclude)
+        return self._exact().kneighbors(X, n_neighbors, exclude)
 
-    def _search_brute(self, X, n_neighbors, exclude):
-        # A few more than asked for: the product rounds, the exact distances decide.
-        n_candidates = min(n_neighbors + 4, len(self))
-        candidates, bounds = self._candidates(X, n_candidates, exclude, self.features.dtype)
-        distances, indices = self._exact(X, candidates, n_neighbors, exclude)
-        unsure = distances[:, -1] ** 2 > bounds
-        if self.features.dtype == np.float32 and n_candidates < len(self) and unsure.any():
-            exclude = None if exclude is None else exclude[unsure]
-            candidates, _ = self._candidates(X[unsure], n_candidates, exclude, np.float64)
-            distances[unsure], indices[unsure] = self._exact(X[unsure], candidates, n_neighbors, exclude)
-        return distances, indices
-
-    def _candidates(self, X, n_candidates, exclude, dtype):
-        """Rows with the least distances by a product in `dtype`, and what those of all others exceed."""
-        import torch
-
-        rows, center = self._prepared_rows(dtype)
-        n_sets = len(rows) // _SET_SIZE
-        queries = np.concatenate([X - center, np.ones((len(X), 1))], axis=1, dtype=dtype)
-        indices = np.empty((len(X), n_candidates), dtype=np.intp)
-        bounds = np.einsum("ij,ij->i", queries, queries) - 1
-        tolerance = 16 * np.finfo(dtype).eps * (bounds + rows[: len(self), -1].max())
-        block = 1 + _BLOCK // len(rows)
-        products = np.empty((min(block, len(X)), len(rows)), dtype=dtype)
-        members = n_sets * torch.arange(_SET_SIZE)
-        for start in range(0, len(X), block):
-            stop = min(start + block, len(X))
-            product = np.matmul(queries[start:stop], rows.T, out=products[: stop - start])
-            if exclude is not None:
-                for group in np.unique(exclude[start:stop]):
-                    own = np.flatnonzero(self.provenance["group"] == group)
-                    product[np.ix_(exclude[start:stop] == group, own)] = np.inf
-            # The nearest rows are in the sets with the nearest members.
-            minima = torch.from_numpy(product.reshape(len(product), _SET_SIZE, n_sets).min(axis=1))
-            sets = minima.topk(min(n_candidates, n_sets), largest=False, sorted=False).indices
-            candidates = (sets[:, :, None] + members).flatten(1)
-            nearest = torch.from_numpy(product).gather(1, candidates).topk(n_candidates, largest=False)
-            indices[start:stop] = candidates.gather(1, nearest.indices).numpy()
-            bounds[start:stop] += nearest.values[:, -1].numpy()
-        indices[indices >= len(self)] = -1  # what fills the sets up
-        return indices, bounds - tolerance
-
-    def _prepared_rows(self, dtype):
-        """Rows r such that (x, 1) @ r is |x - m|² less |x|², which is the same for all m."""
-        if dtype not in self._rows:
-            center = self.features.mean(axis=0, dtype=np.float64).astype(dtype)  # smaller norms lose fewer digits
-            centered = self.features - center
-            n_sets = -(-len(self) // _SET_SIZE)
-            rows = np.zeros((n_sets * _SET_SIZE, self.n_features + 1), dtype=dtype)
-            rows[:, -1] = np.finfo(dtype).max / 2  # infinity times nothing is an invalid value
-            rows[: len(self), :-1] = -2 * centered
-            rows[: len(self), -1] = np.einsum("ij,ij->i", centered, centered)
-            self._rows[dtype] = rows, center
-        return self._rows[dtype]
-
-    def _exact(self, X, candidates, n_neighbors, exclude):
-        """Distances to the candidates without cancellation, the nearest of them first."""
-        candidates = np.sort(candidates, axis=1)  # ties go to the lowest row
-        distances = np.empty(candidates.shape, dtype=self.features.dtype)
-        block = 1 + _BLOCK // (candidates.shape[1] * self.n_features)
-        for start in range(0, len(X), block):
-            rows = slice(start, start + block)
-            differences = self.features[candidates[rows]] - X[rows, None, :]
-            distances[rows] = np.sqrt(np.einsum("ijk,ijk->ij", differences, differences))
-        distances[candidates < 0] = np.inf
-        if exclude is not None:
-            distances[self.provenance["group"][candidates] == exclude[:, None]] = np.inf
-        order = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbors]
-        return np.take_along_axis(distances, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+    def _exact(self):
+        if self._search is None:
+            self._search = ExactSearch(self.features, self.provenance["group"])
+        return self._search
 
     def _search_index(self, X, n_neighbors, exclude):
         # Asked for one neighbour the index finds 84 % of them, asked for ten all.
         n_candidates = min(max(10, n_neighbors) + (0 if exclude is None else 20), len(self))
         indices, distances = self._built_index().query(X, k=n_candidates)
         lost = ~np.isfinite(distances) | (indices < 0)
-        indices = np.where(lost, -1, indices).astype(np.intp)
-        distances, indices = self._exact(X, indices, n_neighbors, exclude)
+        none = lost if exclude is None else lost | (self.provenance["group"][indices] == exclude[:, None])
+        candidates, bounds = indices.astype(np.intp), np.where(none, np.inf, 0)
+        distances, indices = self._exact().measure(X, candidates, bounds, n_neighbors)
         unsure = lost.any(axis=1) | ~np.isfinite(distances).all(axis=1)
         if unsure.any():
             exclude = None if exclude is None else exclude[unsure]
-            distances[unsure], indices[unsure] = self._search_brute(X[unsure], n_neighbors, exclude)
+            distances[unsure], indices[unsure] = self._exact().kneighbors(X[unsure], n_neighbors, exclude)
         return distances, indices
 
     def _built_index(self):
@@ -287,4 +223,4 @@ class MemoryBank:
 
     def __getstate__(self):
         # The same rows and seed give the same index: it is built again, not saved.
-        return {**self.__dict__, "_index": None, "_rows": {}}
+        return {**self.__dict__, "_index": None, "_search": None}

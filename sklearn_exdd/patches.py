@@ -52,43 +52,49 @@ class Patches:
         return cls(training_set.samples, provenance, np.arange(n_samples + 1), np.zeros(n_samples, dtype=np.intp))
 
     @classmethod
-    def of_maps(cls, maps, training_set, patch_centers, synthetic=False):
-        """All positions of the feature maps of images.
+    def of_maps(cls, maps, training_set, extractor, synthetic=False):
+        """The positions of the feature map of each image, one image after the other.
 
         Parameters
         ----------
         maps : iterable of ndarray of shape (height', width', n_features)
         training_set : TrainingSet
             Whose samples are the images of the maps.
-        patch_centers : callable
-            ``patch_centers(map_shape, image_shape)`` of the feature extractor.
+        extractor : BaseFeatureExtractor
+            That made them.
         synthetic : bool, default=False
+
+        Yields
+        ------
+        patches : Patches
+            Of one image.
         """
-        features, rows, columns, rings = [], [], [], []
         for i, feature_map in enumerate(maps):
-            centers = patch_centers(feature_map.shape, training_set.samples.shape(i))
-            grid = np.meshgrid(*centers, indexing="ij")
-            rows.append(grid[0].ravel())
-            columns.append(grid[1].ravel())
-            rings.append(border_rings(feature_map.shape))
-            features.append(feature_map.reshape(-1, feature_map.shape[2]))
-        counts = [len(block) for block in features]
-        provenance = {
-            "image": np.repeat(training_set.indices, counts),
-            "group": np.repeat(training_set.groups, counts),
-            "row": np.concatenate(rows).astype(np.float32),
-            "column": np.concatenate(columns).astype(np.float32),
-            "synthetic": np.full(sum(counts), synthetic),
-        }
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        return cls(np.concatenate(features), provenance, starts, np.concatenate(rings))
+            centers = extractor.patch_centers(feature_map.shape, training_set.samples.shape(i))
+            row, column = (grid.ravel().astype(np.float32) for grid in np.meshgrid(*centers, indexing="ij"))
+            provenance = {
+                "image": np.full(len(row), training_set.indices[i]),
+                "group": np.full(len(row), training_set.groups[i]),
+                "row": row,
+                "column": column,
+                "synthetic": np.full(len(row), synthetic),
+            }
+            features = feature_map.reshape(-1, feature_map.shape[2])
+            yield cls(features, provenance, np.array([0, len(row)]), border_rings(feature_map.shape))
 
     @classmethod
     def concatenate(cls, parts):
-        """Samples of several parts, one after the other."""
+        """Samples of several parts, one after the other. Parts that nobody else holds are freed as they are copied."""
+        parts = list(parts)
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
-        features, rings = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "rings"))
+        rings = np.concatenate([part.rings for part in parts])
+        features = np.empty((len(rings), parts[0].features.shape[1]), dtype=parts[0].features.dtype)
+        stop = len(features)
+        while parts:
+            part = parts.pop()
+            stop -= len(part)
+            features[stop : stop + len(part)] = part.features
         return cls(features, provenance, np.concatenate([[0], np.cumsum(counts)]), rings)
 
 

@@ -260,7 +260,8 @@ def _made(packed, tensors):
             return np.dtype(dtype).type(_made(item, tensors))
         case {"objects": [*items], "shape": [*shape]} if prod(shape) == len(items):
             array = np.empty(len(items), dtype=object)
-            array[:] = [_made(item, tensors) for item in items]
+            for i, item in enumerate(items):  # all at once, lists would become axes
+                array[i] = _made(item, tensors)
             return array.reshape(shape)
         case {"array": str(name), "text": [*shape]}:
             codes = tensors[name]

@@ -116,10 +116,11 @@ def border_profile(patch_scores, rings, n_rings):
     array([3. , 1.5, 1. ])
     """
     rings = np.minimum(rings, n_rings)
-    levels = np.ones(n_rings + 1)
+    levels = np.full(n_rings + 1, np.nan)
     for ring in range(n_rings + 1):
         inside = patch_scores[rings == ring]
         levels[ring] = np.quantile(inside, 0.9) if len(inside) else levels[ring - 1]
+    levels = np.where(np.isnan(levels), levels[-1], levels)  # of outer rings without a patch nothing is known
     return np.maximum(levels / levels[-1], 1.0) if levels[-1] > 0 else np.ones(n_rings + 1)
 
 

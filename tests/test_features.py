@@ -75,7 +75,7 @@ def random_pixels(seed, *shape):
 
 
 def resnet18(**options):
-    return TorchvisionFeatureExtractor("resnet18", weights=None, **options)
+    return TorchvisionFeatureExtractor("resnet18", weights=None, **{"precision": "float32", **options})
 
 
 def assert_same_maps(maps, expected, **tolerance):
@@ -148,8 +148,37 @@ def test_bfloat16_comes_close_to_float32():
     assert rough.dtype == np.float32
     error = np.linalg.norm(rough - exact, axis=3) / np.linalg.norm(exact, axis=3)
     assert 0 < error.max() < 0.05
-    with pytest.raises(ValueError, match=r"^precision: expected 'float32' or 'bfloat16', got 'float16'"):
+    with pytest.raises(ValueError, match=r"^precision: expected 'auto', 'float32' or 'bfloat16', got 'float16'"):
         resnet18(precision="float16").transform(X)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_auto_is_bfloat16_where_the_processor_has_it_and_stays_what_it_was_in_fit(monkeypatch, supported):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    X = random_images(0, 2, 64, 64, 3)
+    here, there = ("bfloat16", "float32") if supported else ("float32", "bfloat16")
+    expected, other = (resnet18(precision=name).transform(X) for name in (here, there))
+    extractor = resnet18(precision="auto")
+    assert_same_maps(extractor.transform(X), expected, rtol=0)
+    assert_same_maps(extractor.fit_transform(X), expected, rtol=0)
+    assert extractor.precision_ == here
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not supported)
+    moved = pickle.loads(pickle.dumps(extractor))
+    assert_same_maps(moved.transform(X), expected, rtol=0)
+    assert_same_maps(clone(extractor).transform(X), other, rtol=0)
+    assert moved.fit(X).precision_ == there
+    assert_same_maps(moved.set_params(precision=here).transform(X), expected, rtol=0)
+
+
+def test_features_of_another_precision_are_other_entries_of_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    X = random_images(0, 1, 64, 64, 3)
+    for supported, name in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
+        cached = resnet18(precision="auto", memory=str(tmp_path)).transform(X)
+        assert_same_maps(cached, resnet18(precision=name).transform(X), rtol=0)
 
 
 def test_random_weights_follow_their_seed_and_leave_the_global_generator_alone():
@@ -345,6 +374,7 @@ def counted_network():
 def test_layers_of_any_module_are_used_and_nothing_past_the_last_is_computed():
     X = random_images(0, 2, 32, 48, 3)
     extractor = ModuleFeatureExtractor(tiny_network, layers=("1", "2"), pool_size=1, mean=(0, 0, 0), std=(1, 1, 1))
+    extractor.set_params(precision="float32")
     network = tiny_network()
     with torch.inference_mode():
         fine = network[1](network[0](torch.from_numpy(X).permute(0, 3, 1, 2)))
@@ -369,7 +399,43 @@ def test_nothing_past_the_last_layer_of_a_backbone_is_kept(monkeypatch):
     extractor.set_params(layers=("layer2", "layer3"))
     assert extractor.transform(random_images(0, 1, 64, 64))[0].shape == (8, 8, 384)
     kept = {name.split(".")[0] for name, _ in extractor._network()[0].named_parameters()}
-    assert kept == {"conv1", "bn1", "layer1", "layer2", "layer3"}
+    assert kept == {"conv1", "layer1", "layer2", "layer3"}
+
+
+class Normalised(nn.Module):
+    """Batch normalisations that can be folded into a convolution, and some that cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain, self.twice, self.seen = (nn.Conv2d(n, 4, 3, padding=1, bias=n == 4) for n in (3, 4, 4))
+        self.plain_norm, self.norm, self.first, self.second, self.seen_norm = (nn.BatchNorm2d(4) for _ in range(5))
+
+    def forward(self, x):
+        x = self.plain_norm(self.plain(x)).relu()
+        x = self.second(self.twice(self.first(self.twice(self.norm(x)))))
+        return self.seen_norm(self.seen(x))
+
+
+def normalised_network():
+    generator = torch.Generator().manual_seed(0)
+    network = Normalised()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.rand(value.shape, generator=generator) + ("var" in name))
+    return network
+
+
+def test_folded_normalisations_change_nothing():
+    X = random_images(0, 2, 16, 24, 3)
+    layers = ("plain_norm", "second", "seen", "seen_norm")
+    plain = dict(pool_size=1, mean=(0, 0, 0), std=(1, 1, 1), precision="float32")
+    extractor = ModuleFeatureExtractor(normalised_network, layers=layers, **plain)
+    network = create_feature_extractor(normalised_network().eval(), return_nodes=list(layers))
+    with torch.inference_mode():
+        expected = as_maps(list(network(torch.from_numpy(X).permute(0, 3, 1, 2)).values()))
+    assert_same_maps(extractor.transform(X), expected, rtol=1e-4, atol=1e-5)
+    kept = {name for name, module in extractor._network()[0].named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert kept == {"norm", "first", "second", "seen_norm"}
 
 
 def test_a_process_holds_one_module_for_all_clones_and_fits():

@@ -14,13 +14,13 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 
 # From the bottom up: a room may import from lower floors and from itself, no more.
 FLOORS = [
-    {"_files"},
+    {"_files", "_recall"},
     {"_images", "_networks", "_student", "_torch", "_training"},
     {"augment"},
     {"_crops", "_defects", "_exact_search", "_weights", "features", "coreset", "scoring"},
     {"memory_bank"},
     {"base", "patches"},
-    {"banks"},
+    {"banks", "defect_patches"},
     {"shards"},
     {"exdd", "student_teacher", "defect_classifier", "segmentation", "patch_classifier", "combined"},
 ]

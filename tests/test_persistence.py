@@ -219,6 +219,7 @@ VALUES = [
     np.float32(0.1), np.int8(-3), np.uint64(2**64 - 1), np.bool_(True), np.str_("gut"), np.float64("nan"),
     np.float16(0.5), np.zeros((2, 0, 3)), np.array(7), np.array("abc"), np.array(["gut", "schlecht"]),
     np.array([], dtype="<U5"), np.array([["a", "\udc80"], ["", "c" * 9]]), np.array([1, "a", None], dtype=object),
+    np.array([[1, 2], None], dtype=object),
     np.zeros((0, 2), dtype=object), np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     np.arange(12).reshape(3, 4)[::2, ::-1], np.array([True, False]), np.arange(5, dtype=">i4"),
     np.arange(3, dtype=np.float16), np.array([np.nan, np.inf]),

@@ -475,9 +475,7 @@ def test_a_large_image_in_tiles_is_as_the_whole(fitted):
 
 
 def test_images_smaller_than_the_stride_are_refused(fitted, normals):
-    with pytest.raises(
-        ValueError, match=r"X\[1\]: expected at least 8 x 8 pixels, which the networks need, got 7 x 9"
-    ):
+    with pytest.raises(ValueError, match=r"X\[1\]: expected at least 8 x 8 pixels, which the networks need, got 7 x 9"):
         fitted.predict([normals[0], normals[0][:7, :9]])
     with pytest.raises(ValueError, match="expected at least 8 x 8 pixels, which the networks need, got 4 x 64"):
         tiny().fit(normals[:, :4])

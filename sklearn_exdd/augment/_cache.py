@@ -3,12 +3,13 @@
 import hashlib
 import io
 import json
-from pathlib import Path
 from warnings import warn
 
 import numpy as np
 
 from sklearn_exdd._files import write_whole
+
+_MAX_PIXELS = 80_000_000  # Pillow takes larger PNG files for an attack
 
 
 class SampleCache:
@@ -38,7 +39,8 @@ class SampleCache:
             entry = json.loads(place.read_text(encoding="utf-8"))
             if entry.pop("sha256") != _digest(entry):
                 raise ValueError(f"{place.name} has changed")
-            image, mask = (self._checked(entry[name]) for name in ("image", "mask"))
+            name = f"{number:06d}"
+            image, mask = self._checked(entry["image"], name), self._checked(entry["mask"], f"{name}_mask")
             return image, mask.astype(bool), entry["provenance"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warn(
@@ -77,19 +79,22 @@ class SampleCache:
 
         buffer = io.BytesIO()
         flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-        if flat.dtype == np.uint8 or (flat.dtype == np.uint16 and flat.ndim == 2):
+        exact = flat.dtype == np.uint8 or (flat.dtype == np.uint16 and flat.ndim == 2)
+        if exact and flat.shape[0] * flat.shape[1] <= _MAX_PIXELS:
             Image.fromarray(flat).save(buffer, format="PNG")
             file = f"{name}.png"
-        else:  # what PNG cannot hold exactly
+        else:  # what PNG cannot hold exactly, or Pillow would not read again
             np.save(buffer, flat)
             file = f"{name}.npy"
         write_whole(self.folder / file, buffer.getvalue())
         return {"file": file, "shape": pixels.shape, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
 
-    def _checked(self, stored):
+    def _checked(self, stored, name):
         from PIL import Image
 
-        content = (self.folder / Path(stored["file"]).name).read_bytes()
+        if stored["file"] not in (f"{name}.png", f"{name}.npy"):
+            raise ValueError(f"it names {stored['file']}, which is of another sample")
+        content = (self.folder / stored["file"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != stored["sha256"]:
             raise ValueError(f"{stored['file']} has changed")
         if stored["file"].endswith(".npy"):

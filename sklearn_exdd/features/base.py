@@ -1,7 +1,10 @@
 """What all feature extractors share: sizes, tiles, batches, cache and whitening."""
 
+import hashlib
 import numbers
 from abc import abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -12,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from tqdm.auto import tqdm
 
 from sklearn_exdd._images import Images
+from sklearn_exdd._recall import _from_cache, _stored
 
 # What changes how features are computed, but not the features.
 _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
@@ -48,7 +52,8 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         Where feature maps are kept, an entry an image, keyed by its pixels and the
         parameters of the extractor.
     n_jobs : int, default=None
-        Batches extracted at a time.
+        Batches extracted at a time, by threads that share out those of torch. With one, the
+        next batch is read meanwhile.
     verbose : int, default=0
         Above 0 a progress bar is shown.
     """
@@ -86,7 +91,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         self.fit_transform(X)
         return self
 
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X, y=None, *, max_bytes=None):
         """Fit and transform, computing the features once.
 
         Parameters
@@ -94,18 +99,50 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         X : images
         y : None
             Ignored.
+        max_bytes : int, default=None
+            What the feature maps may take, before whitening.
 
         Returns
         -------
-        feature_maps : list of ndarray of shape (height', width', n_features)
+        feature_maps : list of ndarray of shape (height', width', n_features) or None
+            None, with nothing learned, where they would take more than `max_bytes`.
         """
-        images = X if isinstance(X, Images) else Images(X)
-        maps = list(self._raw_maps(images))
+        images, maps, n_bytes = X if isinstance(X, Images) else Images(X), [], 0
+        for feature_map in self._raw_maps(images):
+            n_bytes += feature_map.nbytes
+            if max_bytes is not None and n_bytes > max_bytes:
+                return None
+            maps.append(feature_map)
         self.n_channels_ = images.n_channels
         if self.whiten:
-            self._fit_whitening(maps)
-        self.n_features_out_ = self._refined(maps[0]).shape[2]
-        return [self._refined(feature_map) for feature_map in maps]
+            shift = _mean(maps[0])
+            self._set_whitening(shift, _moments(maps, shift))
+        for i, feature_map in enumerate(maps):
+            maps[i] = self._refined(feature_map)
+        self.n_features_out_ = maps[0].shape[2]
+        return maps
+
+    def fit_shards(self, shards, run):
+        """Fit on images in shards, keeping none of their feature maps.
+
+        Parameters
+        ----------
+        shards : list of Images
+        run : callable
+            ``run(function, *args)`` is the list of ``function(extractor, shard, *args)``
+            for all shards, wherever that is computed.
+
+        Returns
+        -------
+        self : object
+        """
+        first = next(self._raw_maps(shards[0].take([0])))
+        self.n_channels_ = shards[0].n_channels
+        if self.whiten:
+            shift = _mean(first)
+            self._set_whitening(shift, [sum(terms) for terms in zip(*run(_moments_of_shard, shift))])
+        self.n_features_out_ = self._refined(first).shape[2]
+        return self
 
     def transform(self, X):
         """Feature maps of images.
@@ -181,30 +218,64 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     def _raw_maps(self, images):
         """Feature maps before whitening, one by one."""
         batches = list(gen_batches(len(images), self.batch_size))
-        parallel = Parallel(n_jobs=self.n_jobs, prefer="threads", return_as="generator")
+        with joblib.parallel_config(backend="threading"):
+            n_jobs = joblib.effective_n_jobs(self.n_jobs)
+        computed = self._one_after_the_other if n_jobs == 1 else self._side_by_side
         with tqdm(total=len(images), desc="features", unit="image", disable=not self.verbose) as progress:
-            for batch in parallel(delayed(self._batch_maps)(images, batch) for batch in batches):
-                yield from batch
-                progress.update(len(batch))
+            for maps in computed(images, batches, n_jobs):
+                yield from maps
+                progress.update(len(maps))
 
-    def _batch_maps(self, images, batch):
-        stored = check_memory(self.memory).cache(_stored, ignore=["feature_map"])
-        maps, missing = {}, {}
+    def _one_after_the_other(self, images, batches, n_jobs):
+        own_key = self._own_key()
+        with ThreadPoolExecutor(n_jobs) as reader:
+            upcoming = reader.submit(self._read, images, batches[0], own_key)
+            for batch in [*batches[1:], None]:
+                read = upcoming.result()
+                if batch is not None:
+                    upcoming = reader.submit(self._read, images, batch, own_key)
+                yield self._extracted(read)
+
+    def _side_by_side(self, images, batches, n_jobs):
+        own_key, parallel = self._own_key(), Parallel(n_jobs, backend="threading", return_as="generator")
+        with _threads_shared_out(n_jobs):
+            yield from parallel(delayed(self._batch_maps)(images, batch, own_key) for batch in batches)
+
+    def _batch_maps(self, images, batch, own_key):
+        return self._extracted(self._read(images, batch, own_key))
+
+    def _read(self, images, batch, own_key):
+        """For each image of a batch its key in the cache, and its feature map from there or else its pixels."""
+        stored = self._stored_maps()
+        items = []
         for index in range(batch.start, batch.stop):
             image = images[index]
             self._check_size(image.shape, images.where(index))
-            key = joblib.hash((self._cache_key(), image)) if self.memory is not None else None
-            maps[index] = _from_cache(stored, key)
-            if maps[index] is None:
-                working = self._resized(image)
-                missing.setdefault(working.shape, []).append((index, key, working))
-        for misses in missing.values():
-            computed = self._tiled_maps(np.stack([working for _, _, working in misses]))
-            for (index, key, _), feature_map in zip(misses, computed):
-                if key is not None:
-                    stored(key, feature_map)
-                maps[index] = feature_map
-        return list(maps.values())
+            key = _image_key(own_key, image) if self.memory is not None else None
+            feature_map = _from_cache(stored, key)
+            items.append((key, feature_map, self._resized(image) if feature_map is None else None))
+        return items
+
+    def _extracted(self, items):
+        """Feature maps of a batch that was read."""
+        stored, maps, missing = self._stored_maps(), [feature_map for _, feature_map, _ in items], {}
+        for i, (_, feature_map, pixels) in enumerate(items):
+            if feature_map is None:
+                missing.setdefault(pixels.shape, []).append(i)
+        for places in missing.values():
+            computed = self._tiled_maps(np.stack([items[i][2] for i in places]))
+            for i, feature_map in zip(places, computed):
+                if items[i][0] is not None:
+                    stored(items[i][0], feature_map)
+                maps[i] = feature_map
+        return maps
+
+    def _own_key(self):
+        """What all entries of this extractor have in common in a cache."""
+        return joblib.hash(self._cache_key()) if self.memory is not None else None
+
+    def _stored_maps(self):
+        return check_memory(self.memory).cache(_stored, ignore=["feature_map"])
 
     def _cache_key(self):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}
@@ -254,15 +325,8 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         columns = slice((left - outer_left) // stride, -(-(right - outer_left) // stride))
         return tile[:, rows, columns]
 
-    def _fit_whitening(self, maps):
-        n_features = maps[0].shape[2]
-        count, total, products = 0, np.zeros(n_features), np.zeros((n_features, n_features))
-        shift = maps[0].reshape(-1, n_features).mean(axis=0, dtype=np.float64)
-        for feature_map in maps:
-            patches = feature_map.reshape(-1, n_features) - shift
-            count += len(patches)
-            total += patches.sum(axis=0)
-            products += patches.T @ patches
+    def _set_whitening(self, shift, moments):
+        count, total, products = moments
         mean = total / count
         covariance = products / count - np.outer(mean, mean)
         # A feature that does not vary on the normals (to rounding) says nothing there.
@@ -271,7 +335,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
         variances, directions = variances[::-1].clip(0), directions[:, ::-1]
         share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
-        n_kept = min(int(np.searchsorted(share, _VARIANCE_SHARE)) + 1, n_features)
+        n_kept = min(int(np.searchsorted(share, _VARIANCE_SHARE)) + 1, len(share))
         mean_variance = max(variances.mean(), 1e-12)
         shrunk = (1 - _SHRINKAGE) * variances[:n_kept] + _SHRINKAGE * mean_variance
         self.mean_ = (shift + mean).astype(np.float32)
@@ -288,20 +352,39 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         return tags
 
 
-class _NotStored(Exception):
-    pass
+def _mean(feature_map):
+    return feature_map.reshape(-1, feature_map.shape[2]).mean(axis=0, dtype=np.float64)
 
 
-def _stored(key, feature_map=None):
-    if feature_map is None:
-        raise _NotStored  # the entry went missing or is damaged: it is made again
-    return feature_map
+def _moments(maps, shift):
+    """Number, sum and sum of outer products of the patches, less a shift that saves digits."""
+    count, total, products = 0, np.zeros(len(shift)), np.zeros((len(shift), len(shift)))
+    for feature_map in maps:
+        patches = feature_map.reshape(-1, len(shift)) - shift
+        count += len(patches)
+        total += patches.sum(axis=0)
+        products += patches.T @ patches
+    return count, total, products
 
 
-def _from_cache(stored, key):
-    if key is None or not stored.check_call_in_cache(key):
-        return None
+def _moments_of_shard(extractor, shard, shift):
+    return _moments(extractor._raw_maps(shard), shift)
+
+
+@contextmanager
+def _threads_shared_out(n_jobs):
+    """Torch's threads, divided among threads that are started now."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, n_threads // n_jobs))
     try:
-        return stored(key)
-    except _NotStored:
-        return None
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _image_key(own_key, image):
+    key = hashlib.sha256(f"{own_key} {image.shape}".encode())
+    key.update(np.ascontiguousarray(image))  # twice as fast as joblib.hash
+    return key.hexdigest()

@@ -1,11 +1,13 @@
 """Feature maps from the inner layers of a torch module."""
 
 import copy
+from collections import Counter
 from functools import lru_cache
 from threading import Lock
 
 import numpy as np
 
+from sklearn_exdd._networks import resolve_precision
 from sklearn_exdd._torch import resolve_device
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
@@ -32,12 +34,19 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         Channels that the module expects; grey images are repeated.
     mean, std : tuple of float
         Normalisation of the module's input, those of ImageNet by default.
-    precision : {"float32", "bfloat16"}, default="float32"
-        In which the module computes. Features are float32 in any case.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        In which the module computes. Features are float32 in any case. "auto" is bfloat16
+        where the hardware has instructions for it, about twice as fast; a fitted
+        extractor stays with what it was fitted in, see `precision_`.
     device : str, default=None
         For example "cpu" or "cuda:0"; None takes CUDA where there is some.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
+
+    Attributes
+    ----------
+    precision_ : {"float32", "bfloat16"}
+        What `precision` meant where the extractor was fitted.
 
     Notes
     -----
@@ -73,7 +82,7 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         n_input_channels=3,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        precision="float32",
+        precision="auto",
         device=None,
         image_size=None,
         tile_size=1024,
@@ -109,6 +118,18 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
     def offset(self):
         return self._network()[2]
 
+    def fit_transform(self, X, y=None, *, max_bytes=None):
+        self._settle_precision()
+        return super().fit_transform(X, y, max_bytes=max_bytes)
+
+    def fit_shards(self, shards, run):
+        self._settle_precision()
+        return super().fit_shards(shards, run)
+
+    def _settle_precision(self):
+        vars(self).pop("precision_", None)
+        self.precision_ = self._resolved_precision()
+
     def _builder(self):
         """A hashable callable that returns the module: what the process-wide cache goes by."""
         if not callable(self.build) or hasattr(self.build, "parameters"):
@@ -118,18 +139,24 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
             )
         return self.build
 
-    def _network(self):
+    def _network(self, folded=True):
+        """The module cut at its layers, its stride and offset; `folded` leaves no normalisation to train."""
         if self.pool_size < 1 or self.pool_size % 2 == 0:
             raise ValueError(f"pool_size: expected an odd integer of at least 1, got {self.pool_size!r}.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}.")
         layers = None if self.layers is None else tuple(self.layers)
         device = str(resolve_device(self.device))
         with _LOADING:
-            return _load(self._builder(), layers, self.n_input_channels, self.precision, device)
+            return _load(self._builder(), layers, self.n_input_channels, self._resolved_precision(), device, folded)
+
+    def _resolved_precision(self):
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {self.precision!r}.")
+        if self.precision == "auto" and hasattr(self, "precision_"):
+            return self.precision_
+        return "bfloat16" if resolve_precision(self.precision, resolve_device(self.device)) else "float32"
 
     def _cache_key(self):
-        return *super()._cache_key(), self._builder()
+        return *super()._cache_key(), self._resolved_precision(), self._builder()
 
     def _extract(self, images):
         import torch
@@ -145,7 +172,8 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
             batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
             batch = batch.expand(-1, self.n_input_channels, -1, -1)
             mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
-            batch = ((batch - mean) / std).to(getattr(torch, self.precision))
+            batch = ((batch - mean) / std).to(getattr(torch, self._resolved_precision()))
+            batch = batch.contiguous(memory_format=torch.channels_last)
             outputs = [output.float() for output in network(batch).values()]
             pooled = [
                 functional.avg_pool2d(output, self.pool_size, stride=1, padding=self.pool_size // 2)
@@ -167,7 +195,7 @@ def _enlarged(output, shape):
 
 
 @lru_cache(maxsize=4)
-def _load(build, layers, n_input_channels, precision, device):
+def _load(build, layers, n_input_channels, precision, device, folded=True):
     """Build and cut the network; find its stride and where its first patch is centred."""
     import torch
     from torchvision.models.feature_extraction import create_feature_extractor
@@ -196,7 +224,33 @@ def _load(build, layers, n_input_channels, precision, device):
         if _PROBE_SIZE % n_patches == 0:
             stride = _PROBE_SIZE // n_patches
             offset = _first_center(probe, finest, stride)
-    return network.to(device=device, dtype=getattr(torch, precision)), stride, offset
+        if folded:
+            _fold_normalisations(network)
+    # Channels last is what convolutions read fastest, on CPUs and on tensor cores.
+    network = network.to(device=device, dtype=getattr(torch, precision), memory_format=torch.channels_last)
+    return network, stride, offset
+
+
+def _fold_normalisations(network):
+    """Multiply batch normalisations into the weights of the convolutions before them."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    modules = dict(network.named_modules())
+    n_calls = Counter(node.target for node in network.graph.nodes)
+    for node in list(network.graph.nodes):
+        if node.op != "call_module" or type(modules[node.target]) is not nn.BatchNorm2d:
+            continue
+        source = node.args[0]
+        alone = len(source.users) == n_calls[source.target] == n_calls[node.target] == 1
+        if alone and source.op == "call_module" and type(modules[source.target]) is nn.Conv2d:
+            parent, _, name = source.target.rpartition(".")
+            folded = fuse_conv_bn_eval(modules[source.target], modules[node.target])
+            setattr(network.get_submodule(parent), name, folded)
+            node.replace_all_uses_with(source)
+            network.graph.erase_node(node)
+    network.delete_all_unused_submodules()
+    network.recompile()
 
 
 def _first_center(probe, output, stride):

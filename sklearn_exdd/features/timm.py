@@ -48,7 +48,7 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
         pool_size=3,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        precision="float32",
+        precision="auto",
         device=None,
         image_size=None,
         tile_size=1024,

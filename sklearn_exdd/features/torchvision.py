@@ -53,7 +53,7 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         weights_sha256=None,
         random_state=0,
         pool_size=3,
-        precision="float32",
+        precision="auto",
         device=None,
         image_size=None,
         tile_size=1024,

@@ -1,0 +1,267 @@
+"""Processes killed at random moments, full and read-only disks, many processes on one cache: what is lost?
+
+    python benchmarks/faults.py --kills 200
+
+Each kind of work that writes files is done by a process that is killed (SIGKILL) somewhere in the middle. Afterwards
+the same work is done again in the same folder: it must give what it gives without an interruption, bit for bit but for
+features, and read nothing half-written, of which the library warns. As root, the disk is really full and really
+read-only (a tmpfs). Counts of losses are printed; the command ends with an error if there is one. Needs fork.
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked process inherits no threads
+
+import numpy as np
+
+from sklearn_exdd import ExDDDetector, GaborFeatureExtractor, PerlinDefectAugmenter, persistence
+from sklearn_exdd.datasets import make_surface_defects
+
+X, Y, MASKS = make_surface_defects(10, defect_fraction=0.3, image_shape=(32, 32), random_state=0)
+
+
+class Features:
+    """fit and score_samples with ``memory=``. What is still missing there is extracted in other batches: it rounds."""
+
+    rtol = 1e-5
+
+    def do(self, folder):
+        detector = ExDDDetector(GaborFeatureExtractor(n_levels=1), memory=str(folder), random_state=0)
+        return detector.fit(X, Y, masks=MASKS).score_samples(X)
+
+
+class Synthesis:
+    """sample with ``cache_dir=``."""
+
+    rtol = 0
+
+    def do(self, folder):
+        augmenter = PerlinDefectAugmenter(cache_dir=folder, min_contrast=0, random_state=0)
+        synthetic = augmenter.fit(X, Y).sample(8)
+        return [synthetic.images, synthetic.masks, repr(synthetic.provenance)]
+
+
+class Saving:
+    """persistence.dump over an older file: one of the two is there, whole."""
+
+    rtol = 0
+
+    def __init__(self):
+        extractor = GaborFeatureExtractor(n_levels=1)
+        self.detectors = [ExDDDetector(extractor, n_neighbors=k, random_state=0).fit(X) for k in (1, 2)]
+        self.scores = [detector.score_samples(X) for detector in self.detectors]
+
+    def do(self, folder):
+        folder.mkdir(exist_ok=True)
+        path = folder / "detector.safetensors"
+        if path.exists():
+            found = persistence.load(path)
+            np.testing.assert_array_equal(found.score_samples(X), self.scores[found.n_neighbors - 1])
+        for detector in self.detectors:
+            persistence.dump(detector, path)
+        return persistence.load(path).score_samples(X)
+
+
+class Training:
+    """A training with checkpoints: resumed, it ends where it would have ended."""
+
+    rtol = 0
+
+    def do(self, folder):
+        import torch
+
+        from sklearn_exdd._training import seeded, train
+
+        folder.mkdir(exist_ok=True)
+        with seeded(0):
+            module = torch.nn.Linear(6, 1)
+
+        def loss_of_step(step, random_state):
+            inputs = torch.from_numpy(random_state.normal(size=(8, 6)).astype(np.float32))
+            return (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
+
+        run = train(module, loss_of_step, max_steps=60, checkpoint=folder / "training.pt", checkpoint_every=5)
+        return [run.losses, *(value.numpy() for value in module.state_dict().values())]
+
+
+WORKS = {"features": Features, "synthesis": Synthesis, "saving": Saving, "training": Training}
+
+
+def same(work, one, other):
+    """Whether two results of a kind of work are equal, bit for bit where its `rtol` is 0."""
+    if isinstance(one, list):
+        return len(one) == len(other) and all(same(work, *pair) for pair in zip(one, other))
+    if work.rtol == 0:
+        return np.array_equal(one, other)
+    return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=work.rtol, atol=work.rtol)
+
+
+@contextlib.contextmanager
+def no_damage():
+    """Within it the library's warnings, such as that of a damaged file, are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="Persisting input arguments took")  # joblib, on a busy machine
+        yield
+
+
+def forked(act, *arguments):
+    """The number of a process that does something and ends with 0, or with 1 if that failed."""
+    sys.stdout.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which only sleep here
+        process = os.fork()
+    if process:
+        return process
+    status = 1
+    with contextlib.suppress(BaseException):
+        try:
+            act(*arguments)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+    os._exit(status)
+
+
+def again_and_again(work, folder):
+    for number in itertools.count():
+        work.do(folder / f"{number:06d}")
+
+
+def kill_once(work, expected, folder, rng):
+    """Kill the work at a random moment, and do it again; how many rounds it had begun."""
+    duration = rng.uniform(0.02, 0.4)
+    process = forked(again_and_again, work, folder)
+    time.sleep(duration)
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    if not os.WIFSIGNALED(status):
+        raise AssertionError("the process ended by itself, before it was killed")
+    rounds = sorted(folder.iterdir())
+    for begun in rounds[-2:]:
+        with no_damage():
+            if not same(work, work.do(begun), expected):
+                raise AssertionError(f"{begun}: expected the result of an uninterrupted run, got another one")
+    return len(rounds)
+
+
+def kill(name, n_kills, seed=0):
+    """Kill a kind of work so many times: losses, and kills that came in the middle of a round."""
+    work, losses, n_inside = WORKS[name](), [], 0
+    with tempfile.TemporaryDirectory() as place:
+        expected = work.do(Path(place) / "reference")
+        for number in range(n_kills):
+            folder = Path(place) / f"kill{number}"
+            folder.mkdir()
+            try:
+                n_inside += kill_once(work, expected, folder, np.random.RandomState([seed, number])) > 0
+            except Exception:
+                losses.append(f"{name}, kill {number}:\n{traceback.format_exc()}")
+            shutil.rmtree(folder, ignore_errors=True)
+    return losses, n_inside
+
+
+def together(name, n_processes, folder):
+    """Several processes at once on one folder: which of them failed or got another result."""
+    work = WORKS[name]()
+    with tempfile.TemporaryDirectory() as place:
+        expected = work.do(Path(place) / "reference")
+
+    def act():
+        with no_damage():
+            if not same(work, work.do(folder), expected):
+                raise AssertionError("another result")
+
+    processes = [forked(act) for _ in range(n_processes)]
+    return [process for process in processes if os.waitpid(process, 0)[1] != 0]
+
+
+@contextlib.contextmanager
+def small_disk(size):
+    """A disk of its own, of so many bytes."""
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+        try:
+            yield Path(place)
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+
+
+def disk_faults():
+    """Works on a disk that is full, at first or in the middle, or read-only: what failed in another way than said."""
+    failures = []
+    for name, full in itertools.product(["features", "synthesis", "saving"], [4096, 40_000, 200_000]):
+        work = WORKS[name]()
+        with tempfile.TemporaryDirectory() as place:
+            expected = work.do(Path(place) / "reference")
+        with small_disk(full) as disk, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the disk is full is said by warnings
+            try:
+                result = work.do(disk / "cache")
+            except OSError as error:
+                result = error
+            refuses = name == "saving" and full < 200_000
+            if not (isinstance(result, OSError) if refuses else same(work, result, expected)):
+                failures.append(f"{name} on a disk of {full} bytes: {result!r}"[:500])
+        for prepared in (False, True):
+            with small_disk(10**7) as disk, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if prepared:
+                    work.do(disk / "cache")
+                subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+                try:
+                    result = work.do(disk / "cache")
+                except OSError as error:
+                    result = error
+                refuses = name == "saving" or (name == "features" and not prepared)
+                if not (isinstance(result, OSError) if refuses else same(work, result, expected)):
+                    failures.append(f"{name} on a read-only disk, {prepared=}: {result!r}"[:500])
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    losses, counts = [], Counter()
+    for name, share in zip(WORKS, np.array_split(np.arange(arguments.kills), len(WORKS))):
+        started = time.perf_counter()
+        lost, n_inside = kill(name, len(share), arguments.seed)
+        print(
+            f"{name:10} {len(share)} kills, {n_inside} of them in the middle of a round, {len(lost)} losses, "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+        losses += lost
+    for name, n_processes in itertools.product(["features", "synthesis"], [2, 4]):
+        for _ in range(5):
+            with tempfile.TemporaryDirectory() as place:
+                failed = together(name, n_processes, Path(place))
+            counts[f"{name}, {n_processes} processes at once"] += len(failed)
+    for what, n_failed in counts.items():
+        print(f"{what}: 5 times, {n_failed} failures")
+    if os.name == "posix" and os.getuid() == 0:
+        failures = disk_faults()
+        print(f"full and read-only disks: 15 cases, {len(failures)} failures")
+        losses += failures
+    print("\n".join(losses))
+    sys.exit(bool(losses) or bool(sum(counts.values())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""One fitted detector under load: threads, processes, and tens of thousands of predictions in a row.
+
+    python benchmarks/load.py --n 50000
+
+Prints whether threads and processes get the scores that a single caller gets, and how the memory of the process grows
+with the number of predictions; ends with an error where scores differ or memory grows by more than 20 MiB.
+"""
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
+from sklearn_exdd.datasets import make_surface_defects
+
+_WARM_UP = 500  # predictions, after which memory is expected to stay
+
+
+def fitted(shape=(32, 32)):
+    """A detector, and images that it has not seen."""
+    X, y, masks = make_surface_defects(40, defect_fraction=0.3, image_shape=shape, random_state=0)
+    detector = ExDDDetector(GaborFeatureExtractor(n_levels=1), random_state=0)
+    return detector.fit(X[:20], y[:20], masks=masks[:20]), X[20:]
+
+
+def resident():
+    """Memory of this process, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def in_threads(detector, X, n_threads, n_calls):
+    """Scores and maps of so many calls, from several threads at once."""
+
+    def call(number):
+        one = X[number % len(X)][None]
+        return detector.score_samples(one)[0], detector.predict_map(one)[0]
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(call, range(n_calls)))
+
+
+def in_processes(detector, X, n_processes):
+    """The scores that each of several processes finds."""
+    return Parallel(n_jobs=n_processes, backend="loky")(delayed(detector.score_samples)(X) for _ in range(n_processes))
+
+
+def growth(detector, X, n_predictions):
+    """MiB by which the process grows over so many predictions, after those that warm it up; and their seconds."""
+    started, base = None, 0
+    for number in range(_WARM_UP + n_predictions):
+        if number == _WARM_UP:
+            started, base = time.perf_counter(), resident()
+        detector.predict(X[number % len(X)][None])
+    return resident() - base, time.perf_counter() - started
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=50_000, help="predictions in a row")
+    arguments = parser.parse_args()
+    detector, X = fitted()
+    alone, found = in_threads(detector, X, 1, len(X)), in_threads(detector, X, 8, 2000)
+    in_threads_same = all(
+        score == alone[i % len(X)][0] and np.array_equal(pixel_map, alone[i % len(X)][1])
+        for i, (score, pixel_map) in enumerate(found)
+    )
+    print(f"8 threads, {len(found)} calls: scores and maps {'the same' if in_threads_same else 'DIFFERENT'}")
+    scores = detector.score_samples(X)
+    in_processes_same = all(np.array_equal(own, scores) for own in in_processes(detector, X, 4))
+    print(f"4 processes: scores {'the same' if in_processes_same else 'DIFFERENT'}")
+    grown, seconds = growth(detector, X, arguments.n)
+    print(f"{arguments.n} predictions in {seconds:.0f} s: memory grew by {grown:.1f} MiB, to {resident():.0f} MiB")
+    sys.exit(not (in_threads_same and in_processes_same and grown < 20))
+
+
+if __name__ == "__main__":
+    main()

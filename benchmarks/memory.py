@@ -1,0 +1,87 @@
+"""What fit takes at its peak as the normal images grow in number, from paths.
+
+    python benchmarks/memory.py --images 250 500 1000 2000
+    python benchmarks/memory.py --images 5000 --backbone wide_resnet50_2 --coreset greedy --size 0.01
+
+Each fit runs in a process of its own, whose peak resident memory is read in the end; the first line is that of a fit on
+ten images, which is what the interpreter, torch and the backbone take. Images are of 256 x 256 pixels, backbones have
+random weights. "features" is what the features of all images would take.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from sklearn_exdd import ExDDDetector, TorchvisionFeatureExtractor
+from sklearn_exdd.datasets import make_surface_defects
+
+
+def written(folder, n_images):
+    """Paths of normal images."""
+    paths = [folder / f"{i:05d}.png" for i in range(n_images)]
+    for start in range(0, n_images, 100):
+        X, _, _ = make_surface_defects(100, defect_fraction=0, image_shape=(256, 256), random_state=start)
+        for path, image in zip(paths[start : start + 100], X):
+            Image.fromarray(image).save(path)
+    return paths
+
+
+def extractor_of(arguments):
+    if arguments.backbone == "gabor":
+        return "gabor"
+    return TorchvisionFeatureExtractor(arguments.backbone, weights=None, precision=arguments.precision)
+
+
+def fit(arguments, folder, n_images):
+    """Seconds, peak memory in GiB, and bytes of the features of an image."""
+    size = arguments.size if arguments.size < 1 else int(arguments.size)
+    detector = ExDDDetector(
+        extractor_of(arguments),
+        coreset=arguments.coreset,
+        normal_coreset=size,
+        n_jobs=arguments.n_jobs,
+        random_state=0,
+        verbose=arguments.verbose,
+    )
+    paths = sorted(folder.glob("*.png"))[:n_images]
+    start = time.perf_counter()
+    detector.fit(paths)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    (feature_map,) = detector.feature_extractor_.transform(paths[:1])
+    return {"seconds": seconds, "peak": peak, "bytes": feature_map.nbytes, "rows": len(detector.normal_bank_)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[250, 500, 1000, 2000])
+    parser.add_argument("--backbone", default="resnet18", help='a torchvision model, or "gabor"')
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--coreset", choices=["random", "greedy"], default="random")
+    parser.add_argument("--size", type=float, default=5000, help="rows of the bank, or a share below 1")
+    parser.add_argument("--n-jobs", type=int)
+    parser.add_argument("--verbose", type=int, default=0)
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder: this is one of the processes
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(fit(arguments, Path(arguments.one), arguments.images[0])))
+        return
+    print("images | bank rows | features, GiB | peak, GiB | seconds")
+    with tempfile.TemporaryDirectory() as folder:
+        written(Path(folder), max(arguments.images))
+        for n_images in (10, *arguments.images):
+            command = [sys.executable, __file__, *sys.argv[1:], "--images", str(n_images), "--one", folder]
+            result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            features, peak, seconds = n_images * result["bytes"] / 2**30, result["peak"], result["seconds"]
+            print(f"{n_images:6} | {result['rows']:9} | {features:13.2f} | {peak:9.2f} | {seconds:.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

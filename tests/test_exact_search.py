@@ -1,0 +1,156 @@
+"""The views of an exact search: none promises too much, and together they miss nothing."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.neighbors import NearestNeighbors
+
+from sklearn_exdd import MemoryBank, TorchvisionFeatureExtractor, _exact_search
+from sklearn_exdd._exact_search import ExactSearch
+from sklearn_exdd.datasets import make_surface_defects
+
+
+@pytest.fixture(params=[True, False], ids=["bfloat16", "without bfloat16"])
+def processor(request, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: request.param)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How many queries each view is asked about."""
+    counts = {}
+    search = ExactSearch._search
+
+    def counting(self, view, X, *args):
+        counts[type(view).__name__] = counts.get(type(view).__name__, 0) + len(X)
+        return search(self, view, X, *args)
+
+    monkeypatch.setattr(ExactSearch, "_search", counting)
+    return counts
+
+
+def noise(rng, n):
+    return rng.normal(size=(n, 300))
+
+
+def on_a_surface(rng, n):
+    """Few hidden dimensions, as patch features have."""
+    waves = np.random.RandomState(9).normal(size=(6, 300))
+    return np.tanh(rng.normal(size=(n, 6)) @ waves) + 0.02 * rng.normal(size=(n, 300))
+
+
+def clusters(rng, n):
+    centers = 20 * np.random.RandomState(9).normal(size=(40, 300))
+    return centers[rng.randint(40, size=n)] + 0.01 * rng.normal(size=(n, 300))
+
+
+def with_outliers(rng, n):
+    X = on_a_surface(rng, n)
+    X[:: max(1, n // 10)] *= 1e3
+    return X
+
+
+def far_off(rng, n):
+    return 1e3 + on_a_surface(rng, n)
+
+
+def repeated(rng, n):
+    return on_a_surface(np.random.RandomState(3), 150)[rng.randint(150, size=n)]
+
+
+def on_a_grid(rng, n):
+    return rng.randint(0, 3, size=(n, 300))
+
+
+def constant(rng, n):
+    return np.ones((n, 300))
+
+
+def tiny_numbers(rng, n):
+    return 1e-12 * on_a_surface(rng, n)
+
+
+def of_a_backbone(rng, n):
+    X = make_surface_defects(4, image_shape=(192, 192), random_state=rng.randint(100))[0]
+    maps = TorchvisionFeatureExtractor("resnet18", weights=None).transform(X)
+    return rng.permutation(np.concatenate([one.reshape(-1, one.shape[2]) for one in maps]))[:n]
+
+
+KINDS = [
+    noise,
+    on_a_surface,
+    clusters,
+    with_outliers,
+    far_off,
+    repeated,
+    on_a_grid,
+    constant,
+    tiny_numbers,
+    of_a_backbone,
+]
+
+
+def rows_and_queries(kind):
+    rng = np.random.RandomState(0)
+    return kind(rng, 1500).astype(np.float32), kind(rng, 200).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_neighbours_are_those_of_scikit_learn(kind, n_neighbors, processor):
+    rows, queries = rows_and_queries(kind)
+    distances, indices = MemoryBank(rows).kneighbors(queries, n_neighbors)
+    exact = cdist(queries.astype(np.float64), rows.astype(np.float64))
+    peer = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(rows.astype(np.float64))
+    expected = peer.kneighbors(queries.astype(np.float64))[0]
+    np.testing.assert_allclose(distances, np.take_along_axis(exact, indices, axis=1), rtol=1e-5)
+    # scikit-learn's own distances go through norms, too.
+    np.testing.assert_allclose(distances, expected, rtol=1e-4, atol=1e-6 * np.linalg.norm(rows, axis=1).max())
+    assert all(len(set(own)) == n_neighbors for own in indices.tolist())
+
+
+@pytest.mark.parametrize("kind", [noise, on_a_surface, of_a_backbone])
+def test_the_same_rows_are_found_with_and_without_the_cheap_views(kind, processor, monkeypatch):
+    rows, queries = rows_and_queries(kind)
+    groups = np.arange(len(rows)) // 100
+    exclude = np.random.RandomState(1).randint(-1, 17, size=len(queries))
+    for options in ({}, {"exclude": 3}, {"exclude": exclude}):
+        cheap = MemoryBank(rows, {"group": groups}).kneighbors(queries, 4, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(_exact_search, "_MIN_ROWS", 10**9)
+            plain = MemoryBank(rows, {"group": groups}).kneighbors(queries, 4, **options)
+        for got, expected in zip(cheap, plain):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_view_promises_more_than_the_true_distance(kind):
+    rows, queries = rows_and_queries(kind)
+    center = rows.mean(axis=0)
+    rows, queries = rows - center, queries - center
+    exact = cdist(queries.astype(np.float64), rows.astype(np.float64), "sqeuclidean")
+    for view in (_exact_search._ReducedView, _exact_search._BFloat16View, _exact_search._Float32View):
+        bounds, offsets = view(rows).bounds(queries)
+        assert (bounds[:, : len(rows)].astype(np.float64) + offsets[:, None] <= exact).all(), view.__name__
+
+
+def test_a_view_that_settles_next_to_nothing_is_asked_no_more_and_one_that_does_is_enough(asked, processor):
+    search = ExactSearch(rows_and_queries(noise)[0], np.arange(1500))
+    search.kneighbors(np.random.RandomState(1).normal(size=(500, 300)).astype(np.float32), 1)
+    assert asked.pop("_ReducedView") == _exact_search._N_PROBES
+    assert next(iter(asked.values())) == 500
+    asked.clear()
+    rows = on_a_surface(np.random.RandomState(0), 2000).astype(np.float32)
+    ExactSearch(rows[:1500], np.arange(1500)).kneighbors(rows[1500:], 1)
+    assert asked["_ReducedView"] == 500
+    assert sum(asked.values()) < 550
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((1500, 300), np.float64), ((1000, 300), np.float32), ((1500, 200), "f4")]
+)
+def test_few_rows_or_features_or_double_precision_need_no_cheap_view(shape, dtype, asked):
+    rows = on_a_surface(np.random.RandomState(0), shape[0])[:, : shape[1]].astype(dtype)
+    MemoryBank(rows).kneighbors(rows[:10])
+    assert set(asked) <= {"_Float32View", "_Float64View"}
