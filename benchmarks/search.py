@@ -23,7 +23,8 @@ CANDIDATES = {
 
 
 def pipeline(memory=None):
-    return make_pipeline(CutPasteDefectAugmenter(random_state=0), ExDDDetector(memory=memory, random_state=0))
+    detector = ExDDDetector(memory=memory, random_state=0)
+    return make_pipeline(CutPasteDefectAugmenter(random_state=0), detector, memory=memory)
 
 
 def cpu_seconds(run):

@@ -52,10 +52,12 @@ def _from_cache(stored, key):
         return None
     try:
         content, checksum = stored(key)
+        if checksum == _checksum(key, content):
+            return pickle.loads(content)
     except _NotStored:
         return None
-    if checksum == _checksum(key, content):
-        return pickle.loads(content)
+    except (TypeError, ValueError):
+        pass  # damaged so that it is not even bytes and their checksum
     stored.call_and_shelve(key).clear()
     return None
 
