@@ -380,11 +380,12 @@ class DefectClassifier(BaseDefectDetector):
                 return self.head(maps)
 
         # A copy: the process keeps the untrained one for whoever else asks for it.
-        trunk = copy.deepcopy(backbone._network(folded=False)[0])
+        network, stride, offset = backbone._network(folded=False)
+        trunk = copy.deepcopy(network)
         with torch.inference_mode():
             (maps,) = trunk(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE)).values()
         with seeded(seed):
-            module = PatchLogits(trunk.requires_grad_(True), maps.shape[1], backbone.stride, backbone.offset)
+            module = PatchLogits(trunk.requires_grad_(True), maps.shape[1], stride, offset)
         return module.to(resolve_device(self.device)).eval()
 
     def _working_images(self, parts, module):

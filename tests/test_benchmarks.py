@@ -231,7 +231,6 @@ def test_finished_runs_are_not_computed_again(ksdd2_run, scripts, monkeypatch, c
     assert "test is not the published split, 894 normal images and 110 defects" in err
 
 
-@pytest.mark.xfail(reason="figures of DIAG depend on what the process computed before, since backbones are folded")
 def test_an_interrupted_command_goes_on_where_it_was(ksdd2_run, scripts, monkeypatch, tmp_path):
     ksdd2 = scripts.ksdd2
     command = [*ksdd2_run.command, "--diag", "--shots", "full", "--seeds", "2", "--counts", "3"]

@@ -404,6 +404,8 @@ def test_training_starts_from_a_local_state_dict_and_leaves_the_shared_network_a
     np.testing.assert_allclose(
         unmoved.weights_["trunk.layer4.1.conv2.weight"], state["layer4.1.conv2.weight"], atol=1e-9
     )
+    again = classifier(**params, learning_rate=1e-12).fit(X[y == 0])  # now the process has the network
+    np.testing.assert_array_equal(again.weights_["head.weight"], unmoved.weights_["head.weight"])
     moved = classifier(**params).fit(X[y == 0])
     assert not np.allclose(moved.weights_["trunk.conv1.weight"], state["conv1.weight"], atol=1e-4)
     for one, other in zip(before, extractor.transform(X[:2])):

@@ -101,11 +101,9 @@ class _TimmModel:
             import timm
         except ImportError as error:
             raise ImportError("TimmFeatureExtractor needs timm: pip install 'sklearn_exdd[timm]'.") from error
-        if self.weights == "pretrained":
-            return timm.create_model(self.backbone, pretrained=True)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # a model draws its first weights even where others follow
             torch.manual_seed(self.random_state)
-            module = timm.create_model(self.backbone, pretrained=False)
-        if self.weights is not None:
+            module = timm.create_model(self.backbone, pretrained=self.weights == "pretrained")
+        if self.weights not in (None, "pretrained"):
             module.load_state_dict(read_weights(self.weights, self.weights_sha256, ["pretrained"]))
         return module

@@ -103,10 +103,13 @@ class _TorchvisionModel:
 
         if self.backbone not in models.list_models():
             raise ValueError(f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}.")
+        with torch.random.fork_rng(devices=[]):  # a model draws its first weights even where others follow
+            torch.manual_seed(self.random_state)
+            return self._model(models)
+
+    def _model(self, models):
         if self.weights is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.random_state)
-                return models.get_model(self.backbone, weights=None)
+            return models.get_model(self.backbone, weights=None)
         names = [entry.name for entry in models.get_model_weights(self.backbone)] + ["DEFAULT"]
         if str(self.weights) in names:
             try:
