@@ -63,7 +63,8 @@ def test_the_network_sees_no_farther_than_its_margin():
     logits = network(planes)
     cell = 89  # centred at pixel 357.5
     logits[..., cell].sum().backward()
-    seen = np.flatnonzero(planes.grad.abs().sum(dim=(0, 1, 2)).numpy())
+    influence = planes.grad.abs().sum(dim=(0, 1, 2)).numpy()
+    seen = np.flatnonzero(influence > 1e-12 * influence.max())  # running sums leave rounding errors behind
     center = 4 * cell + 1.5
     assert 100 < max(center - seen[0], seen[-1] - center) <= LearnedFeatureExtractor.margin
 
