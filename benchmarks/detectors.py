@@ -33,7 +33,7 @@ from sklearn_exdd import (
     SegmentationDetector,
     StudentTeacherDetector,
 )
-from sklearn_exdd.features._training_crops import default_augmenter
+from sklearn_exdd._defects import default_augmenter
 
 AUGMENTERS = {
     "mixture": default_augmenter(),
@@ -55,6 +55,12 @@ DETECTORS = {
             ("segmentation", SegmentationDetector(LearnedFeatureExtractor(augmenter=network), validation_fraction=0)),
         ]
     ),
+    "three networks": lambda banks, network: CombinedDefectDetector(
+        [
+            ("banks", ExDDDetector(_short(network), augmenter=banks)),
+            ("segmentation", SegmentationDetector(_short(network), n_networks=3, validation_fraction=0)),
+        ]
+    ),
     "student-teacher": lambda banks, network: StudentTeacherDetector(augmenter=network),
     "student-teacher, two stages": lambda banks, network: StudentTeacherDetector(
         augmenter=network, training="two_stage"
@@ -73,6 +79,11 @@ DETECTORS = {
 
 
 load = cache(load)
+
+
+def _short(augmenter):
+    """As many steps in three networks as in two of the default."""
+    return LearnedFeatureExtractor(augmenter=augmenter, max_steps=600)
 
 
 def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_steps, work):

@@ -9,11 +9,13 @@ from sklearn.base import clone
 
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.augment import (
+    CrackRegions,
     CutPasteDefectAugmenter,
     MixedDefectAugmenter,
     OffsetDefectAugmenter,
-    PerlinDefectAugmenter,
     PerlinRegions,
+    RectangleRegions,
+    RidgedRegions,
 )
 
 
@@ -90,17 +92,13 @@ def check_one_augmenter(augmenter, attached):
 
 
 def default_augmenter():
-    """Cheap defects: pieces moved, foreign textures, darker and brighter blobs and curves."""
-    common = {"min_contrast": 0.5}
-    return MixedDefectAugmenter(
-        [
-            ("pieces", CutPasteDefectAugmenter(**common)),
-            ("textures", PerlinDefectAugmenter(**common)),
-            ("blobs", OffsetDefectAugmenter(**common, regions=PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.1))),
-            ("curves", OffsetDefectAugmenter(**common, regions="ridged")),
-        ],
-        shares=[0.4, 0.15, 0.2, 0.25],
-    )
+    """Cheap defects: CutPaste's patches and scars, cracks and holes."""
+    patches = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.003, 0.08)))
+    scars = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45)))
+    cracks = OffsetDefectAugmenter(regions=[RidgedRegions(), CrackRegions()], offset=(0.2, 0.9))
+    holes = OffsetDefectAugmenter(regions=PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.02))
+    kinds = [("patches", patches), ("scars", scars), ("cracks", cracks), ("holes", holes)]
+    return MixedDefectAugmenter(kinds, shares=[0.35, 0.2, 0.3, 0.15])
 
 
 def masks_of(defect):

@@ -129,12 +129,12 @@ def _with_directions(planes):
     import torch
 
     brightness = planes[:, :1]
-    down, across = (5 * (brightness - _box_mean(brightness, axis)) for axis in (2, 3))
+    down, across = (5 * (brightness - box_mean(brightness, axis)) for axis in (2, 3))
     return torch.cat([2.5 * planes, down, across], dim=1)
 
 
-def _box_mean(planes, axis):
-    """Means over the pixels within half a box along an axis: of sums, five times faster than pooling."""
+def box_mean(planes, axis):
+    """Means of the 31 pixels around each along an axis, fewer at borders: of sums, five times faster than pooling."""
     import torch
     from torch.nn import functional
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-_BOX = 31  # pixels along which a local mean is taken
+from sklearn_exdd._networks import box_mean
+
 _GAINS = (2.5, 5.0, 5.0)  # bring the inputs of a network from scratch to a deviation of about one
 FLOOR = 0.03  # added to the brightness before the logarithm: keeps the noise of black pixels small
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -23,11 +24,7 @@ class Contrast(nn.Module):
     n_outputs = 3  # for each channel of the image
 
     def forward(self, logs, medians):
-        def local_mean(size):
-            padding = (size[0] // 2, size[1] // 2)
-            return functional.avg_pool2d(logs, size, 1, padding, count_include_pad=False)
-
-        parts = (logs - medians, logs - local_mean((_BOX, 1)), logs - local_mean((1, _BOX)))
+        parts = (logs - medians, logs - box_mean(logs, 2), logs - box_mean(logs, 3))
         return torch.cat([gain * part for gain, part in zip(_GAINS, parts)], dim=1)
 
 

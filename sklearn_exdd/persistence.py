@@ -21,6 +21,7 @@ _MAX_HEADER = 100_000_000  # bytes; safetensors reads no longer ones
 _HOME = {
     "BoxRegions": "augment",
     "CombinedDefectDetector": "combined",
+    "CrackRegions": "augment",
     "CutPasteDefectAugmenter": "augment",
     "DDPMDefectAugmenter": "augment",
     "DefectClassifier": "defect_classifier",

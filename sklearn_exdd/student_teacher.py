@@ -51,8 +51,8 @@ class StudentTeacherDetector(BaseDefectDetector):
         True gives the student the teacher's architecture, without a decoder: for comparison. Not for an extractor.
     augmenter : object, default=None
         Makes the synthetic defects: it has ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``. None takes
-        those that a Pipeline step has attached to the images, or else a mixture of CutPaste, Perlin textures, offsets
-        and curves.
+        those that a Pipeline step has attached to the images, or else a mixture of CutPaste's patches and scars,
+        cracks and holes.
     n_synthetic : int, default=300
         Synthetic defect images. Each is shown many times: cropped, turned, scaled, and moved to other images.
     cosine_weight : float, default=1.0

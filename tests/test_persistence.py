@@ -34,7 +34,7 @@ from sklearn_exdd import (
     persistence,
 )
 from sklearn_exdd._images import Images
-from sklearn_exdd.augment import BoxRegions, MaskRegions, PolygonRegions, RectangleRegions, RidgedRegions
+from sklearn_exdd.augment import BoxRegions, CrackRegions, MaskRegions, PolygonRegions, RectangleRegions, RidgedRegions
 from sklearn_exdd.augment.base import GivenDefects
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.patches import Patches
@@ -79,7 +79,7 @@ AUGMENTERS = {
     "cutpaste": CutPasteDefectAugmenter(min_contrast=0.3, random_state=0),
     "paste": DefectPasteAugmenter(min_contrast=0.3, random_state=0),
     "offset": OffsetDefectAugmenter(
-        regions=[RidgedRegions(width=(2, 4)), BoxRegions([(8, 8, 24, 24)]), RectangleRegions(angle=(0, 45))],
+        regions=[RidgedRegions(width=(2, 4)), BoxRegions([(8, 8, 24, 24)]), CrackRegions(), RectangleRegions()],
         random_state=0,
     ),
     "masks": OffsetDefectAugmenter(

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, clone
 
 from sklearn_exdd.augment import (
     BoxRegions,
+    CrackRegions,
     CutPasteDefectAugmenter,
     DefectPasteAugmenter,
     MaskRegions,
@@ -35,6 +36,7 @@ DRAWERS = [
     PerlinRegions(),
     PerlinRegions(rotate=False, n_blobs=1),
     RidgedRegions(),
+    CrackRegions(),
     RectangleRegions(angle=(-45, 45)),
     BoxRegions([(1, 2, 30, 20), (5, 5, 20, 33)]),
     PolygonRegions([[(10, 10), (40, 10), (10, 30)], [(0, 0), (0, 33), (64, 33), (64, 0)]]),
@@ -107,7 +109,7 @@ def test_drawers_can_be_cloned_and_show_their_parameters(drawer):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 3), (8, 8), (5, 40)])
 @pytest.mark.parametrize(
     "drawer",
-    [PerlinRegions(), PerlinRegions(rotate=False), RidgedRegions(), RectangleRegions(), MaskRegions([hand_drawn()])],
+    [PerlinRegions(), RidgedRegions(), CrackRegions(), RectangleRegions(), MaskRegions([hand_drawn()])],
     ids=repr,
 )
 def test_tiny_images_are_no_error(drawer, shape):
@@ -122,6 +124,7 @@ def test_tiny_images_are_no_error(drawer, shape):
     [
         PerlinRegions(),
         RidgedRegions(),
+        CrackRegions(),
         RectangleRegions(angle=(-45, 45)),
         BoxRegions([(0, 0, 1999, 2999)]),
         PolygonRegions([[(0, 0), (2000, 0), (0, 3000)]]),
@@ -304,6 +307,45 @@ def test_a_straight_curve_runs_in_its_direction(angle):
             directions.append(2 * np.radians(direction(region)))  # twice: a line has no sign
     mean = np.degrees(np.angle(np.exp(1j * np.array(directions)).mean())) / 2
     assert abs((mean - angle + 90) % 180 - 90) < 10
+
+
+# Cracks
+
+
+def test_a_crack_is_one_piece_as_long_and_as_wide_as_drawn():
+    # Without bends, and well inside the image or cut off by its border.
+    drawer = CrackRegions(width=(3, 3), length=(0.4, 0.4), waviness=(0, 0))
+    for region in draws(drawer, (150, 200)):
+        assert n_blobs(region) == 1
+        top, left, bottom, right = bounds(region)
+        inside = top > 0 and left > 0 and bottom < 150 and right < 200
+        extent = np.hypot(bottom - top, right - left)
+        assert extent <= 80 + 6
+        assert extent >= 80 - 3 or not inside
+        thickness = 2 * ndimage.distance_transform_edt(np.pad(region, 1)).max() - 1
+        assert 1 <= thickness <= 3 * np.exp(0.3 * 3.5)
+
+
+@pytest.mark.parametrize("angle", [0, 45, 90, 135])
+def test_a_crack_runs_in_its_direction(angle):
+    for region in draws(CrackRegions(length=(0.6, 0.6), waviness=(0.1, 0.1), angle=(angle, angle)), (200, 200), 20):
+        if region.sum() > 60:
+            assert abs((direction(region) - angle + 90) % 180 - 90) < 15
+
+
+def test_a_wavier_crack_is_less_straight():
+    def straightness(waviness):
+        drawer = CrackRegions(width=(1, 1), length=(0.6, 0.6), waviness=(waviness, waviness))
+        along, across = np.transpose([spread(region) for region in draws(drawer, (200, 200)) if region.sum() > 60])
+        return np.median(along / across)
+
+    assert straightness(0.05) > 3 * straightness(0.8)
+
+
+@pytest.mark.parametrize("name", ["width", "length", "waviness"])
+def test_ranges_of_a_crack_are_checked(name):
+    with pytest.raises(ValueError, match=f"^{name}: expected two numbers in ascending order, at least 0, got"):
+        CrackRegions(**{name: (2, 1)}).draw((64, 64), np.random.RandomState(0))
 
 
 # Rectangles
@@ -567,7 +609,12 @@ def test_an_own_drawer_and_its_parameters_can_be_used(normals):
 
 @pytest.mark.parametrize(
     ("name", "drawer"),
-    [("perlin", PerlinRegions()), ("ridged", RidgedRegions()), ("rectangle", RectangleRegions())],
+    [
+        ("perlin", PerlinRegions()),
+        ("ridged", RidgedRegions()),
+        ("crack", CrackRegions()),
+        ("rectangle", RectangleRegions()),
+    ],
 )
 def test_a_name_is_the_drawer_with_its_defaults(name, drawer, normals):
     by_name, by_drawer, in_list = (sample_with(regions, normals) for regions in (name, drawer, [name]))

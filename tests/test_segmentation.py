@@ -1,5 +1,7 @@
 """SegmentationDetector: what it is trained on, what it scores by, and what it shares."""
 
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -41,11 +43,24 @@ def trainings(monkeypatch):
 def test_scores_are_the_highest_centred_logits_and_maps_the_plain_ones(surfaces):
     X, y, masks = surfaces
     detector = tiny(top_share=0.01).fit(X, y, masks=masks)
-    logits = detector.feature_extractor_.defect_logits(X, centered=True)
+    logits = detector.feature_extractors_[0].defect_logits(X, centered=True)
     n_pixels = round(0.01 * logits[0].size)
     expected = np.sort(logits.reshape(len(X), -1), axis=1)[:, -n_pixels:].mean(axis=1)
     np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-5)
-    np.testing.assert_array_equal(detector.predict_map(X), detector.feature_extractor_.defect_logits(X))
+    np.testing.assert_array_equal(detector.predict_map(X), detector.feature_extractors_[0].defect_logits(X))
+
+
+def test_maps_of_several_networks_are_means_of_theirs(surfaces):
+    X, y, masks = surfaces
+    one = tiny().fit(X, y, masks=masks)
+    three = tiny(n_networks=3).fit(X, y, masks=masks)
+    keys = [extractor.weights_key_ for extractor in three.feature_extractors_]
+    assert keys[0] == one.feature_extractors_[0].weights_key_
+    assert len(set(keys)) == 3
+    each = [extractor.defect_logits(X) for extractor in three.feature_extractors_]
+    np.testing.assert_allclose(three.predict_map(X), np.mean(each, axis=0), rtol=1e-6)
+    again = pickle.loads(pickle.dumps(three))
+    np.testing.assert_array_equal(again.decision_function(X), three.decision_function(X))
 
 
 def test_the_threshold_comes_from_normal_images_that_training_has_not_seen(surfaces, trainings):
@@ -107,7 +122,7 @@ def test_banks_and_head_of_a_combination_share_one_training(surfaces, trainings,
     combined = CombinedDefectDetector(members, random_state=0).fit(X, y, masks=masks)
     assert len(trainings) == 1
     banks, head = combined.detectors_
-    assert banks.feature_extractor_.weights_key_ == head.feature_extractor_.weights_key_
+    assert banks.feature_extractor_.weights_key_ == head.feature_extractors_[0].weights_key_
 
 
 def test_a_search_over_what_training_does_not_depend_on_trains_once_a_fold(surfaces, trainings, tmp_path):

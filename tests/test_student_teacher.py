@@ -74,7 +74,7 @@ def assert_same_weights(first, second, parts=("teacher", "student", "head")):
 
 def test_a_longer_training_finds_unseen_defects_and_where_they_are(squares, unseen_squares):
     X, y, masks = squares
-    detector = tiny(max_steps=60, train_batch_size=8).fit(X, y, masks=masks)
+    detector = tiny(max_steps=250, train_batch_size=8).fit(X, y, masks=masks)
     X, y, masks = unseen_squares
     assert roc_auc_score(y, detector.decision_function(X)) == 1
     assert roc_auc_score(masks.ravel(), detector.predict_map(X).ravel()) > 0.9

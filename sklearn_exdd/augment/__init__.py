@@ -1,6 +1,7 @@
 """Augmenters: synthetic defects on normal images, and where they go."""
 
 from sklearn_exdd.augment.base import AugmentedImages, BaseDefectAugmenter, SyntheticDefects
+from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
 from sklearn_exdd.augment.ddpm import DDPMDefectAugmenter
 from sklearn_exdd.augment.defect_paste import DefectPasteAugmenter
@@ -14,7 +15,6 @@ from sklearn_exdd.augment.regions import (
     PerlinRegions,
     PolygonRegions,
     RectangleRegions,
-    RidgedRegions,
     otsu_foreground,
 )
 
@@ -22,6 +22,7 @@ __all__ = [
     "AugmentedImages",
     "BaseDefectAugmenter",
     "BoxRegions",
+    "CrackRegions",
     "CutPasteDefectAugmenter",
     "DDPMDefectAugmenter",
     "DefectPasteAugmenter",

@@ -187,8 +187,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
     n_synthetic : int, default=100
         Images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
-        Where defects go: "perlin", "ridged", "rectangle", "masks" (those of the real defects), an object such as
-        :class:`PerlinRegions`, or a list, of which one is drawn for each image. "auto" takes the real masks where fit
+        Where defects go: "perlin", "ridged", "crack", "rectangle", "masks" (those of the real defects), an object such
+        as :class:`PerlinRegions`, or a list, of which one is drawn for each image. "auto" takes the real masks where fit
         got some and otherwise what suits the augmenter.
     foreground : "otsu", callable or None, default=None
         Restricts regions to a part of the image: "otsu" for a part in front of a plain background, or a function from

@@ -14,8 +14,9 @@ from sklearn_exdd._files import write_whole
 from sklearn_exdd._torch import resolve_device
 from sklearn_exdd._training import seeded, train
 from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.curves import RidgedRegions, check_interval
 from sklearn_exdd.augment.noise import correlated_noise
-from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions, _check_interval
+from sklearn_exdd.augment.regions import PerlinRegions
 
 _N_TIMESTEPS = 1000
 _REFERENCE_STEPS = 25  # steps of the chain that amplitudes are meant for
@@ -256,7 +257,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         self.model_ = f"DDPM {_digest(learned)[:12]}"
 
     def _check(self):
-        _check_interval("amplitude", self.amplitude, 0)
+        check_interval("amplitude", self.amplitude, 0)
         if not (self._timesteps()[1:] >= self.min_timestep).any():
             raise ValueError(
                 f"n_inference_steps: expected a step above min_timestep={self.min_timestep} at which a defect is made, "

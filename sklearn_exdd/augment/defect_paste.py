@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._images import Images
 from sklearn_exdd.augment.base import BaseDefectAugmenter, Drawn
-from sklearn_exdd.augment.regions import _check_interval
+from sklearn_exdd.augment.curves import check_interval
 
 _RING = 5  # pixels around a defect whose brightness is matched to the new place
 
@@ -112,8 +112,8 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         return []
 
     def _learn(self, images, defects, masks, random_state):
-        _check_interval("scale", self.scale, 0.05)
-        _check_interval("contrast", self.contrast, 0)
+        check_interval("scale", self.scale, 0.05)
+        check_interval("contrast", self.contrast, 0)
         self.defects_ = []
         for i in range(len(defects) if masks is not None else 0):
             mask = masks.get(i, defects.shape(i))

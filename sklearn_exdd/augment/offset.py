@@ -7,8 +7,9 @@ from scipy import ndimage
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.curves import RidgedRegions, check_interval
 from sklearn_exdd.augment.noise import correlated_noise
-from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions, _check_interval
+from sklearn_exdd.augment.regions import PerlinRegions
 
 
 class OffsetDefectAugmenter(BaseDefectAugmenter):
@@ -99,8 +100,8 @@ class OffsetDefectAugmenter(BaseDefectAugmenter):
         return [PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.1), RidgedRegions()]
 
     def _learn(self, images, defects, masks, random_state):
-        _check_interval("offset", self.offset, 0)
-        _check_interval("softness", self.softness, 0)
+        check_interval("offset", self.offset, 0)
+        check_interval("softness", self.softness, 0)
 
     def _paint(self, image, region, random_state):
         offset = random_state.uniform(*self.offset)

@@ -7,7 +7,8 @@ from sklearn.utils._param_validation import StrOptions
 
 from sklearn_exdd._images import Images, holds_images
 from sklearn_exdd.augment.base import BaseDefectAugmenter
-from sklearn_exdd.augment.regions import PerlinRegions, _check_interval
+from sklearn_exdd.augment.curves import check_interval
+from sklearn_exdd.augment.regions import PerlinRegions
 
 
 class PerlinDefectAugmenter(BaseDefectAugmenter):
@@ -102,8 +103,8 @@ class PerlinDefectAugmenter(BaseDefectAugmenter):
         return PerlinRegions()
 
     def _learn(self, images, defects, masks, random_state):
-        _check_interval("gain", self.gain, 0)
-        _check_interval("opacity", self.opacity, 0)
+        check_interval("gain", self.gain, 0)
+        check_interval("opacity", self.opacity, 0)
         if self.opacity[1] > 1:
             raise ValueError(f"opacity: expected a range within [0, 1], got {self.opacity!r}.")
         if len(self.grid) != 2 or not all(isinstance(cells, Integral) and cells >= 1 for cells in self.grid):

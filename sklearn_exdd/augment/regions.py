@@ -1,13 +1,12 @@
 """Region drawers: where on an image a synthetic defect goes, as a boolean mask."""
 
-from numbers import Integral, Real
-
 import numpy as np
 from scipy import ndimage
 from sklearn.base import BaseEstimator
 
 from sklearn_exdd._images import Masks, read_image
-from sklearn_exdd.augment.noise import perlin_noise, ridge_distance
+from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions, check_interval
+from sklearn_exdd.augment.noise import perlin_noise
 
 _MIN_AREA = 16  # pixels that a rectangle has at least, however small the image
 _EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one blob
@@ -65,7 +64,7 @@ class PerlinRegions(BaseEstimator):
         region : ndarray of shape (height, width), dtype bool
             May be empty: then another is drawn.
         """
-        _check_interval("scales", self.scales, 0)
+        check_interval("scales", self.scales, 0)
         height, width = image_shape[:2]
         n_cells = 2 ** random_state.randint(self.scales[0], self.scales[1] + 1, size=2)
         side = int(np.ceil(np.hypot(height, width))) if self.rotate else 0
@@ -83,60 +82,6 @@ class PerlinRegions(BaseEstimator):
         kept = np.zeros(n_found + 1, dtype=bool)
         kept[order[np.cumsum(areas) <= self.max_area * height * width]] = True
         return kept[blobs]
-
-
-class RidgedRegions(BaseEstimator):
-    """Thin curves of a smooth random field: cracks and scratches.
-
-    Parameters
-    ----------
-    width : tuple of (float, float), default=(1.5, 5)
-        Range of the curve's width, in pixels.
-    length : tuple of (float, float), default=(0.15, 0.7)
-        Range of its extent, as a share of the image's shorter side.
-    elongation : tuple of (float, float), default=(1, 10)
-        Range of how straight it runs (drawn on a logarithmic scale): 1 winds like a crack, 10 is nearly straight like
-        a scratch.
-    angle : tuple of (float, float), default=(0, 180)
-        Range of its direction, in degrees; 0 is along the rows.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn_exdd.augment import RidgedRegions
-    >>> region = RidgedRegions().draw((64, 96), np.random.RandomState(0))
-    >>> bool(region.any())
-    True
-    """
-
-    def __init__(self, *, width=(1.5, 5), length=(0.15, 0.7), elongation=(1, 10), angle=(0, 180)):
-        self.width = width
-        self.length = length
-        self.elongation = elongation
-        self.angle = angle
-
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region, see :meth:`PerlinRegions.draw`."""
-        for name in ("width", "length", "elongation"):
-            _check_interval(name, getattr(self, name), 1 if name == "elongation" else 0)
-        height, width = image_shape[:2]
-        center = random_state.uniform(0, height - 1), random_state.uniform(0, width - 1)
-        reach = max(1, random_state.uniform(*self.length) * min(height, width) / 2)
-        elongation = np.exp(random_state.uniform(*np.log(self.elongation)))
-        angle = np.deg2rad(random_state.uniform(*self.angle))
-        # Only around the curve: an image may be large.
-        top, left = (max(0, int(at - reach)) for at in center)
-        window = slice(top, int(center[0] + reach) + 2), slice(left, int(center[1] + reach) + 2)
-        region = np.zeros((height, width), dtype=bool)
-        shape, center = region[window].shape, (center[0] - top, center[1] - left)
-        distance = ridge_distance(shape, center, angle, elongation, max(2 * reach, 4), random_state)
-        rows, columns = np.ogrid[: shape[0], : shape[1]]
-        from_center = np.hypot(rows - center[0], columns - center[1])
-        thickness = random_state.uniform(*self.width) * np.sqrt(np.clip(1 - (from_center / reach) ** 2, 0, 1))
-        curves, _ = ndimage.label((distance <= thickness / 2) & (from_center <= reach), structure=_EIGHT)
-        own = curves[round(center[0]), round(center[1])]
-        region[window] = (curves == own) & (own > 0)
-        return region
 
 
 class RectangleRegions(BaseEstimator):
@@ -171,8 +116,8 @@ class RectangleRegions(BaseEstimator):
 
     def draw(self, image_shape, random_state, masks=()):
         """Draw a region, see :meth:`PerlinRegions.draw`."""
-        _check_interval("area", self.area, 0)
-        _check_interval("aspect", self.aspect, 0.01)
+        check_interval("area", self.area, 0)
+        check_interval("aspect", self.aspect, 0.01)
         height, width = image_shape[:2]
         area = max(random_state.uniform(*self.area) * height * width, _MIN_AREA)
         aspect = np.exp(random_state.uniform(*np.log(self.aspect)))
@@ -310,7 +255,7 @@ class MaskRegions(BaseEstimator):
         -------
         region : ndarray of shape (height, width), dtype bool
         """
-        _check_interval("scale", self.scale, 0)
+        check_interval("scale", self.scale, 0)
         mask = self._one(masks, random_state)
         height, width = image_shape[:2]
         if not self.move and mask.shape != (height, width):
@@ -407,16 +352,11 @@ def otsu_foreground(image):
 
 NAMED_REGIONS = {
     "perlin": PerlinRegions,
+    "crack": CrackRegions,
     "ridged": RidgedRegions,
     "rectangle": RectangleRegions,
     "masks": MaskRegions,
 }
-
-
-def _check_interval(name, interval, low):
-    valid = np.shape(interval) == (2,) and all(isinstance(end, (Integral, Real)) for end in interval)
-    if not valid or not low <= interval[0] <= interval[1]:
-        raise ValueError(f"{name}: expected two numbers in ascending order, at least {low}, got {interval!r}.")
 
 
 def _pick(name, items, random_state):

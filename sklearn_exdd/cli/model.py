@@ -43,7 +43,10 @@ def load(path):
     detector : BaseDefectDetector
         Fitted on images.
     """
-    detector = persistence.load(Path(path).expanduser())
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file that fit has written, found no such file.")
+    detector = persistence.load(path)
     if not hasattr(detector, "predict_map"):
         raise ValueError(f"{path}: expected a detector, which has predict_map, got {type(detector).__name__}.")
     check_is_fitted(detector)
@@ -57,6 +60,7 @@ def _silence(estimator):
     """No progress bars but those of the command: a model may have been fitted with some."""
     if hasattr(estimator, "verbose"):
         estimator.verbose = 0
-    for part in (getattr(estimator, "feature_extractor_", None), *getattr(estimator, "detectors_", ())):
+    extractors = getattr(estimator, "feature_extractors_", [getattr(estimator, "feature_extractor_", None)])
+    for part in (*extractors, *getattr(estimator, "detectors_", ())):
         if part is not None:
             _silence(part)

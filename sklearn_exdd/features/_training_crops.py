@@ -3,17 +3,10 @@
 import numpy as np
 from sklearn.base import clone
 
+from sklearn_exdd._defects import default_augmenter
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._torch import resize
-from sklearn_exdd.augment import (
-    CutPasteDefectAugmenter,
-    DefectPasteAugmenter,
-    MixedDefectAugmenter,
-    OffsetDefectAugmenter,
-    PerlinRegions,
-    RectangleRegions,
-    RidgedRegions,
-)
+from sklearn_exdd.augment import DefectPasteAugmenter
 
 _SCALE = (0.75, 1.3)  # range of their enlargement
 _STRETCH = 1.15  # and of one axis over the other
@@ -80,16 +73,6 @@ def _synthetic(normal, marked, augmenter, n_synthetic, seed):
     if augmenter.get_params(deep=False).get("random_state", seed) is None:
         augmenter.set_params(random_state=seed)
     return _as_images(augmenter.fit(images, labels, masks=masks).sample(n_synthetic))
-
-
-def default_augmenter():
-    """Cheap defects: CutPaste's patches and scars, cracks and holes."""
-    patches = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.003, 0.08)))
-    scars = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45)))
-    cracks = OffsetDefectAugmenter(regions=RidgedRegions())
-    holes = OffsetDefectAugmenter(regions=PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.02))
-    kinds = [("patches", patches), ("scars", scars), ("cracks", cracks), ("holes", holes)]
-    return MixedDefectAugmenter(kinds, shares=[0.4, 0.2, 0.2, 0.2])
 
 
 def _joined(normal, marked):

@@ -1,0 +1,140 @@
+"""Region drawers of thin curves, as boolean masks: scratches and cracks."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy import ndimage
+from sklearn.base import BaseEstimator
+
+from sklearn_exdd.augment.noise import correlated_noise, ridge_distance
+
+_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one curve
+
+
+class RidgedRegions(BaseEstimator):
+    """Thin curves of a smooth random field: scratches and short bends.
+
+    Parameters
+    ----------
+    width : tuple of (float, float), default=(1.5, 5)
+        Range of the curve's width, in pixels.
+    length : tuple of (float, float), default=(0.15, 0.7)
+        Range of its extent, as a share of the image's shorter side.
+    elongation : tuple of (float, float), default=(1, 10)
+        Range of how straight it runs (drawn on a logarithmic scale): 1 winds like a crack, 10 is nearly straight like
+        a scratch.
+    angle : tuple of (float, float), default=(0, 180)
+        Range of its direction, in degrees; 0 is along the rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import RidgedRegions
+    >>> region = RidgedRegions().draw((64, 96), np.random.RandomState(0))
+    >>> bool(region.any())
+    True
+    """
+
+    def __init__(self, *, width=(1.5, 5), length=(0.15, 0.7), elongation=(1, 10), angle=(0, 180)):
+        self.width = width
+        self.length = length
+        self.elongation = elongation
+        self.angle = angle
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region, see :meth:`PerlinRegions.draw`."""
+        for name in ("width", "length", "elongation"):
+            check_interval(name, getattr(self, name), 1 if name == "elongation" else 0)
+        height, width = image_shape[:2]
+        center = random_state.uniform(0, height - 1), random_state.uniform(0, width - 1)
+        reach = max(1, random_state.uniform(*self.length) * min(height, width) / 2)
+        elongation = np.exp(random_state.uniform(*np.log(self.elongation)))
+        angle = np.deg2rad(random_state.uniform(*self.angle))
+        # Only around the curve: an image may be large.
+        top, left = (max(0, int(at - reach)) for at in center)
+        window = slice(top, int(center[0] + reach) + 2), slice(left, int(center[1] + reach) + 2)
+        region = np.zeros((height, width), dtype=bool)
+        shape, center = region[window].shape, (center[0] - top, center[1] - left)
+        distance = ridge_distance(shape, center, angle, elongation, max(2 * reach, 4), random_state)
+        rows, columns = np.ogrid[: shape[0], : shape[1]]
+        from_center = np.hypot(rows - center[0], columns - center[1])
+        thickness = random_state.uniform(*self.width) * np.sqrt(np.clip(1 - (from_center / reach) ** 2, 0, 1))
+        curves, _ = ndimage.label((distance <= thickness / 2) & (from_center <= reach), structure=_EIGHT)
+        own = curves[round(center[0]), round(center[1])]
+        region[window] = (curves == own) & (own > 0)
+        return region
+
+
+class CrackRegions(BaseEstimator):
+    """Long thin lines that waver: cracks.
+
+    Parameters
+    ----------
+    width : tuple of (float, float), default=(1, 3.5)
+        Range of the line's width, in pixels; it varies by about a third along the line, which ends in points.
+    length : tuple of (float, float), default=(0.1, 1)
+        Range of its length, as a share of the image's longer side. What reaches beyond the border is cut off.
+    waviness : tuple of (float, float), default=(0.05, 0.5)
+        Range of the standard deviation of its direction, in radians.
+    angle : tuple of (float, float), default=(0, 180)
+        Range of its mean direction, in degrees; 0 is along the rows.
+
+    Notes
+    -----
+    The direction is a smooth Gaussian process around its mean, unlike a random walk, which would curl: a crack goes
+    somewhere. A random point of the line lies in the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.augment import CrackRegions
+    >>> region = CrackRegions().draw((64, 96), np.random.RandomState(0))
+    >>> bool(region.any())
+    True
+    """
+
+    def __init__(self, *, width=(1, 3.5), length=(0.1, 1), waviness=(0.05, 0.5), angle=(0, 180)):
+        self.width = width
+        self.length = length
+        self.waviness = waviness
+        self.angle = angle
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region, see :meth:`PerlinRegions.draw`."""
+        for name in ("width", "length", "waviness"):
+            check_interval(name, getattr(self, name), 0)
+        shape = image_shape[:2]
+        n_steps = max(4, round(random_state.uniform(*self.length) * max(shape)))  # of one pixel
+        direction = np.deg2rad(random_state.uniform(*self.angle))
+        direction = direction + random_state.uniform(*self.waviness) * _wander(n_steps, 12, random_state)
+        path = np.cumsum([np.sin(direction), np.cos(direction)], axis=1).T
+        path += random_state.uniform(0, np.subtract(shape, 1)) - path[random_state.randint(n_steps)]
+        half_width = random_state.uniform(*self.width) / 2 * np.exp(0.3 * _wander(n_steps, 20, random_state))
+        from_end = 1 + np.minimum(np.arange(n_steps), np.arange(n_steps)[::-1])
+        half_width *= np.sqrt(np.minimum(from_end / min(n_steps / 2, 15), 1))
+
+        region = np.zeros(shape, dtype=bool)
+        pixels = np.rint(path).astype(int)
+        inside = np.all((pixels >= 0) & (pixels < shape), axis=1)
+        pixels, half_width = pixels[inside], half_width[inside]
+        # Only around the line: an image may be large.
+        margin = int(half_width.max()) + 1
+        top, left = np.maximum(pixels.min(axis=0) - margin, 0)
+        bottom, right = pixels.max(axis=0) + margin + 1
+        window = region[top:bottom, left:right]
+        own = np.zeros(window.shape)
+        own[tuple((pixels - (top, left)).T)] = np.maximum(half_width, 0.5)
+        distance, nearest = ndimage.distance_transform_edt(own == 0, return_indices=True)
+        window[:] = distance <= own[tuple(nearest)]
+        return region
+
+
+def _wander(n_steps, length, random_state):
+    """Smooth noise along a line."""
+    return correlated_noise((1, n_steps + 4 * length), (0, length), random_state)[0, :n_steps]
+
+
+def check_interval(name, interval, low):
+    valid = np.shape(interval) == (2,) and all(isinstance(end, (Integral, Real)) for end in interval)
+    if not valid or not low <= interval[0] <= interval[1]:
+        raise ValueError(f"{name}: expected two numbers in ascending order, at least {low}, got {interval!r}.")
