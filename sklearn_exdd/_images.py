@@ -49,7 +49,7 @@ class Images:
     Parameters
     ----------
     X : array or list
-        As DESIGN describes: an array ``(n, h, w)`` or ``(n, h, w, c)``, a list of arrays
+        An array ``(n, h, w)`` or ``(n, h, w, c)``, a list of arrays
         of different sizes, or a list of file paths.
     name : str, default="X"
         How messages call it.

@@ -203,9 +203,15 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
                 total += (factor * (pixel_map - center)).astype(np.float32)
         return combined
 
+    def _sk_visual_block_(self):
+        """In a notebook the detectors stand side by side."""
+        from sklearn.ensemble import VotingClassifier  # its block, because where the class lives depends on the version
+
+        return VotingClassifier(self.detectors)._sk_visual_block_()
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        members = [item[1] for item in self.detectors if hasattr(item[1], "fit")]
+        members = [item[1] for item in self.detectors if isinstance(item, tuple) and hasattr(item[-1], "fit")]
         tags.input_tags.two_d_array = all(get_tags(detector).input_tags.two_d_array for detector in members)
         return tags
 

@@ -139,7 +139,17 @@ def load(path):
 
     See Also
     --------
-    dump : Writes the file, with an example.
+    dump : Writes the file.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_exdd import GaborFeatureExtractor, persistence
+    >>> with TemporaryDirectory() as folder:
+    ...     persistence.dump(GaborFeatureExtractor(image_size=64), Path(folder, "filters.safetensors"))
+    ...     persistence.load(Path(folder, "filters.safetensors"))
+    GaborFeatureExtractor(image_size=64)
     """
     from safetensors import safe_open
 

@@ -116,6 +116,16 @@ def test_a_folder_of_nothing_but_images_is_normal(parts, tmp_path, capsys):
     assert persistence.load(tmp_path / "model").defect_bank_ is None
 
 
+def test_fit_names_images_that_it_does_not_use(parts, tmp_path, capsys):
+    shutil.copytree(parts, tmp_path / "parts")
+    shutil.move(tmp_path / "parts" / "defect", tmp_path / "parts" / "bad")
+    shutil.rmtree(tmp_path / "parts" / "masks")
+    assert run("fit", tmp_path / "parts", "-o", tmp_path / "model") == 0
+    said = capsys.readouterr()
+    assert "16 normal images, 0 with a defect" in said.out
+    assert re.search(r"8 images are not used, such as 'bad/.*': defects are expected in defect/", said.err)
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
 def test_options_become_the_parameters_of_the_same_name(detector, augmenter):
@@ -146,6 +156,7 @@ def test_params_reach_the_detector_and_what_is_inside_it():
     ("arguments", "message"),
     [
         (["fit", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images, found no such folder"),
+        (["fit", "{image}", "-o", "{new}"], ".png': expected a folder of images, got a file. Put it into a folder"),
         (["fit", "{parts}", "-o", "{parts}"], "--out: expected a file to write, got .*: a folder"),
         (["fit", "{parts}", "-o", "{new}/model"], "--out: expected a file to write, got .*: no folder"),
         (["fit", "{parts}/defect", "-o", "{new}"], "or, all normal, images without sub-folders"),
@@ -153,7 +164,7 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["fit", "{parts}", "-o", "{new}", "--params", '{"blurr": 1}'], "Invalid parameter 'blurr'"),
         (["fit", "{parts}", "-o", "{new}", "--params", '{"random_state": 1}'], "without an option of their own"),
         (["fit", "{parts}", "-o", "{new}", "--detector", "classifier", "--n_neighbors", "1"], "'n_neighbors'"),
-        (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a file .* found no such file"),
+        (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a file that fit has written, found no"),
         (["predict", "{image}", "{parts}", "-o", "{new}"], ".png: expected a file that .* wrote"),
         (["predict", "{model}", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images"),
         (["predict", "{model}", "{empty}", "-o", "{new}"], "expected images, found none"),
@@ -192,6 +203,7 @@ def test_bad_use_ends_with_2_and_a_message(arguments, message, parts, model, tmp
     [
         (["fit", "parts", "-o", "model", "--params", "[1]"], "--params: expected an object such as"),
         (["fit", "parts", "-o", "model", "--params", "{blur: 1}"], "--params: expected JSON, got '{blur: 1}'"),
+        (["fit", "parts", "-o", "model", "--detector", "patch_classifier"], "and keep it with skops.io"),
         (["evaluate", "model", "parts", "--threshold", "nan"], "--threshold: expected a finite number, got 'nan'"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -450,6 +462,19 @@ def test_the_figures_are_those_of_scikit_learn_and_of_our_metrics(model, unseen,
     assert counts == {"n_normal": 6, "n_defect": 6, "n_masks": 6, "n_unusable": 0}
     assert sum(kind["found"] for kind in figures["found_by_kind"].values()) == figures["found"]
     assert figures["found_by_kind"].keys() == {"pit", "scratch"}
+
+
+def test_other_thresholds_are_told_with_what_they_cost(model, unseen, answers, capsys):
+    assert run("evaluate", model, unseen, "--no_maps", "--json") == 0
+    others = json.loads(capsys.readouterr().out)["other_thresholds"]
+    y, scores = answers[:2]
+    normal = np.sort(scores[y == 0])
+    assert [other["threshold"] for other in others] == [normal[-1], normal[-2]]  # of 6, at most 0, 5, 10 and 20 %
+    for other in others:
+        assert other["false_alarms"] == (normal > other["threshold"]).sum()
+        assert other["found"] == (scores[y == 1] > other["threshold"]).sum()
+    assert run("evaluate", model, unseen, "--no_maps") == 0
+    assert re.search(rf"At --threshold +false alarms +found\n{normal[-1]:.4g} +0.0 % ", capsys.readouterr().out)
 
 
 def test_people_get_a_table(model, unseen, answers, capsys):

@@ -4,15 +4,23 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_exdd.display import DefectMapDisplay, ScoreHistogramDisplay
+from sklearn_exdd import (
+    CombinedDefectDetector,
+    CutPasteDefectAugmenter,
+    ExDDDetector,
+    MixedDefectAugmenter,
+    PerlinDefectAugmenter,
+)
+from sklearn_exdd.display import DefectMapDisplay, ScoreHistogramDisplay, SyntheticDefectsDisplay
 from sklearn_exdd.display.scores import count_scores, score_edges
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
+pytest.importorskip("matplotlib.pyplot")
 
 
 @pytest.fixture(autouse=True)
@@ -385,3 +393,42 @@ def test_a_histogram_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'sklearn_exdd\[plot\]'"):
         ScoreHistogramDisplay.from_predictions([0, 1], [0.0, 1.0])
+
+
+def test_real_defects_make_a_contact_sheet_like_synthetic_ones():
+    images, masks = make_surfaces([(64, 64)] * 4)
+    sheet = SyntheticDefectsDisplay.from_predictions(
+        images[1::2], masks[1::2], provenance=[{"source": 5}, {"source": 7}]
+    )
+    same = SyntheticDefectsDisplay.from_samples((images[1::2], masks[1::2]))
+    assert sheet.axes_.shape == same.axes_.shape == (2, 2)
+    assert [ax.get_title(loc="left") for ax in sheet.axes_[:, 0]] == ["[0] from image 5", "[1] from image 7"]
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize(
+    ("estimator", "members"),
+    [
+        (
+            CombinedDefectDetector([("sharp", ExDDDetector(blur=0)), ("coarse", ExDDDetector()), ("none", "drop")]),
+            ["sharp", "coarse", "none"],
+        ),
+        (
+            MixedDefectAugmenter([("perlin", PerlinDefectAugmenter()), ("cutpaste", CutPasteDefectAugmenter())]),
+            ["perlin", "cutpaste"],
+        ),
+    ],
+)
+def test_in_a_notebook_members_stand_side_by_side(estimator, members, fitted):
+    estimator = clone(estimator)
+    if fitted:
+        estimator.fit(np.stack(make_surfaces([(64, 64)] * 8)[0]))
+    html = estimator._repr_html_()
+    assert "sk-parallel" in html
+    assert html.count('<div class="sk-parallel-item">') == len(members)
+    for name in members:
+        assert f">{name}<" in html
+
+
+def test_in_a_notebook_members_that_are_no_pairs_do_no_harm():
+    assert "CombinedDefectDetector" in CombinedDefectDetector([ExDDDetector()])._repr_html_()

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from PIL import Image
 
 import sklearn_exdd
 
@@ -63,9 +64,27 @@ def test_code_of_a_page_gives_what_the_page_says(page, tmp_path, monkeypatch):
     assert runner.failures == 0, "".join(report)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if code_blocks(page, "python").strip()])
+@pytest.mark.parametrize("page", ["../README.md", *(page for page in PAGES if code_blocks(page, "python").strip())])
 def test_code_of_a_page_that_cannot_run_here_is_python_all_the_same(page):
     compile(code_blocks(page, "python"), str(DOCS / page), "exec")
+
+
+@pytest.mark.parametrize("page", ["../README.md", "index.md"])
+def test_the_lines_for_ones_own_pictures_run_on_a_folder(page, surfaces, tmp_path, monkeypatch):
+    for i, (image, label, mask) in enumerate(zip(*surfaces)):
+        places = {"parts/defect": image, "parts/masks": mask} if label else {"parts/good": image, "today": image}
+        for place, pixels in places.items():
+            (tmp_path / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / place / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    first = re.search(
+        r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    found = {}
+    exec(compile(first[1], page, "exec"), found)
+    assert found["parts"].y.sum() == 8
+    assert (tmp_path / "maps.png").stat().st_size > 10_000
 
 
 def test_no_prompt_stands_in_a_block_that_is_not_run():
@@ -81,6 +100,13 @@ def test_the_api_reference_names_what_exists():
     assert LISTED
     for name in LISTED:
         assert attrgetter(name)(sklearn_exdd).__doc__
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_every_public_name_has_an_example(name):
+    value = attrgetter(name)(sklearn_exdd)
+    assert value.__doc__
+    assert ">>> " in inspect.getsource(value if inspect.isclass(value) or inspect.isfunction(value) else type(value))
 
 
 class Page(HTMLParser):

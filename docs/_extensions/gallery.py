@@ -11,6 +11,7 @@ EXAMPLES = [
     "plot_student_teacher.py",
     "plot_partial_fit.py",
     "plot_features_only.py",
+    "plot_cluster.py",
 ]
 
 

@@ -57,6 +57,16 @@ class SyntheticDefects:
         its region, "given" for one passed to ``paint``), "source" (index of the normal image in the X of fit, or
         None), "seed", "contrast" (mean change within the mask over the texture's standard deviation), "n_redraws",
         and "prompt" and "model" (or None).
+
+    Examples
+    --------
+    >>> from sklearn_exdd import OffsetDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> synthetic = OffsetDefectAugmenter(random_state=0).fit(X).sample(3)
+    >>> images, masks = synthetic
+    >>> images.shape, masks.dtype, synthetic.provenance[0]["augmenter"]
+    ((3, 64, 64), dtype('bool'), 'OffsetDefectAugmenter')
     """
 
     images: object
@@ -100,6 +110,15 @@ class AugmentedImages(list):
     ----------
     synthetic : SyntheticDefects or None
         "source" in its provenance counts these images.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import OffsetDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> augmented = OffsetDefectAugmenter(n_synthetic=3, random_state=0).fit_transform(X)
+    >>> len(augmented), len(augmented.synthetic.images)
+    (4, 3)
     """
 
     def __init__(self, items, synthetic):
@@ -206,6 +225,24 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         Image i depends on this and on i only: 50 images are the first 50 of 100.
     verbose : int, default=0
         Above 0 a progress bar is shown.
+
+    Examples
+    --------
+    A subclass of an augmenter needs no more than its paint; one of the base names its parameters, too.
+
+    >>> import numpy as np
+    >>> from sklearn_exdd import BaseDefectAugmenter, PerlinDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> class SpeckDefectAugmenter(PerlinDefectAugmenter):
+    ...     '''Bright specks of one grey level.'''
+    ...
+    ...     def _paint(self, image, region, random_state):
+    ...         level = random_state.uniform(0.8, 1)
+    ...         return np.where(region[..., None], level, image), {"level": level}
+    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> specks = SpeckDefectAugmenter(random_state=0).fit(X).sample(3)
+    >>> isinstance(specks.provenance[0]["level"], float), issubclass(SpeckDefectAugmenter, BaseDefectAugmenter)
+    (True, True)
     """
 
     _learned_from = ()

@@ -142,6 +142,12 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         self._set_params("augmenters", **params)
         return self
 
+    def _sk_visual_block_(self):
+        """In a notebook the augmenters stand side by side."""
+        from sklearn.pipeline import FeatureUnion  # its block, because where the class lives depends on the version
+
+        return FeatureUnion(self.augmenters)._sk_visual_block_()
+
     def _shares(self):
         if self.shares is None:
             return np.full(len(self.augmenters), 1 / len(self.augmenters))

@@ -40,7 +40,14 @@ def _add_fit(commands):
     fit = commands.add_parser("fit", help=what, description=what.capitalize() + ".", **_LAYOUT)
     fit.add_argument("folder", metavar="FOLDER", help=f"{_FOLDER}. Of the last two, the training part")
     fit.add_argument("-o", "--out", metavar="MODEL", required=True, help="file to write")
-    fit.add_argument("--detector", choices=DETECTORS, default="exdd", help="default: %(default)s")
+    fit.add_argument(
+        "--detector",
+        type=_detector,
+        choices=DETECTORS,
+        default="exdd",
+        help="exdd: memory banks, seconds. segmentation, student_teacher: networks trained on the images, minutes. "
+        "classifier: a backbone with pretrained weights, and defects (default: %(default)s)",
+    )
     fit.add_argument(
         "--feature_extractor",
         metavar="NAME",
@@ -115,6 +122,15 @@ def _add_verbose(command):
         default=int(sys.stderr.isatty()),
         help="0: no progress bars; 1: bars (default: 1 at a terminal)",
     )
+
+
+def _detector(name):
+    if name == "patch_classifier":
+        raise argparse.ArgumentTypeError(
+            "expected a detector that a file without code can hold, got patch_classifier, which holds a classifier of "
+            "scikit-learn. Fit a PatchClassifierDetector in Python, and keep it with skops.io"
+        )
+    return name
 
 
 def _number_or_word(text):

@@ -12,6 +12,8 @@ from sklearn_exdd.cli.command import DONE, UNUSABLE
 from sklearn_exdd.cli.pictures import LAYOUTS, ask_each, load_labelled, open_folder
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_average_precision_score, pixel_roc_auc_score
 
+_RATES = (0.0, 0.05, 0.1, 0.2)  # of false alarms, for which other thresholds are told
+
 
 def run(options):
     """Print the figures."""
@@ -67,7 +69,21 @@ def compare_scores(is_defect, kinds, scores, threshold):
         "false_alarms": int((called & ~is_defect).sum()),
         "found": int((called & is_defect).sum()),
         "found_by_kind": found_by_kind,
+        "other_thresholds": _trade_off(is_defect, scores) if both else None,
     }
+
+
+def _trade_off(is_defect, scores):
+    """For rates of false alarms, the lowest thresholds that keep them, and what is found then."""
+    thresholds = np.quantile(scores[~is_defect], [1 - rate for rate in _RATES], method="higher")
+    return [
+        {
+            "threshold": float(threshold),
+            "false_alarms": int((scores[~is_defect] > threshold).sum()),
+            "found": int((scores[is_defect] > threshold).sum()),
+        }
+        for threshold in np.unique(thresholds)[::-1]
+    ]
 
 
 def _compare_maps(detector, data, rows, verbose):
@@ -117,6 +133,11 @@ def describe(figures):
     kinds = figures["found_by_kind"]
     if len(kinds) > 1:
         lines.append("Found, by kind: " + ", ".join(f"{kind} {n['found']} of {n['n']}" for kind, n in kinds.items()))
+    if figures["other_thresholds"]:
+        lines += ["", _row("At --threshold", "false alarms", "found", "")]
+    for other in figures["other_thresholds"] or ():
+        shares = _share(other["false_alarms"], n_normal), _share(other["found"], n_defect)
+        lines.append(_row(f"{other['threshold']:.4g}", *shares, ""))
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """The images of a folder: which there are, what is known of them, and what a detector says of each."""
 
 import re
+import sys
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -20,7 +21,8 @@ def open_folder(path):
     """A folder that is there, or an error that says so."""
     path = Path(path).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"{str(path)!r}: expected a folder of images, found no such folder.")
+        came = "got a file. Put it into a folder" if path.exists() else "found no such folder"
+        raise FileNotFoundError(f"{str(path)!r}: expected a folder of images, {came}.")
     return path
 
 
@@ -45,7 +47,15 @@ def load_labelled(folder, subset):
     if any(_masks_beside(folder / part) for part in ("train", "test")):
         return load_ksdd2(folder, subset)
     if any((folder / name).is_dir() for name in ("normal", "good", "defect")):
-        return load_folder(folder)
+        data = load_folder(folder)
+        unused = sorted(set(_usable(folder)) - set(data.X))
+        if unused:
+            print(
+                f"{len(unused)} images are not used, such as {str(unused[0].relative_to(folder))!r}: defects are "
+                "expected in defect/, masks in masks/.",
+                file=sys.stderr,
+            )
+        return data
     return None
 
 
@@ -61,17 +71,21 @@ def list_images(folder):
     paths : list of pathlib.Path
         In the order of their names.
     """
+    paths = _usable(folder)
+    if not paths:
+        raise ValueError(f"{str(folder)!r}: expected images, found none.")
+    return paths
+
+
+def _usable(folder):
     left_out = [folder / name for name in ("masks", "ground_truth", "review")]
     left_out += [table.parent for table in folder.rglob("scores.csv") if (table.parent / "report.html").is_file()]
     masks = {mask for place in (folder, folder / "train", folder / "test") for mask in _masks_beside(place)}
     if (folder / "index.csv").is_file():
         masks.update(load_index(folder).masks)
-    paths = [
+    return [
         path for path in _images(folder) if path not in masks and not any(path.is_relative_to(one) for one in left_out)
     ]
-    if not paths:
-        raise ValueError(f"{str(folder)!r}: expected images, found none.")
-    return paths
 
 
 def _masks_beside(folder):

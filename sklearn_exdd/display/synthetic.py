@@ -15,7 +15,7 @@ _LETTERS_PER_INCH = 12  # of a caption, capitals included
 class SyntheticDefectsDisplay:
     """Contact sheet of synthetic defects: each image with the outline of its mask, and the defect enlarged.
 
-    Create it with :meth:`from_estimator` or :meth:`from_samples`.
+    Create it with :meth:`from_estimator`, :meth:`from_samples` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -113,6 +113,31 @@ class SyntheticDefectsDisplay:
             for name, values in vars(display).items():
                 setattr(display, name, values if values is None else values[:n_samples])
         return display.plot(**kwargs)
+
+    @classmethod
+    def from_predictions(cls, images, masks, *, provenance=None, **kwargs):
+        """Show images with defects of any origin, real ones too.
+
+        Parameters
+        ----------
+        images, masks, provenance
+            As in the class.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : SyntheticDefectsDisplay
+
+        Examples
+        --------
+        >>> from sklearn_exdd import SyntheticDefectsDisplay
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> X, y, masks = make_surface_defects(4, defect_fraction=1, random_state=0)
+        >>> SyntheticDefectsDisplay.from_predictions(X, masks, detail=False).axes_.shape
+        (4, 1)
+        """
+        return cls(images=images, masks=masks, provenance=provenance).plot(**kwargs)
 
     def plot(self, *, n_columns=None, axes=None, contour=True, detail=True):
         """Draw the panels.
