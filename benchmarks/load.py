@@ -48,9 +48,16 @@ def in_threads(detector, X, n_threads, n_calls):
         return list(pool.map(call, range(n_calls)))
 
 
-def in_processes(detector, X, n_processes):
-    """The scores that each of several processes finds."""
-    return Parallel(n_jobs=n_processes, backend="loky")(delayed(detector.score_samples)(X) for _ in range(n_processes))
+def in_processes(detector, X, n_processes, n_threads, n_calls):
+    """Scores and maps of so many calls from the threads of each of several processes, all at once."""
+    calls = [delayed(in_threads)(detector, X, n_threads, n_calls)] * n_processes
+    return Parallel(n_jobs=n_processes, backend="loky")(calls)
+
+
+def same(found, alone):
+    """Whether scores and maps are those that a single caller got, bit for bit."""
+    expected = [alone[i % len(alone)] for i in range(len(found))]
+    return all(score == one and np.array_equal(pixels, own) for (score, pixels), (one, own) in zip(found, expected))
 
 
 def growth(detector, X, n_predictions):
@@ -69,14 +76,10 @@ def main():
     arguments = parser.parse_args()
     detector, X = fitted()
     alone, found = in_threads(detector, X, 1, len(X)), in_threads(detector, X, 8, 2000)
-    in_threads_same = all(
-        score == alone[i % len(X)][0] and np.array_equal(pixel_map, alone[i % len(X)][1])
-        for i, (score, pixel_map) in enumerate(found)
-    )
+    in_threads_same = same(found, alone)
     print(f"8 threads, {len(found)} calls: scores and maps {'the same' if in_threads_same else 'DIFFERENT'}")
-    scores = detector.score_samples(X)
-    in_processes_same = all(np.array_equal(own, scores) for own in in_processes(detector, X, 4))
-    print(f"4 processes: scores {'the same' if in_processes_same else 'DIFFERENT'}")
+    in_processes_same = all(same(found, alone) for found in in_processes(detector, X, 4, 8, 500))
+    print(f"4 processes of 8 threads, 2000 calls: {'the same' if in_processes_same else 'DIFFERENT'}")
     grown, seconds = growth(detector, X, arguments.n)
     print(f"{arguments.n} predictions in {seconds:.0f} s: memory grew by {grown:.1f} MiB, to {resident():.0f} MiB")
     sys.exit(not (in_threads_same and in_processes_same and grown < 20))

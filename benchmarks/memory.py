@@ -1,11 +1,13 @@
 """What fit takes at its peak as the normal images grow in number, from paths.
 
     python benchmarks/memory.py --images 250 500 1000 2000
-    python benchmarks/memory.py --images 5000 --backbone wide_resnet50_2 --coreset greedy --size 0.01
+    python benchmarks/memory.py --images 200 400 --backbone wide_resnet50_2 --coreset greedy --radius 200
 
 Each fit runs in a process of its own, whose peak resident memory is read in the end; the first line is that of a fit on
 ten images, which is what the interpreter, torch and the backbone take. Images are of 256 x 256 pixels, backbones have
-random weights. "features" is what the features of all images would take.
+random weights. "features" is what the features of all images would take. "radius" is the distance of the patch farthest
+from the bank, over that with as many rows chosen greedily from all patches in one piece; both after the projection to
+128 dimensions in which rows are chosen.
 """
 
 import argparse
@@ -17,9 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from sklearn.metrics import pairwise_distances_argmin_min
 
 from sklearn_exdd import ExDDDetector, TorchvisionFeatureExtractor
+from sklearn_exdd.coreset import greedy_k_center, project
 from sklearn_exdd.datasets import make_surface_defects
 
 
@@ -39,8 +44,22 @@ def extractor_of(arguments):
     return TorchvisionFeatureExtractor(arguments.backbone, weights=None, precision=arguments.precision)
 
 
+def radius_ratio(detector, paths):
+    """Cover radius of the bank over that of a greedy selection in one piece."""
+
+    def projected(features):
+        return project(features, random_state=detector._seeds["normal"])
+
+    maps = detector.feature_extractor_.iter_transform(paths)
+    patches = np.concatenate([projected(one.reshape(-1, one.shape[2])) for one in maps])
+    bank = projected(detector.normal_bank_.features)
+    one_piece = patches[greedy_k_center(patches, len(bank))]
+    own, other = (pairwise_distances_argmin_min(patches, rows)[1].max() for rows in (bank, one_piece))
+    return float(own / other)
+
+
 def fit(arguments, folder, n_images):
-    """Seconds, peak memory in GiB, and bytes of the features of an image."""
+    """Seconds, peak memory in GiB, rows of the bank, bytes of the features of an image, and the ratio of the radii."""
     size = arguments.size if arguments.size < 1 else int(arguments.size)
     detector = ExDDDetector(
         extractor_of(arguments),
@@ -51,12 +70,14 @@ def fit(arguments, folder, n_images):
         verbose=arguments.verbose,
     )
     paths = sorted(folder.glob("*.png"))[:n_images]
-    start = time.perf_counter()
+    start = time.process_time()
     detector.fit(paths)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     (feature_map,) = detector.feature_extractor_.transform(paths[:1])
-    return {"seconds": seconds, "peak": peak, "bytes": feature_map.nbytes, "rows": len(detector.normal_bank_)}
+    radius = radius_ratio(detector, paths) if n_images in arguments.radius else None
+    n_rows = len(detector.normal_bank_)
+    return {"seconds": seconds, "peak": peak, "bytes": feature_map.nbytes, "rows": n_rows, "radius": radius}
 
 
 def main():
@@ -66,6 +87,7 @@ def main():
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--coreset", choices=["random", "greedy"], default="random")
     parser.add_argument("--size", type=float, default=5000, help="rows of the bank, or a share below 1")
+    parser.add_argument("--radius", type=int, nargs="*", default=[], help="numbers of images to compare radii at")
     parser.add_argument("--n-jobs", type=int)
     parser.add_argument("--verbose", type=int, default=0)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder: this is one of the processes
@@ -73,14 +95,16 @@ def main():
     if arguments.one:
         print(json.dumps(fit(arguments, Path(arguments.one), arguments.images[0])))
         return
-    print("images | bank rows | features, GiB | peak, GiB | seconds")
+    print("images | bank rows | features, GiB | peak, GiB | CPU seconds | radius")
     with tempfile.TemporaryDirectory() as folder:
         written(Path(folder), max(arguments.images))
         for n_images in (10, *arguments.images):
             command = [sys.executable, __file__, *sys.argv[1:], "--images", str(n_images), "--one", folder]
             result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             features, peak, seconds = n_images * result["bytes"] / 2**30, result["peak"], result["seconds"]
-            print(f"{n_images:6} | {result['rows']:9} | {features:13.2f} | {peak:9.2f} | {seconds:.0f}", flush=True)
+            radius = "" if result["radius"] is None else f"{result['radius']:.3f}"
+            line = f"{n_images:6} | {result['rows']:9} | {features:13.2f} | {peak:9.2f} | {seconds:11.0f} | {radius}"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

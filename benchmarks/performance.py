@@ -6,7 +6,8 @@
 
 Both sides run in one process and by turns. Times are CPU seconds of the process, which other work on the machine
 disturbs less than the clock on the wall; medians of five runs where nothing else is said. What is too slow to run in
-full is extrapolated, and the table says so. Backbones have random weights: the cost is the same.
+full is extrapolated, and the table says so. Backbones have random weights: the cost is the same. With EXDD_DATA=FOLDER,
+as for ``real_data.py``, "precision" has rows on real images, too.
 
 Every row is kept in ``results/performance.json`` as soon as it is measured, and ``results/performance.md`` is the table
 of all that is there.
@@ -47,7 +48,7 @@ def by_turns(*functions, n_runs=5):
 
 
 def row(work, ours, peer="", theirs=None, goal=None, note=""):
-    """One line: (CPU, wall) seconds of both sides; the goal is a ratio, or seconds where there is no peer."""
+    """One line: (CPU, wall) seconds of both sides, or a difference; the goal is a ratio, or a limit without a peer."""
     return {"work": work, "peer": peer, "ours": ours, "theirs": theirs, "goal": goal, "note": note}
 
 
@@ -343,46 +344,47 @@ def unpickled():
 
 
 def precision():
-    from sklearn.metrics import roc_auc_score
-
-    from sklearn_exdd import ExDDDetector
     from sklearn_exdd.datasets import make_surface_defects
 
-    def difference(seed, fit_and_score, **params):
-        """AUROC in bfloat16 less that in float32."""
-        areas = []
-        for name in ("bfloat16", "float32"):
-            extractor = extractor_of("resnet18", name, random_state=seed, **params)
-            areas.append(roc_auc_score(*fit_and_score(ExDDDetector(extractor, random_state=seed))))
-        return areas[0] - areas[1]
-
     X, y, masks = make_surface_defects(400, image_shape=(128, 128), random_state=0)
-
-    def on_surfaces(detector):
-        return y[100:], detector.fit(X[:100], y[:100], masks=masks[:100]).score_samples(X[100:])
-
-    yield precision_row("300 synthetic surfaces", [difference(seed, on_surfaces) for seed in range(3)])
+    sets = [values[part] for part in (slice(100), slice(100, None)) for values in (X, y, masks)]
+    yield from differences("300 synthetic surfaces", "resnet18", 3, *sets)
     if "EXDD_DATA" in os.environ:
         from real_data import load, splits
 
         data = load(os.environ["EXDD_DATA"])
         train, test = next(splits(data, "development", 2, 0))
-
-        def on_data(detector):
-            images, some_masks = ([values[i] for i in train] for values in (data.X, data.masks))
-            detector.fit(images, data.y[train], masks=some_masks, groups=data.groups[train])
-            return data.y[test], detector.score_samples([data.X[i] for i in test])
-
-        differences = [difference(seed, on_data, image_size=224) for seed in range(3)]
-        yield precision_row(f"{len(test)} images of EXDD_DATA, by groups", differences)
+        for backbone, step in (("resnet18", 1), ("wide_resnet50_2", 4)):
+            sets, groups = [], data.groups[train[::step]]
+            for rows in (train[::step], test[::step]):
+                sets += [[data.X[i] for i in rows], data.y[rows], [data.pixels[i] for i in rows]]
+            name = f"{len(sets[3])} images of EXDD_DATA, by groups"
+            yield from differences(name, backbone, 1, *sets, groups=groups, image_size=224)
 
 
-def precision_row(name, differences):
-    each = ", ".join(f"{value:+.4f}" for value in differences)
-    mean = abs(float(np.mean(differences)))
-    return row(
-        f"AUROC, bfloat16 less float32, resnet18: {name}", None, goal=0.002, note=f"seeds {each}; mean {mean:.4f}"
-    )
+def differences(name, backbone, n_seeds, X, y, masks, X_test, y_test, masks_test, groups=None, **params):
+    """AUROC of images and of pixels in bfloat16 less that in float32, for backbones of several seeds."""
+    from sklearn.metrics import roc_auc_score
+
+    from sklearn_exdd import ExDDDetector
+    from sklearn_exdd.metrics import pixel_roc_auc_score
+
+    found = []
+    for seed in range(n_seeds):
+        areas = []
+        for precision in ("bfloat16", "float32"):
+            with tempfile.TemporaryDirectory() as folder:  # features of the test images are computed once
+                extractor = extractor_of(backbone, precision, random_state=seed, **params)
+                detector = ExDDDetector(extractor, memory=folder, random_state=seed)
+                detector.fit(X, y, masks=masks, groups=groups)
+                scores, maps = detector.score_samples(X_test), detector.predict_map(X_test)
+            areas.append([roc_auc_score(y_test, scores), pixel_roc_auc_score(masks_test, maps)])
+        found.append(np.subtract(*areas))
+    for kind, values in zip(("image", "pixel"), np.transpose(found)):
+        seeds = f"seeds {', '.join(f'{value:+.4f}' for value in values)}" if n_seeds > 1 else "one seed"
+        work = f"{kind} AUROC, bfloat16 less float32, {backbone}: {name}"
+        note = f"{seeds}; float32 {areas[1][kind == 'pixel']:.3f}"
+        yield row(work, float(values.mean()), goal=0.002, note=note)
 
 
 ROWS = {
@@ -412,6 +414,8 @@ def machine():
 def seconds(times):
     if times is None:
         return ""
+    if isinstance(times, float):
+        return f"{times:+.4f}"
     cpu = times[0]
     return f"{1000 * cpu:.0f} ms" if cpu < 1 else f"{cpu:.3g} s"
 
@@ -419,13 +423,17 @@ def seconds(times):
 def table(results):
     lines = ["| work | ours | peer | theirs | ratio | goal | |", "|---|---|---|---|---|---|---|"]
     for one in (one for rows in results["rows"].values() for one in rows):
-        ratio, unit = "", "s" if one["ours"] else "AUROC"
-        if one["theirs"]:
-            value, unit = one["theirs"][0] / one["ours"][0], "x"
-            ratio = f"**{value:.1f} x**" if one["goal"] and value >= one["goal"] else f"{value:.1f} x"
-        goal = f"{one['goal']} {unit}" if one["goal"] else ""
-        cells = (one["work"], seconds(one["ours"]), one["peer"], seconds(one["theirs"]), ratio, goal, one["note"])
-        lines.append(f"| {' | '.join(cells)} |")
+        own, theirs, goal = one["ours"], one["theirs"], one["goal"] or ""
+        value, ours, ratio = abs(own) if isinstance(own, float) else own[0], seconds(own), ""
+        if theirs:
+            ratio = f"{theirs[0] / value:.1f} x"
+            ratio = f"**{ratio}**" if goal and theirs[0] / value >= goal else ratio
+            goal = f"{goal} x" if goal else ""
+        elif goal:
+            ours = f"**{ours}**" if value < goal else ours
+            goal = goal if isinstance(own, float) else f"{goal} s"
+        cells = (one["work"], ours, one["peer"], seconds(theirs), ratio, goal, one["note"])
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([results["machine"], "", *lines, ""])
 
 

@@ -10,6 +10,7 @@ _N_BOUNDS = 2**24  # computed at a time
 _N_DIFFERENCES = 2**20  # the same: they stay in the cache
 _SET_SIZE = 8
 _N_PROBES = 64
+_N_OUTRIGHT = 8  # queries that are measured against all rows: to prepare a view takes as long
 
 # A cheap view of the rows takes preparation: it has to save a long product, often.
 _MIN_ROWS, _MIN_FEATURES = 1024, 256
@@ -32,7 +33,8 @@ class ExactSearch:
     exactly, from differences. Where the farthest neighbour found is nearer than the bounds
     of all other rows, none can be missing; the queries for which that fails go on to the
     next view, which is dearer and tighter. A view that fails for most of the first queries
-    is not asked about the rest.
+    is not asked about the rest. A view is prepared when more than a few queries have come
+    to it.
 
     The first view is of few dimensions: the coordinates in the directions in which rows
     differ most from those next to them, and the length of what is left (no two points are
@@ -52,7 +54,7 @@ class ExactSearch:
 
                 rounded = resolve_precision("auto", torch.device("cpu"))
                 self._kinds[:0] = [_ReducedView, _BFloat16View] if rounded else [_ReducedView]
-        self._views = {}
+        self._views, self._n_outright = {}, 0
 
     def kneighbors(self, X, n_neighbors, exclude=None):
         """Nearest rows of each query.
@@ -74,6 +76,14 @@ class ExactSearch:
         indices = np.empty((len(X), n_neighbors), dtype=np.intp)
         left, block = np.arange(len(X)), 1 + _N_BOUNDS // len(self.rows)
         for kind in self._kinds:
+            if kind is _BFloat16View and len(left) <= _N_PROBES:
+                continue  # of so few the tighter product takes no longer
+            is_dear = len(self.rows) >= _MIN_ROWS and kind not in self._views
+            if is_dear and self._n_outright + len(left) <= _N_OUTRIGHT:
+                self._n_outright += len(left)
+                groups = None if exclude is None else exclude[left]
+                distances[left], indices[left] = self._measure_all(X[left], n_neighbors, groups)
+                break
             n_done, unsure = 0, [left[:0]]
             while n_done < len(left) and 2 * sum(map(len, unsure)) <= n_done:
                 some = left[n_done : n_done + (block if n_done else min(block, _N_PROBES))]
@@ -86,20 +96,28 @@ class ExactSearch:
 
     def _view(self, kind):
         if kind not in self._views:
-            self._views[kind] = kind(self.rows - self._center)
+            self._views[kind] = kind(self.rows, self._center)
         return self._views[kind]
 
     def _search(self, view, X, n_neighbors, exclude):
         n_candidates = min(n_neighbors + view.n_spare, len(self.rows))
-        bounds, offsets = view.bounds(X - self._center)
-        if exclude is not None:
-            for group in np.unique(exclude):
-                bounds[np.ix_(exclude == group, np.flatnonzero(self.groups == group))] = np.inf
+        bounds, offsets = view.bounds(X)
+        self._leave_out(exclude, bounds)
         candidates, bounds = _least(bounds, n_candidates)
         bounds = np.where(candidates < len(self.rows), bounds + offsets[:, None], np.inf)
         distances, indices = self.measure(X, candidates, bounds, n_neighbors)
         sure = distances[:, -1] ** 2 <= bounds[:, -1]
         return distances, indices, sure | (view.final or n_candidates == len(self.rows))
+
+    def _leave_out(self, exclude, bounds):
+        for group in [] if exclude is None else np.unique(exclude):
+            bounds[np.ix_(exclude == group, np.flatnonzero(self.groups == group))] = np.inf
+
+    def _measure_all(self, X, n_neighbors, exclude):
+        shape = len(X), len(self.rows)
+        bounds = np.zeros(shape)
+        self._leave_out(exclude, bounds)
+        return self.measure(X, np.broadcast_to(np.arange(shape[1]), shape), bounds, n_neighbors)
 
     def measure(self, X, candidates, bounds, n_neighbors):
         """Distances to the nearest candidates, without cancellation; ties go to the lowest row.
@@ -163,8 +181,9 @@ class _Float64View:
 
     dtype, n_spare, final = np.float64, 4, True
 
-    def __init__(self, rows):
-        points = self._points(rows.astype(self.dtype, copy=False))
+    def __init__(self, rows, center):
+        self._center = center
+        points = self._points(rows)
         squares = _padded(_squares(points), self.dtype)
         self._matrix = np.zeros((len(squares), points.shape[1] + 1), dtype=self.dtype)
         self._matrix[: len(points), :-1] = -2 * points
@@ -172,10 +191,10 @@ class _Float64View:
         self._largest = squares[: len(points)].max()
 
     def _points(self, rows):
-        return rows
+        return (rows - self._center).astype(self.dtype, copy=False)
 
     def bounds(self, queries):
-        points = self._points(queries.astype(self.dtype, copy=False))
+        points = self._points(queries)
         squares = _squares(points)
         product = np.append(points, np.ones((len(points), 1), dtype=self.dtype), axis=1) @ self._matrix.T
         return product, squares - 16 * np.finfo(self.dtype).eps * (squares + self._largest)
@@ -190,8 +209,8 @@ class _ReducedView(_Float32View):
 
     n_spare = 16
 
-    def __init__(self, rows):
-        sample = rows[:: -(-len(rows) // _MIN_ROWS)]
+    def __init__(self, rows, center):
+        sample = rows[:: -(-len(rows) // _MIN_ROWS)] - center
         squares = _squares(sample)
         distances = squares - 2 * sample @ sample.T
         np.fill_diagonal(distances, np.inf)
@@ -200,14 +219,15 @@ class _ReducedView(_Float32View):
         self._basis = randomized_range_finder(
             differences.T, size=n_directions, n_iter=1, power_iteration_normalizer="QR", random_state=0
         )
-        super().__init__(rows)
+        super().__init__(rows, center)
 
     def _points(self, rows):
         points = np.empty((len(rows), self._basis.shape[1] + 1), dtype=rows.dtype)
         for some in gen_batches(len(rows), _MIN_ROWS):  # which stay in the cache
-            coordinates = rows[some] @ self._basis
+            rest = rows[some] - self._center
+            coordinates = rest @ self._basis
             # A difference of squared lengths would lose the digits of a short rest.
-            rest = rows[some] - coordinates @ self._basis.T
+            rest -= coordinates @ self._basis.T
             points[some, :-1], points[some, -1] = coordinates, np.sqrt(_squares(rest))
         return points
 
@@ -217,10 +237,11 @@ class _BFloat16View:
 
     n_spare, final = 24, False
 
-    def __init__(self, rows):
+    def __init__(self, rows, center):
         import torch
 
-        rounded, lengths, errors = self._rounded(rows)
+        self._center = center
+        rounded, lengths, errors = self._rounded(rows - center)
         # x·y is at most x^·y^ + |x - x^| |y| + |x^| |y - y^|, and the product is rounded, too.
         self._error = (errors / np.maximum(lengths, 1e-30)).max() + 2.0**-9
         self._squares = _padded(lengths**2, np.float32)
@@ -241,7 +262,7 @@ class _BFloat16View:
     def bounds(self, queries):
         import torch
 
-        rounded, lengths, errors = self._rounded(queries)
+        rounded, lengths, errors = self._rounded(queries - self._center)
         slack = _rounded_up(1.02 * (errors + self._error * lengths))
         product = (torch.cat([rounded, slack[:, None]], dim=1) @ self._matrix.T).float().numpy()
         product += self._squares

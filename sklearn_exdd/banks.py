@@ -1,21 +1,23 @@
 """The pair of memory banks: what patches and images score by their distances to both."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-import joblib
 import numpy as np
+from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from sklearn_exdd import scoring
-from sklearn_exdd._recall import recall
+from sklearn_exdd._recall import digest, keep, kept, recall
 from sklearn_exdd.memory_bank import MemoryBank
+from sklearn_exdd.patches import KnownFeatures
 
 # n_neighbors="auto" averages the distances to so many rows of the defect bank. A defect
 # bank is small and holds background too; a single row of it says little.
 _DEFECT_NEIGHBORS = 9
 _N_QUERIES = 2**13  # searched together, and kept as one entry of a cache
-_N_CACHED = 10  # neighbours: all smaller numbers of them are answered by the same entry
+_N_CACHED = 16  # neighbours: all smaller numbers of them are answered by the same entry; or a larger power of two
 
 
 @dataclass(eq=False)
@@ -51,7 +53,7 @@ class Banks:
         Parameters
         ----------
         bank : MemoryBank
-        features : ndarray of shape (n_patches, n_features)
+        features : ndarray of shape (n_patches, n_features) or KnownFeatures
         exclude : ndarray of shape (n_patches,), default=None
             For each patch the group whose rows are left out, unless too few would be left.
 
@@ -67,17 +69,34 @@ class Banks:
             left = bank.n_left_without(exclude)
             exclude = np.where(left >= n_neighbors, exclude, -1)
             n_left = int(left.min(where=exclude >= 0, initial=n_left))
-        n_searched, key = n_neighbors, None
-        if self.memory is not None:
-            n_searched = max(n_neighbors, min(_N_CACHED, n_left))
-            key = joblib.hash((bank.key, features, n_searched, exclude))
+        if self.memory is None:
+            distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
+            return distances.mean(axis=1), indices[:, 0]
+        # Enough for all candidates of a search, whose banks may have real or synthetic rows in common.
+        n_searched = min(max(_N_CACHED, 1 << (n_neighbors - 1).bit_length()), n_left)
+        known = features.key if isinstance(features, KnownFeatures) else digest(features)
+        distances, nearest = self._known_neighbors(bank, features, known, n_searched, exclude)
+        return distances[:, :n_neighbors].mean(axis=1), nearest.astype(np.intp)
+
+    def _known_neighbors(self, bank, features, known, n_searched, exclude):
+        """Distances to the nearest rows and the nearest row, from the cache or for it."""
 
         def search():
-            distances, indices = bank.kneighbors(features, n_searched, exclude=exclude)
-            return distances, indices[:, 0]
+            parts, groups = bank.parts, [] if exclude is None else np.unique(exclude)
+            if len(parts) < 2 or any(
+                min(len(part), part.n_left_without(groups).min(initial=len(part))) < n_searched for _, part in parts
+            ):
+                distances, indices = bank.kneighbors(np.asarray(features), n_searched, exclude=exclude)
+                return distances, indices[:, 0].astype(np.int32)
+            found = [self._known_neighbors(part, features, known, n_searched, exclude) for _, part in parts]
+            nearest = np.stack([rows[own] for (rows, _), (_, own) in zip(parts, found)], axis=1)
+            first = np.stack([distances[:, 0] for distances, _ in found], axis=1)
+            nearest = np.where(first == first.min(axis=1, keepdims=True), nearest, len(bank)).min(axis=1)
+            distances = np.sort(np.concatenate([distances for distances, _ in found], axis=1), axis=1)
+            return np.ascontiguousarray(distances[:, :n_searched]), nearest.astype(np.int32)
 
-        distances, nearest = recall(self.memory, "neighbours", key, search)
-        return distances[:, :n_neighbors].mean(axis=1), nearest
+        key = digest(bank.key, known, n_searched, exclude)
+        return recall(self.memory, "neighbours", key, search)
 
     def distances_of(self, patches, bank, verbose=0):
         """The same for many patches, each without the rows of its own group, with a progress bar."""
@@ -100,33 +119,27 @@ class Banks:
             return PatchScores(normal[0], *normal, None, None)
         return PatchScores(scoring.ratio_score(normal[0], defect[0], self.epsilon), *normal, *defect)
 
-    def score_maps(self, maps):
+    def score_maps(self, groups):
         """Patch scores of images.
 
         Parameters
         ----------
-        maps : iterable of ndarray of shape (height', width', n_features)
+        groups : iterable of (features, shapes)
+            The patches of some images, one after the other, and the shapes of their feature maps; see
+            :func:`grouped` and :func:`known_groups`.
 
         Yields
         ------
         patch_scores : PatchScores
-        feature_map : ndarray of shape (height', width', n_features)
+            Of one image.
+        features : ndarray of shape (n_patches, n_features) or KnownFeatures
+        shape : tuple of int (height', width', n_features)
         """
-        group, n_patches = [], 0
-        for feature_map in maps:
-            group.append(feature_map)
-            n_patches += feature_map.shape[0] * feature_map.shape[1]
-            if n_patches >= _N_QUERIES:
-                yield from self._score_together(group)
-                group, n_patches = [], 0
-        if group:
-            yield from self._score_together(group)
-
-    def _score_together(self, maps):
-        scores = self.patch_scores(np.concatenate([one.reshape(-1, one.shape[2]) for one in maps]))
-        stops = np.cumsum([one.shape[0] * one.shape[1] for one in maps])
-        for start, stop, feature_map in zip([0, *stops[:-1]], stops, maps):
-            yield scores.of(slice(start, stop)), feature_map
+        for features, shapes in groups:
+            scores = self.patch_scores(features)
+            stops = np.cumsum([shape[0] * shape[1] for shape in shapes]).tolist()
+            for start, stop, shape in zip([0, *stops[:-1]], stops, shapes):
+                yield scores.of(slice(start, stop)), features[start:stop], shape
 
     def evidence(self, patch_scores, rings):
         """What image scores are made of: patch scores, in units of what is normal so near the border."""
@@ -222,6 +235,38 @@ class Banks:
         # What ships objects to other machines goes by their size: large ones once, small ones with each task.
         banks = [bank for bank in (self.normal, self.defect) if bank is not None]
         return object.__sizeof__(self) + sum(bank.features.nbytes for bank in banks)
+
+
+def grouped(maps):
+    """Feature maps by so many as are searched together: their patches, and their shapes."""
+    group, n_patches = [], 0
+    for feature_map in maps:
+        group.append(feature_map)
+        n_patches += feature_map.shape[0] * feature_map.shape[1]
+        if n_patches >= _N_QUERIES:
+            yield _rows(group), [one.shape for one in group]
+            group, n_patches = [], 0
+    if group:
+        yield _rows(group), [one.shape for one in group]
+
+
+def known_groups(extractor, images, memory):
+    """The same, a batch a group, without looking at images whose maps and neighbours are in a cache."""
+    known = digest(extractor.key, images.n_channels)
+    for batch in gen_batches(len(images), extractor.batch_size):
+        some = images.take(range(batch.start, batch.stop))
+        key = digest(known, some.raw())
+        features = KnownFeatures(key, lambda some=some: _rows(list(extractor.iter_transform(some))))
+        shapes = kept(memory, "shapes", key)
+        if shapes is None:
+            maps = list(extractor.iter_transform(some))
+            features, shapes = KnownFeatures(key, partial(_rows, maps)), [one.shape for one in maps]
+            keep(memory, "shapes", key, shapes)
+        yield features, shapes
+
+
+def _rows(maps):
+    return np.concatenate([one.reshape(-1, one.shape[2]) for one in maps])
 
 
 class PatchScores(NamedTuple):

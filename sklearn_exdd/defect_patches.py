@@ -1,15 +1,16 @@
 """The patches of defect images that show the defect."""
 
-import hashlib
-import os
 from functools import partial
 
-import joblib
 import numpy as np
 
 from sklearn_exdd import scoring
-from sklearn_exdd._recall import recall
+from sklearn_exdd._recall import digest, recall
 from sklearn_exdd.patches import Patches
+
+# A patch of a defect image without a mask shows the defect where it lies farther from the normal ones than this share
+# of these do.
+NORMAL_SHARE = 0.99
 
 
 def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synthetic=False):
@@ -40,7 +41,7 @@ def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synth
         masks = [None] * len(defect) if defect.masks is None else defect.masks.raw()
         far = None if all(mask is not None for mask in masks) else (banks.normal.key, banks.n_neighbors, cutoff)
         known = (extractor, far, max_patches, seed, synthetic, defect.indices, defect.groups)
-        key = joblib.hash((known, _digest(defect.samples.raw()), _digest(masks)))
+        key = digest(known, defect.samples.raw(), masks)
     found = partial(_found, defect, extractor, banks, cutoff, max_patches, seed, synthetic)
     return recall(banks.memory, "defect patches", key, found)
 
@@ -49,18 +50,10 @@ def _found(defect, extractor, banks, cutoff, max_patches, seed, synthetic):
     random_state, kept = np.random.RandomState(seed), []
     maps = extractor.iter_transform(defect.samples)
     for i, patches in enumerate(Patches.of_maps(maps, defect, extractor, synthetic)):
-        mask = None if defect.masks is None else defect.masks.get(i, defect.samples.shape(i))
-        if mask is None:
+        shown = marked(defect, i, [np.unique(patches.provenance[axis]) for axis in ("row", "column")])
+        if shown is None:
             distances, _ = banks.distances(banks.normal, patches.features)
             shown = distances >= min(cutoff, distances.max())
-        elif mask.any():
-            centers = (np.unique(patches.provenance[axis]) for axis in ("row", "column"))
-            shown = scoring.covered(mask, *centers).ravel()
-        else:
-            raise ValueError(
-                f"{defect.masks.where(i)}: expected a mask of the defect, got an empty one. Pass None for an image "
-                "whose defect is not marked."
-            )
         chosen = np.flatnonzero(shown)
         if max_patches is not None and len(chosen) > max_patches:
             chosen = np.sort(random_state.choice(chosen, max_patches, replace=False))
@@ -68,17 +61,33 @@ def _found(defect, extractor, banks, cutoff, max_patches, seed, synthetic):
     return Patches.concatenate(kept)
 
 
-def _digest(items):
-    """Of images or masks: of what arrays hold, and of where files are and when they were written."""
-    digest = hashlib.sha256()
-    for item in items:
-        if item is None:
-            digest.update(b"none")
-        elif isinstance(item, (str, os.PathLike)):
-            stat = os.stat(item) if os.path.exists(item) else None  # who reads it will say so
-            digest.update(f"{item} {stat and (stat.st_size, stat.st_mtime_ns)}".encode())
-        else:
-            item = np.asarray(item)
-            digest.update(f"{item.dtype} {item.shape}".encode())
-            digest.update(np.ascontiguousarray(item))
-    return digest.hexdigest()
+def marked(defect, index, centers):
+    """The patches of a defect image that its mask marks.
+
+    Parameters
+    ----------
+    defect : TrainingSet
+        Of images.
+    index : int
+    centers : sequence of two ndarray
+        Rows and columns of the patches, as in :func:`scoring.upsample`.
+
+    Returns
+    -------
+    shown : ndarray of shape (n_patches,), bool, or None
+        None without a mask.
+
+    Raises
+    ------
+    ValueError
+        If the mask is empty.
+    """
+    mask = None if defect.masks is None else defect.masks.get(index, defect.samples.shape(index))
+    if mask is None:
+        return None
+    if not mask.any():
+        raise ValueError(
+            f"{defect.masks.where(index)}: expected a mask of the defect, got an empty one. Pass None for an image "
+            "whose defect is not marked."
+        )
+    return scoring.covered(mask, *centers).ravel()

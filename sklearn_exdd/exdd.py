@@ -1,6 +1,7 @@
 """ExDD: a bank of normal and a bank of defect patches, and the ratio of the distances to them."""
 
 import copy
+from dataclasses import replace
 from inspect import signature
 from numbers import Integral, Real
 
@@ -11,17 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import coreset, scoring
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd.banks import Banks
+from sklearn_exdd._recall import digest, keep, kept, recall
+from sklearn_exdd.banks import Banks, grouped, known_groups
 from sklearn_exdd.base import BaseDefectDetector, TrainingSet, joined, split_by_class
-from sklearn_exdd.defect_patches import defect_patches
+from sklearn_exdd.defect_patches import NORMAL_SHARE, defect_patches
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.memory_bank import MemoryBank
-from sklearn_exdd.patches import Patches, border_rings
+from sklearn_exdd.patches import KnownFeatures, Patches, border_rings
 from sklearn_exdd.shards import Shards, coreset_size
 
-# Without a mask, a patch of a defect image is a defect one where it lies farther from
-# the normal bank than this share of normal patches do.
-_NORMAL_SHARE = 0.99
 # epsilon="scale" is this share of the median distance of normal patches to the defect bank.
 _EPSILON_SHARE = 0.5
 # shard_size="auto" keeps all features up to so many bytes.
@@ -90,7 +89,10 @@ class ExDDDetector(BaseDefectDetector):
     memory : str or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
-        with the same one.
+        with the same one. Files count as the same while path, size and time of writing are.
+        Besides the maps this takes, for each training set, their whitened copy (of an extractor
+        that whitens) and the coreset, and for each bank some 70 bytes a patch searched there;
+        ``joblib.Memory.reduce_size`` removes what is old.
     shard_size : int or "auto", default="auto"
         Of more normal images than that fit keeps no features: it goes over shards of so many
         several times, `n_jobs` of them at a time, and holds no more than banks and samples.
@@ -280,7 +282,7 @@ class ExDDDetector(BaseDefectDetector):
             rows, sample, n_patches = self._coreset(normals, "normal"), normals, len(normals)
         self.normal_bank_ = self._bank(rows, "normal", n_patches)
         distances = self._banks().distances_of(sample, self.normal_bank_, self.verbose)
-        self._normal_cutoff = float(np.quantile(distances[0], _NORMAL_SHARE))
+        self._normal_cutoff = float(np.quantile(distances[0], NORMAL_SHARE))
 
         self.synthetic_ = self._synthesize(normal, defect, self._seeds["synthetic"])
         defects = [] if defect is None else [self._defect_patches(defect)]
@@ -305,6 +307,41 @@ class ExDDDetector(BaseDefectDetector):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
+        known = signature(extractor.fit_transform).parameters
+        if self.memory is not None and "max_bytes" in known and "masks" not in known:
+            return self._known_patches(normal)
+        return self._extract(normal, defect)
+
+    def _known_patches(self, normal):
+        """The same, from the cache or for it, of an extractor that learns no more than to whiten."""
+        extractor = self.feature_extractor_
+        key = digest(extractor.key, self.shard_size, normal.samples.raw(), normal.indices, normal.groups)
+        known = kept(self.memory, "normal patches", key)
+        if known is None:
+            patches = self._extract(normal, None)
+            if isinstance(patches, Shards):
+                return patches
+            learned = {name: value for name, value in vars(extractor).items() if name.endswith("_")}
+            keep(self.memory, "normal patches", key, (learned, replace(patches, features=None)))
+            features = patches.features
+            if extractor.whiten:  # others have the features of all folds in their maps
+                keep(self.memory, "features", key, features)
+            patches.features = KnownFeatures(key, lambda: features)
+            return patches
+        learned, patches = known
+        vars(extractor).update(learned)
+        self.n_channels_ = normal.samples.n_channels = extractor.n_channels_
+
+        def read():
+            rows = kept(self.memory, "features", key) if extractor.whiten else None
+            return self._patches(normal).features if rows is None else rows
+
+        patches.features = KnownFeatures(key, read)
+        return patches
+
+    def _extract(self, normal, defect):
+        """The same, without looking for it in the cache."""
+        extractor = self.feature_extractor_
         known = signature(extractor.fit_transform).parameters
         is_few = self.shard_size == "auto" or len(normal) <= self.shard_size
         max_bytes = _KEPT_BYTES if self.shard_size == "auto" else np.inf
@@ -362,7 +399,14 @@ class ExDDDetector(BaseDefectDetector):
 
     def _coreset(self, patches, kind):
         """The patches that a bank keeps."""
-        n_patches = len(patches)
+        if not isinstance(patches.features, KnownFeatures):
+            return self._chosen(patches, kind)
+        size = getattr(self, f"{kind}_coreset")
+        key = digest(patches.features.key, (kind, size, self.coreset, self._seeds[kind]))
+        return recall(self.memory, "coreset", key, lambda: self._chosen(patches, kind))
+
+    def _chosen(self, patches, kind):
+        patches, n_patches = replace(patches, features=np.asarray(patches.features)), len(patches)
         n_kept = coreset_size(getattr(self, f"{kind}_coreset"), n_patches)
         random_state = check_random_state(self._seeds[kind])
         if n_kept == n_patches:
@@ -423,17 +467,22 @@ class ExDDDetector(BaseDefectDetector):
             scores, rows = banks.patch_scores(samples), np.arange(len(samples))[:, None]
             return np.array([banks.score_image(scores.of(row), 0 * row, samples[row]) for row in rows])
         scores = []
-        for patch_scores, feature_map in banks.score_maps(self.feature_extractor_.iter_transform(samples)):
-            features = feature_map.reshape(-1, feature_map.shape[2])
-            scores.append(banks.score_image(patch_scores, border_rings(feature_map.shape), features))
+        for patch_scores, features, shape in banks.score_maps(self._groups(samples)):
+            scores.append(banks.score_image(patch_scores, border_rings(shape), features))
         return np.array(scores)
 
+    def _groups(self, images):
+        """Patches of some images at a time, and the shapes of their maps."""
+        if self.memory is not None:
+            return known_groups(self.feature_extractor_, images, self.memory)
+        return grouped(self.feature_extractor_.iter_transform(images))
+
     def _maps(self, images):
-        scored, maps = self._banks().score_maps(self.feature_extractor_.iter_transform(images)), []
-        for i, (patch_scores, feature_map) in enumerate(scored):
+        scored, maps = self._banks().score_maps(self._groups(images)), []
+        for i, (patch_scores, _, map_shape) in enumerate(scored):
             shape = images.shape(i)
-            centers = self.feature_extractor_.patch_centers(feature_map.shape, shape)
-            pixels = scoring.upsample(patch_scores.scores.reshape(feature_map.shape[:2]), *centers, shape)
+            centers = self.feature_extractor_.patch_centers(map_shape, shape)
+            pixels = scoring.upsample(patch_scores.scores.reshape(map_shape[:2]), *centers, shape)
             maps.append(scoring.smooth(pixels, self.blur))
         return maps
 

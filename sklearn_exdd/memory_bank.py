@@ -2,13 +2,13 @@
 
 import numbers
 
-import joblib
 import numpy as np
 from sklearn.utils.validation import check_array
 
 from sklearn_exdd._exact_search import ExactSearch
+from sklearn_exdd._recall import digest
 
-# From here on an index wins back its compilation within a hundred images (docs/performance.md).
+# From here on an index wins back its compilation within some hundred images (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
 
 #: What a bank remembers of each row, and its dtype.
@@ -63,7 +63,7 @@ class MemoryBank:
         self.algorithm = algorithm
         self.random_state = random_state
         self.provenance = self._complete(provenance or {}, len(self.features), first=0)
-        self._index, self._search, self._key = None, None, None
+        self._index, self._search, self._parts, self._key = None, None, None, None
 
     @staticmethod
     def _complete(provenance, n_rows, first):
@@ -96,8 +96,25 @@ class MemoryBank:
     def key(self):
         """Hash of all that neighbours depend on."""
         if self._key is None:
-            self._key = joblib.hash((self.features, self.provenance["group"], self.algorithm, self.random_state))
+            self._key = digest(self.features, self.provenance["group"], (self.algorithm, self.random_state))
         return self._key
+
+    @property
+    def is_exact(self):
+        """Whether its search is by brute force."""
+        return self.algorithm == "brute" or (self.algorithm == "auto" and len(self) <= _BRUTE_FORCE_ROWS)
+
+    @property
+    def parts(self):
+        """Real and synthetic rows: pairs of row numbers and a bank of them; none where the search is not exact."""
+        if self._parts is None:
+            self._parts, synthetic = [], self.provenance["synthetic"]
+            for rows in (np.flatnonzero(~synthetic), np.flatnonzero(synthetic)):
+                if len(rows) and self.is_exact:
+                    provenance = {name: values[rows] for name, values in self.provenance.items()}
+                    part = MemoryBank(self.features[rows], provenance, algorithm="brute")
+                    self._parts.append((rows, part))
+        return self._parts
 
     def add(self, features, provenance=None):
         """Append rows.
@@ -119,7 +136,7 @@ class MemoryBank:
         new = self._complete(provenance or {}, len(features), first)
         self.provenance = {name: np.concatenate([old, new[name]]) for name, old in self.provenance.items()}
         self.features = np.concatenate([self.features, features])
-        self._index, self._search, self._key = None, None, None
+        self._index, self._search, self._parts, self._key = None, None, None, None
         return self
 
     def n_left_without(self, groups):
@@ -171,7 +188,7 @@ class MemoryBank:
         distances : ndarray of shape (n_queries, n_neighbors)
             Euclidean, ascending, in the dtype of the bank.
         indices : ndarray of shape (n_queries, n_neighbors), dtype intp
-            Row numbers in the bank.
+            Row numbers in the bank; of rows at the same distance, any.
 
         Raises
         ------
@@ -190,9 +207,9 @@ class MemoryBank:
             raise ValueError(
                 f"n_neighbors: expected an integer in [1, {available}], the rows of the bank, got {n_neighbors!r}."
             )
-        if self.algorithm == "pynndescent" or (self.algorithm == "auto" and len(self) > _BRUTE_FORCE_ROWS):
-            return self._search_index(X, n_neighbors, exclude)
-        return self._exact().kneighbors(X, n_neighbors, exclude)
+        if self.is_exact:
+            return self._exact().kneighbors(X, n_neighbors, exclude)
+        return self._search_index(X, n_neighbors, exclude)
 
     def _exact(self):
         if self._search is None:
@@ -200,8 +217,8 @@ class MemoryBank:
         return self._search
 
     def _search_index(self, X, n_neighbors, exclude):
-        # Asked for one neighbour the index finds 84 % of them, asked for ten all.
-        n_candidates = min(max(10, n_neighbors) + (0 if exclude is None else 20), len(self))
+        # Asked for one neighbour the index finds 84 % of them, asked for ten nearly all.
+        n_candidates = min(n_neighbors + 9 + (0 if exclude is None else 20), len(self))
         indices, distances = self._built_index().query(X, k=n_candidates)
         lost = ~np.isfinite(distances) | (indices < 0)
         none = lost if exclude is None else lost | (self.provenance["group"][indices] == exclude[:, None])
@@ -223,4 +240,4 @@ class MemoryBank:
 
     def __getstate__(self):
         # The same rows and seed give the same index: it is built again, not saved.
-        return {**self.__dict__, "_index": None, "_search": None}
+        return {**self.__dict__, "_index": None, "_search": None, "_parts": None}

@@ -14,13 +14,11 @@ from sklearn_exdd import scoring
 from sklearn_exdd._defects import canonical
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.base import BaseDefectDetector, TrainingSet, hold_out, joined
+from sklearn_exdd.defect_patches import NORMAL_SHARE, marked
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.memory_bank import MemoryBank
 
 _MIN_PROBABILITY = 1e-6
-# Without a mask, a patch of a defect image is a defect one where it lies farther from the
-# normal ones than this share of these do.
-_NORMAL_SHARE = 0.99
 
 
 class PatchClassifierDetector(BaseDefectDetector):
@@ -221,21 +219,14 @@ class PatchClassifierDetector(BaseDefectDetector):
         defect.samples.n_channels = self.n_channels_
         kept, cutoff = [], None
         for i, feature_map in enumerate(self.feature_extractor_.iter_transform(defect.samples)):
-            shape, rows = defect.samples.shape(i), _rows(feature_map)
-            mask = None if defect.masks is None else defect.masks.get(i, shape)
-            if mask is None:
+            centers = self.feature_extractor_.patch_centers(feature_map.shape, defect.samples.shape(i))
+            shown, rows = marked(defect, i, centers), _rows(feature_map)
+            if shown is None:
                 if cutoff is None:
                     distances, _ = normals.kneighbors(normals.features, 1, exclude=normals.provenance["group"])
-                    cutoff = np.quantile(distances, _NORMAL_SHARE)
+                    cutoff = np.quantile(distances, NORMAL_SHARE)
                 distances = normals.kneighbors(rows, 1)[0][:, 0]
                 shown = distances >= min(cutoff, distances.max())
-            elif mask.any():
-                shown = scoring.covered(mask, *self.feature_extractor_.patch_centers(feature_map.shape, shape)).ravel()
-            else:
-                raise ValueError(
-                    f"{defect.masks.where(i)}: expected a mask of the defect, got an empty one. Pass None for an image "
-                    "whose defect is not marked."
-                )
             kept.append(_some(rows[shown], self.max_defect_patches, random_state))
         return np.concatenate(kept)
 

@@ -1,8 +1,36 @@
 """Patches: the features of some samples, one row a patch, and where each comes from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+
+class KnownFeatures:
+    """Rows of features that are known by a key, and read only when they are looked at.
+
+    Parameters
+    ----------
+    key : str
+        Of all that they depend on.
+    read : callable
+        Without arguments, returns the ndarray of shape (n_patches, n_features).
+    """
+
+    def __init__(self, key, read):
+        self.key, self._read = key, read
+
+    @cached_property
+    def rows(self):
+        return self._read()
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            return KnownFeatures(f"{self.key} {rows.start}:{rows.stop}", lambda: self.rows[rows])
+        return self.rows[rows]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.rows, dtype=dtype)
 
 
 @dataclass
@@ -11,7 +39,7 @@ class Patches:
 
     Parameters
     ----------
-    features : ndarray of shape (n_patches, n_features)
+    features : ndarray of shape (n_patches, n_features) or KnownFeatures
     provenance : dict of str to ndarray of shape (n_patches,)
         As in :class:`MemoryBank`.
     starts : ndarray of shape (n_samples + 1,)
@@ -26,7 +54,7 @@ class Patches:
     rings: np.ndarray
 
     def __len__(self):
-        return len(self.features)
+        return len(self.rings)
 
     @property
     def groups(self):

@@ -4,10 +4,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes run the tests, se
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import BaseFeatureExtractor
+
+settings.register_profile("default", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 class CellStatistics(BaseFeatureExtractor):

@@ -128,10 +128,9 @@ def test_the_same_rows_are_found_with_and_without_the_cheap_views(kind, processo
 def test_no_view_promises_more_than_the_true_distance(kind):
     rows, queries = rows_and_queries(kind)
     center = rows.mean(axis=0)
-    rows, queries = rows - center, queries - center
     exact = cdist(queries.astype(np.float64), rows.astype(np.float64), "sqeuclidean")
     for view in (_exact_search._ReducedView, _exact_search._BFloat16View, _exact_search._Float32View):
-        bounds, offsets = view(rows).bounds(queries)
+        bounds, offsets = view(rows, center).bounds(queries)
         assert (bounds[:, : len(rows)].astype(np.float64) + offsets[:, None] <= exact).all(), view.__name__
 
 
@@ -145,6 +144,22 @@ def test_a_view_that_settles_next_to_nothing_is_asked_no_more_and_one_that_does_
     ExactSearch(rows[:1500], np.arange(1500)).kneighbors(rows[1500:], 1)
     assert asked["_ReducedView"] == 500
     assert sum(asked.values()) < 550
+
+
+@pytest.mark.parametrize("exclude", [None, 3])
+def test_a_view_is_prepared_once_more_than_a_few_queries_have_come(exclude, asked, processor):
+    rows, queries = rows_and_queries(noise)
+    groups, n_few = np.arange(len(rows)) // 100, _exact_search._N_OUTRIGHT
+    bank, prepared = MemoryBank(rows, {"group": groups}), MemoryBank(rows, {"group": groups})
+    expected = prepared.kneighbors(queries, 3, exclude=exclude)
+    asked.clear()
+    for query in range(n_few):
+        for got, all_of_them in zip(bank.kneighbors(queries[[query]], 3, exclude=exclude), expected):
+            np.testing.assert_array_equal(got, all_of_them[[query]])
+    assert not asked
+    bank.kneighbors(queries[:1], 3, exclude=exclude)
+    assert asked["_ReducedView"] == 1
+    assert "_BFloat16View" not in asked, "of one query no product is long"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Files from strangers: pictures that are none, names that lead elsewhere. benchmarks/fuzz_images.py tries more."""
 
+import hashlib
 import io
+import json
 import os
 import struct
 import subprocess
@@ -14,7 +16,8 @@ from PIL import Image
 
 from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
 from sklearn_exdd._images import Images, Masks, read_image
-from sklearn_exdd.datasets import load_folder
+from sklearn_exdd.augment import PerlinDefectAugmenter, _cache
+from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.review import ReviewFolder
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -96,18 +99,44 @@ def test_a_decoder_that_fails_in_its_own_way_is_named_with_the_file(tmp_path, mo
         read_image(path)
 
 
-@pytest.mark.parametrize("name", ["part.eps", "part.png", "part.jpg"])
-def test_postscript_is_never_handed_to_a_program(name, tmp_path, monkeypatch):
+@pytest.fixture
+def no_programs(monkeypatch):
     def run(*arguments, **options):
-        raise AssertionError("a program was started")
+        pytest.fail("a program was started")
 
     for starter in ("call", "check_call", "check_output", "run", "Popen"):
         monkeypatch.setattr(subprocess, starter, run)
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
-    path = tmp_path / name
-    Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(path, "EPS")
+
+
+@pytest.mark.parametrize("name", ["part.eps", "part.png", "part.jpg"])
+def test_postscript_is_never_handed_to_a_program(name, tmp_path, no_programs):
+    path = saved(tmp_path / name, encoded("EPS", (9, 9, 3)))
     with pytest.raises(ValueError, match="got UnidentifiedImageError: cannot identify image file"):
         read_image(path)
+
+
+def test_postscript_as_the_mask_of_a_data_set_is_not_either(tmp_path, no_programs):
+    (tmp_path / "test").mkdir()
+    saved(tmp_path / "test" / "1.png", encoded("PNG"))
+    saved(tmp_path / "test" / "1_GT.png", encoded("EPS", (9, 9, 3)))
+    with pytest.raises(ValueError, match=r"1_GT\.png: expected an image that Pillow can decode"):
+        load_ksdd2(tmp_path)
+
+
+def test_postscript_in_a_cache_is_not_either(surfaces, tmp_path, no_programs):
+    X = surfaces[0][:4]
+    expected = PerlinDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(X).sample(1).images[0]
+    (path,) = tmp_path.rglob("*.json")
+    entry = json.loads(path.read_text())
+    content = encoded("EPS", X.shape[1:])
+    saved(path.with_name(entry["image"]["file"]), content)
+    entry["image"]["sha256"] = hashlib.sha256(content).hexdigest()
+    del entry["sha256"]
+    path.write_text(json.dumps({**entry, "sha256": _cache._digest(entry)}))
+    with pytest.warns(RuntimeWarning, match="cannot identify image file"):
+        found = PerlinDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(X).sample(1).images[0]
+    np.testing.assert_array_equal(found, expected)
 
 
 def png_of_size(height, width, script):
@@ -218,6 +247,46 @@ def test_warnings_as_errors_become_errors_that_name_the_file(tmp_path, monkeypat
             read_image(path)
     with pytest.warns(Image.DecompressionBombWarning, match="Image size"):
         assert read_image(path).shape == (40, 50)
+
+
+LAYOUTS = {
+    load_folder: ("normal/a.png", "defect/b.png", "masks/b.png"),
+    load_mvtec: ("train/good/a.png", "test/hole/b.png", "ground_truth/hole/b.png"),
+    load_ksdd2: ("test/b.png", "test/b_GT.png"),
+    load_index: ("a.png", "b.png", "b_mask.png"),
+}
+ROWS = "image,label,mask\na.png,0,\nb.png,1,b_mask.png\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+@pytest.mark.parametrize("whole_part", [False, True])
+@pytest.mark.parametrize(("load", "name"), [(load, name) for load, names in LAYOUTS.items() for name in names])
+def test_links_that_lead_out_of_a_folder_are_refused(load, name, whole_part, tmp_path):
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    for place in LAYOUTS[load]:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        saved(folder / place, encoded("PNG"))
+    saved(folder / "index.csv", ROWS.encode())
+    (tmp_path / "the same").symlink_to(folder)  # the folder itself may be a link
+    assert len(load(tmp_path / "the same").X) == len(load(folder).X)
+    moved = Path(name).parts[0] if whole_part else name
+    (folder / moved).rename(outside)
+    (folder / moved).symlink_to(outside)
+    with pytest.raises(ValueError, match=r"expected a file within '.*folder', got .* a link that leads to '.*outside"):
+        load(folder)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("name", ["../outside.png", "{tmp_path}/outside.png", "inner/../../outside.png"])
+def test_names_that_lead_out_of_a_folder_are_refused(name, column, tmp_path):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    saved(tmp_path / "outside.png", encoded("PNG"))
+    saved(tmp_path / "folder" / "a.png", encoded("PNG"))
+    name = name.format(tmp_path=tmp_path)
+    row = [f"{name},1,", f"a.png,1,{name}"][column]
+    saved(tmp_path / "folder" / "index.csv", f"image,label,mask\n{row}\n".encode())
+    with pytest.raises(ValueError, match=r"outside\.png: expected a file within '.*folder', got a name or a link"):
+        load_index(tmp_path / "folder")
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")

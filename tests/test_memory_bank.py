@@ -310,7 +310,7 @@ def test_auto_takes_the_index_only_for_banks_above_the_limit(monkeypatch, fake_i
     got = bank.kneighbors(queries, 3)
     bank.kneighbors(queries, 12)
     (index,) = fake_index.built
-    assert index.queries == [10, 12]
+    assert index.queries == [12, 21]
     for values, expected in zip(got, MemoryBank(bank.features, algorithm="brute").kneighbors(queries, 3)):
         np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert len(fake_index.built) == 1

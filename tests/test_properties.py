@@ -1,15 +1,14 @@
 """What holds for all numbers: scores, thresholds, coresets, banks, detectors of feature rows and metrics.
 
-Run with ``HYPOTHESIS_PROFILE=nightly`` for thousands of examples.
+200 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
 """
 
 import itertools
-import os
 import pickle
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.spatial.distance import cdist
@@ -20,11 +19,6 @@ from sklearn_exdd import ExDDDetector, MemoryBank, scoring
 from sklearn_exdd.coreset import greedy_k_center, project
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_average_precision_score, pixel_roc_auc_score
 from sklearn_exdd.patches import Patches, border_rings
-
-settings.register_profile("default", max_examples=200, deadline=None, derandomize=True)
-settings.register_profile("nightly", max_examples=5000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
-costly = settings(max_examples=settings.default.max_examples // 5)  # a fit each, of some milliseconds
 
 distances = st.floats(0, 1e6)
 epsilons = st.floats(1e-9, 1e3)
@@ -390,7 +384,6 @@ def fitted(X, y, k="auto", **params):
     return ExDDDetector(n_neighbors=k, random_state=0, **params).fit(X, y)
 
 
-@costly
 @given(labelled_rows(), seeds)
 def test_scores_do_not_depend_on_the_other_samples(case, seed):
     X, y, X_test, k = case
@@ -401,7 +394,6 @@ def test_scores_do_not_depend_on_the_other_samples(case, seed):
     np.testing.assert_array_equal(detector.score_samples(X_test[order[:1]]), expected[order[:1]])
 
 
-@costly
 @given(labelled_rows(), seeds)
 def test_the_order_of_the_training_samples_changes_nothing(case, seed):
     X, y, X_test, k = case
@@ -411,7 +403,6 @@ def test_the_order_of_the_training_samples_changes_nothing(case, seed):
     assert other.threshold_ == pytest.approx(one.threshold_, rel=1e-9)
 
 
-@costly
 @given(labelled_rows(), st.floats(0.01, 100))
 def test_the_unit_of_the_features_changes_no_decision(case, unit):
     X, y, X_test, k = case
@@ -421,7 +412,6 @@ def test_the_unit_of_the_features_changes_no_decision(case, unit):
     assert other.threshold_ == pytest.approx(one.threshold_, rel=1e-6)
 
 
-@costly
 @given(labelled_rows())
 def test_a_miss_that_is_learned_never_scores_lower_than_before(case):
     X, y, X_test, k = case
@@ -432,7 +422,6 @@ def test_a_miss_that_is_learned_never_scores_lower_than_before(case):
     assert detector.score_samples(X_test[:1]) >= before * (1 - 1e-12)
 
 
-@costly
 @given(labelled_rows())
 def test_a_false_alarm_that_is_learned_never_scores_higher_than_before(case):
     X, y, X_test, k = case
@@ -442,7 +431,6 @@ def test_a_false_alarm_that_is_learned_never_scores_higher_than_before(case):
     assert detector.score_samples(X_test[:1]) <= before * (1 + 1e-12)
 
 
-@costly
 @given(labelled_rows(), st.floats(0.01, 0.5), st.floats(0.01, 0.5))
 def test_a_detector_that_may_alarm_more_often_has_a_lower_threshold(case, one, other):
     X, y, _, k = case
@@ -451,7 +439,6 @@ def test_a_detector_that_may_alarm_more_often_has_a_lower_threshold(case, one, o
     assert strict.false_alarm_rate_ <= loose.false_alarm_rate_
 
 
-@costly
 @given(labelled_rows(), st.sampled_from([("good", "scratched"), (False, True), (-1, 1), ("10", "9")]))
 def test_the_names_of_the_classes_change_no_score(case, names):
     X, y, X_test, k = case
@@ -461,7 +448,6 @@ def test_the_names_of_the_classes_change_no_score(case, names):
     np.testing.assert_array_equal(other.predict(X_test), np.array(names)[one.predict(X_test)])
 
 
-@costly
 @given(labelled_rows())
 def test_a_pickled_detector_is_the_same_bit_for_bit(case):
     X, y, X_test, k = case

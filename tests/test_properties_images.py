@@ -1,14 +1,13 @@
 """What holds for all images and masks: readers, maps, regions, synthetic defects.
 
-Run with ``HYPOTHESIS_PROFILE=nightly`` for thousands of examples.
+200 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
 """
 
-import os
 import pickle
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,6 +15,7 @@ from sklearn_exdd import ExDDDetector, GaborFeatureExtractor, persistence
 from sklearn_exdd._images import Images, Masks, holds_images, read_image
 from sklearn_exdd.augment import (
     BoxRegions,
+    CrackRegions,
     CutPasteDefectAugmenter,
     DefectPasteAugmenter,
     MaskRegions,
@@ -27,11 +27,6 @@ from sklearn_exdd.augment import (
     RidgedRegions,
 )
 from sklearn_exdd.datasets import make_surface_defects
-
-settings.register_profile("default", max_examples=200, deadline=None, derandomize=True)
-settings.register_profile("nightly", max_examples=5000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
-costly = settings(max_examples=settings.default.max_examples // 5)  # some milliseconds to a tenth of a second each
 
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 40)
@@ -143,6 +138,7 @@ def test_a_mask_means_the_same_in_every_form(tmp_path_factory, height, width, se
 DRAWERS = st.one_of(
     st.builds(PerlinRegions, n_blobs=st.sampled_from([None, 1, 3]), max_area=st.floats(0.05, 1), rotate=st.booleans()),
     st.builds(RidgedRegions),
+    st.builds(CrackRegions),
     st.builds(RectangleRegions, angle=st.sampled_from([(0, 0), (-45, 45)])),
     st.builds(MaskRegions, flip=st.booleans(), move=st.booleans()),
     st.just(BoxRegions([(0, 0, 9, 9), (5, 5, 8, 30)])),
@@ -193,11 +189,10 @@ def fitted(kind, shape, dtype, in_colour, seed):
     return kind(min_contrast=0, random_state=seed).fit(X, y, masks=masks), X
 
 
-@costly
 @given(cases)
 def test_outside_the_mask_every_pixel_is_the_sources_and_inside_something_changed(case):
     augmenter, X = fitted(*case)
-    synthetic = augmenter.sample(3)
+    synthetic = augmenter.sample(2)
     for image, mask, provenance in zip(*synthetic, synthetic.provenance):
         source = X[provenance["source"]]
         assert provenance["source"] in augmenter.sources_
@@ -206,17 +201,15 @@ def test_outside_the_mask_every_pixel_is_the_sources_and_inside_something_change
         assert (image[mask] != source[mask]).any()
 
 
-@costly
 @given(cases, seeds)
 def test_fewer_defects_are_the_first_of_more(case, seed):
     augmenter, _ = fitted(*case)
-    few, many = augmenter.sample(2, random_state=seed % 2**31), augmenter.sample(4, random_state=seed % 2**31)
-    np.testing.assert_array_equal(few.images, many.images[:2])
-    np.testing.assert_array_equal(few.masks, many.masks[:2])
-    assert few.provenance == many.provenance[:2]
+    few, many = augmenter.sample(1, random_state=seed % 2**31), augmenter.sample(2, random_state=seed % 2**31)
+    np.testing.assert_array_equal(few.images, many.images[:1])
+    np.testing.assert_array_equal(few.masks, many.masks[:1])
+    assert few.provenance == many.provenance[:1]
 
 
-@costly
 @given(cases, st.integers(8, 20), st.integers(0, 12), st.integers(0, 12))
 def test_a_painted_defect_stays_within_its_region(case, side, top, left):
     augmenter, X = fitted(*case)
@@ -233,7 +226,7 @@ def test_a_painted_defect_stays_within_its_region(case, side, top, left):
 
 # Features and maps
 
-detector_shapes = st.tuples(st.integers(32, 90), st.integers(32, 90))
+detector_shapes = st.tuples(st.integers(32, 48), st.integers(32, 48))
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +235,7 @@ def detector():
     return ExDDDetector(GaborFeatureExtractor(n_levels=2), random_state=0).fit(X, y, masks=masks)
 
 
-@costly
-@given(detector_shapes, dtypes, seeds)
+@given(st.tuples(st.integers(32, 90), st.integers(32, 90)), dtypes, seeds)
 def test_a_map_has_the_size_of_its_image_whatever_size_and_dtype(detector, shape, dtype, seed):
     (pixel_map,) = detector.predict_map([pixels(shape, dtype, seed)])
     assert pixel_map.shape == shape
@@ -252,19 +244,18 @@ def test_a_map_has_the_size_of_its_image_whatever_size_and_dtype(detector, shape
     assert pixel_map.min() >= 0
 
 
-@costly
-@given(st.lists(detector_shapes, min_size=1, max_size=4), seeds, st.integers(1, 5))
-def test_the_other_images_and_the_batches_change_no_score(detector, shapes, seed, batch_size):
+@given(st.lists(st.sampled_from([(32, 40), (40, 33), (48, 48)]), min_size=1, max_size=4), seeds, st.integers(1, 4))
+def test_the_other_images_their_order_and_the_batches_change_no_score(detector, shapes, seed, batch_size):
     images = [pixels(shape, np.uint8, seed + i) for i, shape in enumerate(shapes)]
     scores = detector.score_samples(images)
     order = np.random.RandomState(seed).permutation(len(images))
     np.testing.assert_allclose(detector.score_samples([images[i] for i in order]), scores[order], rtol=1e-4)
+    np.testing.assert_allclose(detector.score_samples(images[-1:]), scores[-1:], rtol=1e-4)
     other = pickle.loads(pickle.dumps(detector))
     other.feature_extractor_.set_params(batch_size=batch_size)
     np.testing.assert_allclose(other.score_samples(images), scores, rtol=1e-4)
 
 
-@costly
 @given(detector_shapes, seeds)
 def test_an_array_a_list_and_a_path_have_the_same_score(detector, tmp_path_factory, shape, seed):
     image = pixels(shape, np.uint8, seed)
@@ -274,7 +265,6 @@ def test_an_array_a_list_and_a_path_have_the_same_score(detector, tmp_path_facto
     assert len({float(detector.score_samples(form)[0]) for form in forms}) == 1
 
 
-@costly
 @given(detector_shapes, seeds)
 def test_a_detector_from_a_file_scores_the_same_bit_for_bit(detector, tmp_path_factory, shape, seed):
     path = tmp_path_factory.getbasetemp() / "detector.safetensors"
@@ -297,7 +287,6 @@ def test_patches_lie_in_the_image_in_order(height, width, image_size):
         assert centers[-1] < size - 0.5 + (np.diff(centers)[0] / 2 if n_patches > 1 else size)
 
 
-@costly
 @given(st.integers(32, 120), st.integers(32, 120), seeds)
 def test_the_strength_of_the_light_changes_no_feature(height, width, seed):
     image = 0.2 + 0.3 * pixels((height, width), np.float64, seed)

@@ -1,9 +1,12 @@
 """Inside scikit-learn's searches, cross-validation and pipelines."""
 
+import os
+
 import joblib
 import numpy as np
 import pytest
 import sklearn
+from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import (
@@ -20,7 +23,8 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_exdd import ExDDDetector, MemoryBank
+from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, MemoryBank
+from sklearn_exdd.banks import Banks
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
 
@@ -348,3 +352,111 @@ def test_with_memory_a_bank_is_searched_once_for_all_candidates(squares, cells, 
     again.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])
     again.score_samples(X)
     assert len(searched) > 0, "another bank"
+
+
+def test_a_search_over_synthetic_defects_with_memory_finds_what_one_without_finds(squares, cells, tmp_path):
+    X, y, _ = squares
+    grid = {
+        "cutpastedefectaugmenter__n_synthetic": [2, 5],
+        "exdddetector__n_neighbors": [1, 3],
+        "exdddetector__epsilon": ["scale", 1e-2],
+        "exdddetector__image_score": ["top_mean", "weighted"],
+    }
+    results = []
+    for memory in (None, str(tmp_path)):
+        pipeline = make_pipeline(
+            CutPasteDefectAugmenter(min_contrast=0, random_state=0),
+            ExDDDetector(type(cells)(whiten=True), coreset="greedy", normal_coreset=0.5, memory=memory, random_state=0),
+            memory=memory,
+        )
+        search = GridSearchCV(pipeline, grid, cv=2, scoring={"auc": "roc_auc", "score": mean_score}, refit="auc")
+        results.append(search.fit(X, y))
+    plain, cached = results
+    for i in range(2):
+        for name in ("auc", "score"):
+            key = f"split{i}_test_{name}"
+            np.testing.assert_array_equal(cached.cv_results_[key], plain.cv_results_[key])
+    np.testing.assert_array_equal(cached.decision_function(X), plain.decision_function(X))
+    one, other = (search.best_estimator_[-1] for search in results)
+    assert one.threshold_ == other.threshold_
+    assert one.explain(X[:2]) == other.explain(X[:2])
+    for name in ("normal_bank_", "defect_bank_", "calibration_"):
+        np.testing.assert_array_equal(getattr(one, name).features, getattr(other, name).features)
+
+
+def mean_score(estimator, X, y):
+    return estimator.decision_function(X).mean()
+
+
+@pytest.mark.parametrize("excluding", [False, True])
+def test_a_bank_searched_in_its_parts_gives_what_it_gives_as_a_whole(excluding, tmp_path):
+    rng = np.random.RandomState(0)
+    features, queries = rng.randn(120, 4).astype(np.float32), rng.randn(50, 4).astype(np.float32)
+    features[60:80] = queries[:20] = features[:20]  # ties, too
+    synthetic = rng.rand(120) < 0.5
+    bank = MemoryBank(features, {"synthetic": synthetic, "group": np.arange(120) // 6})
+    exclude = np.arange(50) // 6 if excluding else None
+    for n_neighbors in (1, 3, 9, 20):
+        plain, cached = (
+            Banks(bank, None, None, None, n_neighbors, "top_mean", 1, 1, 0, memory) for memory in (None, str(tmp_path))
+        )
+        for expected, found in zip(plain.distances(bank, queries, exclude), cached.distances(bank, queries, exclude)):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+
+
+def test_other_images_other_folds_and_other_parameters_are_not_taken_for_known_ones(squares, cells, tmp_path):
+    X, y, _ = squares
+    whitening = type(cells)(whiten=True)
+    half = np.arange(len(X)) % 2 == 0
+    cases = [
+        (X, y, {}),
+        (X[half], y[half], {}),
+        (X[::-1], y[::-1], {}),
+        (255 - X, y, {}),
+        (X, y, {"normal_coreset": 50}),
+        (X, y, {"random_state": 1, "normal_coreset": 50}),
+        (X, y, {"n_neighbors": 9}),
+        (X, y, {"n_neighbors": 17}),
+        (X, y, {"feature_extractor": cells}),
+    ]
+    for images, labels, params in cases:
+        scores = []
+        for memory in (None, str(tmp_path)):
+            detector = ExDDDetector(whitening, random_state=0).set_params(**params, memory=memory)
+            scores.append(detector.fit(images, labels).score_samples(images))
+        np.testing.assert_array_equal(*scores)
+
+
+def test_a_file_that_was_written_anew_is_read_anew(squares, cells, write_images, tmp_path):
+    X, y, _ = squares
+    paths = write_images(X)
+    detector = ExDDDetector(cells, memory=str(tmp_path / "cache"), random_state=0).fit(paths, y)
+    before = detector.score_samples(paths[-2:])
+    stat = os.stat(paths[-1])
+    Image.fromarray(np.asarray(X[0])).save(paths[-1])
+    os.utime(paths[-1], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as after a clock that goes back
+    after = detector.score_samples(paths[-2:])
+    assert after[0] == before[0]
+    assert after[1] == detector.score_samples(X[:1])[0] != before[1]
+
+
+def test_a_candidate_whose_neighbours_are_known_reads_no_feature_map(squares, cells, tmp_path, monkeypatch):
+    X, y, masks = squares
+    detector = ExDDDetector(type(cells)(whiten=True), memory=str(tmp_path), random_state=0)
+    scores = detector.fit(X, y, masks=masks).score_samples(X)
+    monkeypatch.setattr(type(cells), "_raw_maps", None)
+    detector.set_params(epsilon=1.0, n_neighbors=2).fit(X, y, masks=masks).score_samples(X)
+    np.testing.assert_array_equal(
+        detector.set_params(epsilon="scale", n_neighbors="auto").fit(X, y, masks=masks).score_samples(X), scores
+    )
+
+
+def test_what_is_kept_grows_with_the_patches_and_not_with_the_candidates(squares, cells, tmp_path):
+    X, y, _ = squares
+    sizes = []
+    for epsilons in (["scale"], [1e-2, 0.1, 1.0, 10.0]):
+        detector = ExDDDetector(cells, memory=str(tmp_path), random_state=0)
+        GridSearchCV(detector, {"epsilon": epsilons, "n_neighbors": [1, 2, 9]}, cv=2, refit=False).fit(X, y)
+        sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("output.pkl")))
+    assert sizes[1] == sizes[0]

@@ -100,7 +100,7 @@ class SampleCache:
         if stored["file"].endswith(".npy"):
             pixels = np.load(io.BytesIO(content), allow_pickle=False)
         else:
-            pixels = np.asarray(Image.open(io.BytesIO(content)))
+            pixels = np.asarray(Image.open(io.BytesIO(content), formats=["PNG"]))
         return pixels.reshape(stored["shape"])
 
 

@@ -207,8 +207,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         Images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
         Where defects go: "perlin", "ridged", "crack", "rectangle", "masks" (those of the real defects), an object such
-        as :class:`PerlinRegions`, or a list, of which one is drawn for each image. "auto" takes the real masks where fit
-        got some and otherwise what suits the augmenter.
+        as :class:`PerlinRegions`, or a list, of which one is drawn for each image. "auto" takes the real masks where
+        fit got some and otherwise what suits the augmenter.
     foreground : "otsu", callable or None, default=None
         Restricts regions to a part of the image: "otsu" for a part in front of a plain background, or a function from
         an image, float32 (height, width, channels) in [0, 1], to a bool mask (height, width).

@@ -1,10 +1,13 @@
 """Folders of images on disk, in the layouts that data sets come in."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
+
+from sklearn_exdd._images import read_image
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -22,17 +25,33 @@ def _parts(subset):
     return ["train", "test"] if subset is None else [subset]
 
 
-def _images(root):
-    """Image files at any depth, hidden ones left out, in the order of their names."""
+def _images(folder, part="."):
+    """Image files of a part of a folder, at any depth, hidden ones left out, in the order of their names."""
+    root = folder / part
     places = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in _EXTENSIONS)
-    return [root / place for place in places if not place.startswith(".") and "/." not in place]
+    images = [root / place for place in places if not place.startswith(".") and "/." not in place]
+    _check_inside(folder, images)
+    return images
 
 
-def _pair(images, root, mask_root):
+def _check_inside(folder, files):
+    """A folder from a stranger must not make us read what is not in it."""
+    end = os.path.realpath(folder)
+    for file in files:
+        place = os.path.realpath(file)
+        if not Path(place).is_relative_to(end):
+            raise ValueError(
+                f"{file}: expected a file within {str(folder)!r}, got a name or a link that leads to {place!r}. Copy "
+                "the file, or pass the paths of your images as a list."
+            )
+
+
+def _pair(images, folder, part, mask_part):
     """Find the mask of each defect image: same sub-folder, same stem with or without `_mask`."""
+    root = folder / part
     places, mask_of = [image.relative_to(root).with_suffix("") for image in images], {}
-    for mask in _images(mask_root):
-        place = mask.relative_to(mask_root).with_suffix("")
+    for mask in _images(folder, mask_part):
+        place = mask.relative_to(folder / mask_part).with_suffix("")
         if place not in places:
             place = place.with_name(place.name.removesuffix("_mask"))
         if place not in places:
@@ -76,7 +95,7 @@ def load_folder(path):
     FileNotFoundError
         If the folder is missing.
     ValueError
-        If there are no images, or a mask has no image.
+        If there are no images, a mask has no image, or a link leads out of the folder.
 
     Examples
     --------
@@ -93,10 +112,10 @@ def load_folder(path):
     """
     layout = "normal/ (or good/), defect/ and, if there are any, masks/"
     path = _folder(path, layout)
-    normal, defect = _images(path / "good") + _images(path / "normal"), _images(path / "defect")
+    normal, defect = _images(path, "good") + _images(path, "normal"), _images(path, "defect")
     names = [image.parent.relative_to(path / "defect").as_posix() for image in defect]
     kinds = ["normal"] * len(normal) + ["defect" if name in (".", "normal") else name for name in names]
-    masks = [None] * len(normal) + _pair(defect, path / "defect", path / "masks")
+    masks = [None] * len(normal) + _pair(defect, path, "defect", "masks")
     return _bunch(path, layout, normal + defect, masks, kinds)
 
 
@@ -132,13 +151,13 @@ def load_mvtec(path, subset=None):
     path = _folder(path, layout)
     X, kinds, is_test = [], [], []
     for part in _parts(subset):
-        images = [image for image in _images(path / part) if image.parent != path / part]
+        images = [image for image in _images(path, part) if image.parent != path / part]
         names = [image.relative_to(path / part).parts[0] for image in images]
         kinds += ["normal" if name == "good" else name for name in names]
         is_test += [part == "test"] * len(images)
         X += images
     tested = [image for image, kind, test in zip(X, kinds, is_test) if test and kind != "normal"]
-    mask_of = dict(zip(tested, _pair(tested, path / "test", path / "ground_truth"))) if subset != "train" else {}
+    mask_of = dict(zip(tested, _pair(tested, path, "test", "ground_truth"))) if subset != "train" else {}
     return _bunch(path, layout, X, [mask_of.get(image) for image in X], kinds, is_test=np.array(is_test))
 
 
@@ -174,20 +193,17 @@ def load_ksdd2(path, subset=None):
     >>> data.y.tolist(), [mask and mask.name for mask in data.masks]
     ([0, 1], [None, '2_GT.png'])
     """
-    from PIL import Image
-
     layout = "train/ and test/ with 10000.png and its mask 10000_GT.png"
     path = _folder(path, layout)
     X, masks, is_test = [], [], []
     for part in _parts(subset):
-        files = {file.stem: file for file in _images(path / part) if "(copy)" not in file.name}
+        files = {file.stem: file for file in _images(path, part) if "(copy)" not in file.name}
         for stem, file in files.items():
             image, mask = stem.removesuffix("_GT"), stem.removesuffix("_GT") + "_GT"
             if image not in files or mask not in files:
                 raise ValueError(f"In {str(path / part)!r}, expected both {image}.png and {mask}.png, got {file.name}.")
             if stem == image:
-                with Image.open(files[mask]) as pixels:
-                    masks.append(files[mask] if np.any(pixels) else None)
+                masks.append(files[mask] if read_image(files[mask]).any() else None)
                 X.append(file)
                 is_test.append(part == "test")
     kinds = ["normal" if mask is None else "defect" for mask in masks]
@@ -202,7 +218,7 @@ def load_index(path):
     path : str or path-like
         The folder that holds `index.csv`. Its columns are `image` and `label` (0 or "normal", 1 or "defect") and, if
         there are any, `mask`, `type` (the kind of defect) and `group` (images of one part share it). Paths are
-        relative to the folder.
+        relative to the folder, and do not lead out of it.
 
     Returns
     -------
@@ -242,6 +258,7 @@ def load_index(path):
             for name in [image, mask] if mask else [image]:
                 if not (index.parent / name).is_file():
                     raise FileNotFoundError(f"{index}, line {rows.line_num}: there is no file {name!r} in the folder.")
+                _check_inside(index.parent, [index.parent / name])
             label = labels[label.lower()]
             X.append(index.parent / image)
             masks.append(index.parent / mask if mask and label == "defect" else None)

@@ -56,6 +56,21 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         next batch is read meanwhile.
     verbose : int, default=0
         Above 0 a progress bar is shown.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import BaseFeatureExtractor
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> class CellMeans(BaseFeatureExtractor):
+    ...     stride, offset = 8, 3.5  # pixels between two patches, centre of the first one
+    ...
+    ...     def _extract(self, images):
+    ...         n, height, width, channels = images.shape
+    ...         cells = images.reshape(n, height // 8, 8, width // 8, 8, channels)
+    ...         return cells.mean(axis=(2, 4))
+    >>> X, _, _ = make_surface_defects(4, image_shape=(64, 96), random_state=0)
+    >>> CellMeans(image_size=(128, 192)).fit(X).transform(X)[0].shape
+    (16, 24, 1)
     """
 
     stride = None
@@ -174,6 +189,12 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         n_channels = getattr(self, "n_channels_", None)
         images = X if isinstance(X, Images) else Images(X, n_channels=n_channels)
         yield from map(self._refined, self._raw_maps(images))
+
+    @property
+    def key(self):
+        """Hash of all that feature maps depend on, but for the images."""
+        whitening = getattr(self, "mean_", None), getattr(self, "components_", None)
+        return joblib.hash((self._cache_key(), self.whiten, self.whiten and whitening))
 
     def patch_centers(self, map_shape, image_shape):
         """Where the patches of a map lie in the image.
