@@ -121,11 +121,16 @@ def no_damage():
 
 def forked(act, *arguments):
     """The number of a process that does something and ends with 0, or with 1 if that failed."""
+    import torch
+
     sys.stdout.flush()
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the process would wait for ever for those of its parent, which it has not
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which only sleep here
         process = os.fork()
     if process:
+        torch.set_num_threads(n_threads)
         return process
     status = 1
     with contextlib.suppress(BaseException):

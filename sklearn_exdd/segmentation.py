@@ -28,8 +28,7 @@ class SegmentationDetector(BaseDefectDetector):
         What is trained, with all its parameters.
     n_networks : int, default=1
         Networks that are trained, from other seeds and on other synthetic defects; maps are means of their logits [1]_.
-        Two networks of the same images may differ by several hundredths of AUROC: three are steadier than one that is
-        trained three times as long.
+        Two networks of the same images may differ by several hundredths of AUROC; the mean of some scatters less.
     augmenter : object, default=None
         Makes the synthetic defects, see :class:`BaseDefectAugmenter`. None takes those that a Pipeline step has
         attached to the images, or else the extractor's own.

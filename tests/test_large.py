@@ -381,14 +381,13 @@ class Watched(CellStatistics):
 def test_threads_that_extract_share_out_those_of_torch(n_jobs, expected, surfaces, monkeypatch):
     import torch
 
+    # Not torch's own: processes that other tests fork from this one could not use threads that were started here.
+    threads = {"n": 4}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads["n"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.update(n=n))
     monkeypatch.setattr(Watched, "seen", [])
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        Watched(n_jobs=n_jobs, batch_size=2).transform(surfaces[0])
-        assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
+    Watched(n_jobs=n_jobs, batch_size=2).transform(surfaces[0])
+    assert torch.get_num_threads() == 4
     assert {n_threads for n_threads, _ in Watched.seen} == {expected}
     assert len({name for _, name in Watched.seen}) == (1 if n_jobs in (None, 1) else min(n_jobs, 8))
 
