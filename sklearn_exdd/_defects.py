@@ -103,16 +103,18 @@ def default_augmenter():
 
 def masks_of(defect):
     """Masks of defect images, None where there is none."""
-    masks = []
-    for i in range(len(defect)):
-        mask = None if defect.masks is None else defect.masks.get(i, defect.samples.shape(i))
-        if mask is not None and not mask.any():
-            raise ValueError(
-                f"{defect.masks.where(i)}: expected a mask of the defect, got an empty one. Pass None for an "
-                "image whose defect is not marked."
-            )
-        masks.append(mask)
-    return masks
+    return [mask_of(defect, i) for i in range(len(defect))]
+
+
+def mask_of(defect, index):
+    """Mask of a defect image, None where there is none; an empty one is an error."""
+    mask = None if defect.masks is None else defect.masks.get(index, defect.samples.shape(index))
+    if mask is not None and not mask.any():
+        raise ValueError(
+            f"{defect.masks.where(index)}: expected a mask of the defect, got an empty one. Pass None for an image "
+            "whose defect is not marked."
+        )
+    return mask
 
 
 def canonical(images):

@@ -5,6 +5,16 @@ import os
 
 import numpy as np
 
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".webp",
+)  # of the files that are looked for in folders
+
 _EXPECTED = (
     "expected images: an array (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels, "
     "or a list of arrays or of file paths"

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from sklearn_exdd import scoring
+from sklearn_exdd._defects import mask_of
 from sklearn_exdd._recall import digest, recall
 from sklearn_exdd.patches import Patches
 
@@ -82,12 +83,5 @@ def marked(defect, index, centers):
     ValueError
         If the mask is empty.
     """
-    mask = None if defect.masks is None else defect.masks.get(index, defect.samples.shape(index))
-    if mask is None:
-        return None
-    if not mask.any():
-        raise ValueError(
-            f"{defect.masks.where(index)}: expected a mask of the defect, got an empty one. Pass None for an image "
-            "whose defect is not marked."
-        )
-    return scoring.covered(mask, *centers).ravel()
+    mask = mask_of(defect, index)
+    return None if mask is None else scoring.covered(mask, *centers).ravel()

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_exdd._images import read_image
-
-_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+from sklearn_exdd._images import IMAGE_SUFFIXES, read_image
 
 
 def _folder(path, layout):
@@ -28,7 +26,9 @@ def _parts(subset):
 def _images(folder, part="."):
     """Image files of a part of a folder, at any depth, hidden ones left out, in the order of their names."""
     root = folder / part
-    places = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in _EXTENSIONS)
+    places = sorted(
+        path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
+    )
     images = [root / place for place in places if not place.startswith(".") and "/." not in place]
     _check_inside(folder, images)
     return images
@@ -62,7 +62,7 @@ def _pair(images, folder, part, mask_part):
 
 def _bunch(path, layout, X, masks, kinds, groups=None, **more):
     if not X:
-        raise ValueError(f"Found no images in {str(path)!r}; expected {layout}, as {', '.join(_EXTENSIONS)} files.")
+        raise ValueError(f"Found no images in {str(path)!r}; expected {layout}, as {', '.join(IMAGE_SUFFIXES)} files.")
     kinds = np.array(kinds)
     return Bunch(X=X, y=(kinds != "normal").astype(int), masks=masks, kinds=kinds, groups=groups, **more)
 

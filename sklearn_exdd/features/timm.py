@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sklearn_exdd._training import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 from sklearn_exdd.features.torchvision import fingerprint, read_weights
 
@@ -95,14 +96,11 @@ class _TimmModel:
     fingerprint: str
 
     def __call__(self):
-        import torch
-
         try:
             import timm
         except ImportError as error:
             raise ImportError("TimmFeatureExtractor needs timm: pip install 'sklearn_exdd[timm]'.") from error
-        with torch.random.fork_rng(devices=[]):  # a model draws its first weights even where others follow
-            torch.manual_seed(self.random_state)
+        with seeded(self.random_state):  # a model draws its first weights even where others follow
             module = timm.create_model(self.backbone, pretrained=self.weights == "pretrained")
         if self.weights not in (None, "pretrained"):
             module.load_state_dict(read_weights(self.weights, self.weights_sha256, ["pretrained"]))

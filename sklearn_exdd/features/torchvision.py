@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from sklearn_exdd._training import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 
 
@@ -98,13 +99,11 @@ class _TorchvisionModel:
     fingerprint: str
 
     def __call__(self):
-        import torch
         from torchvision import models
 
         if self.backbone not in models.list_models():
             raise ValueError(f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}.")
-        with torch.random.fork_rng(devices=[]):  # a model draws its first weights even where others follow
-            torch.manual_seed(self.random_state)
+        with seeded(self.random_state):  # a model draws its first weights even where others follow
             return self._model(models)
 
     def _model(self, models):

@@ -14,9 +14,8 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_exdd._files import write_whole
-from sklearn_exdd._images import read_image
+from sklearn_exdd._images import IMAGE_SUFFIXES, read_image
 
-_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _LABELS = {"normal": 0, "good": 0, "defect": 1}
 _WHATS = ("accepted", "rejected", "corrected", "withdrawn")
 _OWN = "review"
@@ -84,7 +83,7 @@ class ReviewFolder:
             within = Path(place).relative_to(self.path)
             left_out = ("masks", _OWN) if within == Path() else ()
             folders[:] = [folder for folder in folders if not folder.startswith(".") and folder not in left_out]
-            images = [file for file in files if file.lower().endswith(_EXTENSIONS) and not file.startswith(".")]
+            images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")]
             names += [(within / file).as_posix() for file in images]
         return [self._entry(name) for name in sorted(names)]
 
