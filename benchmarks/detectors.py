@@ -49,17 +49,21 @@ DETECTORS = {
     "filters": lambda banks, network: ExDDDetector(augmenter=banks),
     "filters, patch classifier": lambda banks, network: PatchClassifierDetector(augmenter=banks),
     "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
+    "segmentation": lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)),
     "learned and segmentation": lambda banks, network: CombinedDefectDetector(
         [
             ("banks", DETECTORS["learned"](banks, network)),
-            ("segmentation", SegmentationDetector(LearnedFeatureExtractor(augmenter=network), validation_fraction=0)),
+            (
+                "segmentation",
+                SegmentationDetector(LearnedFeatureExtractor(augmenter=network), n_networks=1, validation_fraction=0),
+            ),
         ]
     ),
-    "three networks": lambda banks, network: CombinedDefectDetector(
-        [
-            ("banks", ExDDDetector(_short(network), augmenter=banks)),
-            ("segmentation", SegmentationDetector(_short(network), n_networks=3, validation_fraction=0)),
-        ]
+    "segmentation, one network": lambda banks, network: SegmentationDetector(
+        LearnedFeatureExtractor(augmenter=network), n_networks=1
+    ),
+    "segmentation, all see real defects": lambda banks, network: SegmentationDetector(
+        LearnedFeatureExtractor(augmenter=network), real_defects="all"
     ),
     "student-teacher": lambda banks, network: StudentTeacherDetector(augmenter=network),
     "student-teacher, two stages": lambda banks, network: StudentTeacherDetector(
@@ -79,11 +83,6 @@ DETECTORS = {
 
 
 load = cache(load)
-
-
-def _short(augmenter):
-    """As many steps in three networks as in two of the default."""
-    return LearnedFeatureExtractor(augmenter=augmenter, max_steps=600)
 
 
 def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_steps, work):

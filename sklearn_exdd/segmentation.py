@@ -5,7 +5,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
 from sklearn_exdd._defects import canonical, check_one_augmenter
@@ -26,16 +26,24 @@ class SegmentationDetector(BaseDefectDetector):
     ----------
     feature_extractor : "learned" or LearnedFeatureExtractor, default="learned"
         What is trained, with all its parameters.
-    n_networks : int, default=1
+    n_networks : int, default=2
         Networks that are trained, from other seeds and on other synthetic defects; maps are means of their logits [1]_.
         Two networks of the same images may differ by several hundredths of AUROC; the mean of some scatters less.
+    real_defects : {"half", "all"}, default="half"
+        Which networks are shown the real defects, where there are some: every second one, from the first on, or all. A
+        network that has seen a few real defects finds more of their kinds, and fewer of others; the mean of both sorts
+        of networks finds more than either. "all" is for many defects, of all kinds.
     augmenter : object, default=None
         Makes the synthetic defects, see :class:`BaseDefectAugmenter`. None takes those that a Pipeline step has
         attached to the images, or else the extractor's own.
     n_synthetic : int, default=300
         Synthetic defect images that crops are cut from, where there is an `augmenter`.
-    top_share : float, default=0.001
+    top_share : float, default=0.003
         In (0, 1]. The image score is the mean of so many of the highest logits, as a share of the pixels.
+    image_weight : float, default=1.0
+        By so much, times what the image's score lacks to the threshold, the map of an image is lowered: a pixel stands
+        out less in an image that as a whole looks normal. 0 leaves the logits; maps of images above the threshold are
+        the logits in any case.
     validation_fraction : float, default=0.2
         Share of the normal images, by groups, that the network is not trained on; the threshold comes from them. 0
         trains on all and takes the threshold from the same images, which promises too much: for a member of a
@@ -77,9 +85,9 @@ class SegmentationDetector(BaseDefectDetector):
 
     Notes
     -----
-    Maps are logits. For the image score the mean logits of the normal images at each place are subtracted
-    (`position_map_` of each extractor): what every image has there, at its border for instance, is no evidence. Real
-    defects without a mask take no part in the training.
+    For the image score the mean logits of the normal images at each place are subtracted (`position_map_` of each
+    extractor): what every image has there, at its border for instance, is no evidence. Maps are logits, of all images
+    on one scale. Real defects without a mask take no part in the training.
 
     References
     ----------
@@ -102,9 +110,11 @@ class SegmentationDetector(BaseDefectDetector):
     _parameter_constraints = {
         "feature_extractor": [str, LearnedFeatureExtractor],
         "n_networks": [Interval(Integral, 1, None, closed="left")],
+        "real_defects": [StrOptions({"half", "all"})],
         "augmenter": [HasMethods(["fit", "sample"]), None],
         "n_synthetic": [Interval(Integral, 1, None, closed="left")],
         "top_share": [Interval(Real, 0, 1, closed="right")],
+        "image_weight": [Interval(Real, 0, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
@@ -120,10 +130,12 @@ class SegmentationDetector(BaseDefectDetector):
         self,
         feature_extractor="learned",
         *,
-        n_networks=1,
+        n_networks=2,
+        real_defects="half",
         augmenter=None,
         n_synthetic=300,
-        top_share=0.001,
+        top_share=0.003,
+        image_weight=1.0,
         validation_fraction=0.2,
         max_false_alarm_rate=0.01,
         pos_label=None,
@@ -136,9 +148,11 @@ class SegmentationDetector(BaseDefectDetector):
     ):
         self.feature_extractor = feature_extractor
         self.n_networks = n_networks
+        self.real_defects = real_defects
         self.augmenter = augmenter
         self.n_synthetic = n_synthetic
         self.top_share = top_share
+        self.image_weight = image_weight
         self.validation_fraction = validation_fraction
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
@@ -163,15 +177,26 @@ class SegmentationDetector(BaseDefectDetector):
         if defect is not None:
             defect.samples.n_channels = images.n_channels
             defect.samples = canonical(defect.samples)
-        X, labels, masks = joined(learning, defect)
         seeds = check_random_state(extractor.random_state).randint(2**31 - 1, size=self.n_networks - 1)
         others = [clone(extractor).set_params(random_state=int(seed)) for seed in seeds]
-        self.feature_extractors_ = [one.fit(X, labels, masks=masks) for one in (extractor, *others)]
+        self.feature_extractors_ = [
+            self._trained(one, learning, defect if number % 2 == 0 or self.real_defects == "all" else None)
+            for number, one in enumerate((extractor, *others))
+        ]
         self.n_channels_ = extractor.n_channels_
         known = images.take(np.flatnonzero(is_held_out)) if is_held_out.any() else images
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
             self._score(known), self.max_false_alarm_rate
         )
+
+    def _trained(self, extractor, normal, defect):
+        X, labels, masks = joined(normal, defect)
+        try:
+            return extractor.fit(X, labels, masks=masks)
+        except ValueError as error:
+            if defect is None and self.n_networks > 1:
+                error.add_note("This is a network that is shown no real defects; real_defects='all' shows them to all.")
+            raise
 
     def _extractor(self, learning, seed):
         """What is trained, with the defects that this detector was given."""
@@ -198,15 +223,22 @@ class SegmentationDetector(BaseDefectDetector):
         return extractor.set_params(pos_label=None)  # the labels are made here: 1 means defect, whatever it is in y
 
     def _score(self, samples):
-        maps = self._logits(samples, centered=True)
-        return np.array([scoring.top_mean(m.ravel(), max(1, round(self.top_share * m.size))) for m in maps])
+        return np.array([self._image_score(logits) for logits in self._logits(samples)])
 
     def _maps(self, images):
-        return self._logits(images)
+        maps = self._logits(images)
+        if self.image_weight == 0:
+            return maps
+        missing = [min(self._image_score(logits) - self.threshold_, 0) for logits in maps]
+        return [logits + np.float32(self.image_weight * own) for logits, own in zip(maps, missing)]
 
-    def _logits(self, images, centered=False):
-        each = [extractor.defect_logits(images, centered=centered) for extractor in self.feature_extractors_]
+    def _logits(self, images):
+        each = [extractor.defect_logits(images) for extractor in self.feature_extractors_]
         return [np.mean(maps, axis=0) for maps in zip(*each)]
+
+    def _image_score(self, logits):
+        usual = np.mean([extractor.usual_logits(logits.shape) for extractor in self.feature_extractors_], axis=0)
+        return scoring.top_mean((logits - usual).ravel(), max(1, round(self.top_share * logits.size)))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

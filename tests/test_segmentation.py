@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_exdd import (
     CombinedDefectDetector,
+    DefectPasteAugmenter,
     ExDDDetector,
     LearnedFeatureExtractor,
     OffsetDefectAugmenter,
@@ -24,7 +25,7 @@ NETWORK = LearnedFeatureExtractor(
 
 
 def tiny(**params):
-    return SegmentationDetector(NETWORK, random_state=0, **params)
+    return SegmentationDetector(NETWORK, random_state=0, **{"n_networks": 1, **params})
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def trainings(monkeypatch):
 
 def test_scores_are_the_highest_centred_logits_and_maps_the_plain_ones(surfaces):
     X, y, masks = surfaces
-    detector = tiny(top_share=0.01).fit(X, y, masks=masks)
+    detector = tiny(top_share=0.01, image_weight=0).fit(X, y, masks=masks)
     logits = detector.feature_extractors_[0].defect_logits(X, centered=True)
     n_pixels = round(0.01 * logits[0].size)
     expected = np.sort(logits.reshape(len(X), -1), axis=1)[:, -n_pixels:].mean(axis=1)
@@ -53,7 +54,7 @@ def test_scores_are_the_highest_centred_logits_and_maps_the_plain_ones(surfaces)
 def test_maps_of_several_networks_are_means_of_theirs(surfaces):
     X, y, masks = surfaces
     one = tiny().fit(X, y, masks=masks)
-    three = tiny(n_networks=3).fit(X, y, masks=masks)
+    three = tiny(n_networks=3, image_weight=0).fit(X, y, masks=masks)
     keys = [extractor.weights_key_ for extractor in three.feature_extractors_]
     assert keys[0] == one.feature_extractors_[0].weights_key_
     assert len(set(keys)) == 3
@@ -61,6 +62,34 @@ def test_maps_of_several_networks_are_means_of_theirs(surfaces):
     np.testing.assert_allclose(three.predict_map(X), np.mean(each, axis=0), rtol=1e-6)
     again = pickle.loads(pickle.dumps(three))
     np.testing.assert_array_equal(again.decision_function(X), three.decision_function(X))
+
+
+def test_every_second_network_never_sees_the_real_defects_unless_all_do(surfaces, trainings):
+    X, y, masks = surfaces
+    tiny(n_networks=3).fit(X, y, masks=masks)
+    assert [marked is None for _, marked, _, _ in trainings] == [False, True, False]
+    trainings.clear()
+    tiny(n_networks=2, real_defects="all").fit(X, y, masks=masks)
+    assert [marked is None for _, marked, _, _ in trainings] == [False, False]
+
+
+def test_an_augmenter_that_needs_real_defects_says_which_networks_lack_them(surfaces):
+    X, y, masks = surfaces
+    detector = tiny(n_networks=2, augmenter=DefectPasteAugmenter(min_contrast=0.3), n_synthetic=4)
+    with pytest.raises(ValueError, match=r"^masks: expected at least one defect image") as caught:
+        detector.fit(X, y, masks=masks)
+    assert "real_defects='all'" in caught.value.__notes__[0]
+    detector.set_params(real_defects="all").fit(X, y, masks=masks)
+
+
+def test_maps_of_images_below_the_threshold_are_lowered_by_what_they_lack(surfaces):
+    X, y, masks = surfaces
+    detector = tiny(image_weight=0.5, validation_fraction=0.4, max_false_alarm_rate=0.5).fit(X, y, masks=masks)
+    maps, missing = detector.predict_map(X), np.minimum(detector.decision_function(X), 0)
+    assert (missing < 0).any()
+    assert (missing == 0).any()
+    plain = detector.set_params(image_weight=0).predict_map(X)
+    np.testing.assert_allclose(maps, plain + 0.5 * missing[:, None, None], rtol=1e-5, atol=1e-5)
 
 
 def test_the_threshold_comes_from_normal_images_that_training_has_not_seen(surfaces, trainings):
@@ -117,7 +146,7 @@ def test_banks_and_head_of_a_combination_share_one_training(surfaces, trainings,
     X, y, masks = surfaces
     members = [
         ("banks", ExDDDetector(NETWORK, memory=str(tmp_path))),
-        ("segmentation", SegmentationDetector(NETWORK, validation_fraction=0, memory=str(tmp_path))),
+        ("segmentation", SegmentationDetector(NETWORK, n_networks=1, validation_fraction=0, memory=str(tmp_path))),
     ]
     combined = CombinedDefectDetector(members, random_state=0).fit(X, y, masks=masks)
     assert len(trainings) == 1
@@ -180,7 +209,7 @@ def test_it_finds_and_locates_defects_that_it_has_not_seen(surfaces, unseen_surf
     network = LearnedFeatureExtractor(
         max_steps=80, n_synthetic=40, crop_size=48, train_batch_size=8, precision="float32", random_state=0
     )
-    detector = SegmentationDetector(network, random_state=0).fit(X, y, masks=masks)
+    detector = SegmentationDetector(network, real_defects="all", random_state=0).fit(X, y, masks=masks)
     X_test, y_test, masks_test = unseen_surfaces
     assert roc_auc_score(y_test, detector.decision_function(X_test)) > 0.85
     assert pixel_roc_auc_score(masks_test, detector.predict_map(X_test)) > 0.85

@@ -13,7 +13,7 @@ _STRETCH = 1.15  # and of one axis over the other
 _LARGEST_CELL = 16  # of the network, in pixels
 _COVERAGE = 0.25  # of a cell of the target's grid that makes it a defect's
 # Of the crops, with and without real defects.
-_SHARES = {"real": 0.35, "pasted": 0.3, "synthetic": 0.15, "clean": 0.2}
+_SHARES = {"real": 0.2, "pasted": 0.35, "synthetic": 0.2, "clean": 0.25}
 _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
 
 

@@ -88,8 +88,8 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     -----
     The input is ``log(image + 0.03)`` less its median over the image, as it is and less its means along columns and
     along rows. Patches, every 8 pixels, have 160 features before whitening: mean and deviation of the maps at stride
-    4, the encoder's maps and the decoder's at stride 8. With real defects 35 % of the crops show one, 30 % one that is
-    pasted elsewhere (:class:`DefectPasteAugmenter`), 15 % a synthetic one and 20 % none; without, 75 % a synthetic one.
+    4, the encoder's maps and the decoder's at stride 8. With real defects 20 % of the crops show one, 35 % one that is
+    pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic one and 25 % none; without, 75 % a synthetic one.
 
     The normal images have been seen in training and may look a little more normal than new ones: a threshold on the
     logits is better found on other images.
@@ -244,10 +244,22 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             pixels = resize(cells, tuple(_HEAD_STRIDE * size for size in cells.shape[:2]))[: working[0], : working[1]]
             if working != shape:
                 pixels = resize(pixels, shape)
-            if centered:
-                pixels = pixels - resize(self.position_map_[..., None], shape)
-            maps.append(pixels[..., 0])
+            maps.append(pixels[..., 0] - self.usual_logits(shape) if centered else pixels[..., 0])
         return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
+
+    def usual_logits(self, image_shape):
+        """What the head says of normal images, at each pixel of an image: `position_map_`, enlarged.
+
+        Parameters
+        ----------
+        image_shape : tuple of int (height, width)
+
+        Returns
+        -------
+        logits : ndarray of shape (height, width), float32
+        """
+        check_is_fitted(self)
+        return resize(self.position_map_[..., None], image_shape)[..., 0]
 
     # Training
 
