@@ -42,6 +42,8 @@ AUGMENTERS = {
     "offset": OffsetDefectAugmenter(),
     "ddpm": DDPMDefectAugmenter(),
     "ddpm, white": DDPMDefectAugmenter(perturbation="white", amplitude=(0.4, 0.8)),
+    "short ddpm": DDPMDefectAugmenter(max_steps=500),
+    "short ddpm, white": DDPMDefectAugmenter(max_steps=500, perturbation="white", amplitude=(0.4, 0.8)),
 }
 # Each from an augmenter, and from what networks are given: None, their own mixture, for "mixture". Of a combination
 # also each of its members is in the table, as it was fitted there.
