@@ -42,8 +42,7 @@ class SegmentationDetector(BaseDefectDetector):
         In (0, 1]. The image score is the mean of so many of the highest logits, as a share of the pixels.
     image_weight : float, default=1.0
         By so much, times what the image's score lacks to the threshold, the map of an image is lowered: a pixel stands
-        out less in an image that as a whole looks normal. 0 leaves the logits; maps of images above the threshold are
-        the logits in any case.
+        out less in an image that as a whole looks normal. 0 lowers none.
     validation_fraction : float, default=0.2
         Share of the normal images, by groups, that the network is not trained on; the threshold comes from them. 0
         trains on all and takes the threshold from the same images, which promises too much: for a member of a
@@ -86,8 +85,9 @@ class SegmentationDetector(BaseDefectDetector):
     Notes
     -----
     For the image score the mean logits of the normal images at each place are subtracted (`position_map_` of each
-    extractor): what every image has there, at its border for instance, is no evidence. Maps are logits, of all images
-    on one scale. Real defects without a mask take no part in the training.
+    extractor): what every image has there, at its border for instance, is no evidence. Maps are logits less
+    their mean over normal images, so that the threshold is on the same scale; `image_weight` puts all images on one.
+    Real defects without a mask take no part in the training.
 
     References
     ----------
@@ -226,11 +226,12 @@ class SegmentationDetector(BaseDefectDetector):
         return np.array([self._image_score(logits) for logits in self._logits(samples)])
 
     def _maps(self, images):
-        maps = self._logits(images)
-        if self.image_weight == 0:
-            return maps
-        missing = [min(self._image_score(logits) - self.threshold_, 0) for logits in maps]
-        return [logits + np.float32(self.image_weight * own) for logits, own in zip(maps, missing)]
+        usual = np.mean([extractor.position_map_.mean() for extractor in self.feature_extractors_])
+        maps = []
+        for logits in self._logits(images):
+            missing = min(self._image_score(logits) - self.threshold_, 0)
+            maps.append(logits + np.float32(self.image_weight * missing - usual))
+        return maps
 
     def _logits(self, images):
         each = [extractor.defect_logits(images) for extractor in self.feature_extractors_]
