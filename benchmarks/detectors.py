@@ -67,6 +67,9 @@ DETECTORS = {
     "segmentation, all see real defects": lambda banks, network: SegmentationDetector(
         LearnedFeatureExtractor(augmenter=network), real_defects="all"
     ),
+    "segmentation, maps as they are": lambda banks, network: SegmentationDetector(
+        LearnedFeatureExtractor(augmenter=network), image_weight=0
+    ),
     "student-teacher": lambda banks, network: StudentTeacherDetector(augmenter=network),
     "student-teacher, two stages": lambda banks, network: StudentTeacherDetector(
         augmenter=network, training="two_stage"
