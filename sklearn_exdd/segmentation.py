@@ -180,7 +180,7 @@ class SegmentationDetector(BaseDefectDetector):
         seeds = check_random_state(extractor.random_state).randint(2**31 - 1, size=self.n_networks - 1)
         others = [clone(extractor).set_params(random_state=int(seed)) for seed in seeds]
         self.feature_extractors_ = [
-            self._trained(one, learning, defect if number % 2 == 0 or self.real_defects == "all" else None)
+            self._trained(one, learning, defect, number % 2 == 1 and self.real_defects == "half")
             for number, one in enumerate((extractor, *others))
         ]
         self.n_channels_ = extractor.n_channels_
@@ -189,12 +189,12 @@ class SegmentationDetector(BaseDefectDetector):
             self._score(known), self.max_false_alarm_rate
         )
 
-    def _trained(self, extractor, normal, defect):
-        X, labels, masks = joined(normal, defect)
+    def _trained(self, extractor, normal, defect, without):
+        X, labels, masks = joined(normal, None if without else defect)
         try:
             return extractor.fit(X, labels, masks=masks)
         except ValueError as error:
-            if defect is None and self.n_networks > 1:
+            if without and defect is not None:
                 error.add_note("This is a network that is shown no real defects; real_defects='all' shows them to all.")
             raise
 
