@@ -244,22 +244,10 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             pixels = resize(cells, tuple(_HEAD_STRIDE * size for size in cells.shape[:2]))[: working[0], : working[1]]
             if working != shape:
                 pixels = resize(pixels, shape)
-            maps.append(pixels[..., 0] - self.usual_logits(shape) if centered else pixels[..., 0])
+            if centered:
+                pixels = pixels - resize(self.position_map_[..., None], shape)
+            maps.append(pixels[..., 0])
         return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
-
-    def usual_logits(self, image_shape):
-        """What the head says of normal images, at each pixel of an image: `position_map_`, enlarged.
-
-        Parameters
-        ----------
-        image_shape : tuple of int (height, width)
-
-        Returns
-        -------
-        logits : ndarray of shape (height, width), float32
-        """
-        check_is_fitted(self)
-        return resize(self.position_map_[..., None], image_shape)[..., 0]
 
     # Training
 
