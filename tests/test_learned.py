@@ -332,11 +332,11 @@ def test_images_of_different_sizes_are_learned_from_and_keep_their_own():
         make_surface_defects(1, defect_fraction=0, image_shape=shape, random_state=i)[0][0]
         for i, shape in enumerate(shapes)
     ]
-    extractor = tiny().fit(X)
+    extractor = tiny(whiten=False).fit(X)  # whitening enlarges the rounding of channels that are nearly constant
     assert [pixel_map.shape for pixel_map in extractor.defect_logits(X)] == shapes
     maps = extractor.transform(X)
     for image, expected in zip(X, maps):
-        assert_same_maps(extractor.transform([image]), [expected], rtol=1e-3, atol=1e-2)
+        assert_same_maps(extractor.transform([image]), [expected], atol=1e-6)
 
 
 def test_colour_is_seen_and_equal_channels_are_not_grey(surfaces):
