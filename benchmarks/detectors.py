@@ -5,7 +5,8 @@
 FOLDER as for ``benchmarks/real_data.py``, from which splits, metrics and intervals come: cross-validation by whole
 groups, 95 % intervals over groups. What a fold has given is kept in ``--work``; an interrupted run goes on there.
 ``--part all`` tests on all images, and prints the figures of the *reported* half of the groups beside them: no default
-was chosen on that half.
+was chosen on that half. ``--test-contrast 0.4`` lowers the contrast of the test images of every second group, as
+another light or a smoother surface would.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from sklearn_exdd import (
     StudentTeacherDetector,
 )
 from sklearn_exdd._defects import default_augmenter
+from sklearn_exdd._images import Images
 
 AUGMENTERS = {
     "mixture": default_augmenter(),
@@ -61,6 +63,9 @@ DETECTORS = {
             ),
         ]
     ),
+    "segmentation, four networks": lambda banks, network: SegmentationDetector(
+        LearnedFeatureExtractor(augmenter=network), n_networks=4
+    ),
     "segmentation, one network": lambda banks, network: SegmentationDetector(
         LearnedFeatureExtractor(augmenter=network), n_networks=1
     ),
@@ -69,6 +74,9 @@ DETECTORS = {
     ),
     "segmentation, maps as they are": lambda banks, network: SegmentationDetector(
         LearnedFeatureExtractor(augmenter=network), image_weight=0
+    ),
+    "segmentation, narrow contrast": lambda banks, network: SegmentationDetector(
+        LearnedFeatureExtractor(augmenter=network, contrast=(0.85, 1.15))
     ),
     "student-teacher": lambda banks, network: StudentTeacherDetector(augmenter=network),
     "student-teacher, two stages": lambda banks, network: StudentTeacherDetector(
@@ -90,7 +98,7 @@ DETECTORS = {
 load = cache(load)
 
 
-def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_steps, work):
+def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_steps, contrast, work):
     """For a detector and each of its members: scores, decisions and maps of the images of a fold."""
     data = load(folder)
     train, test = list(splits(data, part, n_folds, seed))[fold]
@@ -111,11 +119,20 @@ def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_s
     cost = time.process_time() - start
     members = zip([name for name, _ in model.detectors], model.detectors_) if hasattr(model, "detectors_") else ()
     X_test, results = [data.X[i] for i in test], {}
+    if contrast != 1:
+        lowered = np.unique(data.groups[test], return_inverse=True)[1] % 2 == 1
+        X_test = [with_contrast(path, contrast) if low else path for path, low in zip(X_test, lowered)]
     for name, fitted in [("", model), *((f", {name}", member) for name, member in members)]:
         scores = fitted.score_samples(X_test)
         maps = [pixel_map.astype(np.float16) for pixel_map in fitted.predict_map(X_test)]
         results[detector + name] = {"scores": scores, "alarms": scores > fitted.threshold_, "maps": maps}
     return {"test": test, "results": results, "n_defects": int(data.y[train].sum()), "seconds": cost}
+
+
+def with_contrast(path, factor):
+    """An image whose logarithm's distances from their median are multiplied by a factor."""
+    logs = np.log(Images([path])[0] + 0.03)
+    return np.clip(np.exp(np.median(logs) + factor * (logs - np.median(logs))) - 0.03, 0, 1)
 
 
 def rows(data, folds):
@@ -153,6 +170,7 @@ def main():
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max-steps", type=int, help="of the trainings; their defaults otherwise")
+    parser.add_argument("--test-contrast", type=float, default=1, help="of the test images of every second group")
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--work", type=Path, default=Path("results/detectors"), help="what is finished is kept here")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -166,7 +184,7 @@ def main():
         for augmenter in arguments.augmenters:
             for detector in arguments.detectors:
                 settings = (arguments.folder, detector, augmenter, share, arguments.part, arguments.folds)
-                more = (arguments.max_steps, arguments.work)
+                more = (arguments.max_steps, arguments.test_contrast, arguments.work)
                 folds = [
                     [cached(*settings, seed, fold, *more) for fold in range(arguments.folds)]
                     for seed in range(arguments.seeds)

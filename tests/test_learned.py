@@ -112,12 +112,27 @@ def test_a_short_training_tells_unseen_real_defects_from_normal_images(surfaces,
     assert roc_auc_score(unseen_surfaces[2].ravel(), logits.ravel()) > 0.8
 
 
+def test_wide_contrast_finds_more_in_images_of_low_contrast(surfaces, unseen_surfaces):
+    X, y, masks = surfaces
+    logs = np.log(unseen_surfaces[0] / 255 + 0.03)
+    medians = np.median(logs, axis=(1, 2), keepdims=True)
+    pale = np.clip(np.exp(medians + 0.3 * (logs - medians)) - 0.03, 0, 1)
+    found = []
+    for contrast in ((1, 1), (0.4, 1.6)):
+        extractor = tiny(max_steps=80, crop_size=48, train_batch_size=8, n_synthetic=20, contrast=contrast)
+        logits = extractor.fit(X, y, masks=masks).defect_logits(pale)
+        found.append(roc_auc_score(unseen_surfaces[2].ravel(), logits.ravel()))
+    assert found[1] > found[0] + 0.02
+
+
 def test_the_same_seed_gives_the_same_maps_and_another_does_not(fitted, surfaces):
     X, y, _ = surfaces
     normal = X[y == 0]
     expected = fitted.transform(X[:3])
-    assert_same_maps(tiny(batch_size=5).fit(normal).transform(X[:3]), expected, atol=1e-4)
     assert_same_maps(clone(fitted).fit(normal).transform(X[:3]), expected)
+    # Raw features: whitening enlarges the rounding of channels that are nearly constant.
+    one, other = (tiny(batch_size=size, whiten=False).fit(normal).transform(X[:3]) for size in (5, 16))
+    assert_same_maps(one, other, atol=1e-6)
     other = tiny(random_state=1).fit(normal)
     assert other.weights_key_ != fitted.weights_key_
 
@@ -455,6 +470,8 @@ def test_several_jobs_share_one_network(fitted, surfaces):
     ("params", "message"),
     [
         ({"crop_size": 40}, "crop_size: expected a multiple of 16, got 40"),
+        ({"contrast": (0, 1)}, r"contrast: expected two numbers in ascending order, at least 0.01, got \(0, 1\)"),
+        ({"contrast": 0.4}, "The 'contrast' parameter of LearnedFeatureExtractor must be"),
         ({"max_steps": 0}, "The 'max_steps' parameter of LearnedFeatureExtractor must be"),
         ({"precision": "float16"}, "The 'precision' parameter of LearnedFeatureExtractor must be"),
         ({"augmenter": "cutpaste"}, "The 'augmenter' parameter of LearnedFeatureExtractor must be"),

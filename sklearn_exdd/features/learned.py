@@ -15,6 +15,7 @@ from sklearn_exdd._networks import resolve_precision, segmentation_loss, segment
 from sklearn_exdd._torch import resize, resolve_device
 from sklearn_exdd._training import seeded, train
 from sklearn_exdd.augment.base import find_defects
+from sklearn_exdd.augment.curves import check_interval
 from sklearn_exdd.features._training_crops import training_crops
 from sklearn_exdd.features.base import BaseFeatureExtractor, _from_cache, _stored
 
@@ -56,6 +57,9 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     flip : bool, default=True
         Whether crops are mirrored along both axes, and the head's logits are means over the four mirror images; not for
         surfaces that are lit from one side.
+    contrast : tuple of (float, float), default=(0.4, 1.6)
+        Range of the factor that the contrast of each crop is multiplied by in training: of images of less contrast than
+        the others, a faint defect is then found, too. At least 0.01; (1, 1) changes none.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the training. "auto" is bfloat16 where the hardware has instructions for it. Maps are float32 in any case.
     device : str, default=None
@@ -120,6 +124,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "train_batch_size": [Interval(Integral, 2, None, closed="left")],
         "flip": ["boolean"],
+        "contrast": [tuple, list],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "device": [str, None],
         "pos_label": "no_validation",
@@ -145,6 +150,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         learning_rate=4e-3,
         train_batch_size=16,
         flip=True,
+        contrast=(0.4, 1.6),
         precision="auto",
         device=None,
         pos_label=None,
@@ -174,6 +180,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         self.learning_rate = learning_rate
         self.train_batch_size = train_batch_size
         self.flip = flip
+        self.contrast = contrast
         self.precision = precision
         self.device = device
         self.pos_label = pos_label
@@ -256,6 +263,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         """Learn; all images, which of them are defects, and the feature maps of the normal ones."""
         if self.crop_size % _UNIT:
             raise ValueError(f"crop_size: expected a multiple of {_UNIT}, got {self.crop_size}.")
+        check_interval("contrast", self.contrast, 0.01)
         images = X if isinstance(X, Images) else Images(X)
         is_defect = find_defects(y, len(images), self.pos_label)
         if is_defect.all():
@@ -338,8 +346,9 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
                     flipped = torch.from_numpy(random_state.randint(2, size=(len(batch), 1, 1, 1)) > 0).to(device)
                     batch = torch.where(flipped, batch.flip(axis), batch)
                     marks = torch.where(flipped, marks.flip(axis), marks)
-            gamma = torch.from_numpy(random_state.uniform(0.85, 1.15, size=(len(batch), 1, 1, 1)).astype(np.float32))
-            batch = (batch * gamma.to(device)).contiguous(memory_format=torch.channels_last)
+            factors = np.exp(random_state.uniform(*np.log(self.contrast), size=(len(batch), 1, 1, 1)))
+            factors = torch.from_numpy(factors.astype(np.float32)).to(device)
+            batch = (batch * factors).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
                 logits = network(batch)
             return segmentation_loss(logits.float(), marks)
