@@ -4,6 +4,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import logsumexp
 
+from sklearn_exdd._torch import resize
+
 
 def ratio_score(normal_distances, defect_distances, epsilon):
     """Ratio score of patches, high where the defect bank is nearer than the normal one.
@@ -89,6 +91,35 @@ def top_mean(patch_scores, n_patches):
     """
     n_patches = min(n_patches, len(patch_scores))
     return np.partition(patch_scores, -n_patches)[-n_patches:].mean()
+
+
+def top_share_mean(pixel_map, share, usual=None):
+    """Image score: the mean of the highest pixels of a map.
+
+    Parameters
+    ----------
+    pixel_map : ndarray of shape (height, width), float32
+    share : float
+        Of the pixels, in (0, 1]; at least one is taken.
+    usual : ndarray of shape (height', width'), float32, default=None
+        Enlarged to the map and subtracted before: what normal images have at each place is no evidence.
+
+    Returns
+    -------
+    score : float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pixel_map = np.array([[1, 2], [3, 4]], dtype=np.float32)
+    >>> float(top_share_mean(pixel_map, 0.5))
+    3.5
+    >>> float(top_share_mean(pixel_map, 0.5, usual=np.array([[0, 0], [0, 4]], dtype=np.float32)))
+    2.5
+    """
+    if usual is not None:
+        pixel_map = pixel_map - resize(usual[..., None], pixel_map.shape)[..., 0]
+    return top_mean(pixel_map.ravel(), max(1, round(share * pixel_map.size)))
 
 
 def border_profile(patch_scores, rings, n_rings):

@@ -10,7 +10,6 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn_exdd import scoring
 from sklearn_exdd._defects import canonical, check_one_augmenter
 from sklearn_exdd._images import Images
-from sklearn_exdd._torch import resize
 from sklearn_exdd.augment.base import GivenDefects
 from sklearn_exdd.base import BaseDefectDetector, hold_out, joined
 from sklearn_exdd.features import make_feature_extractor
@@ -225,12 +224,12 @@ class SegmentationDetector(BaseDefectDetector):
 
     def _score(self, samples):
         usual = self._position_map()
-        return np.array([self._image_score(logits, usual) for logits in self._logits(samples)])
+        return np.array([scoring.top_share_mean(logits, self.top_share, usual) for logits in self._logits(samples)])
 
     def _maps(self, images):
         usual, maps = self._position_map(), []
         for logits in self._logits(images):
-            missing = min(self._image_score(logits, usual) - self.threshold_, 0)
+            missing = min(scoring.top_share_mean(logits, self.top_share, usual) - self.threshold_, 0)
             maps.append(logits + np.float32(self.image_weight * missing - usual.mean()))
         return maps
 
@@ -240,10 +239,6 @@ class SegmentationDetector(BaseDefectDetector):
 
     def _position_map(self):
         return np.mean([extractor.position_map_ for extractor in self.feature_extractors_], axis=0)
-
-    def _image_score(self, logits, usual):
-        logits = logits - resize(usual[..., None], logits.shape)[..., 0]
-        return scoring.top_mean(logits.ravel(), max(1, round(self.top_share * logits.size)))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

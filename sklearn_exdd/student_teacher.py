@@ -520,9 +520,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         return distances if self.map == "cosine" or self.head_weights_ is None else logits
 
     def _image_score(self, pixel_map):
-        if self.position_map_ is not None:
-            pixel_map = pixel_map - resize(self.position_map_[..., None], pixel_map.shape)[..., 0]
-        return float(scoring.top_mean(pixel_map.ravel(), max(1, round(self.top_share * pixel_map.size))))
+        return float(scoring.top_share_mean(pixel_map, self.top_share, self.position_map_))
 
     def _calibrate(self, normals, held_out):
         """What maps and scores of normal images are like."""

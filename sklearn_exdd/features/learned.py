@@ -228,15 +228,12 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         defect_maps = iter(self.transform(images.take(defects)) if len(defects) else ())
         return [next(defect_maps if defect else normal_maps) for defect in is_defect]
 
-    def defect_logits(self, X, *, centered=False):
+    def defect_logits(self, X):
         """What the segmentation head says of each pixel.
 
         Parameters
         ----------
         X : images
-        centered : bool, default=False
-            Whether `position_map_` is subtracted, for the scores of images: what every normal image has at that place
-            is no evidence.
 
         Returns
         -------
@@ -251,8 +248,6 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             pixels = resize(cells, tuple(_HEAD_STRIDE * size for size in cells.shape[:2]))[: working[0], : working[1]]
             if working != shape:
                 pixels = resize(pixels, shape)
-            if centered:
-                pixels = pixels - resize(self.position_map_[..., None], shape)
             maps.append(pixels[..., 0])
         return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
 
