@@ -27,6 +27,7 @@ from sklearn_exdd import (
     DDPMDefectAugmenter,
     DefectClassifier,
     ExDDDetector,
+    GaborFeatureExtractor,
     LearnedFeatureExtractor,
     OffsetDefectAugmenter,
     PatchClassifierDetector,
@@ -51,6 +52,9 @@ AUGMENTERS = {
 # also each of its members is in the table, as it was fitted there.
 DETECTORS = {
     "filters": lambda banks, network: ExDDDetector(augmenter=banks),
+    "filters, log responses": lambda banks, network: ExDDDetector(
+        GaborFeatureExtractor(response="log"), augmenter=banks
+    ),
     "filters, patch classifier": lambda banks, network: PatchClassifierDetector(augmenter=banks),
     "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
     "segmentation": lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)),

@@ -782,6 +782,21 @@ def test_gabor_features_see_a_change_of_colour_alone():
     assert difference[3:5, 3:5].min() > 0.1
 
 
+def test_the_logarithm_is_taken_of_all_but_the_means_of_the_image():
+    X, _, _ = make_surface_defects(2, image_shape=(64, 64), random_state=0)
+    responses, logs = (
+        np.stack(GaborFeatureExtractor(whiten=False, response=response).transform(X)) for response in ("linear", "log")
+    )
+    is_mean = np.isin(np.arange(responses.shape[-1]), [0, 2])  # over 8 and over 32 pixels
+    np.testing.assert_array_equal(logs[..., is_mean], responses[..., is_mean])
+    np.testing.assert_allclose(logs[..., ~is_mean], np.log(responses[..., ~is_mean] + 0.004), atol=1e-4)
+
+
+def test_an_unknown_response_is_refused():
+    with pytest.raises(ValueError, match=r"^response: expected 'linear' or 'log', got 'square'"):
+        GaborFeatureExtractor(response="square").fit(random_images(0, 2, 64, 64))
+
+
 @pytest.mark.parametrize("n_levels", [0, 9])
 def test_a_number_of_levels_that_does_not_fit_the_grid_is_refused(n_levels):
     with pytest.raises(ValueError, match=rf"^n_levels: expected an integer in \[1, 4\], got {n_levels}"):

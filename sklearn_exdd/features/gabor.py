@@ -10,6 +10,7 @@ _RADIUS = 5  # of a filter, in pixels of its level
 _SIGMA = 1.8
 _WAVELENGTH = 2.5 * _SIGMA
 _LOG_OFFSET = 0.05
+_RESPONSE_OFFSET = 0.004  # of their logarithm; the noise of a smooth surface
 # Symmetric windows over the cells of 8 pixels: about 16 and 32 pixels wide.
 _NARROW = (0.25, 0.5, 0.25)
 _WIDE = tuple(np.exp(-(np.arange(-3, 4) ** 2) / 2) / np.exp(-(np.arange(-3, 4) ** 2) / 2).sum())
@@ -25,6 +26,9 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         about 11 to 88 pixels wide. Fewer levels take smaller images.
     n_orientations : int, default=8
         Orientations of the filters, evenly spread over 180 degrees.
+    response : {"linear", "log"}, default="linear"
+        "log" takes the logarithms of what the filters answer and of all deviations: faint texture then counts by how
+        many times it is what is usual, not by the difference.
     image_size, tile_size, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     whiten : bool, default=True
@@ -73,6 +77,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         *,
         n_levels=4,
         n_orientations=8,
+        response="linear",
         image_size=None,
         tile_size=1024,
         whiten=True,
@@ -92,6 +97,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         )
         self.n_levels = n_levels
         self.n_orientations = n_orientations
+        self.response = response
 
     @property
     def margin(self):
@@ -114,6 +120,8 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         import torch
         from torch.nn import functional
 
+        if self.response not in ("linear", "log"):
+            raise ValueError(f"response: expected 'linear' or 'log', got {self.response!r}.")
         with torch.inference_mode():
             planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
             height, width = planes.shape[2:]
@@ -129,6 +137,9 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
                 squares = functional.conv2d(padded, _filters(self.n_orientations)).square_()
                 modulus = (squares[:, : self.n_orientations] + squares[:, self.n_orientations :]).sqrt_()
                 features += _moments(modulus, self.stride >> level, _NARROW)
+            if self.response == "log":
+                for response in (features[1], *features[3:]):  # the others are means of the image itself
+                    response.add_(_RESPONSE_OFFSET).log_()
             return torch.cat(features, dim=1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
