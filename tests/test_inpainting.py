@@ -277,7 +277,7 @@ def test_prompts_are_drawn_by_their_shares(calls):
 
 
 def test_the_defaults_are_those_of_diag(calls):
-    DiffusionDefectAugmenter(WhitePainter, device="cpu").fit(textures(0, (40, 40))).sample(5)
+    DiffusionDefectAugmenter(WhitePainter, device="cpu", random_state=0).fit(textures(0, (40, 40))).sample(5)
     assert {call["prompt"] for call in calls} == {"white marks on the wall", "copper metal scratches"}
     call = calls[0]
     assert call["negative_prompt"] == "smooth, plain, black, dark, shadow"
