@@ -48,6 +48,17 @@ AUGMENTERS = {
     "short ddpm": DDPMDefectAugmenter(max_steps=500),
     "short ddpm, white": DDPMDefectAugmenter(max_steps=500, perturbation="white", amplitude=(0.4, 0.8)),
 }
+
+
+def segmentation(**params):
+    """A SegmentationDetector with some parameters, its extractor's among them."""
+    return lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)).set_params(**params)
+
+
+def student_teacher(**params):
+    return lambda banks, network: StudentTeacherDetector(augmenter=network, **params)
+
+
 # Each from an augmenter, and from what networks are given: None, their own mixture, for "mixture". Of a combination
 # also each of its members is in the table, as it was fitted there.
 DETECTORS = {
@@ -57,42 +68,23 @@ DETECTORS = {
     ),
     "filters, patch classifier": lambda banks, network: PatchClassifierDetector(augmenter=banks),
     "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
-    "segmentation": lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)),
+    "segmentation": segmentation(),
     "learned and segmentation": lambda banks, network: CombinedDefectDetector(
         [
             ("banks", DETECTORS["learned"](banks, network)),
-            (
-                "segmentation",
-                SegmentationDetector(LearnedFeatureExtractor(augmenter=network), n_networks=1, validation_fraction=0),
-            ),
+            ("segmentation", segmentation(n_networks=1, validation_fraction=0)(banks, network)),
         ]
     ),
-    "segmentation, four networks": lambda banks, network: SegmentationDetector(
-        LearnedFeatureExtractor(augmenter=network), n_networks=4
-    ),
-    "segmentation, one network": lambda banks, network: SegmentationDetector(
-        LearnedFeatureExtractor(augmenter=network), n_networks=1
-    ),
-    "segmentation, all see real defects": lambda banks, network: SegmentationDetector(
-        LearnedFeatureExtractor(augmenter=network), real_defects="all"
-    ),
-    "segmentation, maps as they are": lambda banks, network: SegmentationDetector(
-        LearnedFeatureExtractor(augmenter=network), image_weight=0
-    ),
-    "segmentation, narrow contrast": lambda banks, network: SegmentationDetector(
-        LearnedFeatureExtractor(augmenter=network, contrast=(0.85, 1.15))
-    ),
-    "student-teacher": lambda banks, network: StudentTeacherDetector(augmenter=network),
-    "student-teacher, two stages": lambda banks, network: StudentTeacherDetector(
-        augmenter=network, training="two_stage"
-    ),
-    "student-teacher, symmetric": lambda banks, network: StudentTeacherDetector(augmenter=network, symmetric=True),
-    "student-teacher, cosine only": lambda banks, network: StudentTeacherDetector(
-        augmenter=network, segmentation_weight=0
-    ),
-    "student-teacher, segmentation only": lambda banks, network: StudentTeacherDetector(
-        augmenter=network, cosine_weight=0
-    ),
+    "segmentation, four networks": segmentation(n_networks=4),
+    "segmentation, one network": segmentation(n_networks=1),
+    "segmentation, all see real defects": segmentation(real_defects="all"),
+    "segmentation, maps as they are": segmentation(image_weight=0),
+    "segmentation, narrow contrast": segmentation(feature_extractor__contrast=(0.85, 1.15)),
+    "student-teacher": student_teacher(),
+    "student-teacher, two stages": student_teacher(training="two_stage"),
+    "student-teacher, symmetric": student_teacher(symmetric=True),
+    "student-teacher, cosine only": student_teacher(segmentation_weight=0),
+    "student-teacher, segmentation only": student_teacher(cosine_weight=0),
     "classifier": lambda banks, network: DefectClassifier(
         "resnet18", weights=None, augmenter=banks, n_synthetic=300, learning_rate=1e-3
     ),
