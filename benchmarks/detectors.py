@@ -63,8 +63,8 @@ def student_teacher(**params):
 # also each of its members is in the table, as it was fitted there.
 DETECTORS = {
     "filters": lambda banks, network: ExDDDetector(augmenter=banks),
-    "filters, log responses": lambda banks, network: ExDDDetector(
-        GaborFeatureExtractor(response="log"), augmenter=banks
+    "filters, linear responses": lambda banks, network: ExDDDetector(
+        GaborFeatureExtractor(response="linear"), augmenter=banks
     ),
     "filters, patch classifier": lambda banks, network: PatchClassifierDetector(augmenter=banks),
     "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
@@ -74,6 +74,13 @@ DETECTORS = {
             ("banks", DETECTORS["learned"](banks, network)),
             ("segmentation", segmentation(n_networks=1, validation_fraction=0)(banks, network)),
         ]
+    ),
+    "segmentation and filters": lambda banks, network: CombinedDefectDetector(
+        [
+            ("segmentation", segmentation(validation_fraction=0)(banks, network)),
+            ("filters", DETECTORS["filters"](banks, network)),
+        ],
+        weights=[1, 0.5],
     ),
     "segmentation, four networks": segmentation(n_networks=4),
     "segmentation, one network": segmentation(n_networks=1),

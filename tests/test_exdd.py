@@ -1206,8 +1206,8 @@ def test_a_dot_near_the_border_is_not_pulled_to_it(embedded, blur, cells):
         dot[row, column] = 255
         (pixel_map,) = detector.predict_map([dot])
         found = np.unravel_index(pixel_map.argmax(), (97, 131))
-        # The filters see the dot's mirror image behind the border: a patch away at most.
-        assert np.abs(np.subtract(found, (row, column))).max() <= 10
+        # A patch away at most. The filters see 16 pixels, and the dot's mirror image behind the border.
+        assert np.abs(np.subtract(found, (row, column))).max() <= (16 if embedded else 10)
 
 
 # Feature rows

@@ -793,7 +793,7 @@ def test_the_logarithm_is_taken_of_all_but_the_means_of_the_image():
 
 
 def test_an_unknown_response_is_refused():
-    with pytest.raises(ValueError, match=r"^response: expected 'linear' or 'log', got 'square'"):
+    with pytest.raises(ValueError, match=r"^response: expected 'log' or 'linear', got 'square'"):
         GaborFeatureExtractor(response="square").fit(random_images(0, 2, 64, 64))
 
 

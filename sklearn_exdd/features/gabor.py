@@ -26,9 +26,9 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         about 11 to 88 pixels wide. Fewer levels take smaller images.
     n_orientations : int, default=8
         Orientations of the filters, evenly spread over 180 degrees.
-    response : {"linear", "log"}, default="linear"
+    response : {"log", "linear"}, default="log"
         "log" takes the logarithms of what the filters answer and of all deviations: faint texture then counts by how
-        many times it is what is usual, not by the difference.
+        many times it is what is usual, not by the difference, as with "linear".
     image_size, tile_size, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     whiten : bool, default=True
@@ -52,7 +52,8 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
     how much texture of that width and direction there is, whatever its phase [1]_; a
     patch, every 8 pixels, has its mean and standard deviation over about 16 pixels, and
     the mean and deviation of the log image itself over 8 and 32 pixels. For colour images
-    the same of the two log ratios of red and blue to green is added.
+    the same of the two log ratios of red and blue to green is added. Of all but the means of
+    the image itself `response="log"` takes ``log(x + 0.004)``.
 
     References
     ----------
@@ -77,7 +78,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         *,
         n_levels=4,
         n_orientations=8,
-        response="linear",
+        response="log",
         image_size=None,
         tile_size=1024,
         whiten=True,
@@ -120,8 +121,8 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         import torch
         from torch.nn import functional
 
-        if self.response not in ("linear", "log"):
-            raise ValueError(f"response: expected 'linear' or 'log', got {self.response!r}.")
+        if self.response not in ("log", "linear"):
+            raise ValueError(f"response: expected 'log' or 'linear', got {self.response!r}.")
         with torch.inference_mode():
             planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
             height, width = planes.shape[2:]
