@@ -35,8 +35,8 @@ from sklearn_exdd import (
     SegmentationDetector,
     StudentTeacherDetector,
 )
-from sklearn_exdd._defects import default_augmenter
 from sklearn_exdd._images import Images
+from sklearn_exdd.augment import default_augmenter
 
 AUGMENTERS = {
     "mixture": default_augmenter(),
@@ -78,6 +78,13 @@ DETECTORS = {
     "segmentation and filters": lambda banks, network: CombinedDefectDetector(
         [
             ("segmentation", segmentation(validation_fraction=0)(banks, network)),
+            ("filters", DETECTORS["filters"](banks, network)),
+        ],
+        weights=[1, 0.5],
+    ),
+    "six networks and filters": lambda banks, network: CombinedDefectDetector(
+        [
+            ("segmentation", segmentation(n_networks=6, validation_fraction=0)(banks, network)),
             ("filters", DETECTORS["filters"](banks, network)),
         ],
         weights=[1, 0.5],

@@ -24,8 +24,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from sklearn_exdd import ExDDDetector
-from sklearn_exdd._defects import default_augmenter
 from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
 

@@ -8,15 +8,7 @@ import numpy as np
 from sklearn.base import clone
 
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd.augment import (
-    CrackRegions,
-    CutPasteDefectAugmenter,
-    MixedDefectAugmenter,
-    OffsetDefectAugmenter,
-    PerlinRegions,
-    RectangleRegions,
-    RidgedRegions,
-)
+from sklearn_exdd.augment import default_augmenter
 
 
 class Defects(NamedTuple):
@@ -89,16 +81,6 @@ def check_one_augmenter(augmenter, attached):
             "augmenter: expected None for images that an augmenter has been at, as a step before the detector in a "
             "Pipeline, got another one. Use one of the two, or a MixedDefectAugmenter."
         )
-
-
-def default_augmenter():
-    """Cheap defects: CutPaste's patches and scars, cracks and holes."""
-    patches = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.003, 0.08)))
-    scars = CutPasteDefectAugmenter(regions=RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45)))
-    cracks = OffsetDefectAugmenter(regions=[RidgedRegions(), CrackRegions()], offset=(0.2, 0.9))
-    holes = OffsetDefectAugmenter(regions=PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.02))
-    kinds = [("patches", patches), ("scars", scars), ("cracks", cracks), ("holes", holes)]
-    return MixedDefectAugmenter(kinds, shares=[0.35, 0.2, 0.3, 0.15])
 
 
 def masks_of(defect):

@@ -6,7 +6,7 @@ from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
 from sklearn_exdd.augment.ddpm import DDPMDefectAugmenter
 from sklearn_exdd.augment.defect_paste import DefectPasteAugmenter
 from sklearn_exdd.augment.inpainting import DiffusionDefectAugmenter
-from sklearn_exdd.augment.mixture import MixedDefectAugmenter
+from sklearn_exdd.augment.mixture import MixedDefectAugmenter, default_augmenter
 from sklearn_exdd.augment.offset import OffsetDefectAugmenter
 from sklearn_exdd.augment.perlin import PerlinDefectAugmenter
 from sklearn_exdd.augment.regions import (
@@ -36,5 +36,6 @@ __all__ = [
     "RectangleRegions",
     "RidgedRegions",
     "SyntheticDefects",
+    "default_augmenter",
     "otsu_foreground",
 ]

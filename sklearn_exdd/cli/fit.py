@@ -64,13 +64,12 @@ def _detector_class(name):
 
 def _make_augmenter(name):
     from sklearn_exdd import augment
-    from sklearn_exdd._defects import default_augmenter
 
     makers = {
         "cutpaste": augment.CutPasteDefectAugmenter,
         "perlin": augment.PerlinDefectAugmenter,
         "offset": augment.OffsetDefectAugmenter,
         "ddpm": augment.DDPMDefectAugmenter,
-        "mixed": default_augmenter,
+        "mixed": augment.default_augmenter,
     }
     return makers[name]()

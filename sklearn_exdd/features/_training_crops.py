@@ -3,10 +3,9 @@
 import numpy as np
 from sklearn.base import clone
 
-from sklearn_exdd._defects import default_augmenter
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._torch import resize
-from sklearn_exdd.augment import DefectPasteAugmenter
+from sklearn_exdd.augment import DefectPasteAugmenter, default_augmenter
 
 _SCALE = (0.75, 1.3)  # range of their enlargement
 _STRETCH = 1.15  # and of one axis over the other
