@@ -3,8 +3,9 @@
     python benchmarks/synthetic_quality.py FOLDER
 
 FOLDER as for ``benchmarks/real_data.py``. Each augmenter is fitted on normal images of one half of the groups and
-compared, over the patches on the defects, with the real defects of the other half; both halves in turn. The rows "real"
-compare the real defects of the two halves: that is how near one can get.
+compared, over the patches on the defects, with the real defects of the other half; both halves in turn. The features
+are the linear responses of the embedded filters. The rows "real" compare the real defects of the two halves: that is
+how near one can get.
 """
 
 import argparse
@@ -19,12 +20,17 @@ from real_data import load
 from sklearn.model_selection import StratifiedGroupKFold
 from synthetic_count import AUGMENTERS
 
+from sklearn_exdd import GaborFeatureExtractor
 from sklearn_exdd.metrics import frechet_distance, kernel_distance
 
 
 def compare(data, real, images, masks, half, name, seconds=""):
     """A row of figures of some defects against the real ones."""
-    given = {"real_masks": [data.pixels[i] for i in real], "synthetic_masks": masks}
+    given = {
+        "real_masks": [data.pixels[i] for i in real],
+        "synthetic_masks": masks,
+        "feature_extractor": GaborFeatureExtractor(response="linear"),
+    }
     kernel, error = kernel_distance([data.X[i] for i in real], images, **given)
     frechet = frechet_distance([data.X[i] for i in real], images, **given)
     print(
