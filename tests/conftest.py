@@ -1,4 +1,5 @@
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes run the tests, see pyproject.toml
 
@@ -26,6 +27,13 @@ class CellStatistics(BaseFeatureExtractor):
         padded = np.pad(images, ((0, 0), (0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
         cells = padded.reshape(n, -(-height // 8), 8, -(-width // 8), 8, n_channels)
         return np.concatenate([getattr(cells, name)(axis=(2, 4)) for name in ("mean", "std", "min", "max")], axis=3)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 def read_only(*arrays):

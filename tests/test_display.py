@@ -23,12 +23,6 @@ matplotlib.use("Agg")
 pytest.importorskip("matplotlib.pyplot")
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    matplotlib.pyplot.close("all")
-
-
 def make_surfaces(shapes, n_channels=None, seed=0):
     """Grey surfaces; those at odd indices have a bright scratch."""
     rng = np.random.RandomState(seed)

@@ -16,12 +16,6 @@ matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    matplotlib.pyplot.close("all")
-
-
 def make_synthetic(n=5, shapes=((64, 64),), n_channels=None, **origin):
     images, masks = [], []
     for i in range(n):
