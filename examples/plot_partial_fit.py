@@ -69,7 +69,7 @@ display = DefectMapDisplay.from_predictions(
 
 # %%
 # All pictures of the new kind that were not corrected: the normal ones come down to the
-# threshold, the defects stay above.
+# threshold, all defects but one stay above.
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for label, name, color, marker in ((0, "normal", "#0072B2", "o"), (1, "defect", "#D55E00", "^")):
     lines = np.array(history)[:, rest[truth[rest] == label]]
