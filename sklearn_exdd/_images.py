@@ -249,7 +249,7 @@ def read_image(path, where=None):
         If it cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has more than
         twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` allows: 179 million, unless you set it.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     where = where or str(path)
     if not os.path.isfile(path):
@@ -262,8 +262,10 @@ def read_image(path, where=None):
             mode = _GREY_MODES.get(image.mode, "RGB")
             pixels = np.asarray(image if mode in (None, image.mode) else image.convert(mode))
     except Exception as error:  # decoders fail in as many ways as there are bytes
+        # Of a file that no decoder knows Pillow says no more than its name.
+        said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise ValueError(
-            f"{where}: expected an image that Pillow can decode, got {type(error).__name__}: {error}. Replace "
+            f"{where}: expected an image that Pillow can decode, got {type(error).__name__}{said}. Replace "
             f"the file or leave it out; read are {', '.join(_FORMATS)}."
         ) from error
     if 0 in pixels.shape:
