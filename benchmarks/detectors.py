@@ -55,6 +55,17 @@ def segmentation(**params):
     return lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)).set_params(**params)
 
 
+def segmentation_and_filters(**params):
+    """Both in one, from the settings of the networks."""
+    return lambda banks, network: CombinedDefectDetector(
+        [
+            ("segmentation", segmentation(validation_fraction=0, **params)(banks, network)),
+            ("filters", DETECTORS["filters"](banks, network)),
+        ],
+        weights=[1, 0.5],
+    )
+
+
 def student_teacher(**params):
     return lambda banks, network: StudentTeacherDetector(augmenter=network, **params)
 
@@ -75,20 +86,8 @@ DETECTORS = {
             ("segmentation", segmentation(n_networks=1, validation_fraction=0)(banks, network)),
         ]
     ),
-    "segmentation and filters": lambda banks, network: CombinedDefectDetector(
-        [
-            ("segmentation", segmentation(validation_fraction=0)(banks, network)),
-            ("filters", DETECTORS["filters"](banks, network)),
-        ],
-        weights=[1, 0.5],
-    ),
-    "six networks and filters": lambda banks, network: CombinedDefectDetector(
-        [
-            ("segmentation", segmentation(n_networks=6, validation_fraction=0)(banks, network)),
-            ("filters", DETECTORS["filters"](banks, network)),
-        ],
-        weights=[1, 0.5],
-    ),
+    "segmentation and filters": segmentation_and_filters(),
+    "six networks and filters": segmentation_and_filters(n_networks=6),
     "segmentation, four networks": segmentation(n_networks=4),
     "segmentation, one network": segmentation(n_networks=1),
     "segmentation, all see real defects": segmentation(real_defects="all"),
