@@ -7,7 +7,12 @@ from scipy.spatial.distance import cdist
 from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils.validation import check_array
 
+from sklearn_exdd._bounds import centered, products, squares
+
 _N_CANDIDATES = 1024
+_N_BOUNDS = 2**22  # computed at a time: they stay in the cache, as do the differences
+_N_DIFFERENCES = 2**18
+_SHARE_MEASURED = 0.01  # of all pairs
 
 
 def greedy_k_center(X, n_select, *, start=0):
@@ -65,79 +70,99 @@ def greedy_k_center(X, n_select, *, start=0):
         if not isinstance(value, numbers.Integral) or not low <= value <= high:
             raise ValueError(f"{name}: expected an integer in [{low}, {high}] for {n_samples} rows, got {value!r}.")
 
-    selected = np.empty(n_select, dtype=np.intp)
-    selected[0] = start
-    n_done, n_seen = 1, 0
-    centered, norms, nearest, owner, tolerance = _start(X)
-    while True:
-        _update(centered, norms, nearest, owner, selected[n_seen:n_done])
-        n_seen = n_done
-        if n_done == n_select:
-            return selected
-        if nearest.max() < 1e3 * tolerance and centered.dtype == np.float32:  # its digits run out: on in float64
-            centered, norms, nearest, owner, tolerance = _start(X.astype(np.float64))
-            n_seen = 0
-            continue
-        batch = _select_among_farthest(X, nearest, owner, tolerance, n_select - n_done)
+    selected, n_done, cover = np.full(n_select, start, dtype=np.intp), 1, _Cover(X, start)
+    while n_done < n_select:
+        batch = cover.farthest(n_select - n_done)
         selected[n_done : n_done + len(batch)] = batch
         n_done += len(batch)
+        if n_done < n_select:
+            cover.add(np.array(batch))
+    return selected
 
 
-def _start(X):
-    centered = X - X.mean(axis=0)  # smaller norms lose fewer digits in |x|² + |c|² - 2xc
-    norms = np.einsum("ij,ij->i", centered, centered)
-    tolerance = 64 * np.finfo(X.dtype).eps * norms.max()  # of the matrix product
-    return centered, norms, np.full(len(X), np.inf, dtype=X.dtype), np.zeros(len(X), dtype=np.intp), tolerance
+class _Cover:
+    """Rows, and the squared distance of each to the nearest centre: exact, -inf for a centre."""
 
+    def __init__(self, X, start):
+        self.X, self.nearest = X, np.full(len(X), np.inf)
+        self._measure(np.arange(len(X)), np.full(len(X), start))
+        self.nearest[start] = -np.inf  # never twice, however close the rest is
+        self._center, self._products = X.mean(axis=0), products()
+        self._prepare()
 
-def _update(X, norms, nearest, owner, centers):
-    """Lower the squared distance of all rows to the nearest centre, in place."""
-    block = 1 + 2**21 // len(centers)
-    points, squares = -2 * X[centers], norms[centers]
-    for start in range(0, len(X), block):
-        rows = slice(start, start + block)
-        products = X[rows] @ points.T
-        products += squares
-        closest = products.argmin(axis=1)
-        lowest = np.take_along_axis(products, closest[:, None], axis=1)[:, 0] + norms[rows]
-        np.maximum(lowest, 0, out=lowest)
-        closer = lowest < nearest[rows]
-        nearest[rows][closer] = lowest[closer]
-        owner[rows][closer] = centers[closest[closer]]
-    nearest[centers] = -np.inf  # never twice, however close the rest is
+    def _prepare(self):
+        self._points = centered(self.X, self._center, self._products[0].dtype)
+        self._matrix = self._products[0].of_queries(self._points)
 
+    def add(self, centers):
+        """Lower the distances of all rows to what they are with further centres."""
+        matrix, start = self._products[0].of_rows(self._points[centers]), 0
+        block = 1 + _N_BOUNDS // len(matrix)
+        self.nearest[centers] = -np.inf
+        while start < len(self.X):
+            if self._lower(slice(start, start + block), centers, matrix):
+                start += block
+            else:  # bounds so loose that to measure what they leave takes longer than tighter ones
+                self._products = self._products[1:]
+                self._prepare()
+                matrix = self._products[0].of_rows(self._points[centers])
 
-def _select_among_farthest(X, nearest, owner, tolerance, n_wanted):
-    """Run the greedy loop among the farthest rows for as long as it is exact."""
-    n_candidates = min(_N_CANDIDATES, len(nearest))
-    order = np.argpartition(nearest, len(nearest) - n_candidates)
-    candidates = np.sort(order[-n_candidates:])
-    bound = nearest[order[:-n_candidates]].max(initial=-np.inf) + tolerance
-    values = _exact(X, nearest, owner, candidates)
-    points = X[candidates].astype(np.float64)
-    batch = []
-    while len(batch) < n_wanted:
-        best = int(np.argmax(values))
-        if values[best] <= bound or values[best] == -np.inf:
-            break
-        batch.append(candidates[best])
-        distances = cdist(points[[best]], points, "sqeuclidean")[0]  # from differences: equal ones stay equal
-        np.minimum(values, distances, out=values)
-        values[best] = -np.inf
-    if batch:
-        return batch
-    tied = np.flatnonzero(nearest >= nearest.max() - tolerance)
-    values = _exact(X, nearest, owner, tied)
-    if values.max() == 0:  # duplicates of what is selected are all that is left
-        return tied[values == 0][:n_wanted]
-    return [tied[np.argmax(values)]]
+    def _lower(self, rows, centers, matrix):
+        """Do that for some rows, unless too many pairs of row and centre are left to be measured."""
+        bounds = self._matrix[rows] @ matrix.T
+        n_most = max(len(bounds), _SHARE_MEASURED * bounds.numel())
+        is_open = bounds.amin(dim=1) < self._limits(rows)
+        bounds, rows = bounds[is_open], rows.start + np.flatnonzero(is_open.numpy())
+        left, near = self._left(bounds, rows)
+        if len(left) > n_most:  # once the nearest centre is known, most others are known to be farther
+            first = bounds.argmin(dim=1).numpy()
+            self._measure(rows, centers[first])
+            bounds[np.arange(len(rows)), first] = np.inf
+            left, near = self._left(bounds, rows)
+            if len(left) > n_most and len(self._products) > 1:
+                return False
+        self._measure(rows[left], centers[near])
+        return True
 
+    def _left(self, bounds, rows):
+        """The pairs of row and centre that may be nearer than is known."""
+        return (pairs.numpy() for pairs in (bounds < self._limits(rows)[:, None]).nonzero(as_tuple=True))
 
-def _exact(X, nearest, owner, rows):
-    """Squared distances of some rows to their nearest centre, without cancellation."""
-    differences = X[rows].astype(np.float64) - X[owner[rows]]
-    exact = np.einsum("ij,ij->i", differences, differences)
-    return np.where(nearest[rows] == -np.inf, -np.inf, exact)
+    def _limits(self, rows):
+        """What a bound of each row is below if the row may come nearer."""
+        import torch
+
+        nearest = self.nearest[rows]
+        limits = self._products[0].reach(np.where(nearest > 0, nearest, -np.inf))
+        return torch.from_numpy(limits.astype(self._products[0].dtype))
+
+    def _measure(self, rows, centers):
+        block = 1 + _N_DIFFERENCES // self.X.shape[1]
+        for start in range(0, len(rows), block):
+            some = slice(start, start + block)
+            differences = self.X[rows[some]].astype(np.float64) - self.X[centers[some]]
+            np.minimum.at(self.nearest, rows[some], squares(differences))
+
+    def farthest(self, n_wanted):
+        """The next centres, as many as the greedy loop finds among the farthest rows for as long as it is exact."""
+        nearest = self.nearest
+        n_candidates = min(_N_CANDIDATES, len(nearest))
+        order = np.argpartition(nearest, len(nearest) - n_candidates)
+        candidates = np.sort(order[-n_candidates:])
+        bound = nearest[order[:-n_candidates]].max(initial=-np.inf)
+        values, points, batch = nearest[candidates], self.X[candidates].astype(np.float64), []
+        while len(batch) < n_wanted:
+            best = int(np.argmax(values))
+            if values[best] <= max(bound, 0):
+                break
+            batch.append(candidates[best])
+            distances = cdist(points[[best]], points, "sqeuclidean")[0]  # from differences: equal ones stay equal
+            np.minimum(values, distances, out=values)
+            values[best] = -np.inf
+        if batch:
+            return batch
+        tied = np.flatnonzero(nearest == nearest.max())
+        return tied[:n_wanted] if nearest.max() == 0 else tied[:1]  # 0: duplicates are all that is left
 
 
 def project(X, n_components=128, *, random_state=None):

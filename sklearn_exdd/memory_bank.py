@@ -222,8 +222,7 @@ class MemoryBank:
         indices, distances = self._built_index().query(X, k=n_candidates)
         lost = ~np.isfinite(distances) | (indices < 0)
         none = lost if exclude is None else lost | (self.provenance["group"][indices] == exclude[:, None])
-        candidates, bounds = indices.astype(np.intp), np.where(none, np.inf, 0)
-        distances, indices = self._exact().measure(X, candidates, bounds, n_neighbors)
+        distances, indices = self._exact().measure(X, indices.astype(np.intp), ~none, n_neighbors)
         unsure = lost.any(axis=1) | ~np.isfinite(distances).all(axis=1)
         if unsure.any():
             exclude = None if exclude is None else exclude[unsure]

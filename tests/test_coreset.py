@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from sklearn_exdd import coreset
+from sklearn_exdd._bounds import BFloat16Product, Float32Product, Float64Product
 from sklearn_exdd.coreset import greedy_k_center, project
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import GaborFeatureExtractor
@@ -68,6 +70,23 @@ KINDS = [
 def test_the_selection_is_that_of_the_textbook_loop_row_for_row(kind, n_samples, n_features, n_select, dtype):
     X = kind(np.random.RandomState(0), n_samples, n_features).astype(dtype)
     np.testing.assert_array_equal(greedy_k_center(X, n_select), naive_greedy_k_center(X, n_select))
+
+
+@pytest.mark.parametrize("product", [BFloat16Product, Float32Product, Float64Product])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_selection_is_the_same_with_any_precision_of_the_bounds(kind, product, monkeypatch):
+    monkeypatch.setattr(coreset, "products", lambda: [product])
+    X = kind(np.random.RandomState(6), 1200, 20).astype(np.float32)
+    np.testing.assert_array_equal(greedy_k_center(X, 300), naive_greedy_k_center(X, 300))
+
+
+def test_where_rounded_bounds_leave_too_many_pairs_tighter_ones_go_on(monkeypatch):
+    monkeypatch.setattr(coreset, "products", lambda: [BFloat16Product, Float32Product, Float64Product])
+    used, tensor = [], Float32Product._tensor
+    monkeypatch.setattr(Float32Product, "_tensor", lambda *columns: used.append(len(columns[0])) or tensor(*columns))
+    X = clusters(np.random.RandomState(0), 6000, 40).astype(np.float32)
+    np.testing.assert_array_equal(greedy_k_center(X, 1500), naive_greedy_k_center(X, 1500))
+    assert used
 
 
 @given(

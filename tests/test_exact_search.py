@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from sklearn_exdd import MemoryBank, TorchvisionFeatureExtractor, _exact_search
+from sklearn_exdd._bounds import BFloat16Product, Float32Product
 from sklearn_exdd._exact_search import ExactSearch
 from sklearn_exdd.datasets import make_surface_defects
 
@@ -16,6 +17,10 @@ def processor(request, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: request.param)
 
 
+def name_of(view):
+    return view.product.__name__ + ("" if view._reduction is None else ", reduced")
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """How many queries each view is asked about."""
@@ -23,7 +28,7 @@ def asked(monkeypatch):
     search = ExactSearch._search
 
     def counting(self, view, X, *args):
-        counts[type(view).__name__] = counts.get(type(view).__name__, 0) + len(X)
+        counts[name_of(view)] = counts.get(name_of(view), 0) + len(X)
         return search(self, view, X, *args)
 
     monkeypatch.setattr(ExactSearch, "_search", counting)
@@ -129,20 +134,23 @@ def test_no_view_promises_more_than_the_true_distance(kind):
     rows, queries = rows_and_queries(kind)
     center = rows.mean(axis=0)
     exact = cdist(queries.astype(np.float64), rows.astype(np.float64), "sqeuclidean")
-    for view in (_exact_search._ReducedView, _exact_search._BFloat16View, _exact_search._Float32View):
-        bounds, offsets = view(rows, center).bounds(queries)
-        assert (bounds[:, : len(rows)].astype(np.float64) + offsets[:, None] <= exact).all(), view.__name__
+    for reduction in (None, _exact_search._Reduction):
+        for product in (BFloat16Product, Float32Product):
+            view = _exact_search._View(rows, center, reduction, product)
+            bounds = view.bounds(view.points(queries))[:, : len(rows)].double().numpy()
+            assert (bounds <= product.reach(exact)).all(), name_of(view)
 
 
 def test_a_view_that_settles_next_to_nothing_is_asked_no_more_and_one_that_does_is_enough(asked, processor):
     search = ExactSearch(rows_and_queries(noise)[0], np.arange(1500))
     search.kneighbors(np.random.RandomState(1).normal(size=(500, 300)).astype(np.float32), 1)
-    assert asked.pop("_ReducedView") == _exact_search._N_PROBES
+    reduced = next(name for name in asked if name.endswith("reduced"))
+    assert asked.pop(reduced) == _exact_search._N_PROBES
     assert next(iter(asked.values())) == 500
     asked.clear()
     rows = on_a_surface(np.random.RandomState(0), 2000).astype(np.float32)
     ExactSearch(rows[:1500], np.arange(1500)).kneighbors(rows[1500:], 1)
-    assert asked["_ReducedView"] == 500
+    assert asked[reduced] == 500
     assert sum(asked.values()) < 550
 
 
@@ -158,8 +166,8 @@ def test_a_view_is_prepared_once_more_than_a_few_queries_have_come(exclude, aske
             np.testing.assert_array_equal(got, all_of_them[[query]])
     assert not asked
     bank.kneighbors(queries[:1], 3, exclude=exclude)
-    assert asked["_ReducedView"] == 1
-    assert "_BFloat16View" not in asked, "of one query no product is long"
+    assert [count for name, count in asked.items() if name.endswith("reduced")] == [1]
+    assert "BFloat16Product" not in asked, "of one query no product is long"
 
 
 @pytest.mark.parametrize(
@@ -168,4 +176,4 @@ def test_a_view_is_prepared_once_more_than_a_few_queries_have_come(exclude, aske
 def test_few_rows_or_features_or_double_precision_need_no_cheap_view(shape, dtype, asked):
     rows = on_a_surface(np.random.RandomState(0), shape[0])[:, : shape[1]].astype(dtype)
     MemoryBank(rows).kneighbors(rows[:10])
-    assert set(asked) <= {"_Float32View", "_Float64View"}
+    assert set(asked) <= {"Float32Product", "Float64Product"}

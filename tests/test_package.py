@@ -15,6 +15,7 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 # From the bottom up: a room may import from lower floors and from itself, no more.
 FLOORS = [
     {"_files", "_networks", "_recall"},
+    {"_bounds"},
     {"_images", "_student", "_torch", "_training"},
     {"augment"},
     {"_defects"},

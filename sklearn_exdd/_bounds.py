@@ -1,0 +1,138 @@
+"""Lower bounds of squared distances, from one matrix product: in float64, float32 or bfloat16."""
+
+import numpy as np
+
+from sklearn_exdd._networks import resolve_precision
+
+SET_SIZE = 8  # the rows of a product are filled up to whole sets
+_SLACK = 32  # rounding units, of sums in the dtype of a product
+
+
+def products():
+    """The products that the processor does fast, from the cheapest to the tightest."""
+    import torch
+
+    rounded = resolve_precision("auto", torch.device("cpu"))
+    return [BFloat16Product, Float32Product, Float64Product][0 if rounded else 1 :]
+
+
+def centered(points, center, dtype):
+    """Points less a centre, without a loss of digits that the points have: of smaller norms bounds are tighter."""
+    return (points.astype(np.result_type(points, dtype), copy=False) - center).astype(dtype, copy=False)
+
+
+def squares(points):
+    """Squared lengths."""
+    return np.einsum("ij,ij->i", points, points)
+
+
+class Float64Product:
+    """Bounds of the squared distances between queries and rows from below.
+
+    Points are ndarrays of shape (n, n_features), of the dtype of the class, and near 0: see `centered`. The product of
+    ``of_queries(points)`` with ``of_rows(points)`` transposed is a tensor of bounds.
+    """
+
+    dtype = np.float64
+
+    @classmethod
+    def of_queries(cls, points):
+        """Matrix (n, n_columns)."""
+        return cls._tensor(points, cls._shortened(points), np.ones((len(points), 1)))
+
+    @classmethod
+    def of_rows(cls, points):
+        """Matrix (n or more, n_columns): with what fills up whole sets, farther than anything."""
+        columns = -2 * points, np.ones((len(points), 1)), cls._shortened(points)
+        return _filled(cls._tensor(*columns), points.shape[1] + 1)
+
+    @staticmethod
+    def reach(limits):
+        """What a bound may read if the squared distance is not above a limit."""
+        return limits
+
+    @classmethod
+    def _tensor(cls, *columns):
+        import torch
+
+        return torch.from_numpy(np.concatenate(columns, axis=1, dtype=cls.dtype, casting="same_kind"))
+
+    @classmethod
+    def _shortened(cls, points):
+        """Squared lengths, a column, less what rounding may add."""
+        return ((1 - _SLACK * np.finfo(cls.dtype).eps) * squares(points).astype(np.float64))[:, None]
+
+
+class Float32Product(Float64Product):
+    """The same in float32."""
+
+    dtype = np.float32
+
+
+class BFloat16Product(Float32Product):
+    """The same with points rounded to bfloat16, of which the lengths of the rounding errors are taken off.
+
+    Notes
+    -----
+    By Cauchy and Schwarz ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``: two more columns. Squared lengths
+    take two columns each for their digits. The sums are float32, and rounded once, in the end.
+    """
+
+    @classmethod
+    def of_queries(cls, points):
+        import torch
+
+        rounded, errors = _rounded(points)
+        lengths = np.sqrt(squares(rounded.float().numpy()))
+        one = torch.ones(len(points), 1, dtype=torch.bfloat16)
+        columns = [rounded, *cls._digits(points), one, one, _rounded_up(errors), _rounded_up(lengths)]
+        return torch.cat(columns, dim=1)
+
+    @classmethod
+    def of_rows(cls, points):
+        import torch
+
+        rounded, errors = _rounded(points)
+        lengths = np.sqrt(squares(points))
+        one = torch.ones(len(points), 1, dtype=torch.bfloat16)
+        columns = [one, one, *cls._digits(points), -2 * _rounded_up(lengths), -2 * _rounded_up(errors)]
+        return _filled(torch.cat([-2 * rounded, *columns], dim=1), points.shape[1] + 2)
+
+    @classmethod
+    def _digits(cls, points):
+        """Squared lengths, the leading digits and the next ones, not more than they are."""
+        import torch
+
+        exact = torch.from_numpy(cls._shortened(points))
+        leading = exact.bfloat16()
+        rest = exact - leading.double()
+        return leading, (rest - 2.0**-7 * rest.abs()).bfloat16()
+
+    @staticmethod
+    def reach(limits):
+        return (1 + 2.0**-7) * limits
+
+
+def _rounded(points):
+    """In bfloat16, and the lengths of what that has changed."""
+    import torch
+
+    rounded = torch.from_numpy(points).bfloat16()
+    return rounded, np.sqrt(squares(rounded.float().numpy() - points))
+
+
+def _rounded_up(lengths):
+    import torch
+
+    return torch.from_numpy(lengths * (1 + 2.0**-7))[:, None].bfloat16()
+
+
+def _filled(matrix, column):
+    """With further rows up to whole sets, whose squared norm, in the given column, no distance reaches."""
+    import torch
+
+    n_points = len(matrix)
+    filled = matrix.new_zeros(-(-n_points // SET_SIZE) * SET_SIZE, matrix.shape[1])
+    filled[:n_points] = matrix
+    filled[n_points:, column] = torch.finfo(matrix.dtype).max / 2
+    return filled
