@@ -11,7 +11,7 @@ _N_DIFFERENCES = 2**20
 _N_PROBES = 64
 _N_OUTRIGHT = 8  # queries that are measured against all rows: to prepare a view takes as long
 # Sets that may hold a neighbour of a query, and rows: where there are more the next view takes less time.
-_N_LEFT, _N_MEASURED = 256, 64
+_N_LEFT = _N_MEASURED = 256
 
 _SLACK = 32 * np.finfo(np.float32).eps  # of lengths, for the rounding of coordinates
 
@@ -49,10 +49,11 @@ class ExactSearch:
         self._kinds = [(None, Float64Product)]
         if rows.dtype == np.float32:
             self._kinds.insert(0, (None, Float32Product))
-            if rows.shape[0] >= _MIN_ROWS and rows.shape[1] >= _MIN_FEATURES:
-                cheapest = products()[0]
-                further = [(None, BFloat16Product)] if cheapest is BFloat16Product else []
-                self._kinds[:0] = [(_Reduction, cheapest), *further]
+            cheapest = products()[0]
+            if len(rows) >= _MIN_ROWS and cheapest is BFloat16Product:
+                self._kinds.insert(0, (None, cheapest))
+            if len(rows) >= _MIN_ROWS and rows.shape[1] >= _MIN_FEATURES:
+                self._kinds.insert(0, (_Reduction, cheapest))
         self._views, self._n_outright = {}, 0
 
     def kneighbors(self, X, n_neighbors, exclude=None):
@@ -110,17 +111,17 @@ class ExactSearch:
         of_sets = members.gather(2, sets[:, None].expand(-1, SET_SIZE, -1)).flatten(1)
         places = of_sets.topk(n_neighbors, largest=False, sorted=False).indices
         first = places // sets.shape[1] * least.shape[1] + sets.gather(1, places % sets.shape[1])
-        queries, rows = np.repeat(np.arange(len(X)), n_neighbors), first.flatten().numpy()
-        distances = self._measure(X, queries, rows)
-        bounds[queries, rows] = np.inf
-        farthest = distances.reshape(len(X), n_neighbors).max(axis=1)
-        *others, sure = view.nearer(points, bounds, least, farthest)
-        distances = np.append(distances, self._measure(X, *others))
-        queries, rows = np.append(queries, others[0]), np.append(rows, others[1])
-        order = np.lexsort((rows, distances, queries))  # ties go to the lowest row
-        starts = np.searchsorted(queries[order], np.arange(len(X)))
-        nearest = order[starts[:, None] + np.arange(n_neighbors)]
-        return distances[nearest], rows[nearest], sure
+        rows = first.numpy()
+        distances = self._measure(X, np.repeat(np.arange(len(X)), n_neighbors), rows.ravel()).reshape(rows.shape)
+        bounds[np.arange(len(X))[:, None], rows] = np.inf
+        queries, others, sure = view.nearer(points, bounds, least, distances.max(axis=1))
+        distances, rows = _first(distances, rows, n_neighbors)
+        if len(queries):
+            own, at = np.unique(queries, return_inverse=True)
+            distances[own], rows[own] = _merged(
+                distances[own], rows[own], at, self._measure(X, queries, others), others
+            )
+        return distances, rows, sure
 
     def _leave_out(self, exclude, bounds):
         for group in [] if exclude is None else np.unique(exclude):
@@ -150,8 +151,7 @@ class ExactSearch:
         """
         distances = np.full(candidates.shape, np.inf, dtype=self.rows.dtype)
         distances[possible] = self._measure(X, np.nonzero(possible)[0], candidates[possible])
-        order = np.lexsort((candidates, distances))[:, :n_neighbors]
-        return np.take_along_axis(distances, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+        return _first(distances, candidates, n_neighbors)
 
     def _measure(self, X, queries, rows):
         return _distances(X, queries, self.rows, rows)
@@ -164,6 +164,23 @@ def _distances(X, queries, Y, rows):
         some = slice(start, start + block)
         distances[some] = np.sqrt(squares(Y[rows[some]] - X[queries[some]]))
     return distances
+
+
+def _first(distances, rows, n_neighbors):
+    """The least distances of each query, ascending, and their rows; ties go to the lowest row."""
+    order = np.lexsort((rows, distances))[:, :n_neighbors]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def _merged(distances, rows, queries, more_distances, more_rows):
+    """The same of as many a query, with pairs of query and row that have come to them."""
+    n_queries, n_neighbors = distances.shape
+    queries = np.append(np.repeat(np.arange(n_queries), n_neighbors), queries)
+    distances, rows = np.append(distances, more_distances), np.append(rows, more_rows)
+    order = np.lexsort((rows, distances, queries))
+    starts = np.searchsorted(queries[order], np.arange(n_queries))
+    nearest = order[starts[:, None] + np.arange(n_neighbors)]
+    return distances[nearest], rows[nearest]
 
 
 class _View:

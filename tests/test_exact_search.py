@@ -171,9 +171,16 @@ def test_a_view_is_prepared_once_more_than_a_few_queries_have_come(exclude, aske
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [((1500, 300), np.float64), ((1000, 300), np.float32), ((1500, 200), "f4")]
+    ("shape", "dtype", "first"),
+    [
+        ((1500, 300), "f8", "Float64Product"),
+        ((1000, 300), "f4", "Float32Product"),
+        ((1500, 200), "f4", "BFloat16Product"),
+        ((1500, 300), "f4", "BFloat16Product, reduced"),
+    ],
 )
-def test_few_rows_or_features_or_double_precision_need_no_cheap_view(shape, dtype, asked):
+def test_the_first_view_goes_by_the_size_and_the_precision_of_the_bank(shape, dtype, first, asked, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     rows = on_a_surface(np.random.RandomState(0), shape[0])[:, : shape[1]].astype(dtype)
-    MemoryBank(rows).kneighbors(rows[:10])
-    assert set(asked) <= {"Float32Product", "Float64Product"}
+    MemoryBank(rows).kneighbors(rows[:100])
+    assert next(iter(asked)) == first
