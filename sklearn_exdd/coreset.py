@@ -70,7 +70,29 @@ def greedy_k_center(X, n_select, *, start=0):
         if not isinstance(value, numbers.Integral) or not low <= value <= high:
             raise ValueError(f"{name}: expected an integer in [{low}, {high}] for {n_samples} rows, got {value!r}.")
 
-    selected, n_done, cover = np.full(n_select, start, dtype=np.intp), 1, _Cover(X, start)
+    nearest = _squared_distances(X, np.arange(n_samples), np.full(n_samples, start))
+    nearest[start] = -np.inf  # never twice, however close the rest is
+    return np.append(start, farthest_first(X, nearest, n_select - 1))
+
+
+def farthest_first(X, nearest, n_select):
+    """The same on rows of which the squared distances to earlier centres are known.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32 or float64
+    nearest : ndarray of shape (n_samples,)
+        To the nearest of these centres; -inf for a row that is one.
+    n_select : int
+        At most the number of other rows.
+
+    Returns
+    -------
+    indices : ndarray of shape (n_select,), dtype intp
+    """
+    selected, n_done = np.empty(n_select, dtype=np.intp), 0
+    if n_select:
+        cover = _Cover(X, nearest)
     while n_done < n_select:
         batch = cover.farthest(n_select - n_done)
         selected[n_done : n_done + len(batch)] = batch
@@ -83,20 +105,17 @@ def greedy_k_center(X, n_select, *, start=0):
 class _Cover:
     """Rows, and the squared distance of each to the nearest centre: exact, -inf for a centre."""
 
-    def __init__(self, X, start):
-        self.X, self.nearest = X, np.full(len(X), np.inf)
-        self._measure(np.arange(len(X)), np.full(len(X), start))
-        self.nearest[start] = -np.inf  # never twice, however close the rest is
+    def __init__(self, X, nearest):
+        self.X, self.nearest = X, nearest.astype(np.float64)
         self._center, self._products = X.mean(axis=0), products()
-        self._prepare()
+        self._matrix = self._products[0].of_queries(self._points(slice(None)))
 
-    def _prepare(self):
-        self._points = centered(self.X, self._center, self._products[0].dtype)
-        self._matrix = self._products[0].of_queries(self._points)
+    def _points(self, rows):
+        return centered(self.X[rows], self._center, self._products[0].dtype)
 
     def add(self, centers):
         """Lower the distances of all rows to what they are with further centres."""
-        matrix, start = self._products[0].of_rows(self._points[centers]), 0
+        matrix, start = self._products[0].of_rows(self._points(centers)), 0
         block = 1 + _N_BOUNDS // len(matrix)
         self.nearest[centers] = -np.inf
         while start < len(self.X):
@@ -104,8 +123,8 @@ class _Cover:
                 start += block
             else:  # bounds so loose that to measure what they leave takes longer than tighter ones
                 self._products = self._products[1:]
-                self._prepare()
-                matrix = self._products[0].of_rows(self._points[centers])
+                self._matrix = self._products[0].of_queries(self._points(slice(None)))
+                matrix = self._products[0].of_rows(self._points(centers))
 
     def _lower(self, rows, centers, matrix):
         """Do that for some rows, unless too many pairs of row and centre are left to be measured."""
@@ -137,11 +156,7 @@ class _Cover:
         return torch.from_numpy(limits.astype(self._products[0].dtype))
 
     def _measure(self, rows, centers):
-        block = 1 + _N_DIFFERENCES // self.X.shape[1]
-        for start in range(0, len(rows), block):
-            some = slice(start, start + block)
-            differences = self.X[rows[some]].astype(np.float64) - self.X[centers[some]]
-            np.minimum.at(self.nearest, rows[some], squares(differences))
+        np.minimum.at(self.nearest, rows, _squared_distances(self.X, rows, centers))
 
     def farthest(self, n_wanted):
         """The next centres, as many as the greedy loop finds among the farthest rows for as long as it is exact."""
@@ -163,6 +178,15 @@ class _Cover:
             return batch
         tied = np.flatnonzero(nearest == nearest.max())
         return tied[:n_wanted] if nearest.max() == 0 else tied[:1]  # 0: duplicates are all that is left
+
+
+def _squared_distances(X, rows, centers):
+    """Between pairs of rows, from differences."""
+    distances, block = np.empty(len(rows)), 1 + _N_DIFFERENCES // X.shape[1]
+    for start in range(0, len(rows), block):
+        some = slice(start, start + block)
+        distances[some] = squares(X[rows[some]].astype(np.float64) - X[centers[some]])
+    return distances
 
 
 def project(X, n_components=128, *, random_state=None):

@@ -7,7 +7,6 @@ from warnings import warn
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy.spatial.distance import cdist
 from sklearn.metrics import pairwise_distances_argmin_min
 from tqdm.auto import tqdm
 
@@ -96,7 +95,7 @@ class Shards:
         limit = np.quantile(_squared_distances(self._projected(sample), centers), max(0.0, 1 - expected))
         parts, distances = zip(*self._run("coreset", _beyond, centers, limit, self._seed))
         worst = np.concatenate([self._projected(part) for part in parts])
-        last = _continued(worst, np.concatenate(distances), n_rows - n_first)
+        last = coreset.farthest_first(worst, np.concatenate(distances), min(n_rows - n_first, len(worst)))
         # Where so few are farther than the limit that all of them are in, any others do.
         others = np.setdiff1d(np.flatnonzero(_squared_distances(projected, centers) <= limit), first)
         others = others[: n_rows - n_first - len(last)]
@@ -227,25 +226,3 @@ def _scored(extractor, part, banks, chosen):
 
 def _squared_distances(X, centers):
     return pairwise_distances_argmin_min(X, centers, metric="sqeuclidean")[1]
-
-
-def _continued(X, nearest, n_select):
-    """Greedy k-centre on rows of which the squared distances to earlier centres are known."""
-    selected, nearest = [], nearest.copy()
-    while len(selected) < min(n_select, len(X)):
-        # As in greedy_k_center: the loop runs among the farthest rows, for as long as no other can be farther.
-        n_farthest = min(1024, len(X))
-        order = np.argpartition(nearest, len(X) - n_farthest)
-        farthest, bound = order[-n_farthest:], nearest[order[:-n_farthest]].max(initial=0)
-        values, distances, batch = nearest[farthest], cdist(X[farthest], X[farthest], "sqeuclidean"), []
-        while len(selected) + len(batch) < n_select and values.max() > 0 and values.max() >= bound:
-            best = int(np.argmax(values))
-            batch.append(farthest[best])
-            np.minimum(values, distances[best], out=values)
-        if not batch:  # duplicates of what is selected are all that is left
-            unselected = np.setdiff1d(np.arange(len(X)), selected)
-            return np.append(selected, unselected[: n_select - len(selected)]).astype(np.intp)
-        selected += batch
-        nearest = np.minimum(nearest, _squared_distances(X, X[batch]))
-        nearest[batch] = 0
-    return np.array(selected, dtype=np.intp)
