@@ -1,7 +1,7 @@
 """Speed against peers, one thread each, in one table.
 
     pip install "sklearn_exdd[benchmark]"
-    python benchmarks/performance.py                 # all rows: a quarter of an hour on one core
+    python benchmarks/performance.py                 # all rows: three quarters of an hour on one core
     python benchmarks/performance.py coreset import  # some of them
 
 Both sides run in one process and by turns. Times are CPU seconds of the process, which other work on the machine
@@ -155,30 +155,31 @@ def fit():
         ("wide_resnet50_2", [(0.1, "auto", 40), (0.1, "float32", 15), (0.01, "auto", 9), (0.01, "float32", 3)]),
         ("resnet18", [(0.01, "auto", 20)]),
     ):
-        model = patchcore_of(backbone)
+        model, embeddings = patchcore_of(backbone), []
         model.training = True  # of the model alone: its forward then collects embeddings
-        model(images[:1])
-        model.embedding_store.clear()
-        ours = []
-        for share, precision, _ in cases:
-            detector = detector_of(backbone, precision, coreset="greedy", normal_coreset=share)
-            ours += by_turns(lambda detector=detector: detector.fit(X), n_runs=1)
-        (extracted,) = by_turns(lambda model=model: [model(batch) for batch in images.split(32)], n_runs=1)
-        embedding = torch.vstack(model.embedding_store)
-        sampler = KCenterGreedy(embedding, 0.01)
+        detectors = [
+            detector_of(backbone, precision, coreset="greedy", normal_coreset=share) for share, precision, _ in cases
+        ]
 
-        def project(sampler=sampler, embedding=embedding):
+        def extract(model=model, embeddings=embeddings):
+            model.embedding_store.clear()
+            embeddings[:] = [torch.vstack([model(batch) for batch in images.split(32)])]
+
+        *ours, extracted = by_turns(*(lambda detector=detector: detector.fit(X) for detector in detectors), extract)
+        sampler = KCenterGreedy(embeddings[0], 0.01)
+
+        def project(sampler=sampler, embedding=embeddings[0]):
             sampler.model.fit(embedding)
             sampler.features = sampler.model.transform(embedding)
 
-        (projected,) = by_turns(project, n_runs=1)
+        project()
         steps, n_steps = greedy_steps(sampler)
-        (stepped,) = by_turns(steps, n_runs=1)
+        projected, stepped = by_turns(project, steps)
         for (share, precision, goal), own in zip(cases, ours):
-            n_select = int(share * len(embedding))
+            n_select = int(share * len(embeddings[0]))
             total = [sum(times) for times in zip(extracted, projected, np.multiply(stepped, n_select / n_steps))]
             name = extractor_of(backbone, precision)._resolved_precision()
-            note = f"once each; their selection extrapolated from {n_steps} steps; ours with the threshold"
+            note = f"their selection extrapolated from {n_steps} steps; ours with the threshold"
             yield row(
                 f"fit, 100 images, {backbone}, {share:.0%} greedy, {name}", own, "PatchcoreModel", total, goal, note
             )
