@@ -107,9 +107,9 @@ class ExactSearch:
         # The least bounds are in the sets with the least members.
         members = bounds.view(len(X), SET_SIZE, -1)
         least = members.amin(dim=1)
-        sets = least.topk(min(n_neighbors, least.shape[1]), largest=False, sorted=False).indices
+        sets = _least(least, min(n_neighbors, least.shape[1]))
         of_sets = members.gather(2, sets[:, None].expand(-1, SET_SIZE, -1)).flatten(1)
-        places = of_sets.topk(n_neighbors, largest=False, sorted=False).indices
+        places = _least(of_sets, n_neighbors)
         first = places // sets.shape[1] * least.shape[1] + sets.gather(1, places % sets.shape[1])
         rows = first.numpy()
         distances = self._measure(X, np.repeat(np.arange(len(X)), n_neighbors), rows.ravel()).reshape(rows.shape)
@@ -164,6 +164,16 @@ def _distances(X, queries, Y, rows):
         some = slice(start, start + block)
         distances[some] = np.sqrt(squares(Y[rows[some]] - X[queries[some]]))
     return distances
+
+
+def _least(values, n_least):
+    """Places of the least numbers of each row of a tensor, in any order."""
+    import torch
+
+    if n_least == 1:
+        return values.topk(1, largest=False).indices
+    values = values.float() if values.dtype == torch.bfloat16 else values
+    return torch.from_numpy(np.argpartition(values.numpy(), n_least - 1, axis=1)[:, :n_least])
 
 
 def _first(distances, rows, n_neighbors):
