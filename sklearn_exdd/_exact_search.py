@@ -17,7 +17,7 @@ _SLACK = 32 * np.finfo(np.float32).eps  # of lengths, for the rounding of coordi
 
 # A cheap view of the rows takes preparation: it has to save a long product, often.
 _MIN_ROWS, _MIN_FEATURES = 1024, 256
-_MAX_DIRECTIONS = 128
+_MAX_DIRECTIONS = 64
 
 
 class ExactSearch:

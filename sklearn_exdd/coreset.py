@@ -47,9 +47,11 @@ def greedy_k_center(X, n_select, *, start=0):
     that has not yet seen the newest centres is an upper bound of the true one, so as
     long as the best of the c farthest rows stays above the (stale) value of the best
     row outside them, the loop can run among those c alone, on their pairwise
-    distances; then all rows are updated against the whole batch of new centres by one
-    matrix product. The selection is the textbook one, row for row; where distances
-    tie, the lowest index wins.
+    distances; then all rows are updated against the whole batch of new centres. One
+    matrix product, in bfloat16 where the processor has the instructions, bounds the
+    distances from below, and only what may lower a minimum is measured, in float64. The
+    selection is the textbook one, row for row; where distances tie, the lowest index
+    wins.
 
     References
     ----------
