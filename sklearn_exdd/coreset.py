@@ -5,6 +5,7 @@ import numbers
 import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.random_projection import GaussianRandomProjection
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_array
 
 from sklearn_exdd._bounds import centered, products, squares
@@ -12,6 +13,7 @@ from sklearn_exdd._bounds import centered, products, squares
 _N_CANDIDATES = 1024
 _N_BOUNDS = 2**22  # computed at a time: they stay in the cache, as do the differences
 _N_DIFFERENCES = 2**18
+_N_PREPARED = 2**12
 _SHARE_MEASURED = 0.01  # of all pairs
 
 
@@ -110,7 +112,13 @@ class _Cover:
     def __init__(self, X, nearest):
         self.X, self.nearest = X, nearest.astype(np.float64)
         self._center, self._products = X.mean(axis=0), products()
-        self._matrix = self._products[0].of_queries(self._points(slice(None)))
+        self._prepare()
+
+    def _prepare(self):
+        import torch
+
+        blocks = gen_batches(len(self.X), _N_PREPARED)
+        self._matrix = torch.cat([self._products[0].of_queries(self._points(rows)) for rows in blocks])
 
     def _points(self, rows):
         return centered(self.X[rows], self._center, self._products[0].dtype)
@@ -125,7 +133,7 @@ class _Cover:
                 start += block
             else:  # bounds so loose that to measure what they leave takes longer than tighter ones
                 self._products = self._products[1:]
-                self._matrix = self._products[0].of_queries(self._points(slice(None)))
+                self._prepare()
                 matrix = self._products[0].of_rows(self._points(centers))
 
     def _lower(self, rows, centers, matrix):
