@@ -14,6 +14,7 @@ _N_CANDIDATES = 1024
 _N_BOUNDS = 2**22  # computed at a time: they stay in the cache, as do the differences
 _N_DIFFERENCES = 2**18
 _N_PREPARED = 2**12
+_PRUNED_AFTER = 32  # centres
 _SHARE_MEASURED = 0.01  # of all pairs
 
 
@@ -176,14 +177,15 @@ class _Cover:
         candidates = np.sort(order[-n_candidates:])
         bound = nearest[order[:-n_candidates]].max(initial=-np.inf)
         values, points, batch = nearest[candidates], self.X[candidates].astype(np.float64), []
-        while len(batch) < n_wanted:
+        while len(batch) < n_wanted and values.max(initial=-np.inf) > max(bound, 0):
             best = int(np.argmax(values))
-            if values[best] <= max(bound, 0):
-                break
             batch.append(candidates[best])
             distances = cdist(points[[best]], points, "sqeuclidean")[0]  # from differences: equal ones stay equal
             np.minimum(values, distances, out=values)
             values[best] = -np.inf
+            if len(batch) % _PRUNED_AFTER == 0:  # of those that have come too near
+                is_left = values > bound
+                candidates, values, points = candidates[is_left], values[is_left], points[is_left]
         if batch:
             return batch
         tied = np.flatnonzero(nearest == nearest.max())
