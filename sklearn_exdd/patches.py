@@ -113,11 +113,15 @@ class Patches:
     @classmethod
     def concatenate(cls, parts):
         """Samples of several parts, one after the other. Parts that nobody else holds are freed as they are copied."""
+        import torch
+
         parts = list(parts)
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
         rings = np.concatenate([part.rings for part in parts])
-        features = np.empty((len(rings), parts[0].features.shape[1]), dtype=parts[0].features.dtype)
+        # Not numpy's own memory: it asks for huge pages, which may take longer to be made room for than all the copying.
+        shape, dtype = (len(rings), parts[0].features.shape[1]), parts[0].features.dtype
+        features = torch.from_numpy(np.empty(0, dtype)).new_empty(shape).numpy()
         stop = len(features)
         while parts:
             part = parts.pop()
