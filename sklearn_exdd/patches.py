@@ -119,7 +119,7 @@ class Patches:
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
         rings = np.concatenate([part.rings for part in parts])
-        # Not numpy's own memory: it asks for huge pages, which may take longer to be made room for than all the copying.
+        # Not numpy's memory: it asks for huge pages, and to make room for these may take longer than all the copying.
         shape, dtype = (len(rings), parts[0].features.shape[1]), parts[0].features.dtype
         features = torch.from_numpy(np.empty(0, dtype)).new_empty(shape).numpy()
         stop = len(features)
