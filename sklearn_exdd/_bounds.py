@@ -8,12 +8,32 @@ SET_SIZE = 8  # the rows of a product are filled up to whole sets
 _SLACK = 32  # rounding units, of sums in the dtype of a product
 
 
-def products():
-    """The products that the processor does fast, from the cheapest to the tightest."""
+def products(points):
+    """The products that the processor does fast and that hold the distances of points, from the cheapest to the
+    tightest."""
     import torch
 
     rounded = resolve_precision("auto", torch.device("cpu"))
-    return [BFloat16Product, Float32Product, Float64Product][0 if rounded else 1 :]
+    kinds = [BFloat16Product, Float32Product, Float64Product][0 if rounded else 1 :]
+    return [kind for kind in kinds if kind is Float64Product or _largest(points) <= _limit(kind.dtype, points)]
+
+
+def check_distances(points, name):
+    """Refuse points whose squared distances their dtype cannot hold."""
+    largest, limit = _largest(points), _limit(points.dtype, points)
+    if largest > limit:
+        raise ValueError(
+            f"{name}: expected numbers of at most {limit:.1e}, whose squared distances {points.dtype} can hold, got "
+            f"{largest:.1e}. Scale the features."
+        )
+
+
+def _largest(points):
+    return max(points.max(), -points.min())
+
+
+def _limit(dtype, points):
+    return np.sqrt(np.finfo(dtype).max / (8 * points.shape[1]))
 
 
 def centered(points, center, dtype):

@@ -49,7 +49,7 @@ class ExactSearch:
         self._kinds = [(None, Float64Product)]
         if rows.dtype == np.float32:
             self._kinds.insert(0, (None, Float32Product))
-            cheapest = products()[0]
+            cheapest = products(rows)[0]
             if len(rows) >= _MIN_ROWS and cheapest is BFloat16Product:
                 self._kinds.insert(0, (None, cheapest))
             if len(rows) >= _MIN_ROWS and rows.shape[1] >= _MIN_FEATURES:

@@ -8,7 +8,7 @@ from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_array
 
-from sklearn_exdd._bounds import centered, products, squares
+from sklearn_exdd._bounds import centered, check_distances, products, squares
 
 _N_CANDIDATES = 1024
 _N_BOUNDS = 2**22  # computed at a time: they stay in the cache, as do the differences
@@ -42,7 +42,8 @@ def greedy_k_center(X, n_select, *, start=0):
     Raises
     ------
     ValueError
-        If `n_select` or `start` is out of range, or `X` is not finite.
+        If `n_select` or `start` is out of range, or `X` is not finite or has numbers
+        whose squares are too large for its dtype.
 
     Notes
     -----
@@ -75,6 +76,7 @@ def greedy_k_center(X, n_select, *, start=0):
         if not isinstance(value, numbers.Integral) or not low <= value <= high:
             raise ValueError(f"{name}: expected an integer in [{low}, {high}] for {n_samples} rows, got {value!r}.")
 
+    check_distances(X, "X")
     nearest = _squared_distances(X, np.arange(n_samples), np.full(n_samples, start))
     nearest[start] = -np.inf  # never twice, however close the rest is
     return np.append(start, farthest_first(X, nearest, n_select - 1))
@@ -112,7 +114,7 @@ class _Cover:
 
     def __init__(self, X, nearest):
         self.X, self.nearest = X, nearest.astype(np.float64)
-        self._center, self._products = X.mean(axis=0), products()
+        self._center, self._products = X.mean(axis=0), products(X)
         self._prepare()
 
     def _prepare(self):

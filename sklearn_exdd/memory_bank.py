@@ -5,6 +5,7 @@ import numbers
 import numpy as np
 from sklearn.utils.validation import check_array
 
+from sklearn_exdd._bounds import check_distances
 from sklearn_exdd._exact_search import ExactSearch
 from sklearn_exdd._recall import digest
 
@@ -60,6 +61,7 @@ class MemoryBank:
         if algorithm not in ("auto", "brute", "pynndescent"):
             raise ValueError(f"algorithm: expected 'auto', 'brute' or 'pynndescent', got {algorithm!r}.")
         self.features = check_array(features, dtype=[np.float32, np.float64])
+        check_distances(self.features, "features")
         self.algorithm = algorithm
         self.random_state = random_state
         self.provenance = self._complete(provenance or {}, len(self.features), first=0)
@@ -130,6 +132,7 @@ class MemoryBank:
         self : MemoryBank
         """
         features = check_array(features, dtype=self.features.dtype)
+        check_distances(features, "features")
         if features.shape[1] != self.n_features:
             raise ValueError(f"features: expected {self.n_features} columns as in the bank, got {features.shape[1]}.")
         first = 1 + int(max(self.provenance["image"].max(), self.provenance["group"].max()))
@@ -194,9 +197,11 @@ class MemoryBank:
         ------
         ValueError
             If `n_neighbors` is larger than the number of rows (that are not excluded),
-            or `X` has another number of features.
+            `X` has another number of features, or numbers whose squares are too large
+            for its dtype.
         """
         X = check_array(X, dtype=self.features.dtype)
+        check_distances(X, "X")
         if X.shape[1] != self.n_features:
             raise ValueError(f"X: expected {self.n_features} features as in the bank, got {X.shape[1]}.")
         available = len(self)

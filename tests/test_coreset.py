@@ -75,13 +75,13 @@ def test_the_selection_is_that_of_the_textbook_loop_row_for_row(kind, n_samples,
 @pytest.mark.parametrize("product", [BFloat16Product, Float32Product, Float64Product])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_selection_is_the_same_with_any_precision_of_the_bounds(kind, product, monkeypatch):
-    monkeypatch.setattr(coreset, "products", lambda: [product])
+    monkeypatch.setattr(coreset, "products", lambda X: [product])
     X = kind(np.random.RandomState(6), 1200, 20).astype(np.float32)
     np.testing.assert_array_equal(greedy_k_center(X, 300), naive_greedy_k_center(X, 300))
 
 
 def test_where_rounded_bounds_leave_too_many_pairs_tighter_ones_go_on(monkeypatch):
-    monkeypatch.setattr(coreset, "products", lambda: [BFloat16Product, Float32Product, Float64Product])
+    monkeypatch.setattr(coreset, "products", lambda X: [BFloat16Product, Float32Product, Float64Product])
     used, tensor = [], Float32Product._tensor
     monkeypatch.setattr(Float32Product, "_tensor", lambda *columns: used.append(len(columns[0])) or tensor(*columns))
     X = clusters(np.random.RandomState(0), 6000, 40).astype(np.float32)
@@ -221,6 +221,17 @@ def test_rows_that_are_not_finite_are_refused(value, message):
 
 
 # Projection
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_double_precision_holds_what_single_precision_cannot(scale):
+    X = scale * np.random.RandomState(7).normal(size=(400, 6))
+    np.testing.assert_array_equal(greedy_k_center(X, 60), naive_greedy_k_center(X / scale, 60))
+
+
+def test_numbers_whose_squares_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"X: expected numbers of at most .*float32 can hold, got 1.0e\+25"):
+        greedy_k_center(np.array([[0], [1e25]], dtype=np.float32), 1)
 
 
 def test_rows_of_few_dimensions_are_not_projected():

@@ -64,6 +64,10 @@ def repeated(rng, n):
     return on_a_surface(np.random.RandomState(3), 150)[rng.randint(150, size=n)]
 
 
+def huge_numbers(rng, n):
+    return 1e16 * on_a_surface(rng, n)
+
+
 def on_a_grid(rng, n):
     return rng.randint(0, 3, size=(n, 300))
 
@@ -92,6 +96,7 @@ KINDS = [
     on_a_grid,
     constant,
     tiny_numbers,
+    huge_numbers,
     of_a_backbone,
 ]
 

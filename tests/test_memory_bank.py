@@ -81,6 +81,15 @@ def test_any_small_bank_gives_the_naive_neighbours(seed, n_rows, n_queries, n_fe
     assert all(len(set(own)) == n_neighbors for own in indices.tolist())
 
 
+def test_numbers_whose_squares_overflow_are_refused():
+    huge = np.full((3, 2), 1e25, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"features: expected numbers of at most .*float32 can hold, got .*Scale"):
+        MemoryBank(huge)
+    with pytest.raises(ValueError, match="X: expected numbers of at most"):
+        MemoryBank(np.zeros((3, 2), dtype=np.float32)).kneighbors(huge)
+    assert MemoryBank(huge.astype(float)).kneighbors(huge.astype(float))[0].max() == 0
+
+
 def test_identical_rows_are_all_found_once_each():
     rows = np.repeat(random_rows(0, 3, 4), 20, axis=0)
     distances, indices = MemoryBank(rows).kneighbors(rows[[25]], 20)
