@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from sklearn_exdd._images import Images
 from sklearn_exdd._recall import _from_cache, _stored
+from sklearn_exdd._torch import resize, resolve_device
 
 # What changes how features are computed, but not the features.
 _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
@@ -77,6 +78,8 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     offset = 0.0
     margin = 0
     min_size = 1
+    # Of images computed at a time on a CPU: what is larger is asked of the operating system anew for each operation.
+    _n_pixels = None
 
     def __init__(
         self, *, image_size=None, tile_size=1024, whiten=False, batch_size=16, memory=None, n_jobs=None, verbose=0
@@ -283,13 +286,20 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         for i, (_, feature_map, pixels) in enumerate(items):
             if feature_map is None:
                 missing.setdefault(pixels.shape, []).append(i)
-        for places in missing.values():
+        for places in (some for shape, same in missing.items() for some in self._portions(same, shape)):
             computed = self._tiled_maps(np.stack([items[i][2] for i in places]))
             for i, feature_map in zip(places, computed):
                 if items[i][0] is not None:
                     stored(items[i][0], feature_map)
                 maps[i] = feature_map
         return maps
+
+    def _portions(self, images, shape):
+        """Images of one shape, by so many as are computed at a time."""
+        n_together = len(images)
+        if self._n_pixels is not None and resolve_device(getattr(self, "device", None)).type == "cpu":
+            n_together = max(1, self._n_pixels // (shape[0] * shape[1]))
+        return [images[some] for some in gen_batches(len(images), n_together)]
 
     def _own_key(self):
         """What all entries of this extractor have in common in a cache."""
@@ -315,8 +325,6 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         shape = self._working_shape(image.shape)
         if shape == image.shape[:2]:
             return image
-        from sklearn_exdd._torch import resize
-
         return resize(image, shape)
 
     def _tiled_maps(self, images):

@@ -71,6 +71,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
     """
 
     stride = 8
+    _n_pixels = 2**16
     offset = 3.5
 
     def __init__(

@@ -114,6 +114,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     offset = 3.5
     margin = 160
     min_size = 32
+    _n_pixels = 2**18
 
     _parameter_constraints = {
         "augmenter": [HasMethods(["fit", "sample"]), None],
@@ -430,11 +431,12 @@ class _Head(BaseFeatureExtractor):
     offset = (_HEAD_STRIDE - 1) / 2
     margin = LearnedFeatureExtractor.margin
     min_size = LearnedFeatureExtractor.min_size
+    _n_pixels = LearnedFeatureExtractor._n_pixels
 
     def __init__(self, extractor):
         shared = {name: getattr(extractor, name) for name in BaseFeatureExtractor().get_params(deep=False)}
         super().__init__(**{**shared, "whiten": False})
-        self.extractor = extractor
+        self.extractor, self.device = extractor, extractor.device
         self.n_channels_ = extractor.n_channels_
         self._prepare = extractor._prepare
 

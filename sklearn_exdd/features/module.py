@@ -72,6 +72,7 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
     """
 
     margin = 160
+    _n_pixels = 2**18
 
     def __init__(
         self,
