@@ -83,19 +83,29 @@ def greedy_k_center(X, n_select, *, start=0):
 
 
 def farthest_first(X, nearest, n_select):
-    """The same on rows of which the squared distances to earlier centres are known.
+    """Continue the greedy selection on rows whose distances to earlier centres are known.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features), float32 or float64
     nearest : ndarray of shape (n_samples,)
-        To the nearest of these centres; -inf for a row that is one.
+        Squared distance of each row to the nearest of these centres; -inf for a row
+        that is one.
     n_select : int
-        At most the number of other rows.
+        Number of rows to select, at most those that are no centres.
 
     Returns
     -------
     indices : ndarray of shape (n_select,), dtype intp
+        Row indices without repeats, in the order chosen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.coreset import farthest_first
+    >>> X = np.array([[0.0], [1.0], [9.0], [10.0]])
+    >>> farthest_first(X, np.array([25.0, 16.0, 16.0, 25.0]), 2)  # a centre at 5
+    array([0, 3])
     """
     selected, n_done = np.empty(n_select, dtype=np.intp), 0
     if n_select:
