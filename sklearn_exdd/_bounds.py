@@ -5,7 +5,6 @@ import numpy as np
 from sklearn_exdd._networks import resolve_precision
 
 SET_SIZE = 8  # the rows of a product are filled up to whole sets
-_SLACK = 32  # rounding units, of sums in the dtype of a product
 
 
 def products(points):
@@ -39,6 +38,11 @@ def _limit(dtype, points):
 def centered(points, center, dtype):
     """Points less a centre, without a loss of digits that the points have: of smaller norms bounds are tighter."""
     return (points.astype(np.result_type(points, dtype), copy=False) - center).astype(dtype, copy=False)
+
+
+def rounding(dtype, n_terms):
+    """What a sum of so many terms is off by at most, relative to the sum of their absolute values."""
+    return (8 + n_terms) * np.finfo(dtype).eps
 
 
 def squares(points):
@@ -80,7 +84,7 @@ class Float64Product:
     @classmethod
     def _shortened(cls, points):
         """Squared lengths, a column, less what rounding may add."""
-        return ((1 - _SLACK * np.finfo(cls.dtype).eps) * squares(points).astype(np.float64))[:, None]
+        return ((1 - rounding(cls.dtype, points.shape[1])) * squares(points).astype(np.float64))[:, None]
 
 
 class Float32Product(Float64Product):

@@ -4,7 +4,16 @@ import numpy as np
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_range_finder
 
-from sklearn_exdd._bounds import SET_SIZE, BFloat16Product, Float32Product, Float64Product, centered, products, squares
+from sklearn_exdd._bounds import (
+    SET_SIZE,
+    BFloat16Product,
+    Float32Product,
+    Float64Product,
+    centered,
+    products,
+    rounding,
+    squares,
+)
 
 _N_BOUNDS = 2**22  # computed at a time: they stay in the cache, as do the differences
 _N_DIFFERENCES = 2**20
@@ -12,8 +21,6 @@ _N_PROBES = 64
 _N_OUTRIGHT = 8  # queries that are measured against all rows: to prepare a view takes as long
 # Sets that may hold a neighbour of a query, and rows: where there are more the next view takes less time.
 _N_LEFT = _N_MEASURED = 256
-
-_SLACK = 32 * np.finfo(np.float32).eps  # of lengths, for the rounding of coordinates
 
 # A cheap view of the rows takes preparation: it has to save a long product, often.
 _MIN_ROWS, _MIN_FEATURES = 1024, 256
@@ -203,6 +210,7 @@ class _View:
         self._matrix = product.of_rows(points)
         if self._refines:
             self._reduced, self._lengths = points, np.sqrt(squares(points))
+            self._slack = rounding(rows.dtype, rows.shape[1])  # of the coordinates
 
     @property
     def _refines(self):
@@ -234,7 +242,7 @@ class _View:
         queries, rows = queries[:, None].expand_as(rows)[is_near].numpy(), rows[is_near].numpy()
         if self._refines:
             lengths = np.sqrt(squares(points))[queries] + self._lengths[rows]
-            is_near = _distances(points, queries, self._reduced, rows) <= limits[queries] + _SLACK * lengths
+            is_near = _distances(points, queries, self._reduced, rows) <= limits[queries] + self._slack * lengths
             queries, rows = queries[is_near], rows[is_near]
         few = few[:, 0].numpy() & (final | (np.bincount(queries, minlength=len(points)) <= _N_MEASURED))
         return queries[few[queries]], rows[few[queries]], few
