@@ -720,6 +720,20 @@ def test_images_of_mixed_sizes_keep_their_order(make, options):
     assert_same_maps(make(**options).transform(X), one_by_one, rtol=1e-4, atol=1e-4)
 
 
+def test_a_cpu_computes_few_pixels_at_a_time_with_the_same_maps(monkeypatch):
+    X, extractor = random_images(0, 5, 64, 96), GaborFeatureExtractor(whiten=False)
+    whole, together = extractor.transform(X), []
+    extract = GaborFeatureExtractor._extract
+    monkeypatch.setattr(
+        GaborFeatureExtractor, "_extract", lambda self, images: together.append(len(images)) or extract(self, images)
+    )
+    for n_pixels, expected in ((2 * 64 * 96, [2, 2, 1]), (1, [1] * 5), (None, [5])):
+        monkeypatch.setattr(GaborFeatureExtractor, "_n_pixels", n_pixels)
+        together.clear()
+        assert_same_maps(extractor.transform(X), whole, rtol=1e-4, atol=1e-4)
+        assert together == expected
+
+
 def test_maps_come_one_by_one_and_only_a_batch_is_read(tmp_path):
     paths = []
     for i in range(4):

@@ -48,7 +48,8 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         Whether ``fit`` learns to standardise and whiten the features by PCA (99.9 % of
         the variance; variances shrunk halfway to their mean).
     batch_size : int, default=16
-        Images of one shape that are extracted together.
+        Images of one shape that are extracted together; on a CPU fewer, where they are
+        large: it takes less memory, and no longer.
     memory : str or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, keyed by its pixels and the
         parameters of the extractor.
