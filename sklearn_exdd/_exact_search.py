@@ -15,7 +15,7 @@ from sklearn_exdd._bounds import (
     squares,
 )
 
-_N_BOUNDS = 2**22  # computed at a time: they stay in the cache, as do the differences
+_N_BOUNDS = 2**22  # that each thread computes at a time: they stay in the cache, as do the differences
 _N_DIFFERENCES = 2**20
 _N_PROBES = 64
 _N_OUTRIGHT = 8  # queries that are measured against all rows: to prepare a view takes as long
@@ -79,9 +79,11 @@ class ExactSearch:
         distances : ndarray of shape (n_queries, n_neighbors)
         indices : ndarray of shape (n_queries, n_neighbors), dtype intp
         """
+        import torch
+
         distances = np.empty((len(X), n_neighbors), dtype=self.rows.dtype)
         indices = np.empty((len(X), n_neighbors), dtype=np.intp)
-        left, block = np.arange(len(X)), 1 + _N_BOUNDS // len(self.rows)
+        left, block = np.arange(len(X)), 1 + torch.get_num_threads() * _N_BOUNDS // len(self.rows)
         for kind in self._kinds:
             if kind == (None, BFloat16Product) and len(left) <= _N_PROBES:
                 continue  # of so few the tighter product takes no longer

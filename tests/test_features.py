@@ -727,8 +727,14 @@ def test_a_cpu_computes_few_pixels_at_a_time_with_the_same_maps(monkeypatch):
     monkeypatch.setattr(
         GaborFeatureExtractor, "_extract", lambda self, images: together.append(len(images)) or extract(self, images)
     )
-    for n_pixels, expected in ((2 * 64 * 96, [2, 2, 1]), (1, [1] * 5), (None, [5])):
+    for n_pixels, n_threads, expected in (
+        (2 * 64 * 96, 1, [2, 2, 1]),
+        (64 * 96, 2, [4, 1]),
+        (1, 1, [1] * 5),
+        (None, 1, [5]),
+    ):
         monkeypatch.setattr(GaborFeatureExtractor, "_n_pixels", n_pixels)
+        monkeypatch.setattr(torch, "get_num_threads", lambda n_threads=n_threads: n_threads)
         together.clear()
         assert_same_maps(extractor.transform(X), whole, rtol=1e-4, atol=1e-4)
         assert together == expected

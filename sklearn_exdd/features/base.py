@@ -79,7 +79,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     offset = 0.0
     margin = 0
     min_size = 1
-    # Of images computed at a time on a CPU: what is larger is asked of the operating system anew for each operation.
+    # Of images computed at a time by one thread of a CPU: what is larger is asked of the system for each operation.
     _n_pixels = None
 
     def __init__(
@@ -299,7 +299,11 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         """Images of one shape, by so many as are computed at a time."""
         n_together = len(images)
         if self._n_pixels is not None and resolve_device(getattr(self, "device", None)).type == "cpu":
-            n_together = max(1, self._n_pixels // (shape[0] * shape[1]))
+            import torch
+
+            # Threads that share an operation wait for each other after it: the more there are, the longer it has to be.
+            n_pixels = self._n_pixels * torch.get_num_threads() ** 2
+            n_together = max(1, n_pixels // (shape[0] * shape[1]))
         return [images[some] for some in gen_batches(len(images), n_together)]
 
     def _own_key(self):
