@@ -4,10 +4,11 @@
     python benchmarks/performance.py                 # all rows: three quarters of an hour on one core
     python benchmarks/performance.py coreset import  # some of them
 
-Both sides run in one process and by turns. Times are CPU seconds of the process, which other work on the machine
-disturbs less than the clock on the wall; medians of five runs where nothing else is said. What is too slow to run in
-full is extrapolated, and the table says so. Backbones have random weights: the cost is the same. With EXDD_DATA=FOLDER,
-as for ``real_data.py``, "precision" has rows on real images, too.
+Both sides run in one process and by turns; of fits, all of the peer's first. Times are CPU seconds of the process,
+which other work on the machine disturbs less than the clock on the wall; medians of five runs where nothing else is
+said. What is too slow to run in full is extrapolated, and the table says so. Backbones have random weights: the cost is
+the same.
+With EXDD_DATA=FOLDER, as for ``real_data.py``, "precision" has rows on real images, too.
 
 Every row is kept in ``results/performance.json`` as soon as it is measured, and ``results/performance.md`` is the table
 of all that is there.
@@ -157,7 +158,7 @@ def fit():
     }
 
     def peer(backbone):
-        """(CPU, wall) seconds of their extraction with the projection, and of a step; and the number of patches."""
+        """(CPU, wall) seconds of their extraction with the projection, and of a step; numbers of steps and patches."""
         model, embeddings = patchcore_of(backbone), []
         model.training = True  # of the model alone: its forward then collects embeddings
 
@@ -175,7 +176,7 @@ def fit():
         project()
         steps, n_steps = greedy_steps(sampler)
         projected, stepped = by_turns(project, steps)
-        return np.add(extracted, projected), np.divide(stepped, n_steps), len(embeddings[0])
+        return np.add(extracted, projected), np.divide(stepped, n_steps), n_steps, len(embeddings[0])
 
     # All of theirs first: what ours has freed would serve their large temporary arrays, or not, by chance.
     peers = {backbone: peer(backbone) for backbone in backbones}
@@ -184,11 +185,11 @@ def fit():
             detector_of(backbone, precision, coreset="greedy", normal_coreset=share) for share, precision, _ in cases
         ]
         ours = by_turns(*(lambda detector=detector: detector.fit(X) for detector in detectors))
-        prepared, step, n_patches = peers[backbone]
+        prepared, step, n_steps, n_patches = peers[backbone]
         for (share, precision, goal), own in zip(cases, ours):
             theirs = tuple((prepared + int(share * n_patches) * step).tolist())
             name = extractor_of(backbone, precision)._resolved_precision()
-            note = "their selection extrapolated from 40 steps; ours with the threshold"
+            note = f"their selection extrapolated from {n_steps} steps; ours with the threshold"
             yield row(
                 f"fit, 100 images, {backbone}, {share:.0%} greedy, {name}", own, "PatchcoreModel", theirs, goal, note
             )

@@ -5,6 +5,7 @@ import numpy as np
 from sklearn_exdd._networks import resolve_precision
 
 SET_SIZE = 8  # the rows of a product are filled up to whole sets
+_N_DIFFERENCES = 2**18  # at a time: they stay in the cache
 
 
 def products(points):
@@ -48,6 +49,15 @@ def rounding(dtype, n_terms):
 def squares(points):
     """Squared lengths."""
     return np.einsum("ij,ij->i", points, points)
+
+
+def squared_distances(X, own, Y, others, dtype):
+    """Between pairs of points of two sets, from differences in a dtype."""
+    distances, block = np.empty(len(own), dtype=dtype), 1 + _N_DIFFERENCES // X.shape[1]
+    for start in range(0, len(own), block):
+        some = slice(start, start + block)
+        distances[some] = squares(X[own[some]].astype(dtype, copy=False) - Y[others[some]])
+    return distances
 
 
 class Float64Product:

@@ -12,11 +12,11 @@ from sklearn_exdd._bounds import (
     centered,
     products,
     rounding,
+    squared_distances,
     squares,
 )
 
-_N_BOUNDS = 2**22  # that each thread computes at a time: they stay in the cache, as do the differences
-_N_DIFFERENCES = 2**20
+_N_BOUNDS = 2**22  # that each thread computes at a time: they stay in the cache
 _N_PROBES = 64
 _N_OUTRIGHT = 8  # queries that are measured against all rows: to prepare a view takes as long
 # Sets that may hold a neighbour of a query, and rows: where there are more the next view takes less time.
@@ -163,16 +163,7 @@ class ExactSearch:
         return _first(distances, candidates, n_neighbors)
 
     def _measure(self, X, queries, rows):
-        return _distances(X, queries, self.rows, rows)
-
-
-def _distances(X, queries, Y, rows):
-    """Between pairs of points of two sets."""
-    distances, block = np.empty(len(rows), dtype=Y.dtype), 1 + _N_DIFFERENCES // X.shape[1]
-    for start in range(0, len(rows), block):
-        some = slice(start, start + block)
-        distances[some] = np.sqrt(squares(Y[rows[some]] - X[queries[some]]))
-    return distances
+        return np.sqrt(squared_distances(X, queries, self.rows, rows, self.rows.dtype))
 
 
 def _least(values, n_least):
@@ -244,7 +235,8 @@ class _View:
         queries, rows = queries[:, None].expand_as(rows)[is_near].numpy(), rows[is_near].numpy()
         if self._refines:
             lengths = np.sqrt(squares(points))[queries] + self._lengths[rows]
-            is_near = _distances(points, queries, self._reduced, rows) <= limits[queries] + self._slack * lengths
+            distances = np.sqrt(squared_distances(points, queries, self._reduced, rows, points.dtype))
+            is_near = distances <= limits[queries] + self._slack * lengths
             queries, rows = queries[is_near], rows[is_near]
         few = few[:, 0].numpy() & (final | (np.bincount(queries, minlength=len(points)) <= _N_MEASURED))
         return queries[few[queries]], rows[few[queries]], few

@@ -8,11 +8,10 @@ from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_array
 
-from sklearn_exdd._bounds import centered, check_distances, products, squares
+from sklearn_exdd._bounds import centered, check_distances, products, squared_distances
 
 _N_CANDIDATES = 1024
-_N_BOUNDS = 2**22  # computed at a time: they stay in the cache, as do the differences
-_N_DIFFERENCES = 2**18
+_N_BOUNDS = 2**22  # computed at a time: they stay in the cache
 _N_PREPARED = 2**12
 _PRUNED_AFTER = 32  # centres
 _SHARE_MEASURED = 0.01  # of all pairs
@@ -77,7 +76,7 @@ def greedy_k_center(X, n_select, *, start=0):
             raise ValueError(f"{name}: expected an integer in [{low}, {high}] for {n_samples} rows, got {value!r}.")
 
     check_distances(X, "X")
-    nearest = _squared_distances(X, np.arange(n_samples), np.full(n_samples, start))
+    nearest = squared_distances(X, np.arange(n_samples), X, np.full(n_samples, start), np.float64)
     nearest[start] = -np.inf  # never twice, however close the rest is
     return np.append(start, farthest_first(X, nearest, n_select - 1))
 
@@ -179,7 +178,7 @@ class _Cover:
         return torch.from_numpy(limits.astype(self._products[0].dtype))
 
     def _measure(self, rows, centers):
-        np.minimum.at(self.nearest, rows, _squared_distances(self.X, rows, centers))
+        np.minimum.at(self.nearest, rows, squared_distances(self.X, rows, self.X, centers, np.float64))
 
     def farthest(self, n_wanted):
         """The next centres, as many as the greedy loop finds among the farthest rows for as long as it is exact."""
@@ -202,15 +201,6 @@ class _Cover:
             return batch
         tied = np.flatnonzero(nearest == nearest.max())
         return tied[:n_wanted] if nearest.max() == 0 else tied[:1]  # 0: duplicates are all that is left
-
-
-def _squared_distances(X, rows, centers):
-    """Between pairs of rows, from differences."""
-    distances, block = np.empty(len(rows)), 1 + _N_DIFFERENCES // X.shape[1]
-    for start in range(0, len(rows), block):
-        some = slice(start, start + block)
-        distances[some] = squares(X[rows[some]].astype(np.float64) - X[centers[some]])
-    return distances
 
 
 def project(X, n_components=128, *, random_state=None):
