@@ -11,6 +11,8 @@ from PIL import Image
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import BaseFeatureExtractor
 
+pytest.register_assert_rewrite("cheap_augmenters", "naive_exdd", "tiny_extractors")
+
 settings.register_profile("default", max_examples=200, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

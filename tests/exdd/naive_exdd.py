@@ -1,0 +1,68 @@
+"""Plain and slow versions of what ExDDDetector computes, and comparisons of detectors."""
+
+import numpy as np
+
+# All patches are kept, and those at the border count as the others do.
+EVERYTHING = {"normal_coreset": 1.0, "defect_coreset": 1.0, "max_defect_patches": None, "border_rings": 0}
+
+
+def assert_same_detector(first, second, X):
+    np.testing.assert_array_equal(first.score_samples(X), second.score_samples(X))
+    np.testing.assert_array_equal(first.predict_map(X), second.predict_map(X))
+    assert first.threshold_ == second.threshold_
+    assert first.false_alarm_rate_ == second.false_alarm_rate_
+    assert first.epsilon_ == second.epsilon_
+    for bank in ("normal_bank_", "defect_bank_"):
+        assert_same_rows(getattr(first, bank), getattr(second, bank))
+
+
+def assert_same_rows(first, second):
+    assert (first is None) == (second is None)
+    if first is not None:
+        np.testing.assert_array_equal(first.features, second.features)
+
+
+def patch_rows(detector, image):
+    """Features of the patches of one image, and where they are centred."""
+    (feature_map,) = detector.feature_extractor_.transform([image])
+    centers = detector.feature_extractor_.patch_centers(feature_map.shape, image.shape)
+    rows, columns = np.meshgrid(*centers, indexing="ij")
+    return feature_map.reshape(-1, feature_map.shape[2]), np.column_stack([rows.ravel(), columns.ravel()])
+
+
+def places(bank):
+    return np.column_stack([bank.provenance["row"], bank.provenance["column"]])
+
+
+def lie_on(mask, centers, reach=4):
+    """Whether patches of 2 * reach pixels show some of the mask."""
+    return np.array(
+        [
+            mask[max(0, int(row) - reach + 1) : int(row) + reach + 1, max(0, int(column) - reach + 1) :][
+                :, : 2 * reach
+            ].any()
+            for row, column in centers
+        ]
+    )
+
+
+def distances_to(rows, patch):
+    return np.sqrt(((np.asarray(rows, dtype=np.float64) - patch) ** 2).sum(axis=1))
+
+
+def naive_distances(bank, features, n_neighbors, kept=slice(None)):
+    """Mean distance to the nearest of the kept rows of a bank."""
+    return np.array([np.sort(distances_to(bank.features[kept], patch))[:n_neighbors].mean() for patch in features])
+
+
+def naive_threshold(scores, rate):
+    scores = sorted(scores)
+    rank = int(np.ceil((len(scores) + 1) * (1 - rate)))
+    return scores[min(rank, len(scores)) - 1]
+
+
+def assert_finds(detector, images, is_defect):
+    """Every defect is found, and scores higher than every normal image (one of which may still be an alarm)."""
+    scores = detector.score_samples(images)
+    assert (detector.decision_function(images)[is_defect] > 0).all()
+    assert scores[is_defect].min() > 1.2 * scores[~is_defect].max()

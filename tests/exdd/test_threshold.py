@@ -1,0 +1,97 @@
+"""The threshold and the false alarm rate that it promises."""
+
+import numpy as np
+import pytest
+from naive_exdd import EVERYTHING, naive_distances, naive_threshold, patch_rows
+from sklearn.base import clone
+
+from sklearn_exdd import ExDDDetector
+
+
+@pytest.mark.parametrize("image_score", ["top_mean", "weighted", "released"])
+@pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["images", "groups"])
+def test_the_threshold_is_that_of_refits_without_each_image_or_its_group(image_score, dual, grouped, squares, cells):
+    X, y, masks = squares
+    groups = np.arange(len(X)) % 7 if grouped else np.arange(len(X))
+    if not dual:
+        X, masks, groups, y = X[y == 0], None, groups[y == 0], None
+    detector = ExDDDetector(
+        cells, n_neighbors=2, epsilon=0.1, image_score=image_score, max_false_alarm_rate=0.2, **EVERYTHING
+    )
+    scores = []
+    for image in range(len(X)) if y is None else np.flatnonzero(y == 0):
+        rest = groups != groups[image]
+        refitted = clone(detector).fit(X[rest], None if y is None else y[rest], masks=masks[rest] if dual else None)
+        scores.append(refitted.score_samples(X[[image]])[0])
+    detector.fit(X, y, masks=masks, groups=[f"part {group}" for group in groups])
+    assert detector.threshold_ == pytest.approx(naive_threshold(scores, 0.2), rel=1e-4)
+    assert detector.false_alarm_rate_ == 0.2
+
+
+def test_the_threshold_leaves_an_image_its_own_coreset_rows_only(surfaces):
+    X, y, masks = surfaces
+    detector = ExDDDetector(
+        normal_coreset=300, n_neighbors=3, n_top_patches=3, border_rings=0, max_false_alarm_rate=0.25, random_state=0
+    ).fit(X, y, masks=masks)
+    scores = []
+    for image in np.flatnonzero(y == 0):
+        patches, _ = patch_rows(detector, X[image])
+        kept = detector.normal_bank_.provenance["image"] != image
+        assert 0 < (~kept).sum() < 64
+        normal = naive_distances(detector.normal_bank_, patches, 3, kept)
+        defect = naive_distances(detector.defect_bank_, patches, 3)
+        scores.append(np.sort(normal / (defect + detector.epsilon_))[-3:].mean())
+    assert detector.threshold_ == pytest.approx(naive_threshold(scores, 0.25), rel=1e-4)
+
+
+def test_with_few_normal_images_the_attainable_rate_is_told(squares, cells):
+    X, y, _ = squares
+    few = ExDDDetector(cells, max_false_alarm_rate=0.01).fit(X[y == 0])
+    assert few.false_alarm_rate_ == pytest.approx(1 / 13)
+    assert few.threshold_ == ExDDDetector(cells, max_false_alarm_rate=1 / 13).fit(X[y == 0]).threshold_
+    looser = ExDDDetector(cells, max_false_alarm_rate=0.5).fit(X[y == 0])
+    assert looser.false_alarm_rate_ == 0.5
+    assert looser.threshold_ < few.threshold_
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
+@pytest.mark.parametrize("params", [{"n_neighbors": 1}, {"n_neighbors": 3, "normal_coreset": 0.5}], ids=str)
+def test_new_normal_samples_raise_no_more_false_alarms_than_promised(dual, params):
+    rates = []
+    for seed in range(30):
+        rng = np.random.RandomState(seed)
+        X, X_test = rng.normal(size=(199, 3)), rng.normal(size=(1000, 3))
+        X_defect = rng.normal(2, 1, size=(30, 3)) if dual else None
+        detector = ExDDDetector(max_false_alarm_rate=0.05, random_state=seed, defect_coreset=1.0, **params)
+        rates.append(detector.fit(X, X_defect=X_defect).predict(X_test).mean())
+    # The rate of one fit has standard deviation .015, the mean of 30 fits .003: four of them.
+    assert np.mean(rates) < 0.05 + 4 * 0.003
+    assert np.mean(rates) > 0.02
+
+
+def test_groups_keep_the_promise_where_samples_of_a_group_are_alike():
+    with_groups, without = [], []
+    for seed in range(20):
+        rng = np.random.RandomState(seed)
+        groups = np.repeat(np.arange(40), 5)
+        X = rng.normal(size=(40, 3))[groups] + 0.05 * rng.normal(size=(200, 3))
+        X_test = rng.normal(size=(500, 3))
+        detector = ExDDDetector(n_neighbors=1, normal_coreset=1.0, max_false_alarm_rate=0.1)
+        with_groups.append(clone(detector).fit(X, groups=groups).predict(X_test).mean())
+        without.append(clone(detector).fit(X).predict(X_test).mean())
+    # About 40 independent values: standard deviation .047 a fit, .011 of the mean.
+    assert np.mean(with_groups) < 0.1 + 4 * 0.011
+    assert np.mean(without) > 0.5
+
+
+def test_a_defect_image_of_the_same_group_does_not_help_the_threshold(squares, cells):
+    X, y, masks = squares
+    X_twice = np.concatenate([X, X[y == 0]])
+    labels = np.concatenate([y, np.ones((y == 0).sum(), dtype=int)])
+    everywhere = np.concatenate([masks, np.ones(((y == 0).sum(), 64, 64), dtype=bool)])
+    groups = np.concatenate([np.arange(len(X)), np.flatnonzero(y == 0)])
+    detector = ExDDDetector(cells, n_neighbors=1, epsilon=1e-6, max_false_alarm_rate=0.2, **EVERYTHING)
+    left_out = clone(detector).fit(X_twice, labels, masks=everywhere, groups=groups).threshold_
+    # Otherwise each normal image is its own nearest defect, at no distance.
+    assert left_out < 0.01 * clone(detector).fit(X_twice, labels, masks=everywhere).threshold_
