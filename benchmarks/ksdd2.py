@@ -38,7 +38,7 @@ from sklearn_exdd import (
 from sklearn_exdd._files import write_whole
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.augment import AugmentedImages, SyntheticDefects
-from sklearn_exdd.augment._pipelines import model_key
+from sklearn_exdd.augment.pipelines import model_key
 from sklearn_exdd.datasets import load_ksdd2
 from sklearn_exdd.features.torchvision import fingerprint
 from sklearn_exdd.metrics import kernel_distance, per_region_overlap_score, pixel_roc_auc_score
@@ -63,7 +63,7 @@ EXDD = {
     "normal_coreset": 0.01,
     "defect_coreset": 0.1,
     "max_defect_patches": None,
-    "image_score": "released",
+    "image_score": "exdd_code",
 }
 DIAG = {
     "image_size": (632, 224),

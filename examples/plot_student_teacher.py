@@ -35,7 +35,7 @@ parameters = dict(channels=(16, 32), crop_size=64, n_synthetic=60, max_steps=200
 maps = {}
 with TemporaryDirectory() as cache:
     for kind in ("segmentation", "cosine", "both"):
-        detector = StudentTeacherDetector(map=kind, cache_dir=cache, **parameters).fit(X[normal[:60]])
+        detector = StudentTeacherDetector(map_source=kind, cache_dir=cache, **parameters).fit(X[normal[:60]])
         maps[kind] = detector.predict_map(X[test])
         auroc = roc_auc_score(y[test], detector.score_samples(X[test]))
         precision = pixel_average_precision_score(masks[test], maps[kind])

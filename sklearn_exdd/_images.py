@@ -74,7 +74,7 @@ class Images:
 
     def __init__(self, X, name="X", n_channels=None):
         self.name = name
-        self.n_channels = n_channels
+        self._n_channels = n_channels
         if not holds_images(X):
             raise ValueError(f"{name}: {_EXPECTED}; got {_describe(X)}.")
         if hasattr(X, "ndim") and X.ndim > 1:
@@ -93,16 +93,51 @@ class Images:
     def __len__(self):
         return len(self._items)
 
+    @property
+    def n_channels(self):
+        """Number of channels that all images have, alpha not counted: by default that of the first image."""
+        if self._n_channels is None:
+            self._n_channels = _as_unit_float(*self._item(0)).shape[2]
+        return self._n_channels
+
+    def with_channels(self, n_channels):
+        """Return the same images, which are now expected to have this number of channels."""
+        same = copy.copy(self)
+        same._n_channels = n_channels
+        if n_channels != self._n_channels:
+            same._shapes, same._layouts = {}, {}  # images that were read under another expectation are read again
+        return same
+
+    def check_all(self):
+        """Read every image once, so that a wrong one is reported now, under the user's number."""
+        for i in range(len(self)):
+            self.shape(i)
+
+    def as_uint8(self):
+        """Return the same images, those of at most 256 grey levels as uint8.
+
+        The same pixels then train the same network, whatever dtype they came in. Files stay files.
+        """
+        items = self.raw()
+        for i, item in enumerate(items):
+            if not isinstance(item, (str, os.PathLike)) and np.asarray(item).dtype != np.uint8:
+                levels = self[i] * 255
+                if np.abs(levels - np.rint(levels)).max() < 1e-3:
+                    items[i] = np.rint(levels).astype(np.uint8)
+        same = self.take(range(len(items)))
+        same._items = items
+        return same
+
     def raw(self):
-        """The images as the user gave them, a list."""
+        """Return the images as the user gave them, as a list."""
         return list(self._items)
 
     def where(self, index):
-        """How messages call an image."""
+        """Return what messages call an image."""
         return f"{self.name}[{self._numbers[index]}]"
 
     def shape(self, index):
-        """Height and width of an image."""
+        """Return the height and width of an image, which is read once for it."""
         if index not in self._shapes:
             self[index]
         return self._shapes[index]
@@ -110,8 +145,6 @@ class Images:
     def __getitem__(self, index):
         item, where = self._item(index)
         image = _as_unit_float(item, where)
-        if self.n_channels is None:
-            self.n_channels = image.shape[2]
         if image.shape[2] != self.n_channels:
             raise ValueError(
                 f"{where}: expected {_channels(self.n_channels)} as in the other images, "

@@ -9,7 +9,6 @@ import copy
 import io
 import math
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from warnings import warn
@@ -18,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sklearn_exdd._files import write_whole
+from sklearn_exdd._torch import seeded
 
 _WARM_UP = 20  # steps over which the learning rate rises; AdamW's first steps are its largest
 _MEMORY = 0.99  # of the smoothed loss: about 100 steps
@@ -47,26 +47,6 @@ class TrainingRun(NamedTuple):
     def complete(self):
         """Whether the training came to its planned end."""
         return self.stopped_by not in ("nan", "interrupt")
-
-
-@contextmanager
-def seeded(seed, device="cpu"):
-    """Within it torch's global generators start from a seed; afterwards they are where they were.
-
-    Parameters
-    ----------
-    seed : int
-    device : torch.device or str, default="cpu"
-    """
-    import torch
-
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.random.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def train(

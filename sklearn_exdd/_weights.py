@@ -1,7 +1,6 @@
-"""Weights of torch modules: as arrays, and on disk."""
+"""Trained weights on disk: safetensors files with a checksum."""
 
-import io
-import zipfile
+import hashlib
 from warnings import warn
 
 import numpy as np
@@ -9,45 +8,72 @@ import numpy as np
 from sklearn_exdd._files import write_whole
 
 
-def arrays_of(module):
-    """The weights of a module, a dict of str to ndarray."""
-    return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in module.state_dict().items()}
-
-
-def load_weights(module, arrays):
-    """Put such a dict into a module."""
-    import torch
-
-    module.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-
-
-def read_weights(path):
-    """What was learned before, or None; with a warning where the file is damaged."""
-    if not path.exists():
-        return None
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:  # of a damaged file np.load keeps the handle
-            return dict(file)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        warn(
-            f"{path}: expected the weights of an earlier fit, got a damaged file ({error}); they are trained again.",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-        return None
+def checksum(arrays):
+    """Return the SHA-256 of names and contents of a dict of arrays, in hexadecimal digits."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return total.hexdigest()
 
 
 def write_weights(path, arrays):
-    """Keep arrays in a file, which is there whole or not at all; a warning where the disk refuses."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    """Write a dict of str to ndarray, whole or not at all.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Missing parent folders are created.
+    arrays : dict of str to ndarray
+
+    Returns
+    -------
+    written : bool
+        False, after a warning, if the disk refuses.
+    """
+    from safetensors.numpy import save
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, buffer.getvalue())
+        write_whole(path, save(arrays, metadata={"sha256": checksum(arrays)}))
+        return True
     except OSError as error:
         warn(
-            f"cache_dir: expected to write {path}, got {type(error).__name__}: {error}. The weights are used all the "
+            f"cache_dir: expected to write {path}, got {type(error).__name__}: {error}. The model is used all the "
             "same, and trained again next time; make room or choose another folder.",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
+        return False
+
+
+def read_weights(path):
+    """Read a dict of arrays that :func:`write_weights` wrote.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Returns
+    -------
+    arrays : dict of str to ndarray, or None
+        None if there is no file or, after a warning, if the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            expected = (file.metadata() or {}).get("sha256")
+        if expected != checksum(arrays):
+            raise ValueError("its checksum differs")
+        return arrays
+    except (OSError, ValueError, SafetensorError) as error:
+        warn(
+            f"{path}: expected the weights of an earlier fit, got a damaged file ({error}); the model is trained "
+            "again.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None

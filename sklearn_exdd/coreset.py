@@ -8,7 +8,7 @@ from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_array
 
-from sklearn_exdd._bounds import centered, check_distances, products, squared_distances
+from sklearn_exdd.neighbors.bounds import centered, check_distances, products, squared_distances
 
 _N_CANDIDATES = 1024
 _N_BOUNDS = 2**22  # computed at a time: they stay in the cache

@@ -20,30 +20,30 @@ _MAX_HEADER = 100_000_000  # bytes; safetensors reads no longer ones
 # All that a file can hold, and where it is defined: what is not in this table is neither written nor made.
 _HOME = {
     "BoxRegions": "augment",
-    "CombinedDefectDetector": "combined",
+    "CombinedDefectDetector": "detectors.combined",
     "CrackRegions": "augment",
     "CutPasteDefectAugmenter": "augment",
     "DDPMDefectAugmenter": "augment",
-    "DefectClassifier": "defect_classifier",
+    "DefectClassifier": "detectors.defect_classifier",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",
-    "ExDDDetector": "exdd",
+    "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
-    "GivenDefects": "augment.base",
+    "GivenDefects": "augment.synthetic",
     "Images": "_images",
     "LearnedFeatureExtractor": "features",
     "MaskRegions": "augment",
-    "MemoryBank": "memory_bank",
+    "MemoryBank": "banks.memory_bank",
     "MixedDefectAugmenter": "augment",
     "OffsetDefectAugmenter": "augment",
-    "Patches": "patches",
+    "Patches": "banks.patches",
     "PerlinDefectAugmenter": "augment",
     "PerlinRegions": "augment",
     "PolygonRegions": "augment",
     "RectangleRegions": "augment",
     "RidgedRegions": "augment",
-    "SegmentationDetector": "segmentation",
-    "StudentTeacherDetector": "student_teacher",
+    "SegmentationDetector": "detectors.segmentation",
+    "StudentTeacherDetector": "detectors.student_teacher",
     "SyntheticDefects": "augment",
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
@@ -51,6 +51,9 @@ _HOME = {
 # Folders of this machine. What is in them is read as code would be (joblib's caches are pickles), so that a file from
 # elsewhere must not be able to name one.
 _PLACES = {"cache_dir", "memory"}
+# Names and values in files that were written before these were renamed.
+_NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
+_NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
 _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}
 
 
@@ -289,6 +292,7 @@ def _made_own(packed, tensors):
     match packed:
         case {"type": str(name), "arguments": dict(arguments), "attributes": dict(attributes)} if name in _HOME:
             kind = _class(name)
+            arguments, attributes = _renamed(kind, arguments), _renamed(kind, attributes)
             allowed = set(signature(kind).parameters) - _PLACES
             unknown = set(arguments) - allowed | {key for key in attributes if not _is_found(key)}
             if unknown:
@@ -297,6 +301,16 @@ def _made_own(packed, tensors):
             vars(made).update({key: _made(item, tensors) for key, item in attributes.items()})
             return made
     raise ValueError(f"expected a value that this version knows, got {str(packed)[:80]}")
+
+
+def _renamed(kind, values):
+    """Return parameters or attributes of a class under their present names, with their present values."""
+    if kind.__name__ not in ("ExDDDetector", "StudentTeacherDetector"):
+        return values
+    return {
+        _NEW_NAMES.get(name, name): _NEW_VALUES.get((name, value), value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def _parts(value):

@@ -212,7 +212,7 @@ def mask_coverage(mask, row_centers, column_centers):
     return sums
 
 
-def covered(mask, row_centers, column_centers):
+def patches_on_mask(mask, row_centers, column_centers):
     """The patches that show what a mask marks: at least half of their cell belongs to it.
 
     Parameters
@@ -228,7 +228,7 @@ def covered(mask, row_centers, column_centers):
     Examples
     --------
     >>> import numpy as np
-    >>> covered(np.array([[True, False, True, True]]), np.array([0.0]), np.array([0.5, 2.5]))
+    >>> patches_on_mask(np.array([[True, False, True, True]]), np.array([0.0]), np.array([0.5, 2.5]))
     array([[ True,  True]])
     """
     coverage = mask_coverage(mask, row_centers, column_centers)

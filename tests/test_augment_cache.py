@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+from sklearn_exdd._files import write_whole
 from sklearn_exdd.augment import (
     CutPasteDefectAugmenter,
     DefectPasteAugmenter,
@@ -18,9 +19,8 @@ from sklearn_exdd.augment import (
     PerlinRegions,
     RidgedRegions,
     SyntheticDefects,
-    _cache,
+    sample_cache,
 )
-from sklearn_exdd.augment._cache import write_whole
 
 AUGMENTERS = [
     CutPasteDefectAugmenter(min_contrast=0.3, random_state=0),
@@ -425,7 +425,7 @@ def test_a_full_disk_is_told_once_and_changes_no_sample(fails_at, normals, tmp_p
         write_whole(path, content)
 
     expected = counting(None).fit(normals).sample(4)
-    monkeypatch.setattr(_cache, "write_whole", write)
+    monkeypatch.setattr(sample_cache, "write_whole", write)
     message = (
         r"^cache_dir: expected to write into .*Counting-.*, got OSError: .*No space left.*are made all the same, but"
     )
@@ -435,7 +435,7 @@ def test_a_full_disk_is_told_once_and_changes_no_sample(fails_at, normals, tmp_p
     assert len(writes) == fails_at
     assert_same_samples(synthetic, expected)
     # What was whole before is an entry, the rest is none.
-    monkeypatch.setattr(_cache, "write_whole", write_whole)
+    monkeypatch.setattr(sample_cache, "write_whole", write_whole)
     made()
     assert_same_samples(counting(tmp_path).fit(normals).sample(4), expected)
     assert made() == 4 - (fails_at - 1) // 3

@@ -176,7 +176,7 @@ def test_names_of_classes_are_the_same_both_ways(names, squares, cells):
 def test_both_at_once_are_refused(squares, cells):
     X, y, _ = squares
     pipeline = make_pipeline(OffsetDefectAugmenter(n_synthetic=2), detector(cells, augmenter=OffsetDefectAugmenter()))
-    with pytest.raises(ValueError, match=r"^augmenter: expected None for images that an augmenter has been at, as"):
+    with pytest.raises(ValueError, match=r"^augmenter: expected None, because X already carries synthetic defects"):
         pipeline.fit(X, y)
 
 

@@ -255,9 +255,9 @@ def test_an_interrupted_command_goes_on_where_it_was(ksdd2_run, scripts, monkeyp
 
 
 def test_a_training_cut_short_is_no_result(ksdd2_run, scripts, monkeypatch, tmp_path):
-    from sklearn_exdd import defect_classifier
+    from sklearn_exdd.detectors.defect_classifier import detector
 
-    original, steps = defect_classifier._stacked, []
+    original, steps = detector.stack_images, []
 
     def interrupt(images):
         steps.append(len(images))
@@ -268,7 +268,7 @@ def test_a_training_cut_short_is_no_result(ksdd2_run, scripts, monkeypatch, tmp_
     command = [*ksdd2_run.command, "--diag", "--shots", "full", "--seeds", "1", "--counts", "3"]
     command += ["--work", str(tmp_path / "work"), "--diag-params", '{"image_size": [64, 32], "train_batch_size": 4}']
     with monkeypatch.context() as patch:
-        patch.setattr(defect_classifier, "_stacked", interrupt)
+        patch.setattr(detector, "stack_images", interrupt)
         with pytest.raises(SystemExit, match="The same command goes on where it was"):
             scripts.ksdd2.main(command)
     assert list((tmp_path / "work" / "runs").iterdir()) == []

@@ -16,8 +16,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn_exdd import ExDDDetector
 from sklearn_exdd._images import Images
 from sklearn_exdd.augment import OffsetDefectAugmenter, RectangleRegions
-from sklearn_exdd.combined import CombinedDefectDetector
-from sklearn_exdd.defect_classifier import DefectClassifier
+from sklearn_exdd.detectors.combined import CombinedDefectDetector
+from sklearn_exdd.detectors.defect_classifier import DefectClassifier
 
 
 class Brightness(BaseEstimator):

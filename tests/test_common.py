@@ -170,7 +170,7 @@ def through_skops(estimator):
 each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops])
 
 
-@parametrize_with_checks([ExDDDetector(), ExDDDetector(n_neighbors=1, epsilon=1e-6, image_score="released")])
+@parametrize_with_checks([ExDDDetector(), ExDDDetector(n_neighbors=1, epsilon=1e-6, image_score="exdd_code")])
 def test_scikit_learn_finds_nothing_wrong(estimator, check):
     check(estimator)
 

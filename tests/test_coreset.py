@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from sklearn_exdd import coreset
-from sklearn_exdd._bounds import BFloat16Product, Float32Product, Float64Product
 from sklearn_exdd.coreset import greedy_k_center, project
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import GaborFeatureExtractor
+from sklearn_exdd.neighbors.bounds import BFloat16Product, Float32Product, Float64Product
 
 
 def naive_greedy_k_center(X, n_select, start=0):

@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn_exdd import ExDDDetector
 from sklearn_exdd._training import train
 from sklearn_exdd.augment import BoxRegions, ddpm
-from sklearn_exdd.augment.ddpm import DDPMDefectAugmenter, _relative, _Tiles, _window
+from sklearn_exdd.augment.ddpm import DDPMDefectAugmenter
+from sklearn_exdd.augment.diffusion import Tiles, relative_contrast, window_around
 from sklearn_exdd.datasets import make_surface_defects
 
 pytest.importorskip("diffusers")
@@ -244,7 +245,7 @@ def test_the_number_of_tiles_at_a_time_changes_nothing(fitted):
 def test_tiles_cover_the_region_and_blend_to_what_all_of_them_say():
     inside = np.zeros((70, 41), dtype=bool)
     inside[30:69, 3:30] = True
-    tiles = _Tiles(inside, 32, batch_size=2)
+    tiles = Tiles(inside, 32, batch_size=2)
     covered = np.zeros_like(inside)
     for top, left in tiles.corners:
         assert top + 32 <= 70
@@ -266,14 +267,14 @@ def test_tiles_cover_the_region_and_blend_to_what_all_of_them_say():
 def test_tiles_without_a_part_of_the_region_are_left_out():
     inside = np.zeros((200, 200), dtype=bool)
     inside[100:104, 10:190] = True
-    assert len(_Tiles(inside, 32, 8).corners) < len(_Tiles(np.ones_like(inside), 32, 8).corners) / 3
+    assert len(Tiles(inside, 32, 8).corners) < len(Tiles(np.ones_like(inside), 32, 8).corners) / 3
 
 
 @pytest.mark.parametrize("box", [(0, 0, 3, 4), (97, 76, 100, 80), (40, 40, 44, 41), (5, 5, 95, 75), (0, 0, 100, 80)])
 def test_the_window_holds_region_and_context_within_the_image(box):
     region = np.zeros((100, 80), dtype=bool)
     region[box[0] : box[2], box[1] : box[3]] = True
-    top, left, bottom, right = _window(region, 16, 32)
+    top, left, bottom, right = window_around(region, 16, 32)
     assert 0 <= top <= max(0, box[0] - 16)
     assert 0 <= left <= max(0, box[1] - 16)
     assert 100 >= bottom >= min(100, box[2] + 16)
@@ -284,8 +285,8 @@ def test_the_window_holds_region_and_context_within_the_image(box):
 
 def test_contrast_within_a_window_is_that_of_the_whole_image():
     image = surfaces((90, 120), n=1)[0][..., None] / np.float32(255)
-    whole, _ = _relative(image, (0, 0, 90, 120), 8)
-    part, part_base = _relative(image, (30, 40, 62, 72), 8)
+    whole, _ = relative_contrast(image, (0, 0, 90, 120), 8)
+    part, part_base = relative_contrast(image, (30, 40, 62, 72), 8)
     np.testing.assert_allclose(part, whole[30:62, 40:72], atol=1e-5)
     np.testing.assert_allclose(part_base * np.exp(part) - 0.1, image[30:62, 40:72], atol=1e-5)
 
@@ -433,7 +434,7 @@ def test_a_gpu_that_is_too_small_to_train_on_is_told_with_what_to_lower(monkeypa
 
 
 def test_a_gpu_that_is_too_small_to_paint_on_is_told_with_what_to_lower(monkeypatch, fitted):
-    monkeypatch.setattr("sklearn_exdd.augment.ddpm._Tiles.predict", full)
+    monkeypatch.setattr("sklearn_exdd.augment.diffusion.Tiles.predict", full)
     with pytest.raises(torch.cuda.OutOfMemoryError, match=r"lower batch_size, or set device='cpu'.*2\.00 GiB"):
         fitted.sample(1)
 

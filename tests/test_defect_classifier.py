@@ -15,10 +15,13 @@ from sklearn.utils import estimator_checks, get_tags
 from torch import nn
 from torchvision import models
 
-from sklearn_exdd import defect_classifier
-from sklearn_exdd._training import seeded
+from sklearn_exdd._torch import seeded
+from sklearn_exdd._training_set import hold_out_of_each_kind
 from sklearn_exdd.augment import OffsetDefectAugmenter, RectangleRegions
-from sklearn_exdd.defect_classifier import DefectClassifier, _Batches, _last_maps, _split, _stacked
+from sklearn_exdd.detectors.defect_classifier import DefectClassifier
+from sklearn_exdd.detectors.defect_classifier import detector as defect_classifier
+from sklearn_exdd.detectors.defect_classifier.batches import Batches
+from sklearn_exdd.detectors.defect_classifier.network import last_maps, stack_images
 from sklearn_exdd.features import TorchvisionFeatureExtractor
 
 
@@ -120,10 +123,10 @@ def test_real_defects_are_enough(squares, unseen_squares):
 def test_real_defects_come_on_top_of_synthetic_ones(squares, monkeypatch):
     X, y, _ = squares
     n_images = []
-    split = defect_classifier._split
+    split = hold_out_of_each_kind
     monkeypatch.setattr(
         defect_classifier,
-        "_split",
+        "hold_out_of_each_kind",
         lambda groups, *rest: n_images.append([len(own) for own in groups]) or split(groups, *rest),
     )
     classifier(n_synthetic=5, max_steps=1).fit(X, y)
@@ -183,8 +186,7 @@ def test_an_earlier_layer_gives_a_finer_map(layer, squares):
 def test_the_threshold_comes_from_normal_images_that_training_did_not_see(squares, monkeypatch):
     X, y, _ = squares
     seen = []
-    stacked = defect_classifier._stacked
-    monkeypatch.setattr(defect_classifier, "_stacked", lambda images: seen.extend(images) or stacked(images))
+    monkeypatch.setattr(defect_classifier, "stack_images", lambda images: seen.extend(images) or stack_images(images))
     detector = classifier(validation_fraction=0.25, patience=None, class_balance=None).fit(X[y == 0])
     trained_on = {image.tobytes() for image in seen if image.dtype == np.uint16}
     is_new = [(image[..., None] * np.uint16(257)).tobytes() not in trained_on for image in X[y == 0]]
@@ -200,7 +202,7 @@ def test_with_enough_images_the_threshold_promises_the_rate_asked_for(squares):
 
 
 def split(groups, fraction=0.2, seed=0):
-    return _split([np.array(own) for own in groups], fraction, np.random.RandomState(seed))
+    return hold_out_of_each_kind([np.array(own) for own in groups], fraction, np.random.RandomState(seed))
 
 
 def test_a_split_holds_out_a_share_of_whole_groups():
@@ -219,8 +221,8 @@ def test_a_synthetic_defect_is_held_out_with_its_source(squares, monkeypatch):
     splits = []
     monkeypatch.setattr(
         defect_classifier,
-        "_split",
-        lambda groups, *rest: splits.append((groups, _split(groups, *rest))) or splits[-1][1],
+        "hold_out_of_each_kind",
+        lambda groups, *rest: splits.append((groups, hold_out_of_each_kind(groups, *rest))) or splits[-1][1],
     )
     inside = classifier(n_synthetic=20, max_steps=1).fit(X, y)
     attached = make_pipeline(painter(n_synthetic=20, random_state=0), classifier(augmenter=None, max_steps=1)).fit(X, y)
@@ -260,7 +262,7 @@ def test_groups_are_those_of_fit(squares):
 def test_batches_are_full_and_go_through_the_images(balanced):
     labels = np.array([0] * 10 + [1] * 3)
     training = np.arange(1, 13)
-    batches = _Batches(labels, training, 5, balanced, seed=0)
+    batches = Batches(labels, training, 5, balanced, seed=0)
     assert batches.n_per_epoch == 3
     rows = [batches.rows(step) for step in range(6)]
     assert all(len(own) == 5 for own in rows)
@@ -272,16 +274,16 @@ def test_batches_are_full_and_go_through_the_images(balanced):
         else:
             assert set(epoch) == set(training)
     assert not np.array_equal(rows[0], rows[3])
-    np.testing.assert_array_equal(_Batches(labels, training, 5, balanced, seed=0).rows(4), rows[4])
+    np.testing.assert_array_equal(Batches(labels, training, 5, balanced, seed=0).rows(4), rows[4])
 
 
 def test_fewer_images_than_a_batch_make_a_smaller_batch():
-    batches = _Batches(np.array([0, 0, 1]), np.arange(3), 32, False, seed=0)
+    batches = Batches(np.array([0, 0, 1]), np.arange(3), 32, False, seed=0)
     assert (batches.size, batches.n_per_epoch) == (3, 1)
 
 
 def test_smaller_images_are_continued_by_their_mirror_image():
-    batch = _stacked([np.arange(6.0).reshape(2, 3, 1), np.zeros((3, 2, 1))])
+    batch = stack_images([np.arange(6.0).reshape(2, 3, 1), np.zeros((3, 2, 1))])
     assert batch.shape == (2, 1, 3, 3)
     np.testing.assert_array_equal(batch[0, 0], [[0, 1, 2], [3, 4, 5], [3, 4, 5]])
 
@@ -309,8 +311,9 @@ def test_without_patience_the_whole_budget_is_trained(squares):
 def test_the_statistics_of_batch_normalisation_are_those_of_the_training_images(squares, monkeypatch):
     X, y, _ = squares
     batches = []
-    stacked = defect_classifier._stacked
-    monkeypatch.setattr(defect_classifier, "_stacked", lambda images: batches.append(stacked(images)) or batches[-1])
+    monkeypatch.setattr(
+        defect_classifier, "stack_images", lambda images: batches.append(stack_images(images)) or batches[-1]
+    )
     detector = classifier(max_steps=2, train_batch_size=50, class_balance=None, patience=None).fit(X[y == 0])
     (batch,) = [batch / 65535 for batch in batches[2:] if len(batch) > 16]
     module = detector._trained()
@@ -326,17 +329,17 @@ def test_an_interrupted_training_resumes_where_it_was(patience, squares, tmp_pat
     params = {"n_epochs": 45, "patience": patience, "cache_dir": tmp_path / "cache"}
     expected = classifier(**{**params, "cache_dir": None}).fit(X[y == 0])
     assert len(expected.losses_) > 110
-    rows = _Batches.rows
+    rows = Batches.rows
 
     def interrupted(batches, step):
         if step == 105:
             raise KeyboardInterrupt
         return rows(batches, step)
 
-    monkeypatch.setattr(_Batches, "rows", interrupted)
+    monkeypatch.setattr(Batches, "rows", interrupted)
     with pytest.warns(RuntimeWarning, match=r"^DefectClassifier on tiny: interrupted after \d+ of \d+ steps"):
         stopped = classifier(**params).fit(X[y == 0])
-    monkeypatch.setattr(_Batches, "rows", rows)
+    monkeypatch.setattr(Batches, "rows", rows)
     assert len(stopped.losses_) == 105
     assert len(list(params["cache_dir"].iterdir())) == 1
     assert_same(classifier(**params).fit(X[y == 0]), expected, X)
@@ -459,7 +462,7 @@ def test_feature_rows_are_refused():
 
 def test_a_second_augmenter_is_refused(squares):
     X, y, _ = squares
-    with pytest.raises(ValueError, match=r"^augmenter: expected None for images that an augmenter has been at"):
+    with pytest.raises(ValueError, match=r"^augmenter: expected None, because X already carries synthetic defects"):
         make_pipeline(painter(n_synthetic=2), classifier()).fit(X, y)
 
 
@@ -576,4 +579,4 @@ def test_scikit_learn_knows_what_it_takes():
 
 
 def test_the_last_maps_of_a_resnet_are_those_of_its_last_block():
-    assert _last_maps("resnet18") == "layer4.1.relu_1"
+    assert last_maps("resnet18") == "layer4.1.relu_1"

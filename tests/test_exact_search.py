@@ -7,9 +7,9 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from sklearn_exdd import MemoryBank, TorchvisionFeatureExtractor, _exact_search
-from sklearn_exdd._bounds import BFloat16Product, Float32Product
-from sklearn_exdd._exact_search import ExactSearch
 from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.neighbors.bounds import BFloat16Product, Float32Product
+from sklearn_exdd.neighbors.exact_search import ExactSearch
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16", "without bfloat16"])

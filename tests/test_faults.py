@@ -245,7 +245,7 @@ def test_a_damaged_entry_is_made_again(name, how, script, works, tmp_path):
 
 def test_a_picture_that_pillow_would_take_for_an_attack_is_kept_all_the_same(script, works, tmp_path, monkeypatch):
     work, expected = works["synthesis"]
-    monkeypatch.setattr("sklearn_exdd.augment._cache._MAX_PIXELS", 500)
+    monkeypatch.setattr("sklearn_exdd.augment.sample_cache._MAX_PIXELS", 500)
     assert script.same(work, work.do(tmp_path), expected)
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 500)
     assert not [path for path in entries(tmp_path, "synthesis") if path.suffix == ".png"]

@@ -17,8 +17,8 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_exdd import ExDDDetector
 from sklearn_exdd.augment import _pipelines
-from sklearn_exdd.augment._pipelines import PipelineRecipe, load_pipeline, model_key
 from sklearn_exdd.augment.inpainting import DiffusionDefectAugmenter
+from sklearn_exdd.augment.pipelines import PipelineRecipe, load_pipeline, model_key
 from sklearn_exdd.augment.regions import MaskRegions, RectangleRegions
 
 pytest.importorskip("diffusers", reason="extra diffusion")

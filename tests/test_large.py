@@ -15,7 +15,9 @@ from conftest import CellStatistics
 from sklearn.metrics import pairwise_distances_argmin_min, roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
-from sklearn_exdd import ExDDDetector, exdd, shards
+from sklearn_exdd import ExDDDetector
+from sklearn_exdd._images import Images
+from sklearn_exdd.banks import normal_patches, shards
 from sklearn_exdd.coreset import greedy_k_center
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import make_feature_extractor
@@ -59,7 +61,7 @@ def test_up_to_one_shard_nothing_changes(coreset, surfaces, unseen_surfaces):
         assert_same_fit(again.fit(X, y, masks=masks), expected, unseen_surfaces[0])
 
 
-@pytest.mark.parametrize("params", [{}, {"coreset": "greedy"}, {"image_score": "weighted"}], ids=str)
+@pytest.mark.parametrize("params", [{}, {"coreset": "greedy"}, {"image_score": "exdd"}], ids=str)
 @pytest.mark.usefixtures("few_sampled")
 def test_neither_the_shards_nor_the_processes_change_a_fit(params, cells, surfaces, unseen_surfaces, write_images):
     X, y, masks = surfaces
@@ -208,11 +210,11 @@ def test_more_than_fits_is_cut_into_shards_of_itself(squares, cells, monkeypatch
         init(self, *args, **params)
 
     monkeypatch.setattr(shards.Shards, "__init__", watched)
-    monkeypatch.setattr(exdd, "_SHARD_SIZE", 5)
-    monkeypatch.setattr(exdd, "_KEPT_BYTES", 12 * 64 * 4 * 4)
+    monkeypatch.setattr(normal_patches, "_SHARD_SIZE", 5)
+    monkeypatch.setattr(normal_patches, "_MAX_BYTES", 12 * 64 * 4 * 4)
     ExDDDetector(cells).fit(X[y == 0])
     assert made == []
-    monkeypatch.setattr(exdd, "_KEPT_BYTES", 12 * 64 * 4 * 4 - 1)
+    monkeypatch.setattr(normal_patches, "_MAX_BYTES", 12 * 64 * 4 * 4 - 1)
     detector = ExDDDetector(cells, random_state=0).fit(X[y == 0])
     assert made == [5]
     assert_same_fit(detector, ExDDDetector(cells, random_state=0, shard_size=2).fit(X[y == 0]), X)
@@ -224,12 +226,12 @@ def test_corrections_go_on_from_the_images_whose_patches_were_kept(squares, unse
     monkeypatch.setattr(shards, "_N_CALIBRATING", 5)
     detector = ExDDDetector(cells, normal_coreset=200, max_false_alarm_rate=0.3, shard_size=4, random_state=0)
     detector.fit(X, y, masks=masks)
-    assert len(set(detector.calibration_.provenance["image"])) == 5
+    assert len(set(detector._calibration.provenance["image"])) == 5
     before = detector.threshold_
     alarm = unseen_squares[0][unseen_squares[1] == 1][:1]
     assert detector.predict(alarm) == [1]
     detector.partial_fit(alarm, [0])
-    assert len(set(detector.calibration_.provenance["image"])) == 6
+    assert len(set(detector._calibration.provenance["image"])) == 6
     assert detector.score_samples(alarm) < before
 
 
@@ -246,30 +248,30 @@ def test_whitening_learned_on_shards_is_that_of_all_images(surfaces):
 
 
 def test_an_extractor_stops_where_its_maps_take_too_much(surfaces):
-    X = surfaces[0]
+    X = Images(surfaces[0])
     extractor = make_feature_extractor("gabor")
     n_bytes = sum(one.nbytes for one in make_feature_extractor("gabor").set_params(whiten=False).fit_transform(X))
-    assert extractor.fit_transform(X, max_bytes=n_bytes - 1) is None
+    assert extractor._fit_transform_within(X, n_bytes - 1) is None
     assert not hasattr(extractor, "mean_")
-    assert len(extractor.fit_transform(X, max_bytes=n_bytes)) == len(X)
+    assert len(extractor._fit_transform_within(X, n_bytes)) == len(X)
 
 
 @pytest.mark.usefixtures("few_sampled")
-def test_an_extractor_that_learns_is_fitted_once_before_the_shards(squares, cells, monkeypatch):
+def test_an_extractor_that_learns_is_fitted_once_before_the_shards(squares, cells):
     X, y, masks = squares
     seen = []
 
-    def fit_transform(self, X, y=None, *, masks=None):
-        seen.append((len(X), y, masks))
-        return super(type(cells), self).fit_transform(X)
+    class LearningCells(type(cells)):
+        learns_from_defects = True
 
-    monkeypatch.setattr(type(cells), "fit_transform", fit_transform, raising=False)
-    detector = ExDDDetector(cells, shard_size=5, random_state=0).fit(X, y, masks=masks)
+        def fit_transform(self, X, y=None, *, masks=None):
+            seen.append((len(X), y, masks))
+            return super().fit_transform(X)
+
+    detector = ExDDDetector(LearningCells(), shard_size=5, random_state=0).fit(X, y, masks=masks)
     ((n_images, labels, seen_masks),) = seen
     assert (n_images, labels) == (18, [0] * 12 + [1] * 6)
     assert seen_masks[:12] == [None] * 12
-    monkeypatch.undo()
-    monkeypatch.setattr(shards, "_N_SAMPLED", 300)
     assert_same_fit(detector, ExDDDetector(cells, shard_size=5, random_state=0).fit(X, y, masks=masks), X)
 
 

@@ -12,31 +12,25 @@ import sklearn_exdd
 PACKAGE = Path(sklearn_exdd.__file__).parent
 HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotlib", "timm"]
 
-# From the bottom up: a room may import from lower floors and from itself, no more.
+# From the bottom up: a room (a module or a folder of the package) may import from lower floors and from itself.
 FLOORS = [
-    {"_files", "_networks", "_recall"},
-    {"_bounds"},
-    {"_images", "_student", "_torch", "_training"},
-    {"augment"},
-    {"_defects"},
-    {"_crops", "_exact_search", "_weights", "features", "coreset", "scoring"},
-    {"memory_bank"},
-    {"base", "patches"},
-    {"banks", "defect_patches"},
-    {"shards"},
-    {"exdd", "student_teacher", "defect_classifier", "segmentation", "patch_classifier", "combined"},
+    {"_cache", "_clones", "_files", "_images", "_map_colors", "_params", "_torch"},
+    {"_training", "_training_set", "_weights", "neighbors", "scoring"},
+    {"augment", "coreset"},
+    {"banks", "features"},
+    {"detectors"},
 ]
 # Beside the house: none of the floors may import these.
 AROUND = {
     "__main__": {"cli"},
     "cli": {
-        *("", "_defects", "_images", "augment", "datasets", "defect_classifier", "display", "exdd", "features"),
-        *("metrics", "persistence", "review", "segmentation", "student_teacher"),
+        *("", "_images", "_map_colors", "augment", "datasets", "detectors", "display", "features", "metrics"),
+        *("persistence", "review"),
     },
     "metrics": {"_images", "features", "scoring"},
-    "datasets": {"_images", "review"},  # the data that an expert's decisions are
-    "persistence": {"_files", "_images"},  # what a file names it makes, from all rooms
-    "review": {"_files", "_images", "augment", "persistence"},
+    "datasets": {"_images", "review"},  # an expert's decisions on the review page are data
+    "persistence": {"_files", "_images"},  # loads classes of all rooms by name
+    "review": {"_files", "_images", "_map_colors", "augment", "persistence"},
     "display": {"_images", "scoring", "metrics"},
 }
 
@@ -49,9 +43,9 @@ def rooms_within_reach(room):
     return {room}.union(*FLOORS[:floor])
 
 
-def imported_rooms(source, module="sklearn_exdd.exdd"):
-    """Rooms that a module's source imports, inside functions too; "" is the package itself."""
-    rooms = set()
+def imported_modules(source, module):
+    """Modules and names of this package that the source of a module imports, inside functions too."""
+    modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -66,12 +60,14 @@ def imported_rooms(source, module="sklearn_exdd.exdd"):
             names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
         else:
             continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            if package == "sklearn_exdd":
-                room = rest.partition(".")[0]
-                rooms.add(room if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file() else "")
-    return rooms
+        modules |= {name for name in names if name.partition(".")[0] == "sklearn_exdd"}
+    return modules
+
+
+def imported_rooms(source, module="sklearn_exdd.scoring"):
+    """Rooms that the source of a module imports, inside functions too; "" is the package itself."""
+    rooms = {name.split(".")[1] if "." in name else "" for name in imported_modules(source, module)}
+    return {room if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file() else "" for room in rooms}
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -91,8 +87,8 @@ def room_of(path):
         ("from sklearn_exdd.features.base import BaseFeatureExtractor", {"features"}),
         ("from . import display", {"display"}),
         ("from .datasets import load_folder", {"datasets"}),
-        ("def f():\n    if True:\n        from sklearn_exdd.exdd import ExDDDetector", {"exdd"}),
-        ("import importlib\nimportlib.import_module('sklearn_exdd.exdd')", {"exdd"}),
+        ("def f():\n    if True:\n        from sklearn_exdd.detectors.exdd import ExDDDetector", {"detectors"}),
+        ("import importlib\nimportlib.import_module('sklearn_exdd.detectors.exdd')", {"detectors"}),
         ("import numpy\nfrom torch import nn\nfrom sklearn_exdd_other import x", set()),
     ],
 )
@@ -104,13 +100,14 @@ def test_every_way_to_import_a_room_is_seen(source, rooms):
     ("room", "forbidden"),
     [
         ("_images", "_torch"),
-        ("features", "memory_bank"),
-        ("features", "base"),
+        ("neighbors", "features"),
+        ("features", "banks"),
+        ("features", "detectors"),
+        ("banks", "features"),
+        ("banks", "detectors"),
         ("scoring", "metrics"),
-        ("base", "exdd"),
-        ("exdd", "student_teacher"),
-        ("exdd", "display"),
-        ("datasets", "base"),
+        ("detectors", "display"),
+        ("datasets", "detectors"),
     ],
 )
 def test_the_plan_of_the_house_forbids_what_it_should(room, forbidden):
@@ -127,6 +124,25 @@ def test_a_module_imports_only_from_the_rooms_below_it(path):
         assert imported == set(), "the package itself loads nothing; its names are looked up when used"
     else:
         assert imported <= rooms_within_reach(room)
+
+
+DETECTORS = sorted((PACKAGE / "detectors").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", DETECTORS, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_detectors_do_not_import_each_other(path):
+    own = path.relative_to(PACKAGE / "detectors").parts[0].removesuffix(".py")
+    module = ".".join(["sklearn_exdd", *path.relative_to(PACKAGE).with_suffix("").parts])
+    imported = imported_modules(path.read_text(encoding="utf-8"), module)
+    parts = {name.split(".")[2] for name in imported if name.startswith("sklearn_exdd.detectors.")}
+    assert parts <= {"base", own}
+
+
+def test_the_rooms_stay_few_and_their_files_short():
+    assert len([path for path in PACKAGE.glob("*.py") if path.name != "__main__.py"]) <= 16
+    lengths = {path.relative_to(PACKAGE).as_posix(): len(path.read_text("utf-8").splitlines()) for path in MODULES}
+    assert lengths.pop("detectors/exdd.py") <= 550
+    assert {name: length for name, length in lengths.items() if length > 450} == {}
 
 
 def test_every_module_has_a_room_in_the_plan():

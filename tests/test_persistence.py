@@ -35,9 +35,9 @@ from sklearn_exdd import (
 )
 from sklearn_exdd._images import Images
 from sklearn_exdd.augment import BoxRegions, CrackRegions, MaskRegions, PolygonRegions, RectangleRegions, RidgedRegions
-from sklearn_exdd.augment.base import GivenDefects
+from sklearn_exdd.augment.synthetic import GivenDefects
+from sklearn_exdd.banks.patches import Patches
 from sklearn_exdd.datasets import make_surface_defects
-from sklearn_exdd.patches import Patches
 from sklearn_exdd.persistence import dump, load
 
 try:
@@ -50,7 +50,7 @@ BRIEF = LearnedFeatureExtractor(max_steps=2, n_synthetic=4, crop_size=32)
 DETECTORS = {
     "gabor": ExDDDetector(random_state=0),
     "greedy": ExDDDetector(
-        n_neighbors=1, epsilon=1e-6, coreset="greedy", normal_coreset=0.1, image_score="released", random_state=0
+        n_neighbors=1, epsilon=1e-6, coreset="greedy", normal_coreset=0.1, image_score="exdd_code", random_state=0
     ),
     "filters": ExDDDetector(GaborFeatureExtractor(n_levels=2, image_size=48), random_state=0),
     "torchvision": ExDDDetector(TorchvisionFeatureExtractor("resnet18", weights=None, layers=("layer1",)), blur=0),
@@ -58,8 +58,8 @@ DETECTORS = {
     "learned": ExDDDetector(BRIEF, random_state=0),
     "synthetic": ExDDDetector(augmenter=PerlinDefectAugmenter(random_state=0), n_synthetic=3, random_state=0),
     "student-teacher": StudentTeacherDetector(
-        channels=(8, 16), n_synthetic=4, max_steps=4, train_batch_size=2, crop_size=32, map="both", position_map=True,
-        random_state=0,
+        channels=(8, 16), n_synthetic=4, max_steps=4, train_batch_size=2, crop_size=32, map_source="both",
+        position_map=True, random_state=0,
     ),
     "classifier": DefectClassifier(
         "resnet18", weights=None, layer="layer1", image_size=None, n_synthetic=4, train_batch_size=4, max_steps=2,

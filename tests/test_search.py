@@ -24,7 +24,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, MemoryBank
-from sklearn_exdd.banks import Banks
+from sklearn_exdd.banks.dual_bank import DualBank
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
 
@@ -360,7 +360,7 @@ def test_a_search_over_synthetic_defects_with_memory_finds_what_one_without_find
         "cutpastedefectaugmenter__n_synthetic": [2, 5],
         "exdddetector__n_neighbors": [1, 3],
         "exdddetector__epsilon": ["scale", 1e-2],
-        "exdddetector__image_score": ["top_mean", "weighted"],
+        "exdddetector__image_score": ["top_mean", "exdd"],
     }
     results = []
     for memory in (None, str(tmp_path)):
@@ -380,7 +380,7 @@ def test_a_search_over_synthetic_defects_with_memory_finds_what_one_without_find
     one, other = (search.best_estimator_[-1] for search in results)
     assert one.threshold_ == other.threshold_
     assert one.explain(X[:2]) == other.explain(X[:2])
-    for name in ("normal_bank_", "defect_bank_", "calibration_"):
+    for name in ("normal_bank_", "defect_bank_", "_calibration"):
         np.testing.assert_array_equal(getattr(one, name).features, getattr(other, name).features)
 
 
@@ -398,7 +398,8 @@ def test_a_bank_searched_in_its_parts_gives_what_it_gives_as_a_whole(excluding, 
     exclude = np.arange(50) // 6 if excluding else None
     for n_neighbors in (1, 3, 9, 20):
         plain, cached = (
-            Banks(bank, None, None, None, n_neighbors, "top_mean", 1, 1, 0, memory) for memory in (None, str(tmp_path))
+            DualBank(bank, None, None, None, n_neighbors, "top_mean", 1, 1, 0, memory)
+            for memory in (None, str(tmp_path))
         )
         for expected, found in zip(plain.distances(bank, queries, exclude), cached.distances(bank, queries, exclude)):
             np.testing.assert_array_equal(found, expected)

@@ -101,11 +101,11 @@ def test_the_threshold_comes_from_normal_images_that_training_has_not_seen(surfa
     groups = np.arange(len(X)) // 2
     detector = tiny(validation_fraction=0.3, max_false_alarm_rate=0.3).fit(X, y, masks=masks, groups=groups)
     ((normal, marked, _, _),) = trainings
-    seen = {np.asarray(image).tobytes() for image in normal.raw()}
+    seen = {np.asarray(image).tobytes() for image in normal.samples.raw()}
     held_out = [i for i in np.flatnonzero(y == 0) if X[i].tobytes() not in seen]
     assert 0 < len(held_out) < len(normal)
     assert len(normal) + len(held_out) == np.sum(y == 0)
-    assert len(marked[0]) == np.sum(y == 1)
+    assert len(marked) == np.sum(y == 1)
     assert not set(groups[held_out]) & {groups[i] for i in np.flatnonzero(y == 0) if i not in held_out}
     assert detector.threshold_ in detector.score_samples(X[held_out])
 
@@ -123,7 +123,7 @@ def test_attached_defects_are_what_it_trains_on_but_for_those_on_held_out_images
     augmented = OffsetDefectAugmenter(n_synthetic=30, min_contrast=0.3, random_state=0).fit_transform(X, y, masks=masks)
     tiny(validation_fraction=0.4).fit(augmented, y, masks=masks)
     ((normal, _, given, n_synthetic),) = trainings
-    seen = {np.asarray(image).tobytes() for image in normal.raw()}
+    seen = {np.asarray(image).tobytes() for image in normal.samples.raw()}
     sources = [sample["source"] for sample in augmented.synthetic.provenance]
     assert n_synthetic == sum(X[source].tobytes() in seen for source in sources)
     assert 0 < n_synthetic < 30
@@ -204,7 +204,7 @@ def test_too_few_groups_to_hold_some_out_are_refused(surfaces):
 def test_attached_defects_and_an_augmenter_at_once_are_refused(surfaces):
     X, y, _ = surfaces
     augmented = OffsetDefectAugmenter(n_synthetic=4, min_contrast=0.3, random_state=0).fit_transform(X, y)
-    with pytest.raises(ValueError, match=r"^augmenter: expected None for images that an augmenter has been at"):
+    with pytest.raises(ValueError, match=r"^augmenter: expected None, because X already carries synthetic defects"):
         tiny(augmenter=OffsetDefectAugmenter()).fit(augmented, y)
 
 

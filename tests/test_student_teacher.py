@@ -13,16 +13,19 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklearn_exdd import GaborFeatureExtractor, TorchvisionFeatureExtractor, student_teacher
-from sklearn_exdd._crops import DefectCrops, grow, logarithms, paste
-from sklearn_exdd._defects import Defects, synthesize
+from sklearn_exdd import GaborFeatureExtractor, TorchvisionFeatureExtractor
 from sklearn_exdd._images import Images
-from sklearn_exdd._student import Encoder, Extracted, Head, cosine_loss, level_shapes, segmentation_loss
-from sklearn_exdd._training import seeded
-from sklearn_exdd._weights import arrays_of
-from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter
+from sklearn_exdd._torch import arrays_of, seeded
+from sklearn_exdd._training_set import TrainingSet
+from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter, default_augmenter
+from sklearn_exdd.augment.synthetic import synthesize
 from sklearn_exdd.datasets import make_surface_defects
-from sklearn_exdd.student_teacher import StudentTeacherDetector
+from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector, training
+from sklearn_exdd.detectors.student_teacher.crops import DefectCrops, grow, logarithms, paste
+from sklearn_exdd.detectors.student_teacher.defects import Defects
+from sklearn_exdd.detectors.student_teacher.losses import cosine_loss, segmentation_loss
+from sklearn_exdd.detectors.student_teacher.networks import Encoder, Extracted, Head, level_shapes
+from sklearn_exdd.detectors.student_teacher.training import Training
 
 TINY = {
     "channels": (8, 12),
@@ -58,7 +61,7 @@ def no_training(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("trained again")
 
-    return lambda: monkeypatch.setattr(student_teacher, "train", refuse)
+    return lambda: monkeypatch.setattr(training, "train", refuse)
 
 
 def assert_same_weights(first, second, parts=("teacher", "student", "head")):
@@ -97,8 +100,8 @@ def test_the_weights_of_the_teacher_do_not_change_while_the_student_learns(norma
         seen["after"] = arrays_of(network.teacher)
         return runs
 
-    train_student = StudentTeacherDetector._train_student
-    monkeypatch.setattr(StudentTeacherDetector, "_train_student", spy)
+    train_student = Training._train_student
+    monkeypatch.setattr(Training, "_train_student", spy)
     for params in ({}, RANDOM_RESNET):
         detector = tiny(**params).fit(normals)
         for name, value in seen["before"].items():
@@ -157,7 +160,7 @@ def test_the_global_random_generators_are_neither_read_nor_moved(normals):
 
 @pytest.mark.parametrize(
     "params",
-    [{}, {"training": "two_stage"}, {"symmetric": True}, {"cosine_weight": 0.0}, {"map": "both"}],
+    [{}, {"training": "two_stage"}, {"symmetric": True}, {"cosine_weight": 0.0}, {"map_source": "both"}],
     ids=str,
 )
 def test_every_way_to_train_gives_finite_maps_of_its_own(params, surfaces, fitted):
@@ -183,13 +186,13 @@ def test_without_a_segmentation_the_map_is_the_cosine_distance(normals):
     maps = detector.predict_map(normals)
     assert (maps >= 0).all()
     assert (maps <= 2 * len(detector.levels_)).all()
-    np.testing.assert_array_equal(detector.set_params(map="cosine").predict_map(normals), maps)
+    np.testing.assert_array_equal(detector.set_params(map_source="cosine").predict_map(normals), maps)
 
 
 def test_both_is_the_sum_of_the_standardised_maps(fitted, normals):
     maps = {}
     for kind in ("segmentation", "cosine", "both"):
-        maps[kind] = pickle.loads(pickle.dumps(fitted)).set_params(map=kind).predict_map(normals)
+        maps[kind] = pickle.loads(pickle.dumps(fitted)).set_params(map_source=kind).predict_map(normals)
     scaled = [
         (maps[kind] - mean) / deviation
         for kind, (mean, deviation) in zip(("segmentation", "cosine"), fitted.map_scale_)
@@ -210,8 +213,9 @@ def test_an_augmenter_before_the_detector_gives_the_defects(normals):
 
 def test_what_was_attached_to_images_kept_out_is_not_trained_on(normals):
     attached = OffsetDefectAugmenter(n_synthetic=20, min_contrast=0.0, random_state=0).fit_transform(normals).synthetic
-    numbers = np.arange(0, len(normals), 2)
-    synthetic = synthesize(None, 5, Images(normals[numbers]), numbers, None, attached, 0)
+    everything, numbers = np.arange(len(normals)), np.arange(0, len(normals), 2)
+    learning = TrainingSet(Images(normals), everything, everything, synthetic=attached).take(numbers)
+    synthetic = Defects.from_synthetic(learning.synthetic, n_channels=1)
     expected = [sample["source"] for sample in attached.provenance if sample["source"] % 2 == 0]
     assert 0 < len(expected) < 20
     assert [numbers[source] for source in synthetic.sources] == expected
@@ -220,7 +224,7 @@ def test_what_was_attached_to_images_kept_out_is_not_trained_on(normals):
 
 def test_an_augmenter_for_images_that_one_has_been_at_is_refused(normals):
     X = OffsetDefectAugmenter(n_synthetic=2, min_contrast=0.0, random_state=0).fit_transform(normals)
-    with pytest.raises(ValueError, match="augmenter: expected None for images that an augmenter has been at"):
+    with pytest.raises(ValueError, match="augmenter: expected None, because X already carries synthetic defects"):
         tiny(augmenter=CutPasteDefectAugmenter()).fit(X)
 
 
@@ -256,7 +260,9 @@ def test_defect_images_may_come_apart_and_with_labels_of_any_kind(surfaces, fitt
 
 
 def test_the_default_defects_can_be_seen(normals):
-    synthetic = synthesize(None, 20, Images(normals), np.arange(len(normals)), None, None, 0)
+    n_normals = len(normals)
+    made = synthesize(default_augmenter(), 20, list(normals), [0] * n_normals, [None] * n_normals, seed=0)
+    synthetic = Defects.from_synthetic(made, n_channels=1)
     for image, mask, source in zip(synthetic.images.raw(), synthetic.masks, synthetic.sources):
         assert mask.any()
         np.testing.assert_array_equal(image[~mask], normals[source][~mask])
@@ -288,9 +294,9 @@ def test_defects_of_groups_that_are_kept_out_are_not_trained_on(surfaces, monkey
     X, y, masks = surfaces
     n_real = []
 
-    def spy(detector, normals, numbers, real, attached):
-        n_real.append(len(real.images))
-        return learn(detector, normals, numbers, real, attached)
+    def spy(detector, normal, real):
+        n_real.append(len(real))
+        return learn(detector, normal, real)
 
     learn = StudentTeacherDetector._learn
     monkeypatch.setattr(StudentTeacherDetector, "_learn", spy)
@@ -342,7 +348,7 @@ def test_the_position_map_is_what_normal_maps_share_and_nothing_by_chance(n_imag
 def test_weights_are_kept_for_all_that_does_not_change_them(normals, tmp_path, no_training):
     detector = tiny(cache_dir=tmp_path).fit(normals)
     no_training()
-    for params in ({"map": "both"}, {"top_share": 0.1}, {"max_false_alarm_rate": 0.2}, {"position_map": True}):
+    for params in ({"map_source": "both"}, {"top_share": 0.1}, {"max_false_alarm_rate": 0.2}, {"position_map": True}):
         other = clone(detector).set_params(**params).fit(normals)
         assert_same_weights(other, detector)
         assert other.losses_["student"].shape == (3,)
@@ -360,7 +366,7 @@ def test_weights_are_kept_for_all_that_does_not_change_them(normals, tmp_path, n
 
 def test_one_teacher_serves_all_weights_of_the_losses(normals, tmp_path, monkeypatch):
     tiny(cache_dir=tmp_path).fit(normals)
-    monkeypatch.setattr(StudentTeacherDetector, "_train_teacher", None)
+    monkeypatch.setattr(Training, "_train_teacher", None)
     other = tiny(cache_dir=tmp_path, segmentation_weight=0.5).fit(normals)
     assert set(other.losses_) == {"teacher", "student"}
 
@@ -373,9 +379,9 @@ def test_a_grid_search_over_the_map_trains_once_for_each_fold(surfaces, tmp_path
         trained.append(1)
         return train_student(detector, *arguments)
 
-    train_student = StudentTeacherDetector._train_student
-    monkeypatch.setattr(StudentTeacherDetector, "_train_student", spy)
-    grid = {"map": ["segmentation", "cosine"], "top_share": [0.01, 0.1]}
+    train_student = Training._train_student
+    monkeypatch.setattr(Training, "_train_student", spy)
+    grid = {"map_source": ["segmentation", "cosine"], "top_share": [0.01, 0.1]}
     search = GridSearchCV(tiny(cache_dir=tmp_path), grid, cv=2, scoring="roc_auc", error_score="raise").fit(X, y)
     assert len(trained) == 3  # two folds and the refit
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
@@ -383,17 +389,17 @@ def test_a_grid_search_over_the_map_trains_once_for_each_fold(surfaces, tmp_path
 
 def test_damaged_weights_are_trained_again(normals, tmp_path):
     detector = tiny(cache_dir=tmp_path).fit(normals)
-    for path in tmp_path.glob("*student*/weights.npz"):
+    for path in tmp_path.glob("*student*/weights.safetensors"):
         path.write_bytes(path.read_bytes()[:-200])
     with pytest.warns(
-        RuntimeWarning, match=r"weights\.npz: expected the weights of an earlier fit, got a damaged file"
+        RuntimeWarning, match=r"weights\.safetensors: expected the weights of an earlier fit, got a damaged file"
     ):
         again = tiny(cache_dir=tmp_path).fit(normals)
     assert_same_weights(again, detector)
 
 
 def test_a_resumed_training_equals_the_uninterrupted_one(normals, tmp_path, monkeypatch):
-    monkeypatch.setattr(student_teacher, "_CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "_CHECKPOINT_EVERY", 2)
     whole = tiny(max_steps=10).fit(normals)
 
     def interrupt_at(n_batches):
@@ -501,7 +507,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(normals):
     ("params", "message"),
     [
         ({"training": "three_stage"}, "'training' parameter of StudentTeacherDetector must be a str among"),
-        ({"map": "logits"}, "'map' parameter"),
+        ({"map_source": "logits"}, "'map_source' parameter"),
         ({"top_share": 0.0}, "'top_share' parameter"),
         ({"validation_fraction": 1.0}, "'validation_fraction' parameter"),
         ({"cosine_weight": -1.0}, "'cosine_weight' parameter"),
@@ -509,7 +515,10 @@ def test_a_loss_that_is_not_finite_ends_the_training(normals):
         ({"channels": ()}, "channels: expected at least one integer > 0, got ()"),
         ({"channels": (8, 0)}, "channels: expected at least one integer > 0, got"),
         ({"cosine_weight": 0.0, "segmentation_weight": 0.0}, "expected at least one above 0, got 0 for both"),
-        ({"segmentation_weight": 0.0, "map": "both"}, "map: expected 'auto' or 'cosine' with segmentation_weight=0"),
+        (
+            {"segmentation_weight": 0.0, "map_source": "both"},
+            "map_source: expected 'auto' or 'cosine' with segmentation_weight=0",
+        ),
         ({"cosine_weight": 0.0, "training": "two_stage"}, "cosine_weight: expected a weight above 0 for training="),
         ({"teacher": "resnet8"}, "expected a name of torchvision.models.list_models"),
         ({**RANDOM_RESNET, "layers": ("layer9",)}, "layers: expected names of layers of ResNet"),

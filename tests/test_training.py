@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_exdd._training import seeded, train
+from sklearn_exdd._torch import seeded
+from sklearn_exdd._training import train
 
 
 def build():

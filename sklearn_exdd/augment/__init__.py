@@ -1,6 +1,6 @@
 """Augmenters: synthetic defects on normal images, and where they go."""
 
-from sklearn_exdd.augment.base import AugmentedImages, BaseDefectAugmenter, SyntheticDefects
+from sklearn_exdd.augment.base import BaseDefectAugmenter
 from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
 from sklearn_exdd.augment.ddpm import DDPMDefectAugmenter
@@ -17,6 +17,7 @@ from sklearn_exdd.augment.regions import (
     RectangleRegions,
     otsu_foreground,
 )
+from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
 __all__ = [
     "AugmentedImages",

@@ -1,149 +1,30 @@
 """What all augmenters share: sources, regions, visibility, masks, provenance and the cache."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import CodeType
-from typing import NamedTuple
 from warnings import warn
 
 import joblib
 import numpy as np
-from scipy import ndimage
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from sklearn_exdd._cache import fingerprint_of_pixels
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd.augment._cache import SampleCache
+from sklearn_exdd._training_set import find_defects
+from sklearn_exdd.augment.composite import MIN_AREA, Drawn, composite
 from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground
+from sklearn_exdd.augment.sample_cache import SampleCache
+from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
-# A pixel belongs to the mask where it changed by this share of the texture's standard deviation.
-_CHANGE = 0.25
-_MIN_AREA = 8  # pixels that a defect has at least
 _MAX_DRAWS = 100  # of regions, until one lies on the foreground
-# What does not change the images that are made, given what fit learned.
+# Parameters that do not change the images made, given what fit learned.
 _NOT_IN_KEY = {"n_synthetic", "cache_dir", "pos_label", "random_state", "verbose"}
-
-
-class Drawn(NamedTuple):
-    """An image to paint on and the region to paint in."""
-
-    images: Images
-    index: int
-    region: np.ndarray
-    name: str  # of the region's class
-    content: object = None  # where the defect comes with its region
-
-
-@dataclass
-class SyntheticDefects:
-    """Synthetic defect images, with masks and where they come from.
-
-    Unpackable: ``images, masks = augmenter.sample(10)``.
-
-    Parameters
-    ----------
-    images : ndarray of shape (n, height, width[, channels]) or list of such arrays
-        Each of the shape and dtype of the normal image that it was made on (alpha is dropped; a bool image becomes
-        uint8).
-    masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
-        True where the image may differ from its source; everywhere else it is equal to it.
-    provenance : list of dict
-        For each image at least "augmenter" and "region" (names of classes; "defect" for a real one that comes with
-        its region, "given" for one passed to ``paint``), "source" (index of the normal image in the X of fit, or
-        None), "seed", "contrast" (mean change within the mask over the texture's standard deviation), "n_redraws",
-        and "prompt" and "model" (or None).
-
-    Examples
-    --------
-    >>> from sklearn_exdd import OffsetDefectAugmenter
-    >>> from sklearn_exdd.datasets import make_surface_defects
-    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
-    >>> synthetic = OffsetDefectAugmenter(random_state=0).fit(X).sample(3)
-    >>> images, masks = synthetic
-    >>> images.shape, masks.dtype, synthetic.provenance[0]["augmenter"]
-    ((3, 64, 64), dtype('bool'), 'OffsetDefectAugmenter')
-    """
-
-    images: object
-    masks: object
-    provenance: list
-
-    def __iter__(self):
-        return iter((self.images, self.masks))
-
-    @classmethod
-    def of(cls, samples):
-        """Of (image, mask, provenance) triples."""
-        images, masks, provenance = ([sample[part] for sample in samples] for part in range(3))
-        same = len({(image.shape, image.dtype) for image in images}) == 1
-        return cls(np.stack(images), np.stack(masks), provenance) if same else cls(images, masks, provenance)
-
-    @classmethod
-    def concatenate(cls, parts):
-        """The images of several parts, one after the other."""
-        return cls.of([sample for part in parts for sample in zip(part.images, part.masks, part.provenance)])
-
-    def on(self, sources):
-        """Those on some images, whose indices are given and which are counted anew; None where there are none."""
-        number_of = {int(source): number for number, source in enumerate(sources)}
-        number_of[None] = None  # on an image that is none of these
-        kept = [
-            (image, mask, {**provenance, "source": number_of[provenance["source"]]})
-            for image, mask, provenance in zip(*self, self.provenance)
-            if provenance["source"] in number_of
-        ]
-        return self.of(kept) if kept else None
-
-
-class AugmentedImages(list):
-    """The images that an augmenter got, one by one, with synthetic defects attached.
-
-    Its length is that of the X that went in, so that y still fits; a detector's fit takes what is attached into its
-    defect bank.
-
-    Attributes
-    ----------
-    synthetic : SyntheticDefects or None
-        "source" in its provenance counts these images.
-
-    Examples
-    --------
-    >>> from sklearn_exdd import OffsetDefectAugmenter
-    >>> from sklearn_exdd.datasets import make_surface_defects
-    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
-    >>> augmented = OffsetDefectAugmenter(n_synthetic=3, random_state=0).fit_transform(X)
-    >>> len(augmented), len(augmented.synthetic.images)
-    (4, 3)
-    """
-
-    def __init__(self, items, synthetic):
-        super().__init__(items)
-        self.synthetic = synthetic
-
-
-class GivenDefects(BaseEstimator):
-    """Synthetic defects that are there already, in the place of an augmenter.
-
-    Parameters
-    ----------
-    synthetic : SyntheticDefects
-    """
-
-    def __init__(self, synthetic):
-        self.synthetic = synthetic
-
-    def fit(self, X, y=None, *, masks=None):
-        """Nothing to learn."""
-        return self
-
-    def sample(self, n_samples=None, random_state=None):
-        """All of them, whatever the number."""
-        return self.synthetic
 
 
 class DefectAugmenterMixin(TransformerMixin):
@@ -287,10 +168,9 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             raise ValueError("masks: expected None without labels y, which say what images are defects. Pass y, too.")
         masks = None if masks is None else Masks(masks, len(images))
         self.sources_ = normal
-        images.shape(normal[0])  # read, it tells how many channels there are
         self.images_ = images.take(normal)
-        self.n_channels_ = images.n_channels
-        defects = images.take(defect) if len(defect) else None
+        self.n_channels_ = self.images_.n_channels
+        defects = images.take(defect).with_channels(self.n_channels_) if len(defect) else None
         own_masks = masks.take(defect) if defects is not None and masks is not None else None
         self.masks_ = []
         for i in range(len(defect) if own_masks is not None else 0):
@@ -304,7 +184,10 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 drawer.check_masks(self.masks_)
         self.pixels_hash_ = None
         if self.cache_dir is not None:
-            self.pixels_hash_ = self._hash_of_pixels(defects, own_masks)
+            self.pixels_hash_ = fingerprint_of_pixels(self.images_)
+            if defects is not None:
+                defect_masks = own_masks and [own_masks.get(i, defects.shape(i)) for i in range(len(defects))]
+                self.pixels_hash_ += fingerprint_of_pixels(defects, defect_masks)
         self._learn(self.images_, defects, own_masks, random_state)
         return self
 
@@ -346,7 +229,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return SyntheticDefects.of(samples)
+        return SyntheticDefects.from_samples(samples)
 
     def paint(self, image, region, random_state=None):
         """Make one defect, on a given image and in a given region.
@@ -371,7 +254,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         random_state = np.random.RandomState(seed)
         image, mask, provenance = self._tries(lambda _: Drawn(images, 0, region, "given"), random_state)
-        return SyntheticDefects.of([(image, mask, {**provenance, "source": None, "seed": seed})])
+        return SyntheticDefects.from_samples([(image, mask, {**provenance, "source": None, "seed": seed})])
 
     def _learn(self, images, defects, masks, random_state):
         """Learn from the normal images, and from the defects where there are some."""
@@ -405,8 +288,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         for n_redraws in range(self.max_redraws + 1):  # noqa: B007
             drawn = draw(random_state)
             painted, more = self._paint_drawn(drawn, random_state)
-            image, mask, contrast = _composite(drawn, painted)
-            visible = mask.sum() >= _MIN_AREA and contrast >= self.min_contrast
+            image, mask, contrast = composite(drawn, painted)
+            visible = mask.sum() >= MIN_AREA and contrast >= self.min_contrast
             if best is None or visible or (mask.any(), contrast) > (best[1].any(), best[2]["contrast"]):
                 provenance = {
                     "augmenter": type(self).__name__,
@@ -469,10 +352,10 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             if foreground is not None:
                 # Mostly outside: another place is better than a fragment.
                 region = region & foreground if (region & foreground).sum() >= region.sum() / 2 else region & False
-            if region.sum() >= _MIN_AREA:
+            if region.sum() >= MIN_AREA:
                 return region, content
         raise ValueError(
-            f"regions: expected {name} to draw at least {_MIN_AREA} pixels"
+            f"regions: expected {name} to draw at least {MIN_AREA} pixels"
             f"{' of the foreground' if foreground is not None else ''} of {self.images_.where(index)}, "
             f"{shape[0]} x {shape[1]} pixels, got none in {_MAX_DRAWS} draws. Change its parameters or the foreground."
         )
@@ -488,14 +371,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 f"{self.images_.where(index)}, got {foreground.dtype} of shape {foreground.shape}."
             )
         return foreground
-
-    def _hash_of_pixels(self, defects, masks):
-        """Of everything that fit got, image by image."""
-        hashes = [joblib.hash(self.images_.original(i)) for i in range(len(self.images_))]
-        for i in range(len(defects) if defects is not None else 0):
-            mask = None if masks is None else masks.get(i, defects.shape(i))
-            hashes.append(joblib.hash((defects.original(i), mask)))
-        return joblib.hash(hashes)
 
     def _key(self, params):
         if self.pixels_hash_ is None:
@@ -523,43 +398,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         return SampleCache(Path(self.cache_dir) / f"{type(self).__name__}-{key}-{seed}")
 
 
-def find_defects(y, n_images, pos_label):
-    """Which images are defects, by their labels; none without labels."""
-    if y is None:
-        return np.zeros(n_images, dtype=bool)
-    y = column_or_1d(y)
-    if len(y) != n_images:
-        raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
-    classes = np.unique(y)
-    if len(classes) > 2:
-        raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
-    if pos_label is not None:
-        if len(classes) == 2 and pos_label not in classes:
-            raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {pos_label!r}.")
-        return y == pos_label
-    return y == (classes[1] if len(classes) == 2 else 1)
-
-
 def _content(code):
     """What a function does, whatever its name; a lambda has none."""
     constants = [_content(value) if isinstance(value, CodeType) else value for value in code.co_consts]
     return code.co_code, code.co_names, constants
-
-
-def _composite(drawn, painted):
-    """Put what was painted into the source: image, mask of what changed, and its contrast."""
-    images, index, region = drawn.images, drawn.index, drawn.region
-    source = images[index]
-    painted = images.restore(index, np.clip(np.where(np.isfinite(painted), painted, source), 0, 1))
-    original = images.original(index)
-    change = np.abs(Images([painted])[0] - Images([original])[0]).max(axis=2)
-    detail = source - ndimage.uniform_filter(source, (15, 15, 0))
-    texture = float(1.4826 * np.median(np.abs(detail)))  # the edges of a part are no texture
-    mask = region & (change > max(_CHANGE * texture, 1e-6))
-    # Pixels between changed ones belong to the defect, those that stand alone do not.
-    mask = region & ndimage.binary_closing(np.pad(mask, 2), iterations=2)[2:-2, 2:-2]
-    blobs, n_blobs = ndimage.label(mask, structure=np.ones((3, 3)))
-    mask = (np.bincount(blobs.ravel(), minlength=n_blobs + 1) >= _MIN_AREA / 2)[blobs] & mask
-    contrast = float(change[mask].mean() / max(texture, 1e-6)) if mask.any() else 0.0
-    image = np.where(mask if painted.ndim == 2 else mask[..., None], painted, original)
-    return image, mask, contrast

@@ -1,11 +1,10 @@
 """Region drawers of thin curves, as boolean masks: scratches and cracks."""
 
-from numbers import Integral, Real
-
 import numpy as np
 from scipy import ndimage
 from sklearn.base import BaseEstimator
 
+from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.noise import correlated_noise, ridge_distance
 
 _EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one curve
@@ -132,9 +131,3 @@ class CrackRegions(BaseEstimator):
 def _wander(n_steps, length, random_state):
     """Smooth noise along a line."""
     return correlated_noise((1, n_steps + 4 * length), (0, length), random_state)[0, :n_steps]
-
-
-def check_interval(name, interval, low):
-    valid = np.shape(interval) == (2,) and all(isinstance(end, (Integral, Real)) for end in interval)
-    if not valid or not low <= interval[0] <= interval[1]:
-        raise ValueError(f"{name}: expected two numbers in ascending order, at least {low}, got {interval!r}.")

@@ -1,33 +1,31 @@
 """A diffusion model of the user's normal surfaces, disturbed where a defect is to be."""
 
-import hashlib
 from contextlib import contextmanager
-from itertools import pairwise
 from numbers import Integral, Real
-from warnings import warn
 
 import numpy as np
-from scipy import ndimage
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from sklearn_exdd._files import write_whole
-from sklearn_exdd._torch import resolve_device
-from sklearn_exdd._training import seeded, train
+from sklearn_exdd._params import check_interval
+from sklearn_exdd._torch import arrays_of, load_weights, resolve_device, seeded
+from sklearn_exdd._training import train
+from sklearn_exdd._weights import checksum, read_weights, write_weights
 from sklearn_exdd.augment.base import BaseDefectAugmenter
-from sklearn_exdd.augment.curves import RidgedRegions, check_interval
-from sklearn_exdd.augment.noise import correlated_noise
+from sklearn_exdd.augment.curves import RidgedRegions
+from sklearn_exdd.augment.diffusion import (
+    FLOOR,
+    N_TIMESTEPS,
+    Tiles,
+    make_scheduler,
+    perturbation_of,
+    relative_contrast,
+    reverse,
+    timesteps_of,
+    window_around,
+)
 from sklearn_exdd.augment.regions import PerlinRegions
 
-_N_TIMESTEPS = 1000
-_REFERENCE_STEPS = 25  # steps of the chain that amplitudes are meant for
 _POOL_PIXELS = 2**23  # of the crops that training draws its batches from: 2048 of 64 x 64
-_FLOOR = 0.1  # of the brightness that contrast is relative to: keeps the noise of black pixels small
-
-
-_HELD = 0.3  # share of the "correlated" variance that lasts through the chain
-_MOTTLING = 0.5  # deviation of the offset within a defect, relative to the offset
-_TINT = 0.2  # deviation of the offset between the channels of a colour image
-_EDGE = 2.5  # pixels over which a defect fades
 
 
 class DDPMDefectAugmenter(BaseDefectAugmenter):
@@ -158,9 +156,9 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         "amplitude": [tuple, list],
         "sign": [StrOptions({"both", "dark", "bright"})],
         "correlation_length": [Interval(Real, 0, None, closed="left")],
-        "min_timestep": [Interval(Integral, 0, _N_TIMESTEPS, closed="left")],
+        "min_timestep": [Interval(Integral, 0, N_TIMESTEPS, closed="left")],
         "strength": [Interval(Real, 0, 1, closed="right")],
-        "n_inference_steps": [Interval(Integral, 1, _N_TIMESTEPS, closed="both")],
+        "n_inference_steps": [Interval(Integral, 1, N_TIMESTEPS, closed="both")],
         "context": [Interval(Integral, 0, None, closed="left")],
         "crop_size": [Interval(Integral, 8, None, closed="left")],
         "block_out_channels": [tuple, list],
@@ -246,15 +244,15 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         self._module = None  # built when it is needed, and never stored
         seed = int(random_state.randint(2**31 - 1))
         folder = self._fit_dir()
-        learned = None if folder is None else _read(folder / "weights.safetensors")
+        learned = None if folder is None else read_weights(folder / "weights.safetensors")
         if learned is None:
             learned, complete = self._train(images, seed, folder)
-            if folder is not None and complete and _write(folder / "weights.safetensors", learned):
+            if folder is not None and complete and write_weights(folder / "weights.safetensors", learned):
                 (folder / "training.pt").unlink(missing_ok=True)
         self.scale_ = float(learned.pop("scale"))
         self.losses_ = learned.pop("losses")
         self.weights_ = learned
-        self.model_ = f"DDPM {_digest(learned)[:12]}"
+        self.model_ = f"DDPM {checksum(learned)[:12]}"
 
     def _check(self):
         check_interval("amplitude", self.amplitude, 0)
@@ -289,7 +287,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
             image = images[number] if len(share) else None
             for _ in share:
                 top, left = (random_state.randint(own - size + 1) for own in image.shape[:2])
-                crops.append(_relative(image, (top, left, top + size, left + size), size / 4)[0])
+                crops.append(relative_contrast(image, (top, left, top + size, left + size), size / 4)[0])
         return np.stack(crops)
 
     def _train(self, images, seed, folder):
@@ -305,7 +303,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
             )
         crops = torch.from_numpy((crops / scale).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
         module = self._build(crops.shape[1], seed).to(device)
-        scheduler = _scheduler()
+        scheduler = make_scheduler()
 
         def loss_of_step(step, random_state):
             batch = crops[random_state.randint(len(crops), size=self.train_batch_size)]
@@ -316,7 +314,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
             noise = torch.from_numpy(random_state.standard_normal(batch.shape).astype(np.float32))
             # Spread over the chain: the loss depends on the timestep more than on anything else.
             spread = (np.arange(len(batch)) + random_state.uniform(size=len(batch))) / len(batch)
-            timesteps = torch.from_numpy((_N_TIMESTEPS * spread).astype(np.int64))
+            timesteps = torch.from_numpy((N_TIMESTEPS * spread).astype(np.int64))
             noised = scheduler.add_noise(batch, noise, timesteps).to(device)
             return functional.mse_loss(module(noised, timesteps.to(device)).sample, noise.to(device))
 
@@ -333,8 +331,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
                 verbose=self.verbose,
                 description="DDPM of the normal images",
             )
-        weights = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
-        return {**weights, "scale": np.array(scale), "losses": run.losses}, run.complete
+        return {**arrays_of(module), "scale": np.array(scale), "losses": run.losses}, run.complete
 
     def _build(self, n_channels, seed):
         """The U-Net, with random weights."""
@@ -367,134 +364,45 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         padding = [(gap // 2, gap - gap // 2) for gap in missing]
         image = np.pad(image, [*padding, (0, 0)], mode="symmetric")
         region = np.pad(region, padding)
-        box = _window(region, self.context, self.crop_size)
-        relative, base = _relative(image, box, self.crop_size / 4)
+        box = window_around(region, self.context, self.crop_size)
+        relative, base = relative_contrast(image, box, self.crop_size / 4)
         inside = region[box[0] : box[2], box[1] : box[3]]
+        draw = perturbation_of(
+            self.perturbation,
+            inside,
+            image.shape[2],
+            sign=self.sign,
+            correlation_length=self.correlation_length,
+            n_steps=self.n_inference_steps,
+            random_state=random_state,
+        )
         with torch.inference_mode(), _advice_on_memory("batch_size"):
-            made = self._reverse(relative / self.scale_, inside, amplitude, random_state)
+            made = reverse(
+                self._fitted_module(),
+                relative / self.scale_,
+                inside,
+                Tiles(inside, self.crop_size, self.batch_size),
+                self._timesteps(),
+                lambda alpha: amplitude * draw(alpha),
+                min_timestep=self.min_timestep,
+                random_state=random_state,
+            )
         painted = image.copy()
-        painted[box[0] : box[2], box[1] : box[3]] = base * np.exp(made * self.scale_) - _FLOOR
+        painted[box[0] : box[2], box[1] : box[3]] = base * np.exp(made * self.scale_) - FLOOR
         (top, _), (left, _) = padding
         return painted[top : top + shape[0], left : left + shape[1]], {
             "amplitude": float(amplitude),
             "model": self.model_,
         }
 
-    def _reverse(self, clean, inside, amplitude, random_state):
-        """The reverse chain on a window (height, width, channels); outside the region it follows the noised source."""
-        import torch
-
-        module = self._fitted_module()
-        device = next(module.parameters()).device
-        scheduler = _scheduler()
-        timesteps = self._timesteps()
-        perturbation = self._perturbation(inside, clean.shape[2], random_state)
-        clean = torch.from_numpy(np.ascontiguousarray(clean.transpose(2, 0, 1), dtype=np.float32))
-        noise = torch.from_numpy(random_state.standard_normal(clean.shape).astype(np.float32))
-        tiles = _Tiles(inside, self.crop_size, self.batch_size)
-        inside = torch.from_numpy(inside)
-        kept = scheduler.alphas_cumprod
-        now = scheduler.add_noise(clean, noise, torch.tensor(timesteps[0]))
-        for timestep, following in pairwise(timesteps):
-            expected = tiles.predict(module, now, int(timestep), device)
-            # One step of DDIM, without noise of its own.
-            denoised = (now - (1 - kept[timestep]).sqrt() * expected) / kept[timestep].sqrt()
-            if following < 0:
-                break
-            now = scheduler.add_noise(denoised, expected, torch.tensor(following))
-            if following >= self.min_timestep:
-                now += torch.from_numpy((amplitude * perturbation(float(kept[following]))).astype(np.float32))
-            now = torch.where(inside, now, scheduler.add_noise(clean, noise, torch.tensor(following)))
-        return torch.where(inside, denoised, clean).permute(1, 2, 0).numpy()
-
     def _timesteps(self):
-        """Where the reverse chain stops; the last, -1, is the clean image."""
-        n_steps = max(1, round(self.strength * self.n_inference_steps))
-        return np.rint(np.linspace(self.strength * _N_TIMESTEPS, 0, n_steps + 1)).astype(int) - 1
-
-    def _perturbation(self, inside, n_channels, random_state):
-        """A function that draws what is added at a step, (channels, height, width), as a share of the amplitude."""
-        shape, step = inside.shape, _REFERENCE_STEPS / self.n_inference_steps
-        if self.perturbation == "white":
-            return lambda kept: np.sqrt(step) * random_state.standard_normal((n_channels, *shape))
-        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-        # Along a curve thinner than the noise is smooth, independent draws would cancel out: there they last longer,
-        # and reach farther.
-        thinness = self.correlation_length / (2 * np.percentile(depth[inside], 95))
-        length = self.correlation_length * max(1, thinness)
-        held = 1 if self.perturbation == "held" else max(_HELD, thinness**2 / (1 + thinness**2))
-        dark = random_state.random_sample() < 2 / 3 if self.sign == "both" else self.sign == "dark"
-        tint = 1 + _TINT * random_state.standard_normal((n_channels, 1, 1)) if n_channels > 1 else np.ones((1, 1, 1))
-        profile = tint * np.clip(depth / min(_EDGE, depth.max()), 0, 1)
-        offset = (-1 if dark else 1) + _MOTTLING * correlated_noise(shape, 2 * length, random_state)
-
-        def draw(kept):
-            fresh = correlated_noise(shape, length, random_state) if held < 1 else 0
-            return np.sqrt(kept) * profile * (np.sqrt((1 - held) * step) * fresh + np.sqrt(held) * step * offset)
-
-        return draw
+        return timesteps_of(self.strength, self.n_inference_steps)
 
     def _fitted_module(self):
-        import torch
-
         if getattr(self, "_module", None) is None:
             self._module = self._build(self.n_channels_, 0).eval()
-            self._module.load_state_dict({name: torch.from_numpy(value) for name, value in self.weights_.items()})
+            load_weights(self._module, self.weights_)
         return self._module.to(resolve_device(self.device))
-
-
-class _Tiles:
-    """Overlapping tiles of a window, of which the model's predictions are averaged (MultiDiffusion)."""
-
-    def __init__(self, inside, size, batch_size):
-        self.size, self.batch_size = size, batch_size
-        starts = [np.linspace(0, own - size, 1 + -(-(own - size) // (size // 2))).astype(int) for own in inside.shape]
-        corners = [(top, left) for top in starts[0] for left in starts[1]]
-        # What the model says outside the region is not used.
-        self.corners = [(y, x) for y, x in corners if inside[y : y + size, x : x + size].any()]
-
-    def predict(self, module, window, timestep, device):
-        import torch
-
-        size = self.size
-        ramp = 1 - (2 * torch.arange(size) + 1 - size).abs() / size
-        weight = ramp[:, None] * ramp
-        total, weights = torch.zeros_like(window), torch.zeros(window.shape[1:])
-        for start in range(0, len(self.corners), self.batch_size):
-            corners = self.corners[start : start + self.batch_size]
-            batch = torch.stack([window[:, y : y + size, x : x + size] for y, x in corners]).to(device)
-            predicted = module(batch, timestep).sample.cpu()
-            for (y, x), one in zip(corners, predicted):
-                total[:, y : y + size, x : x + size] += weight * one
-                weights[y : y + size, x : x + size] += weight
-        return total / weights.clamp(min=1e-12)
-
-
-def _scheduler():
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(num_train_timesteps=_N_TIMESTEPS)
-
-
-def _relative(image, box, blur):
-    """Contrast relative to the local brightness within a box, and that brightness."""
-    reach = int(3 * blur)
-    top, left = max(0, box[0] - reach), max(0, box[1] - reach)
-    wide = image[top : box[2] + reach, left : box[3] + reach]
-    base = ndimage.gaussian_filter(wide, (blur, blur, 0), truncate=3) + _FLOOR
-    cut = np.s_[box[0] - top : box[2] - top, box[1] - left : box[3] - left]
-    return np.log((wide[cut] + _FLOOR) / base[cut]), base[cut]
-
-
-def _window(region, context, size):
-    """Box around a region with some context, at least `size` a side, inside the image."""
-    box = []
-    for axis, own in ((1, region.shape[0]), (0, region.shape[1])):
-        marked = np.flatnonzero(region.any(axis=axis))
-        start, stop = max(0, marked[0] - context), min(own, marked[-1] + 1 + context)
-        start = max(0, min(start - max(0, size - (stop - start)) // 2, own - size))
-        box.append((start, min(own, max(stop, start + size))))
-    return box[0][0], box[1][0], box[0][1], box[1][1]
 
 
 @contextmanager
@@ -507,51 +415,3 @@ def _advice_on_memory(parameters):
         raise torch.cuda.OutOfMemoryError(
             f"The GPU's memory is full: lower {parameters}, or set device='cpu'. ({error})"
         ) from error
-
-
-def _digest(arrays):
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
-
-
-def _write(path, arrays):
-    """Keep what was learned; False where the disk refuses."""
-    from safetensors.numpy import save
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(arrays, metadata={"sha256": _digest(arrays)}))
-        return True
-    except OSError as error:
-        warn(
-            f"cache_dir: expected to write {path}, got {type(error).__name__}: {error}. The model is used all the "
-            "same, and trained again next time; make room or choose another folder.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        return False
-
-
-def _read(path):
-    """What was learned before, or None; with a warning where the file is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            digest = (file.metadata() or {}).get("sha256")
-        if digest != _digest(arrays):
-            raise ValueError("its checksum differs")
-        return arrays
-    except (OSError, ValueError, SafetensorError) as error:
-        warn(
-            f"{path}: expected the weights of an earlier fit, got a damaged file ({error}); the model is "
-            "trained again.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        return None

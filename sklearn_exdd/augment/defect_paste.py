@@ -7,8 +7,9 @@ from scipy import ndimage
 from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._images import Images
-from sklearn_exdd.augment.base import BaseDefectAugmenter, Drawn
-from sklearn_exdd.augment.curves import check_interval
+from sklearn_exdd._params import check_interval
+from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.composite import Drawn
 
 _RING = 5  # pixels around a defect whose brightness is matched to the new place
 

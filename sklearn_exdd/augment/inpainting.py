@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sklearn_exdd._torch import resolve_device
-from sklearn_exdd.augment._pipelines import (
+from sklearn_exdd.augment.base import BaseDefectAugmenter
+from sklearn_exdd.augment.pipelines import (
     PipelineRecipe,
     accepted_arguments,
     check_model,
@@ -19,7 +20,6 @@ from sklearn_exdd.augment._pipelines import (
     model_name,
     quiet,
 )
-from sklearn_exdd.augment.base import BaseDefectAugmenter
 from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions
 
 _MULTIPLE = 8  # of which the sides of what a pipeline paints have to be

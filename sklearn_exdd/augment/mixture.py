@@ -3,17 +3,19 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import _fit_context, clone
+from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd.augment.base import DefectAugmenterMixin, SyntheticDefects
+from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd.augment.base import DefectAugmenterMixin
 from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
 from sklearn_exdd.augment.offset import OffsetDefectAugmenter
 from sklearn_exdd.augment.regions import PerlinRegions, RectangleRegions
+from sklearn_exdd.augment.synthetic import SyntheticDefects
 
 
 class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
@@ -94,9 +96,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         random_state = check_random_state(self.random_state)
         fitted = []
         for augmenter in augmenters:
-            augmenter, seed = clone(augmenter), int(random_state.randint(2**31 - 1))
-            if augmenter.get_params(deep=False).get("random_state", seed) is None:
-                augmenter.set_params(random_state=seed)
+            augmenter = clone_with_seed(augmenter, int(random_state.randint(2**31 - 1)), keep_pos_label=True)
             fitted.append(augmenter.fit(X, y, masks=masks))
         self.augmenters_ = fitted
         return self
@@ -135,7 +135,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
                 for augmenter, count, seed in zip(self.augmenters_, counts, random_state)
             )
         ]
-        return SyntheticDefects.of([next(parts[turn]) for turn in turns])
+        return SyntheticDefects.from_samples([next(parts[turn]) for turn in turns])
 
     def get_params(self, deep=True):
         """Parameters, those of the augmenters among them."""

@@ -6,8 +6,9 @@ import numpy as np
 from scipy import ndimage
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.base import BaseDefectAugmenter
-from sklearn_exdd.augment.curves import RidgedRegions, check_interval
+from sklearn_exdd.augment.curves import RidgedRegions
 from sklearn_exdd.augment.noise import correlated_noise
 from sklearn_exdd.augment.regions import PerlinRegions
 

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
 from sklearn_exdd._images import Images, holds_images
+from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.base import BaseDefectAugmenter
-from sklearn_exdd.augment.curves import check_interval
 from sklearn_exdd.augment.regions import PerlinRegions
 
 

@@ -5,7 +5,8 @@ from scipy import ndimage
 from sklearn.base import BaseEstimator
 
 from sklearn_exdd._images import Masks, read_image
-from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions, check_interval
+from sklearn_exdd._params import check_interval
+from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.noise import perlin_noise
 
 _MIN_AREA = 16  # pixels that a rectangle has at least, however small the image

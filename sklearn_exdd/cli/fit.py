@@ -52,13 +52,13 @@ def make_detector(options):
 
 def _detector_class(name):
     if name == "student_teacher":
-        from sklearn_exdd.student_teacher import StudentTeacherDetector as Detector
+        from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector as Detector
     elif name == "segmentation":
-        from sklearn_exdd.segmentation import SegmentationDetector as Detector
+        from sklearn_exdd.detectors.segmentation import SegmentationDetector as Detector
     elif name == "classifier":
-        from sklearn_exdd.defect_classifier import DefectClassifier as Detector
+        from sklearn_exdd.detectors.defect_classifier import DefectClassifier as Detector
     else:
-        from sklearn_exdd.exdd import ExDDDetector as Detector
+        from sklearn_exdd.detectors.exdd import ExDDDetector as Detector
     return Detector
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sklearn_exdd.review.drawing import _HEAT
+from sklearn_exdd._map_colors import HEAT_COLORS, heat_colors
 
 
 class MapColors:
@@ -41,7 +41,7 @@ class MapColors:
         from PIL.PngImagePlugin import PngInfo
 
         picture = Image.fromarray(np.minimum(np.rint(255 * self.shares(pixel_map)), 254).astype(np.uint8))
-        picture.putpalette(np.rint(_colors(np.linspace(0, 1, 256))).astype(np.uint8).tobytes())
+        picture.putpalette(np.rint(heat_colors(np.linspace(0, 1, 256))).astype(np.uint8).tobytes())
         facts = PngInfo()
         facts.add_text("low", repr(self.low))
         facts.add_text("threshold", repr(self.threshold))
@@ -61,14 +61,9 @@ class MapColors:
         picture : ndarray of shape (height, width, 3), dtype uint8
         """
         opacity = np.interp(shares, [0, 0.35, 0.5, 0.6, 1], [0, 0.08, 0.35, 0.5, 0.65])[..., None]
-        return np.rint(opacity * _colors(shares) + (1 - opacity) * image).astype(np.uint8)
+        return np.rint(opacity * heat_colors(shares) + (1 - opacity) * image).astype(np.uint8)
 
 
 def gradient():
     """The scale as CSS writes it."""
-    return ", ".join("rgb({}, {}, {})".format(*color) for color in _HEAT)
-
-
-def _colors(shares):
-    steps = np.linspace(0, 1, len(_HEAT))
-    return np.stack([np.interp(shares, steps, channel) for channel in _HEAT.T], axis=-1)
+    return ", ".join("rgb({}, {}, {})".format(*color) for color in HEAT_COLORS)

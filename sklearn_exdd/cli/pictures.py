@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
-from sklearn_exdd.datasets.folders import _images
+from sklearn_exdd.datasets.folders import list_image_files
 
 LAYOUTS = (
     "index.csv; normal/ (or good/), defect/ and, if there are any, masks/; train/good/ and test/<kind>/ (MVTec AD); "
@@ -84,7 +84,9 @@ def _usable(folder):
     if (folder / "index.csv").is_file():
         masks.update(load_index(folder).masks)
     return [
-        path for path in _images(folder) if path not in masks and not any(path.is_relative_to(one) for one in left_out)
+        path
+        for path in list_image_files(folder)
+        if path not in masks and not any(path.is_relative_to(one) for one in left_out)
     ]
 
 

@@ -23,8 +23,8 @@ def _parts(subset):
     return ["train", "test"] if subset is None else [subset]
 
 
-def _images(folder, part="."):
-    """Image files of a part of a folder, at any depth, hidden ones left out, in the order of their names."""
+def list_image_files(folder, part="."):
+    """Return the image files of a part of a folder, at any depth, without hidden ones, in the order of their names."""
     root = folder / part
     places = sorted(
         path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
@@ -50,7 +50,7 @@ def _pair(images, folder, part, mask_part):
     """Find the mask of each defect image: same sub-folder, same stem with or without `_mask`."""
     root = folder / part
     places, mask_of = [image.relative_to(root).with_suffix("") for image in images], {}
-    for mask in _images(folder, mask_part):
+    for mask in list_image_files(folder, mask_part):
         place = mask.relative_to(folder / mask_part).with_suffix("")
         if place not in places:
             place = place.with_name(place.name.removesuffix("_mask"))
@@ -112,7 +112,7 @@ def load_folder(path):
     """
     layout = "normal/ (or good/), defect/ and, if there are any, masks/"
     path = _folder(path, layout)
-    normal, defect = _images(path, "good") + _images(path, "normal"), _images(path, "defect")
+    normal, defect = list_image_files(path, "good") + list_image_files(path, "normal"), list_image_files(path, "defect")
     names = [image.parent.relative_to(path / "defect").as_posix() for image in defect]
     kinds = ["normal"] * len(normal) + ["defect" if name in (".", "normal") else name for name in names]
     masks = [None] * len(normal) + _pair(defect, path, "defect", "masks")
@@ -151,7 +151,7 @@ def load_mvtec(path, subset=None):
     path = _folder(path, layout)
     X, kinds, is_test = [], [], []
     for part in _parts(subset):
-        images = [image for image in _images(path, part) if image.parent != path / part]
+        images = [image for image in list_image_files(path, part) if image.parent != path / part]
         names = [image.relative_to(path / part).parts[0] for image in images]
         kinds += ["normal" if name == "good" else name for name in names]
         is_test += [part == "test"] * len(images)
@@ -197,7 +197,7 @@ def load_ksdd2(path, subset=None):
     path = _folder(path, layout)
     X, masks, is_test = [], [], []
     for part in _parts(subset):
-        files = {file.stem: file for file in _images(path, part) if "(copy)" not in file.name}
+        files = {file.stem: file for file in list_image_files(path, part) if "(copy)" not in file.name}
         for stem, file in files.items():
             image, mask = stem.removesuffix("_GT"), stem.removesuffix("_GT") + "_GT"
             if image not in files or mask not in files:

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import column_or_1d
 
 from sklearn_exdd.display.scores import are_defects, count_scores, score_edges, score_label
-from sklearn_exdd.metrics.pixels import _follow_to_detector
+from sklearn_exdd.metrics.scorers import follow_to_detector
 
 # Okabe-Ito blue and vermilion; defects are hatched as well, for print in grey and for any colour vision.
 _NORMAL_COLOR, _DEFECT_COLOR = "#0072B2", "#D55E00"
@@ -72,7 +72,7 @@ class ScoreHistogramDisplay:
         >>> display.ax_.get_ylabel()
         'number of images'
         """
-        detector, X = _follow_to_detector(estimator, X)
+        detector, X = follow_to_detector(estimator, X)
         return cls(
             y=are_defects(detector, y),
             scores=detector.score_samples(X),

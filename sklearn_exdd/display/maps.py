@@ -8,7 +8,7 @@ import numpy as np
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.display.panels import MAP_LINE, MASK_LINE, PATCH_LINE, box, new_axes, outline, show, write_legend
 from sklearn_exdd.display.scores import are_defects, score_label
-from sklearn_exdd.metrics.pixels import _follow_to_detector
+from sklearn_exdd.metrics.scorers import follow_to_detector
 
 _WRONG_DECISION = "#D55E00"
 
@@ -113,7 +113,7 @@ class DefectMapDisplay:
         -------
         display : DefectMapDisplay
         """
-        detector, X_detector = _follow_to_detector(estimator, X)
+        detector, X_detector = follow_to_detector(estimator, X)
         return cls(
             images=X,
             maps=detector.predict_map(X_detector),

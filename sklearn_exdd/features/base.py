@@ -4,7 +4,6 @@ import hashlib
 import numbers
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -14,16 +13,15 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, check_memory
 from tqdm.auto import tqdm
 
+from sklearn_exdd._cache import load, store
 from sklearn_exdd._images import Images
-from sklearn_exdd._recall import _from_cache, _stored
-from sklearn_exdd._torch import resize, resolve_device
+from sklearn_exdd._torch import resize, resolve_device, share_out_threads
+from sklearn_exdd.features.tiles import stitched_map
+from sklearn_exdd.features.whitening import mean_of, moments_of, whitening_of
 
-# What changes how features are computed, but not the features.
+# Parameters that change how features are computed, but not the features.
 _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
-
-# Of the whitening: full whitening blows up directions in which normals hardly vary.
-_VARIANCE_SHARE = 0.999
-_SHRINKAGE = 0.5
+_KIND = "feature map"  # of cache entries
 
 
 class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
@@ -79,8 +77,17 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     offset = 0.0
     margin = 0
     min_size = 1
-    # Of images computed at a time by one thread of a CPU: what is larger is asked of the system for each operation.
+    #: Whether ``fit(X, y, masks=)`` learns from marked defects, too: a detector then passes them on.
+    learns_from_defects = False
+    #: Whether ``fit`` learns no more than the whitening, which can be accumulated shard by shard.
+    fits_in_shards = True
+    # Pixels computed at a time by one thread of a CPU: larger buffers would be allocated anew for every operation.
     _n_pixels = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if {"fit", "fit_transform"} & vars(cls).keys() and "fits_in_shards" not in vars(cls):
+            cls.fits_in_shards = False  # a fit of its own may learn what no shard alone can tell
 
     def __init__(
         self, *, image_size=None, tile_size=1024, whiten=False, batch_size=16, memory=None, n_jobs=None, verbose=0
@@ -110,7 +117,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         self.fit_transform(X)
         return self
 
-    def fit_transform(self, X, y=None, *, max_bytes=None):
+    def fit_transform(self, X, y=None):
         """Fit and transform, computing the features once.
 
         Parameters
@@ -118,24 +125,26 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         X : images
         y : None
             Ignored.
-        max_bytes : int, default=None
-            What the feature maps may take, before whitening.
 
         Returns
         -------
-        feature_maps : list of ndarray of shape (height', width', n_features) or None
-            None, with nothing learned, where they would take more than `max_bytes`.
+        feature_maps : list of ndarray of shape (height', width', n_features), float32
         """
-        images, maps, n_bytes = X if isinstance(X, Images) else Images(X), [], 0
+        return self._fit_transform_within(X if isinstance(X, Images) else Images(X), np.inf)
+
+    def _fit_transform_within(self, images, max_bytes):
+        """Fit and transform, or return None, with nothing learned, if the maps exceed `max_bytes` before whitening."""
+        self._before_fit()
+        maps, n_bytes = [], 0
         for feature_map in self._raw_maps(images):
             n_bytes += feature_map.nbytes
-            if max_bytes is not None and n_bytes > max_bytes:
+            if n_bytes > max_bytes:
                 return None
             maps.append(feature_map)
         self.n_channels_ = images.n_channels
         if self.whiten:
-            shift = _mean(maps[0])
-            self._set_whitening(shift, _moments(maps, shift))
+            shift = mean_of(maps[0])
+            self.mean_, self.components_ = whitening_of(shift, moments_of(maps, shift))
         for i, feature_map in enumerate(maps):
             maps[i] = self._refined(feature_map)
         self.n_features_out_ = maps[0].shape[2]
@@ -155,13 +164,18 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         -------
         self : object
         """
+        self._before_fit()
         first = next(self._raw_maps(shards[0].take([0])))
         self.n_channels_ = shards[0].n_channels
         if self.whiten:
-            shift = _mean(first)
-            self._set_whitening(shift, [sum(terms) for terms in zip(*run(_moments_of_shard, shift))])
+            shift = mean_of(first)
+            moments = [sum(terms) for terms in zip(*run(_moments_of_shard, shift))]
+            self.mean_, self.components_ = whitening_of(shift, moments)
         self.n_features_out_ = self._refined(first).shape[2]
         return self
+
+    def _before_fit(self):
+        """Resolve what a fit decides once, before any feature is computed."""
 
     def transform(self, X):
         """Feature maps of images.
@@ -263,7 +277,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
 
     def _side_by_side(self, images, batches, n_jobs):
         own_key, parallel = self._own_key(), Parallel(n_jobs, backend="threading", return_as="generator")
-        with _threads_shared_out(n_jobs):
+        with share_out_threads(n_jobs):
             yield from parallel(delayed(self._batch_maps)(images, batch, own_key) for batch in batches)
 
     def _batch_maps(self, images, batch, own_key):
@@ -271,27 +285,26 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
 
     def _read(self, images, batch, own_key):
         """For each image of a batch its key in the cache, and its feature map from there or else its pixels."""
-        stored = self._stored_maps()
-        items = []
+        memory, items = self._memory(), []
         for index in range(batch.start, batch.stop):
             image = images[index]
             self._check_size(image.shape, images.where(index))
             key = _image_key(own_key, image) if self.memory is not None else None
-            feature_map = _from_cache(stored, key)
+            feature_map = None if key is None else load(memory, _KIND, key)
             items.append((key, feature_map, self._resized(image) if feature_map is None else None))
         return items
 
     def _extracted(self, items):
         """Feature maps of a batch that was read."""
-        stored, maps, missing = self._stored_maps(), [feature_map for _, feature_map, _ in items], {}
+        memory, maps, missing = self._memory(), [feature_map for _, feature_map, _ in items], {}
         for i, (_, feature_map, pixels) in enumerate(items):
             if feature_map is None:
                 missing.setdefault(pixels.shape, []).append(i)
         for places in (some for shape, same in missing.items() for some in self._portions(same, shape)):
-            computed = self._tiled_maps(np.stack([items[i][2] for i in places]))
+            computed = self._maps(np.stack([items[i][2] for i in places]))
             for i, feature_map in zip(places, computed):
                 if items[i][0] is not None:
-                    stored(items[i][0], feature_map)
+                    store(memory, _KIND, items[i][0], feature_map)
                 maps[i] = feature_map
         return maps
 
@@ -310,8 +323,8 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         """What all entries of this extractor have in common in a cache."""
         return joblib.hash(self._cache_key()) if self.memory is not None else None
 
-    def _stored_maps(self):
-        return check_memory(self.memory).cache(_stored, ignore=["feature_map"])
+    def _memory(self):
+        return None if self.memory is None else check_memory(self.memory)
 
     def _cache_key(self):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}
@@ -332,48 +345,18 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
             return image
         return resize(image, shape)
 
-    def _tiled_maps(self, images):
+    def _maps(self, images):
         images = self._prepare(images)
-        height, width = images.shape[1:3]
-        if max(height, width) <= self.tile_size or self.stride is None:
+        if max(images.shape[1:3]) <= self.tile_size or self.stride is None:
             return self._extract(images)
-        rows = [self._tiles(height), self._tiles(width)]
-        strips = [
-            np.concatenate([self._core_map(images, *row, *column) for column in rows[1]], axis=2) for row in rows[0]
-        ]
-        return np.concatenate(strips, axis=1)
-
-    def _tiles(self, size):
-        """Cuts of one axis: (start, stop) of the tile's core and of the core with its margin."""
-        unit = int(self.stride) * 8  # keeps pyramids and strided layers on the same grid
-        step = max(unit, self.tile_size // unit * unit)
-        margin = -(-self.margin // unit) * unit
-        starts = [start for start in range(0, size, step) if start == 0 or size - start >= self.min_size]
-        stops = [*starts[1:], size]
-        return [(start, stop, max(0, start - margin), min(size, stop + margin)) for start, stop in zip(starts, stops)]
-
-    def _core_map(self, images, top, bottom, outer_top, outer_bottom, left, right, outer_left, outer_right):
-        tile = self._extract(images[:, outer_top:outer_bottom, outer_left:outer_right])
-        stride = int(self.stride)
-        rows = slice((top - outer_top) // stride, -(-(bottom - outer_top) // stride))
-        columns = slice((left - outer_left) // stride, -(-(right - outer_left) // stride))
-        return tile[:, rows, columns]
-
-    def _set_whitening(self, shift, moments):
-        count, total, products = moments
-        mean = total / count
-        covariance = products / count - np.outer(mean, mean)
-        # A feature that does not vary on the normals (to rounding) says nothing there.
-        scale = np.sqrt(np.diag(covariance).clip(0))
-        scale = np.where(scale > 1e-6 * (np.abs(shift) + 1e-6), scale, 1.0)
-        variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
-        variances, directions = variances[::-1].clip(0), directions[:, ::-1]
-        share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
-        n_kept = min(int(np.searchsorted(share, _VARIANCE_SHARE)) + 1, len(share))
-        mean_variance = max(variances.mean(), 1e-12)
-        shrunk = (1 - _SHRINKAGE) * variances[:n_kept] + _SHRINKAGE * mean_variance
-        self.mean_ = (shift + mean).astype(np.float32)
-        self.components_ = (directions[:, :n_kept] / scale[:, None] / np.sqrt(shrunk)).astype(np.float32)
+        return stitched_map(
+            self._extract,
+            images,
+            tile_size=self.tile_size,
+            stride=int(self.stride),
+            margin=self.margin,
+            min_size=self.min_size,
+        )
 
     def _refined(self, feature_map):
         return (feature_map - self.mean_) @ self.components_ if self.whiten else feature_map
@@ -386,36 +369,8 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _mean(feature_map):
-    return feature_map.reshape(-1, feature_map.shape[2]).mean(axis=0, dtype=np.float64)
-
-
-def _moments(maps, shift):
-    """Number, sum and sum of outer products of the patches, less a shift that saves digits."""
-    count, total, products = 0, np.zeros(len(shift)), np.zeros((len(shift), len(shift)))
-    for feature_map in maps:
-        patches = feature_map.reshape(-1, len(shift)) - shift
-        count += len(patches)
-        total += patches.sum(axis=0)
-        products += patches.T @ patches
-    return count, total, products
-
-
 def _moments_of_shard(extractor, shard, shift):
-    return _moments(extractor._raw_maps(shard), shift)
-
-
-@contextmanager
-def _threads_shared_out(n_jobs):
-    """Torch's threads, divided among threads that are started now."""
-    import torch
-
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, n_threads // n_jobs))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
+    return moments_of(extractor._raw_maps(shard), shift)
 
 
 def _image_key(own_key, image):

@@ -9,7 +9,7 @@ from sklearn_exdd.features.base import BaseFeatureExtractor
 
 
 class ForeignFeatureExtractor(BaseFeatureExtractor):
-    """Wrap an object that is no :class:`BaseFeatureExtractor`.
+    """Wrap an object that is not a :class:`BaseFeatureExtractor`.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """
+
+    fits_in_shards = False  # the object may learn anything
 
     def __init__(
         self,

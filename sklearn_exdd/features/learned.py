@@ -8,16 +8,16 @@ from scipy import ndimage
 from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, check_memory
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd._images import Images, Masks
-from sklearn_exdd._networks import resolve_precision, segmentation_loss, segmentation_network
-from sklearn_exdd._torch import resize, resolve_device
-from sklearn_exdd._training import seeded, train
-from sklearn_exdd.augment.base import find_defects
-from sklearn_exdd.augment.curves import check_interval
-from sklearn_exdd.features._training_crops import training_crops
-from sklearn_exdd.features.base import BaseFeatureExtractor, _from_cache, _stored
+from sklearn_exdd._cache import fingerprint, load, store
+from sklearn_exdd._images import Images
+from sklearn_exdd._params import check_interval
+from sklearn_exdd._torch import resize, resolve_device, resolve_precision
+from sklearn_exdd._training_set import find_defects, split_by_class
+from sklearn_exdd.features.base import BaseFeatureExtractor
+from sklearn_exdd.features.segmentation_network import segmentation_network, train_segmentation_network
+from sklearn_exdd.features.training_crops import training_crops
 
 _LOG_OFFSET = 0.03
 _HEAD_STRIDE = 4
@@ -25,7 +25,7 @@ _UNIT = 16  # the network's largest stride
 _POOL_SIZE = 2400  # crops that training draws its batches from
 _POSITION_GRID = 16
 
-# What training does not depend on; `augmenter` and `random_state` are keyed by what they mean.
+# Parameters that training does not depend on; `augmenter` and `random_state` enter the key by what they mean.
 _NOT_IN_TRAINING = {
     *("augmenter", "random_state", "precision", "device", "pos_label", "tile_size", "whiten"),
     *("batch_size", "memory", "n_jobs", "verbose"),
@@ -114,6 +114,8 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     offset = 3.5
     margin = 160
     min_size = 32
+    learns_from_defects = True
+    fits_in_shards = False
     _n_pixels = 2**18
 
     _parameter_constraints = {
@@ -256,7 +258,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X, y, masks):
-        """Learn; all images, which of them are defects, and the feature maps of the normal ones."""
+        """Learn; return all images, which of them are defects, and the feature maps of the normal ones."""
         if self.crop_size % _UNIT:
             raise ValueError(f"crop_size: expected a multiple of {_UNIT}, got {self.crop_size}.")
         check_interval("contrast", self.contrast, 0.01)
@@ -266,58 +268,41 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             raise ValueError("y: expected at least one normal image to learn from, got defects only.")
         for i in range(len(images)):
             self._check_size(images.shape(i), images.where(i))
-        marked = self._marked(images, is_defect, None if masks is None else Masks(masks, len(images)))
-        normal = images.take(np.flatnonzero(~is_defect))
+        normal, defect = split_by_class(images, is_defect, np.arange(len(images)), masks)
+        normal.check_masks_empty()
+        marked = None if defect is None else _with_marks(defect.with_channels(images.n_channels))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        stored = check_memory(self.memory).cache(_stored, ignore=["feature_map"])
-        # In an order of their own: that of X makes no difference.
-        ordered, order = normal.take(_by_brightness(normal)), marked and _by_brightness(marked[0])
-        marked = marked and tuple(part.take(order) for part in marked)
-        key = self._training_key(ordered, marked, seed) if self.memory is not None else None
-        learned = _from_cache(stored, key)
+        # In an order of their own, so that the order of X makes no difference.
+        ordered, ordered_marked = _by_brightness(normal), marked and _by_brightness(marked)
+        key = None if self.memory is None else self._training_key(ordered, ordered_marked, seed)
+        learned = load(self.memory, "segmentation network", key)
         if learned is None:
-            learned, complete = self._train(ordered, marked, seed)
-            if key is not None and complete:
-                stored(key, learned)
+            learned, complete = self._train(ordered, ordered_marked, seed)
+            if complete:
+                store(self.memory, "segmentation network", key, learned)
         learned = dict(learned)
         self.n_channels_ = images.n_channels
         self.losses_, self.seconds_ = learned.pop("losses"), float(learned.pop("seconds"))
         self.weights_ = learned
         self.weights_key_ = joblib.hash([learned[name].tobytes() for name in sorted(learned)])
         self._network = None
-        self.position_map_ = self._position_map(normal)
-        return images, is_defect, super().fit_transform(normal)
-
-    def _marked(self, images, is_defect, masks):
-        """The defect images that have a mask which marks something, and the masks; or None."""
-        rows = []
-        for i in range(len(images) if masks is not None else 0):
-            mask = masks.get(i, images.shape(i))
-            if mask is None or not mask.any():
-                continue
-            if not is_defect[i]:
-                raise ValueError(
-                    f"{masks.where(i)}: expected None or an empty mask for a normal image, got one with {mask.sum()} "
-                    "defect pixels. Check its label."
-                )
-            rows.append(i)
-        return (images.take(rows), masks.take(rows)) if rows else None
+        self.position_map_ = self._position_map(normal.samples)
+        return images, is_defect, super().fit_transform(normal.samples)
 
     def _training_key(self, normal, marked, seed):
-        hashes = [joblib.hash(np.ascontiguousarray(normal[i])) for i in range(len(normal))]
-        for i in range(len(marked[0]) if marked else 0):
-            image, mask = marked[0][i], marked[1].get(i, marked[0].shape(i))
-            hashes.append(joblib.hash([np.ascontiguousarray(pixels) for pixels in (image, mask)]))
+        pixels = [fingerprint(normal.samples[i]) for i in range(len(normal))]
+        for i in range(0 if marked is None else len(marked)):
+            pixels.append(fingerprint(marked.samples[i], marked.mask(i)))
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_TRAINING}
         augmenter = self.augmenter and (type(self.augmenter).__qualname__, self.augmenter.get_params())
-        bfloat16 = resolve_precision(self.precision, resolve_device(self.device))
-        return joblib.hash((type(self).__qualname__, params, augmenter, bfloat16, seed, hashes))
+        return joblib.hash((type(self).__qualname__, params, augmenter, self._bfloat16(), seed, pixels))
+
+    def _bfloat16(self):
+        return resolve_precision(self.precision, resolve_device(self.device))
 
     def _train(self, normal, marked, seed):
-        import torch
-
-        device = resolve_device(self.device)
-        crops = training_crops(
+        """Train the network; return its weights with losses and seconds, and whether the training came to its end."""
+        planes, targets = training_crops(
             normal,
             marked,
             self.augmenter,
@@ -328,40 +313,20 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             planes_of=lambda image: self._prepare(self._resized(image)[None])[0],
             seed=seed,
         )
-        planes, targets = map(torch.from_numpy, crops)
-        with seeded(seed):
-            network = segmentation_network(planes.shape[1])
-        network = network.to(device=device, memory_format=torch.channels_last)
-        bfloat16 = resolve_precision(self.precision, device)
-
-        def loss_of_step(step, random_state):
-            rows = torch.from_numpy(random_state.randint(len(planes), size=self.train_batch_size))
-            batch, marks = planes[rows].to(device).float(), targets[rows].to(device).float()
-            if self.flip:
-                for axis in (2, 3):
-                    flipped = torch.from_numpy(random_state.randint(2, size=(len(batch), 1, 1, 1)) > 0).to(device)
-                    batch = torch.where(flipped, batch.flip(axis), batch)
-                    marks = torch.where(flipped, marks.flip(axis), marks)
-            factors = np.exp(random_state.uniform(*np.log(self.contrast), size=(len(batch), 1, 1, 1)))
-            factors = torch.from_numpy(factors.astype(np.float32)).to(device)
-            batch = (batch * factors).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-                logits = network(batch)
-            return segmentation_loss(logits.float(), marks)
-
-        run = train(
-            network,
-            loss_of_step,
+        weights, run = train_segmentation_network(
+            planes,
+            targets,
+            batch_size=self.train_batch_size,
+            flip=self.flip,
+            contrast=self.contrast,
+            bfloat16=self._bfloat16(),
+            device=resolve_device(self.device),
             max_steps=self.max_steps,
             max_seconds=self.max_seconds,
-            seed=seed,
             learning_rate=self.learning_rate,
-            weight_decay=1e-3,
-            ema_decay=0.99,
+            seed=seed,
             verbose=self.verbose,
-            description="network on the normal images",
         )
-        weights = {name: value.contiguous().cpu().numpy() for name, value in network.state_dict().items()}
         return {**weights, "losses": run.losses, "seconds": np.array(run.seconds)}, run.complete
 
     def _position_map(self, normal):
@@ -454,6 +419,19 @@ class _Head(BaseFeatureExtractor):
             return logits[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def _by_brightness(images):
-    """The order of their means, which is that of the same pixels in any dtype."""
-    return np.argsort([images[i].mean(dtype=np.float64) for i in range(len(images))], kind="stable")
+def _with_marks(defect):
+    """Select the defect images that have a mask which marks something; None if there are none."""
+    masks = defect.masks
+    rows = []
+    for i in range(0 if masks is None else len(defect)):
+        mask = masks.get(i, defect.samples.shape(i))
+        if mask is not None and mask.any():
+            rows.append(i)
+    return defect.take(rows) if rows else None
+
+
+def _by_brightness(training_set):
+    """Sort images by their means, which are those of the same pixels in any dtype."""
+    images = training_set.samples
+    means = [images[i].mean(dtype=np.float64) for i in range(len(images))]
+    return training_set.take(np.argsort(means, kind="stable"))

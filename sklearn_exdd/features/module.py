@@ -7,8 +7,7 @@ from threading import Lock
 
 import numpy as np
 
-from sklearn_exdd._networks import resolve_precision
-from sklearn_exdd._torch import resolve_device
+from sklearn_exdd._torch import resolve_device, resolve_precision
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
 _PROBE_SIZE = 128
@@ -113,21 +112,13 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
 
     @property
     def stride(self):
-        return self._network()[1]
+        return self.network()[1]
 
     @property
     def offset(self):
-        return self._network()[2]
+        return self.network()[2]
 
-    def fit_transform(self, X, y=None, *, max_bytes=None):
-        self._settle_precision()
-        return super().fit_transform(X, y, max_bytes=max_bytes)
-
-    def fit_shards(self, shards, run):
-        self._settle_precision()
-        return super().fit_shards(shards, run)
-
-    def _settle_precision(self):
+    def _before_fit(self):
         vars(self).pop("precision_", None)
         self.precision_ = self._resolved_precision()
 
@@ -140,8 +131,22 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
             )
         return self.build
 
-    def _network(self, folded=True):
-        """The module cut at its layers, its stride and offset; `folded` leaves no normalisation to train."""
+    def network(self, folded=True):
+        """Build the module and cut it at its layers; a process builds the same one once.
+
+        Parameters
+        ----------
+        folded : bool, default=True
+            Whether batch normalisations are folded into the convolutions, which leaves none to train.
+
+        Returns
+        -------
+        network : torch.nn.Module
+            Maps a batch to a dict of the outputs of the layers. Shared: copy it before you change it.
+        stride : int or None
+        offset : float
+            Of the finest layer, as in :class:`BaseFeatureExtractor`.
+        """
         if self.pool_size < 1 or self.pool_size % 2 == 0:
             raise ValueError(f"pool_size: expected an odd integer of at least 1, got {self.pool_size!r}.")
         layers = None if self.layers is None else tuple(self.layers)
@@ -163,7 +168,7 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         import torch
         from torch.nn import functional
 
-        network = self._network()[0]
+        network = self.network()[0]
         device = resolve_device(self.device)
         if images.shape[3] not in (1, self.n_input_channels):
             raise ValueError(

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from sklearn_exdd._training import seeded
+from sklearn_exdd._torch import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
-from sklearn_exdd.features.torchvision import fingerprint, read_weights
+from sklearn_exdd.features.torchvision import file_sha256, read_state_dict
 
 
 class TimmFeatureExtractor(ModuleFeatureExtractor):
@@ -81,7 +81,7 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
 
     def _builder(self):
         return _TimmModel(
-            self.backbone, self.weights, self.weights_sha256, self.random_state, fingerprint(self.weights)
+            self.backbone, self.weights, self.weights_sha256, self.random_state, file_sha256(self.weights)
         )
 
 
@@ -93,7 +93,7 @@ class _TimmModel:
     weights: object
     weights_sha256: str
     random_state: int
-    fingerprint: str
+    weights_hash: str
 
     def __call__(self):
         try:
@@ -103,5 +103,5 @@ class _TimmModel:
         with seeded(self.random_state):  # a model draws its first weights even where others follow
             module = timm.create_model(self.backbone, pretrained=self.weights == "pretrained")
         if self.weights not in (None, "pretrained"):
-            module.load_state_dict(read_weights(self.weights, self.weights_sha256, ["pretrained"]))
+            module.load_state_dict(read_state_dict(self.weights, self.weights_sha256, ["pretrained"]))
         return module

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from sklearn_exdd._training import seeded
+from sklearn_exdd._torch import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 
 
@@ -83,20 +83,20 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         self.random_state = random_state
 
     def _builder(self):
-        return _TorchvisionModel(
-            self.backbone, self.weights, self.weights_sha256, self.random_state, fingerprint(self.weights)
+        return TorchvisionModel(
+            self.backbone, self.weights, self.weights_sha256, self.random_state, file_sha256(self.weights)
         )
 
 
 @dataclass(frozen=True)
-class _TorchvisionModel:
+class TorchvisionModel:
     """Builds the model; equal where it would be the same one, so a process holds it once."""
 
     backbone: str
     weights: object
     weights_sha256: str
     random_state: int
-    fingerprint: str
+    weights_hash: str
 
     def __call__(self):
         from torchvision import models
@@ -118,14 +118,32 @@ class _TorchvisionModel:
                     f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
                     "as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
                 ) from error
-        state = read_weights(self.weights, self.weights_sha256, names)
+        state = read_state_dict(self.weights, self.weights_sha256, names)
         module = models.get_model(self.backbone, weights=None)
         module.load_state_dict(state)
         return module
 
 
-def read_weights(path, sha256=None, names=()):
-    """State dict of a local file, which can hold nothing but tensors.
+def load_backbone(name, weights, random_state):
+    """Build a torchvision model with its own head.
+
+    Parameters
+    ----------
+    name : str
+    weights : str, path or None
+        As in :class:`TorchvisionFeatureExtractor`.
+    random_state : int
+        Seed of random weights.
+
+    Returns
+    -------
+    module : torch.nn.Module
+    """
+    return TorchvisionModel(name, weights, None, random_state, file_sha256(weights))()
+
+
+def read_state_dict(path, sha256=None, names=()):
+    """Read the state dict of a local file, which can hold nothing but tensors.
 
     Parameters
     ----------
@@ -152,14 +170,17 @@ def read_weights(path, sha256=None, names=()):
     if not path.is_file():
         raise FileNotFoundError(f"weights: expected one of {list(names)} or an existing file, got {str(path)!r}.")
     if sha256 is not None:
-        digest = fingerprint(path)
+        digest = file_sha256(path)
         if digest != sha256.lower():
             raise ValueError(f"weights: expected SHA-256 {sha256} of {path}, got {digest}. The file is another one.")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def fingerprint(weights):
-    """SHA-256 of a weights file: other weights under the same name are another model."""
+def file_sha256(weights):
+    """Return the SHA-256 of a weights file, or None if there is no such file.
+
+    Other weights under the same name are another model.
+    """
     if weights is None or not Path(weights).is_file():
         return None
     path = Path(weights)

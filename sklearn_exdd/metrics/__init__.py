@@ -1,12 +1,14 @@
 """Metrics: how well anomaly maps find defects, and how near synthetic defects come to real ones."""
 
 from sklearn_exdd.metrics.pixels import (
-    PixelScorer,
     per_region_overlap_score,
-    per_region_overlap_scorer,
     pixel_average_precision_score,
-    pixel_average_precision_scorer,
     pixel_roc_auc_score,
+)
+from sklearn_exdd.metrics.scorers import (
+    PixelScorer,
+    per_region_overlap_scorer,
+    pixel_average_precision_scorer,
     pixel_roc_auc_scorer,
 )
 from sklearn_exdd.metrics.synthesis import frechet_distance, kernel_distance

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
+from sklearn_exdd._map_colors import heat_colors
+
 TOOLS = ("brush", "outline", "box")
 # The longest side of an image on the page: small ones are enlarged by whole factors, so that their pixels show.
 _SMALL, _LARGE = 480, 1200
 _MASK_COLOR = (0, 200, 255)
-# From dark to bright, each step lighter than the one before: readable in grey and for any colour vision.
-_HEAT = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]])
 
 
 @dataclass
@@ -164,10 +164,8 @@ def heat(image, anomaly_map, threshold):
     """
     low, high = anomaly_map.min(), max(anomaly_map.max(), threshold)
     share = (anomaly_map - low) / (high - low) if high > low else np.zeros(anomaly_map.shape)
-    steps = np.linspace(0, 1, len(_HEAT))
-    colors = np.stack([np.interp(share, steps, channel) for channel in _HEAT.T], axis=2)
     grey = _eight_bits(image).reshape(*anomaly_map.shape, -1).mean(axis=2, keepdims=True)
-    return np.rint(0.65 * colors + 0.35 * grey).astype(np.uint8)
+    return np.rint(0.65 * heat_colors(share) + 0.35 * grey).astype(np.uint8)
 
 
 def _eight_bits(image):

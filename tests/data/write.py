@@ -60,7 +60,7 @@ def estimators():
     combined = CombinedDefectDetector([("a", ExDDDetector(coreset="greedy")), ("b", ExDDDetector())], **SEED)
     yield "combined", "rows", combined.fit(rows, (rows[:, 0] > 1).astype(int))
     student = StudentTeacherDetector(
-        channels=(8,), n_synthetic=4, max_steps=4, train_batch_size=2, crop_size=32, map="both", **SEED
+        channels=(8,), n_synthetic=4, max_steps=4, train_batch_size=2, crop_size=32, map_source="both", **SEED
     )
     yield "student_teacher", "images", student.fit(X, labels, masks=masks)
     mixed = MixedDefectAugmenter(

@@ -7,7 +7,7 @@ from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
 
 
 @pytest.mark.parametrize("epsilon", ["scale", 1e-6])
-@pytest.mark.parametrize("image_score", ["top_mean", "weighted", "released"])
+@pytest.mark.parametrize("image_score", ["top_mean", "exdd", "exdd_code"])
 def test_identical_images_in_both_banks_give_finite_scores(epsilon, image_score, squares):
     X = squares[0][:4]
     detector = ExDDDetector(epsilon=epsilon, image_score=image_score, random_state=0).fit(X, X)
@@ -17,7 +17,7 @@ def test_identical_images_in_both_banks_give_finite_scores(epsilon, image_score,
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
-@pytest.mark.parametrize("image_score", ["top_mean", "weighted", "released"])
+@pytest.mark.parametrize("image_score", ["top_mean", "exdd", "exdd_code"])
 @pytest.mark.parametrize("value", [0, 100, 255])
 def test_constant_images_give_finite_scores(dual, image_score, value, squares):
     X = np.full((4, 64, 64), value, dtype=np.uint8)

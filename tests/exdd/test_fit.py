@@ -185,21 +185,23 @@ def test_an_extractor_object_is_cloned_and_a_name_is_the_object_it_names(squares
     assert_same_detector(named, given, unseen_squares[0])
 
 
-def test_an_extractor_that_learns_from_defects_gets_them_with_masks(squares, cells, monkeypatch):
+def test_an_extractor_that_learns_from_defects_gets_them_with_masks(squares, cells):
     X, y, masks = squares
     seen = []
 
-    def fit_transform(self, X, y=None, *, masks=None):
-        seen.append((X, y, masks))
-        return super(type(cells), self).fit_transform(X)
+    class LearningCells(type(cells)):
+        learns_from_defects = True
 
-    monkeypatch.setattr(type(cells), "fit_transform", fit_transform, raising=False)
-    detector = ExDDDetector(cells, random_state=0).fit(X, y, masks=masks)
+        def fit_transform(self, X, y=None, *, masks=None):
+            seen.append((X, y, masks))
+            return super().fit_transform(X)
+
+    detector = ExDDDetector(LearningCells(), random_state=0).fit(X, y, masks=masks)
     ((images, labels, seen_masks),) = seen
     np.testing.assert_array_equal(images, np.concatenate([X[y == 0], X[y == 1]]))
     assert labels == [0] * 12 + [1] * 6
     assert seen_masks[:12] == [None] * 12
     np.testing.assert_array_equal(seen_masks[12:], masks[y == 1])
     assert set(detector.normal_bank_.provenance["image"]) == set(np.flatnonzero(y == 0))
-    ExDDDetector(cells).fit(X[y == 0])
+    ExDDDetector(LearningCells()).fit(X[y == 0])
     assert seen[1][1] is None

@@ -55,7 +55,7 @@ def naive_upsample(values, row_centers, column_centers, shape):
     return pixels
 
 
-@pytest.mark.parametrize("image_score", ["released", "weighted"])
+@pytest.mark.parametrize("image_score", ["exdd_code", "exdd"])
 @pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
 @pytest.mark.parametrize("n_support", [2, 3, 5])
 def test_scores_and_maps_are_the_published_formula(image_score, dual, n_support, squares, unseen_squares, cells):
@@ -76,7 +76,7 @@ def test_scores_and_maps_are_the_published_formula(image_score, dual, n_support,
     for image, score, pixel_map in zip(images, scores, maps):
         patches, _ = patch_rows(detector, image)
         expected, patch_scores = published_scores(
-            normal_bank, defect_bank, patches, epsilon=1e-6, n_support=n_support, same_place=image_score == "weighted"
+            normal_bank, defect_bank, patches, epsilon=1e-6, n_support=n_support, same_place=image_score == "exdd"
         )
         assert score == pytest.approx(expected, rel=1e-3)
         shape = cells.transform([image])[0].shape[:2]
@@ -89,7 +89,7 @@ def test_scores_are_the_published_formula_on_features_of_a_backbone(squares, uns
     X, y, _ = squares
     extractor = TorchvisionFeatureExtractor("resnet18", weights=None)
     detector = ExDDDetector(
-        extractor, n_neighbors=1, epsilon=1e-6, image_score="released", n_support=3, blur=0, **EVERYTHING
+        extractor, n_neighbors=1, epsilon=1e-6, image_score="exdd_code", n_support=3, blur=0, **EVERYTHING
     ).fit(X[y == 0][:2], X[y == 1][:1], masks=np.ones((1, 64, 64), dtype=bool))
     normal_bank = np.concatenate(extractor.transform(X[y == 0][:2])).reshape(-1, 384)
     defect_bank = extractor.transform(X[y == 1][:1])[0].reshape(-1, 384)
@@ -107,13 +107,13 @@ def test_scores_are_the_published_formula_on_features_of_a_backbone(squares, uns
 def test_the_weighted_score_takes_both_distances_at_one_place(squares, unseen_squares, cells):
     X, y, masks = squares
     params = {"n_neighbors": 1, "epsilon": 0.1, **EVERYTHING}
-    weighted, released = (
-        ExDDDetector(cells, image_score=name, **params).fit(X, y, masks=masks) for name in ("weighted", "released")
+    published, as_in_code = (
+        ExDDDetector(cells, image_score=name, **params).fit(X, y, masks=masks) for name in ("exdd", "exdd_code")
     )
     image = unseen_squares[0][unseen_squares[1] == 1][:1]
-    np.testing.assert_array_equal(weighted.predict_map(image), released.predict_map(image))
-    # The patch farthest from the defect bank is a normal one, so the released score divides by more.
-    assert weighted.score_samples(image)[0] > 2 * released.score_samples(image)[0]
+    np.testing.assert_array_equal(published.predict_map(image), as_in_code.predict_map(image))
+    # The patch farthest from the defect bank is a normal one, so the score of the authors' code divides by more.
+    assert published.score_samples(image)[0] > 2 * as_in_code.score_samples(image)[0]
 
 
 @pytest.mark.parametrize("n_top_patches", [1, 4, 1000])

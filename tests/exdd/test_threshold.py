@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn_exdd import ExDDDetector
 
 
-@pytest.mark.parametrize("image_score", ["top_mean", "weighted", "released"])
+@pytest.mark.parametrize("image_score", ["top_mean", "exdd", "exdd_code"])
 @pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["images", "groups"])
 def test_the_threshold_is_that_of_refits_without_each_image_or_its_group(image_score, dual, grouped, squares, cells):

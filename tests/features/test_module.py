@@ -62,7 +62,7 @@ def test_nothing_past_the_last_layer_of_a_backbone_is_kept(monkeypatch):
         clone(extractor).set_params(layers=("layer4",)).transform(random_images(0, 1, 64, 64))
     extractor.set_params(layers=("layer2", "layer3"))
     assert extractor.transform(random_images(0, 1, 64, 64))[0].shape == (8, 8, 384)
-    kept = {name.split(".")[0] for name, _ in extractor._network()[0].named_parameters()}
+    kept = {name.split(".")[0] for name, _ in extractor.network()[0].named_parameters()}
     assert kept == {"conv1", "layer1", "layer2", "layer3"}
 
 
@@ -98,7 +98,7 @@ def test_folded_normalisations_change_nothing():
     with torch.inference_mode():
         expected = as_maps(list(network(torch.from_numpy(X).permute(0, 3, 1, 2)).values()))
     assert_same_maps(extractor.transform(X), expected, rtol=1e-4, atol=1e-5)
-    kept = {name for name, module in extractor._network()[0].named_modules() if isinstance(module, nn.BatchNorm2d)}
+    kept = {name for name, module in extractor.network()[0].named_modules() if isinstance(module, nn.BatchNorm2d)}
     assert kept == {"norm", "first", "second", "seen_norm"}
 
 

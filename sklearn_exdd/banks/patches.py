@@ -1,32 +1,40 @@
 """Patches: the features of some samples, one row a patch, and where each comes from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
+from sklearn.utils import check_random_state
+
+from sklearn_exdd import coreset
+from sklearn_exdd._cache import cached, fingerprint
 
 
-class KnownFeatures:
-    """Rows of features that are known by a key, and read only when they are looked at.
+class LazyFeatures:
+    """Rows of features that a key identifies in a cache, and that are read only if needed.
 
     Parameters
     ----------
     key : str
-        Of all that they depend on.
+        Fingerprint of everything that the rows depend on.
     read : callable
-        Without arguments, returns the ndarray of shape (n_patches, n_features).
+        Called without arguments; returns an ndarray of shape (n_patches, n_features).
+    memory : str or joblib.Memory
+        Cache of what is computed from the rows.
     """
 
-    def __init__(self, key, read):
-        self.key, self._read = key, read
+    def __init__(self, key, read, memory):
+        self.key, self.memory, self._read = key, memory, read
 
     @cached_property
     def rows(self):
+        """The features, ndarray of shape (n_patches, n_features)."""
         return self._read()
 
     def __getitem__(self, rows):
         if isinstance(rows, slice):
-            return KnownFeatures(f"{self.key} {rows.start}:{rows.stop}", lambda: self.rows[rows])
+            return LazyFeatures(f"{self.key} {rows.start}:{rows.stop}", lambda: self.rows[rows], self.memory)
         return self.rows[rows]
 
     def __array__(self, dtype=None, copy=None):
@@ -39,13 +47,13 @@ class Patches:
 
     Parameters
     ----------
-    features : ndarray of shape (n_patches, n_features) or KnownFeatures
+    features : ndarray of shape (n_patches, n_features) or LazyFeatures
     provenance : dict of str to ndarray of shape (n_patches,)
         As in :class:`MemoryBank`.
     starts : ndarray of shape (n_samples + 1,)
         Sample i has the rows ``starts[i]:starts[i + 1]``.
     rings : ndarray of shape (n_patches,)
-        How many patches lie between each one and the border of its image.
+        Number of patches between each patch and the border of its image.
     """
 
     features: np.ndarray
@@ -62,17 +70,71 @@ class Patches:
 
     @property
     def slices(self):
-        """The rows of each sample."""
+        """Rows of each sample, a list of slices."""
         return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
 
     def take(self, rows):
-        """Some of the rows (ascending), with the samples they belong to."""
+        """Select rows, in ascending order, with the samples they belong to."""
         provenance = {name: values[rows] for name, values in self.provenance.items()}
         return Patches(self.features[rows], provenance, np.searchsorted(rows, self.starts), self.rings[rows])
 
+    def coreset(self, size, method, seed):
+        """Choose rows for a memory bank.
+
+        Parameters
+        ----------
+        size : int or float
+            As in :class:`ExDDDetector`.
+        method : {"random", "greedy"}
+        seed : int
+
+        Returns
+        -------
+        rows : Patches
+        sample : Patches
+            Patches to estimate quantiles from: all.
+        n_patches : int
+        """
+        features = self.features
+        if not isinstance(features, LazyFeatures):
+            return self._choose(size, method, seed), self, len(self)
+        key = fingerprint(features.key, (size, method, seed))
+        rows = cached(features.memory, "coreset", key, lambda: self._choose(size, method, seed))
+        return rows, self, len(self)
+
+    def _choose(self, size, method, seed):
+        patches = replace(self, features=np.asarray(self.features))
+        n_patches, n_chosen = len(self), coreset_size(size, len(self))
+        if n_chosen == n_patches:
+            return patches
+        random_state = check_random_state(seed)
+        if method == "random":
+            return patches.take(np.sort(random_state.choice(n_patches, n_chosen, replace=False)))
+        projected = coreset.project(patches.features, random_state=random_state)
+        rows = coreset.greedy_k_center(projected, n_chosen, start=random_state.randint(n_patches))
+        return patches.take(np.sort(rows))
+
+    def scored(self, banks, patch_scores):
+        """Score normal samples, each without the bank rows of its own group.
+
+        Parameters
+        ----------
+        banks : DualBank
+        patch_scores : PatchScores
+            Scores of all patches, each without the rows of its own group.
+
+        Returns
+        -------
+        scores : list of float
+            Score of each sample.
+        top_patches : Patches
+            Patches that the scores are made of, or may be after a correction.
+        """
+        return banks.score_without_own_group(self, patch_scores)
+
     @classmethod
-    def of_rows(cls, training_set):
-        """Feature rows are patches already, one a sample."""
+    def from_rows(cls, training_set):
+        """Take feature rows for patches, one a sample."""
         provenance = {"image": training_set.indices, "group": training_set.groups}
         n_samples = len(training_set)
         zeros = np.zeros(n_samples, dtype=np.float32)
@@ -80,22 +142,23 @@ class Patches:
         return cls(training_set.samples, provenance, np.arange(n_samples + 1), np.zeros(n_samples, dtype=np.intp))
 
     @classmethod
-    def of_maps(cls, maps, training_set, extractor, synthetic=False):
-        """The positions of the feature map of each image, one image after the other.
+    def from_maps(cls, maps, training_set, extractor, synthetic=False):
+        """Take the positions of feature maps for patches, image by image.
 
         Parameters
         ----------
         maps : iterable of ndarray of shape (height', width', n_features)
         training_set : TrainingSet
-            Whose samples are the images of the maps.
+            Images of the maps.
         extractor : BaseFeatureExtractor
-            That made them.
+            Extractor of the maps.
         synthetic : bool, default=False
+            Whether an augmenter made the images.
 
         Yields
         ------
         patches : Patches
-            Of one image.
+            Patches of one image.
         """
         for i, feature_map in enumerate(maps):
             centers = extractor.patch_centers(feature_map.shape, training_set.samples.shape(i))
@@ -112,7 +175,7 @@ class Patches:
 
     @classmethod
     def concatenate(cls, parts):
-        """Samples of several parts, one after the other. Parts that nobody else holds are freed as they are copied."""
+        """Concatenate the samples of several parts. Parts that nobody else holds are freed as they are copied."""
         import torch
 
         parts = list(parts)
@@ -131,6 +194,11 @@ class Patches:
 
 
 def border_rings(map_shape):
-    """How many patches lie between each one of a map and its border, as a flat array."""
+    """Count the patches between each patch of a map and its border; returns a flat array."""
     rows, columns = (np.minimum(np.arange(size), np.arange(size)[::-1]) for size in map_shape[:2])
     return np.minimum(rows[:, None], columns).ravel()
+
+
+def coreset_size(size, n_patches):
+    """Return the number of rows of a coreset: `size` if it is an int, otherwise this share of the patches."""
+    return min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)

@@ -1,6 +1,9 @@
-"""The small networks that are learned in fit. Modules are made in functions: importing this file loads no torch."""
+"""The segmentation network of the learned features. Importing this module loads no torch."""
 
-_BOX = 31  # pixels over which the directional means are taken
+import numpy as np
+
+from sklearn_exdd._torch import arrays_of, box_mean, seeded
+from sklearn_exdd._training import train
 
 
 def segmentation_network(n_planes):
@@ -75,7 +78,7 @@ def segmentation_loss(logits, targets, top=12):
     targets : torch.Tensor of shape (n, 1, height, width), float32
         1 on the defect, 0 elsewhere.
     top : int, default=12
-        The image's logit is the mean of so many, the highest.
+        Number of highest logits whose mean is the logit of the image.
 
     Returns
     -------
@@ -102,45 +105,84 @@ def segmentation_loss(logits, targets, top=12):
     return 4 * focal + 0.5 * dice + 0.1 * functional.binary_cross_entropy_with_logits(image, targets.amax((1, 2, 3)))
 
 
-def resolve_precision(precision, device):
-    """Whether to compute in bfloat16: where asked for, and for "auto" where the hardware does it fast.
+def train_segmentation_network(
+    planes,
+    targets,
+    *,
+    batch_size,
+    flip,
+    contrast,
+    bfloat16,
+    device,
+    max_steps,
+    max_seconds,
+    learning_rate,
+    seed,
+    verbose=0,
+):
+    """Train a segmentation network on crops.
 
     Parameters
     ----------
-    precision : {"auto", "float32", "bfloat16"}
+    planes : ndarray of shape (n, n_planes, size, size), float16
+    targets : ndarray of shape (n, 1, size / 4, size / 4), bool
+        True on the defect.
+    batch_size : int
+    flip : bool
+        Whether crops are mirrored along both axes at random.
+    contrast : tuple of (float, float)
+        Range of the factor on the contrast of each crop.
+    bfloat16 : bool
     device : torch.device
+    max_steps, max_seconds, learning_rate, seed, verbose
+        See :func:`sklearn_exdd._training.train`.
 
     Returns
     -------
-    bfloat16 : bool
+    weights : dict of str to ndarray
+    run : TrainingRun
     """
-    if precision != "auto":
-        return precision == "bfloat16"
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    # Without the instructions bfloat16 is emulated and several times slower than float32.
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    planes, targets = torch.from_numpy(planes), torch.from_numpy(targets)
+    with seeded(seed):
+        network = segmentation_network(planes.shape[1])
+    network = network.to(device=device, memory_format=torch.channels_last)
+
+    def loss_of_step(step, random_state):
+        rows = torch.from_numpy(random_state.randint(len(planes), size=batch_size))
+        batch, marks = planes[rows].to(device).float(), targets[rows].to(device).float()
+        if flip:
+            for axis in (2, 3):
+                flipped = torch.from_numpy(random_state.randint(2, size=(len(batch), 1, 1, 1)) > 0).to(device)
+                batch = torch.where(flipped, batch.flip(axis), batch)
+                marks = torch.where(flipped, marks.flip(axis), marks)
+        factors = np.exp(random_state.uniform(*np.log(contrast), size=(len(batch), 1, 1, 1)))
+        factors = torch.from_numpy(factors.astype(np.float32)).to(device)
+        batch = (batch * factors).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            logits = network(batch)
+        return segmentation_loss(logits.float(), marks)
+
+    run = train(
+        network,
+        loss_of_step,
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        seed=seed,
+        learning_rate=learning_rate,
+        weight_decay=1e-3,
+        ema_decay=0.99,
+        verbose=verbose,
+        description="network on the normal images",
+    )
+    return arrays_of(network), run
 
 
 def _with_directions(planes):
-    """The planes, and the brightness less its means along the columns and along the rows."""
+    """Add the brightness less its means along the columns and along the rows."""
     import torch
 
     brightness = planes[:, :1]
     down, across = (5 * (brightness - box_mean(brightness, axis)) for axis in (2, 3))
     return torch.cat([2.5 * planes, down, across], dim=1)
-
-
-def box_mean(planes, axis):
-    """Means of the 31 pixels around each along an axis, fewer at borders: of sums, five times faster than pooling."""
-    import torch
-    from torch.nn import functional
-
-    size = planes.shape[axis]
-    sums = functional.pad(planes.double().cumsum(axis), (1, 0) if axis == 3 else (0, 0, 1, 0))
-    at = torch.arange(size, device=planes.device)
-    first, end = (at - _BOX // 2).clamp(min=0), (at + _BOX // 2 + 1).clamp(max=size)
-    counts = (end - first).view((-1, 1) if axis == 2 else (-1,))
-    return ((sums.index_select(axis, end) - sums.index_select(axis, first)) / counts).to(planes.dtype)

@@ -2,7 +2,6 @@
 
 import copy
 from concurrent.futures import BrokenExecutor, CancelledError
-from numbers import Integral
 from warnings import warn
 
 import numpy as np
@@ -11,14 +10,14 @@ from sklearn.metrics import pairwise_distances_argmin_min
 from tqdm.auto import tqdm
 
 from sklearn_exdd import coreset
-from sklearn_exdd.base import TrainingSet
-from sklearn_exdd.patches import Patches
+from sklearn_exdd._training_set import TrainingSet
+from sklearn_exdd.banks.patches import Patches, coreset_size
 
-_N_SAMPLED = 20_000  # patches that stand for all where a quantile is asked for
-_N_CALIBRATING = 1000  # images whose deciding patches are kept for later corrections
+_N_SAMPLED = 20_000  # patches sampled to estimate quantiles
+_N_CALIBRATING = 1000  # images whose top patches are kept for later corrections
 _N_ATTEMPTS = 3
-# A greedy coreset: a first share of it is chosen among random patches, so many times its size, and the rest among those
-# patches that the first ones cover worst, so many times its size.
+# A greedy coreset of n rows: the first share is chosen among _CANDIDATES * n random patches, the rest among the
+# _COVERED_WORST * n patches that the first ones cover worst.
 _FIRST_SHARE = 0.3
 _CANDIDATES, _COVERED_WORST = 2, 6
 
@@ -26,26 +25,26 @@ _CANDIDATES, _COVERED_WORST = 2, 6
 class Shards:
     """Normal training images in shards; each pass over them extracts the features anew, or reads them from a cache.
 
-    A pass is a task a shard under ``joblib.Parallel``: it gets the shard's images (or
-    paths), the extractor and what the pass is about, and hands in rows of patches or
-    numbers. These do not depend on how the images are divided.
+    A pass runs one task for each shard under ``joblib.Parallel``. The task gets the images
+    of the shard (or their paths) and the extractor, and returns rows of patches or numbers,
+    which do not depend on how the images are divided. Its methods are those of :class:`Patches`.
 
     Parameters
     ----------
     normal : TrainingSet
-        Of images.
+        Normal images.
     extractor : BaseFeatureExtractor
     size : int
-        Images a shard.
+        Number of images in a shard.
     n_jobs : int or None
-        Shards at a time.
+        Number of shards computed at a time.
     seed : int
+        Seed of the images whose top patches are kept.
     verbose : int
     """
 
     def __init__(self, normal, extractor, *, size, n_jobs, seed, verbose):
-        self._images = normal.samples
-        self._images.shape(0)  # now it is known how many channels are expected of all
+        self._images = normal.samples.with_channels(normal.samples.n_channels)
         self._parts = []
         for start in range(0, len(normal), size):
             rows = np.arange(start, min(start + size, len(normal)))
@@ -54,96 +53,75 @@ class Shards:
         self._n_jobs, self._seed, self._verbose = n_jobs, seed, verbose
 
     def fit_extractor(self):
-        """Fit an extractor that learns no more than to whiten."""
+        """Fit an extractor that learns no more than the whitening."""
 
         def run(function, *args):
             return self._run("features", _on_images, function, *args)
 
         self._extractor.fit_shards([part.samples for part in self._parts], run)
 
-    def coreset(self, size, method):
-        """Rows for the memory bank, and a random sample.
-
-        Parameters
-        ----------
-        size : int or float
-            Of the coreset, as in :class:`ExDDDetector`.
-        method : {"random", "greedy"}
-
-        Returns
-        -------
-        rows, sample : Patches
-        n_patches : int
-            Of all images.
-        """
-        parts, keys, n_patches = self._drawn(size, method)
+    def coreset(self, size, method, seed):
+        """Choose rows for a memory bank, see :meth:`Patches.coreset`; the sample is random."""
+        parts, keys, n_patches = self._draw(size, method, seed)
         order, n_rows = np.argsort(keys, kind="stable"), coreset_size(size, n_patches)
-        sample = _taken(parts, order[-_N_SAMPLED:])
+        sample = _take_across(parts, order[-_N_SAMPLED:])
         if method == "random" or n_rows == n_patches:
-            return _taken(parts, order[:n_rows]), sample, n_patches
-        candidates = _taken(parts, order[: _several(_CANDIDATES, n_rows)])
+            return _take_across(parts, order[:n_rows]), sample, n_patches
+        candidates = _take_across(parts, order[: _sample_size(_CANDIDATES, n_rows)])
         del parts
-        return self._covering(candidates, sample, n_rows, n_patches), sample, n_patches
+        return self._greedy(candidates, sample, n_rows, n_patches, seed), sample, n_patches
 
-    def _covering(self, candidates, sample, n_rows, n_patches):
-        """A greedy coreset."""
+    def _greedy(self, candidates, sample, n_rows, n_patches, seed):
+        """Return a greedy coreset."""
+
+        def project(patches):
+            return coreset.project(patches.features, random_state=seed)
+
         n_first = int(np.ceil(_FIRST_SHARE * n_rows))
-        projected = self._projected(candidates)
+        projected = project(candidates)
         first = coreset.greedy_k_center(projected, n_first)
         centers = projected[first]
-        expected = _several(_COVERED_WORST, n_rows) / n_patches
-        limit = np.quantile(_squared_distances(self._projected(sample), centers), max(0.0, 1 - expected))
-        parts, distances = zip(*self._run("coreset", _beyond, centers, limit, self._seed))
-        worst = np.concatenate([self._projected(part) for part in parts])
+        expected = _sample_size(_COVERED_WORST, n_rows) / n_patches
+        limit = np.quantile(_squared_distances(project(sample), centers), max(0.0, 1 - expected))
+        parts, distances = zip(*self._run("coreset", _rows_beyond, centers, limit, seed))
+        worst = np.concatenate([project(part) for part in parts])
         last = coreset.farthest_first(worst, np.concatenate(distances), min(n_rows - n_first, len(worst)))
-        # Where so few are farther than the limit that all of them are in, any others do.
+        # If so few are farther than the limit that all of them are chosen, any others fill the bank.
         others = np.setdiff1d(np.flatnonzero(_squared_distances(projected, centers) <= limit), first)
         others = others[: n_rows - n_first - len(last)]
-        return Patches.concatenate([_taken([candidates], np.append(first, others)), _taken(parts, last)])
+        return Patches.concatenate([_take_across([candidates], np.append(first, others)), _take_across(parts, last)])
 
-    def _projected(self, patches):
-        return coreset.project(patches.features, random_state=self._seed)
-
-    def _drawn(self, size, method):
-        """Random patches, enough for the coreset and the sample, with random keys; and the number of all patches."""
+    def _draw(self, size, method, seed):
+        """Draw patches at random, enough for coreset and sample; return them, random keys and the number of all."""
         n_patches, parts, keys = self._expected_patches(), (), ()
         while True:
             n_rows = coreset_size(size, n_patches)
-            wanted = _N_SAMPLED + (n_rows if method == "random" else _several(_CANDIDATES, n_rows))
+            wanted = _N_SAMPLED + (n_rows if method == "random" else _sample_size(_CANDIDATES, n_rows))
             if sum(map(len, parts)) >= min(wanted, n_patches):
                 return parts, np.concatenate(keys), n_patches
             # Ten standard deviations more will do, unless other images have more patches than those looked at.
             rate = (wanted + 10 * np.sqrt(wanted)) / n_patches
-            parts, keys, counts = zip(*self._run("sample", _sampled, rate, self._seed))
+            parts, keys, counts = zip(*self._run("sample", _sampled, rate, seed))
             n_patches = sum(counts)
 
     def _expected_patches(self):
-        """Those of eight images stand for all."""
+        """Estimate the number of patches from eight images."""
         some = np.unique(np.linspace(0, len(self._images) - 1, 8).astype(int))
         maps = self._extractor.iter_transform(self._images.take(some))
         return int(len(self._images) * np.mean([one.shape[0] * one.shape[1] for one in maps]))
 
-    def scored(self, banks):
-        """Image scores, and the patches that decide those of some images.
+    def scored(self, banks, patch_scores):
+        """Score the images, see :meth:`Patches.scored`; the patch scores of the sample are not used.
 
-        Parameters
-        ----------
-        banks : Banks
-
-        Returns
-        -------
-        scores : list of float
-            Each without the rows of the image's own group.
-        deciding : Patches
-            Of at most 1000 images, at random.
+        Only 1000 random images have top patches.
         """
         numbers = np.concatenate([part.indices for part in self._parts])
         chosen = np.random.RandomState(self._seed).permutation(numbers)[:_N_CALIBRATING]
-        scores, deciding = zip(*self._run("scores", _scored, banks, set(chosen.tolist())))
-        return np.concatenate(scores), Patches.concatenate(filter(None, deciding))
+        scores, top_patches = zip(*self._run("scores", _scored, banks, set(chosen.tolist())))
+        return np.concatenate(scores), Patches.concatenate(filter(None, top_patches))
 
     def _run(self, name, task, *args):
-        """What a task makes of each shard."""
+        """Run a task on each shard; return the list of its results."""
         extractor = copy.copy(self._extractor).set_params(n_jobs=1, verbose=0)
 
         def tasks():
@@ -162,17 +140,12 @@ class Shards:
                 warn(message, RuntimeWarning, stacklevel=2)
 
 
-def coreset_size(size, n_patches):
-    """Rows of a coreset: `size` if that is an int, or else this share of the patches; at most all."""
-    return min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)
-
-
-def _several(times, n_rows):
+def _sample_size(times, n_rows):
     return max(_N_SAMPLED, times * n_rows)
 
 
-def _taken(parts, rows):
-    """Some rows of several Patches that are counted through."""
+def _take_across(parts, rows):
+    """Select rows of several Patches that are numbered through."""
     stops = np.cumsum([len(part) for part in parts])
     rows = np.split(np.sort(rows), np.searchsorted(np.sort(rows), stops[:-1]))
     starts = np.append(0, stops[:-1])
@@ -187,11 +160,11 @@ def _on_images(extractor, part, function, *args):
 
 
 def _patches_of(extractor, part):
-    return Patches.of_maps(extractor.iter_transform(part.samples), part, extractor)
+    return Patches.from_maps(extractor.iter_transform(part.samples), part, extractor)
 
 
 def _sampled(extractor, part, rate, seed):
-    """Patches whose random keys are below a rate, these keys, and the number of all patches."""
+    """Return the patches whose random keys are below a rate, these keys, and the number of all patches."""
     chosen, keys, n_patches = [], [], 0
     for number, patches in zip(part.indices, _patches_of(extractor, part)):
         own = np.random.default_rng([seed, number]).random(len(patches))
@@ -202,8 +175,8 @@ def _sampled(extractor, part, rate, seed):
     return Patches.concatenate(chosen), np.concatenate(keys), n_patches
 
 
-def _beyond(extractor, part, centers, limit, seed):
-    """Patches farther from some centres than a limit, and their squared distances, after the projection."""
+def _rows_beyond(extractor, part, centers, limit, seed):
+    """Return the patches farther than a limit from the centres, and their squared distances, after projection."""
     chosen, distances = [], []
     for patches in _patches_of(extractor, part):
         own = _squared_distances(coreset.project(patches.features, random_state=seed), centers)
@@ -214,14 +187,15 @@ def _beyond(extractor, part, centers, limit, seed):
 
 
 def _scored(extractor, part, banks, chosen):
-    """Image scores, and the deciding patches of the chosen images or None."""
-    scores, deciding = [], []
+    """Return the image scores, and the top patches of the chosen images or None."""
+    scores, top_patches = [], []
     for number, patches in zip(part.indices, _patches_of(extractor, part)):
-        own_score, own_deciding = banks.judge(patches, banks.patch_scores(patches.features, patches.groups))
+        patch_scores = banks.patch_scores(patches.features, patches.groups)
+        own_score, own_top = banks.score_without_own_group(patches, patch_scores)
         scores += own_score
         if number in chosen:
-            deciding.append(own_deciding)
-    return scores, Patches.concatenate(deciding) if deciding else None
+            top_patches.append(own_top)
+    return scores, Patches.concatenate(top_patches) if top_patches else None
 
 
 def _squared_distances(X, centers):

@@ -1,11 +1,12 @@
 """Crops with and without defects, on which a segmentation network learns."""
 
 import numpy as np
-from sklearn.base import clone
 
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._torch import resize
+from sklearn_exdd._training_set import joined
 from sklearn_exdd.augment import DefectPasteAugmenter, default_augmenter
+from sklearn_exdd.augment.synthetic import synthesize
 
 _SCALE = (0.75, 1.3)  # range of their enlargement
 _STRETCH = 1.15  # and of one axis over the other
@@ -21,8 +22,8 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
 
     Parameters
     ----------
-    normal : Images
-    marked : tuple (Images, Masks) or None
+    normal : TrainingSet
+    marked : TrainingSet or None
         Real defects; every mask marks something.
     augmenter : object or None
         None takes a mixture of patches, scars, cracks and holes.
@@ -45,40 +46,18 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     """
     random_state = np.random.RandomState(seed)
     seeds = [int(seed) for seed in random_state.randint(2**31 - 1, size=2)]
-    sources = {"clean": (normal, None), "synthetic": _synthetic(normal, marked, augmenter, n_synthetic, seeds[0])}
+    augmenter, training = default_augmenter() if augmenter is None else augmenter, joined(normal, marked)
+    synthetic = synthesize(augmenter, n_synthetic, *training, seed=seeds[0])
+    sources = {"clean": (normal.samples, None), "synthetic": _as_images(synthetic)}
     if marked is not None:
-        images, labels, masks = _joined(normal, marked)
-        paste = DefectPasteAugmenter(random_state=seeds[1]).fit(images, labels, masks=masks)
-        sources.update(real=marked, pasted=_as_images(paste.sample(n_synthetic)))
+        pasted = synthesize(DefectPasteAugmenter(), n_synthetic, *training, seed=seeds[1])
+        sources.update(real=(marked.samples, marked.masks), pasted=_as_images(pasted))
     parts = [
         _crops_of(*sources[name], max(1, round(share * n_crops)), size, stride, planes_of, random_state)
         for name, share in (_SHARES if marked is not None else _SHARES_WITHOUT).items()
     ]
     planes, targets = zip(*parts)
     return np.concatenate(planes), np.concatenate(targets)
-
-
-def _synthetic(normal, marked, augmenter, n_synthetic, seed):
-    images, labels, masks = normal.raw(), [0] * len(normal), None
-    if augmenter is None:
-        augmenter = default_augmenter()
-    else:
-        augmenter = clone(augmenter)
-        if marked is not None:
-            images, labels, masks = _joined(normal, marked)
-        # The labels are made here: 1 means defect, whatever it is in y.
-        params = augmenter.get_params()
-        augmenter.set_params(**{name: None for name in params if name.split("__")[-1] == "pos_label"})
-    if augmenter.get_params(deep=False).get("random_state", seed) is None:
-        augmenter.set_params(random_state=seed)
-    return _as_images(augmenter.fit(images, labels, masks=masks).sample(n_synthetic))
-
-
-def _joined(normal, marked):
-    """Images, labels and masks as lists, the normal images first."""
-    defects, masks = marked
-    labels = [0] * len(normal) + [1] * len(defects)
-    return normal.raw() + defects.raw(), labels, [None] * len(normal) + masks.raw()
 
 
 def _as_images(synthetic):
@@ -116,7 +95,7 @@ def _window(shape, size, marked, random_state):
     pixel = marked[random_state.randint(len(marked))] if len(marked) else (None, None)
     for own, side, at in zip(shape, sides, pixel):
         if at is None:
-            # Crops that reach the border have to be common: that is where networks see defects that are none.
+            # Many crops must touch the border, where networks tend to raise false alarms.
             low, high = -side // 3, max(-side // 3, own - side + side // 3)
         else:
             low, high = at - int(0.85 * side), at - int(0.15 * side)

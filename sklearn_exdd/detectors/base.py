@@ -1,61 +1,59 @@
-"""What all detectors share: how training data come in, thresholds and decisions."""
+"""The base of the detectors: how training data come in, thresholds and decisions."""
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
 from pathlib import PurePath
 from warnings import warn
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import column_or_1d, metadata_routing
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
 
-from sklearn_exdd._defects import check_one_augmenter
 from sklearn_exdd._images import Images, Masks, holds_images
-
-
-@dataclass
-class TrainingSet:
-    """Images (or feature rows) of one class, as fit got them."""
-
-    samples: object  # Images, or ndarray of shape (n, n_features)
-    indices: np.ndarray  # of each sample in the user's X (or X_defect)
-    groups: np.ndarray
-    masks: Masks = None
-    attached: object = None  # synthetic defects on these images, of an augmenter before the detector
-
-    def __len__(self):
-        return len(self.samples)
-
-    def take(self, rows):
-        """Some of the samples, with what is attached to them."""
-        samples = self.samples.take(rows) if isinstance(self.samples, Images) else self.samples[rows]
-        attached = self.attached and self.attached.on(self.indices[rows])
-        return TrainingSet(
-            samples, self.indices[rows], self.groups[rows], self.masks and self.masks.take(rows), attached
-        )
-
-    def check_masks_empty(self):
-        """Refuse masks that mark a defect on normal images."""
-        for i in range(len(self) if self.masks is not None else 0):
-            mask = self.masks.get(i, self.samples.shape(i))
-            if mask is not None and mask.any():
-                raise ValueError(
-                    f"{self.masks.where(i)}: expected None or an empty mask for a normal image, got one with "
-                    f"{mask.sum()} defect pixels. Check its label."
-                )
+from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
+from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
 
 
 class BaseDefectDetector(ClassifierMixin, BaseEstimator):
     """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
 
-    A subclass writes ``_fit(normal, defect)`` on two :class:`TrainingSet` (`defect` may
-    be None), which sets `threshold_`, and ``_score(samples)``; and ``_maps(images)``
-    where it locates defects. It has the parameters `pos_label` and
-    `max_false_alarm_rate`.
+    A subclass writes ``_fit(normal, defect)`` on two training sets (`defect` may be
+    None), which sets `threshold_`, and ``_score(samples)``; and ``_maps(images)`` if it
+    locates defects. It has the parameters `pos_label` and `max_false_alarm_rate`. A
+    training set has `samples` (images, or feature rows), `masks`, `groups` and
+    `indices`; images are read one at a time, ``samples[i]``, as float32 (height, width,
+    channels) in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd import BaseDefectDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> from sklearn_exdd.scoring import conformal_threshold
+    >>> class DarkestPixelDetector(BaseDefectDetector):
+    ...     def __init__(self, *, max_false_alarm_rate=0.1, pos_label=None):
+    ...         self.max_false_alarm_rate = max_false_alarm_rate
+    ...         self.pos_label = pos_label
+    ...
+    ...     def _fit(self, normal, defect):
+    ...         self.n_channels_ = normal.samples.n_channels
+    ...         scores = self._score(normal.samples)
+    ...         rate = self.max_false_alarm_rate
+    ...         self.threshold_, self.false_alarm_rate_ = conformal_threshold(scores, rate)
+    ...
+    ...     def _maps(self, images):
+    ...         return [1 - image.mean(axis=2) for image in images]
+    ...
+    ...     def _score(self, images):
+    ...         return np.array([one.max() for one in self._maps(images)])
+    >>> X, y, _ = make_surface_defects(20, image_shape=(64, 64), random_state=0)
+    >>> DarkestPixelDetector().fit(X, y).predict_map(X).shape
+    (20, 64, 64)
     """
+
+    _parameter_constraints = {}
 
     # Masks and groups are aligned with X, so routing may slice them. Of X_defect, which
     # is not, every fold would get the whole.
@@ -100,11 +98,23 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(fitted, name)
         normal, defect = fitted._training_sets(X, y, X_defect, masks, groups)
-        normal.attached = getattr(X, "synthetic", None)
+        normal.synthetic = getattr(X, "synthetic", None)
         fitted._fit(normal, defect)
-        # All at once: an interrupted fit leaves the estimator as it was.
-        self.__dict__ = fitted.__dict__
+        return self._become(fitted)
+
+    def _become(self, updated):
+        """Take over all attributes of an updated copy in one step, and return self.
+
+        An interrupted fit thus changes nothing, and other threads see the attributes before or after it, never a mix.
+        """
+        self.__dict__ = updated.__dict__
         return self
+
+    def _snapshot(self):
+        """Return an estimator with the attributes of this one as they are now, whatever it becomes later."""
+        twin = object.__new__(type(self))
+        twin.__dict__ = self.__dict__
+        return twin
 
     @abstractmethod
     def _fit(self, normal, defect):
@@ -140,10 +150,8 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         decisions : ndarray of shape (n_samples,)
             ``score_samples(X) - threshold_``.
         """
-        # Attributes as they are now: a partial_fit in another thread, which replaces all at once, is seen whole or not.
-        now = object.__new__(type(self))
-        now.__dict__ = self.__dict__
-        return now.score_samples(X) - now.threshold_
+        detector = self._snapshot()  # scores and threshold of one state, even if another thread calls partial_fit
+        return detector.score_samples(X) - detector.threshold_
 
     def predict(self, X):
         """Class labels.
@@ -215,7 +223,7 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         if not images and masks is not None:
             raise ValueError("masks: expected None for feature rows, which have no pixels.")
         n_samples = len(samples)
-        groups = _group_numbers(groups, n_samples)
+        groups = group_numbers(groups, n_samples)
         if y is None:
             self._set_classes(None)
             normal = TrainingSet(samples, np.arange(n_samples), groups)
@@ -234,29 +242,31 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         self._set_classes(y)
         return split_by_class(samples, y == self._label(1), groups, masks)
 
-    def _synthesize(self, normal, defect, seed):
-        """Synthetic defects: those attached to the images, or what the augmenter makes; or None."""
-        if self.augmenter is None or self.n_synthetic == 0:
-            return normal.attached
-        check_one_augmenter(self.augmenter, normal.attached)
-        if not isinstance(normal.samples, Images):
+    def _synthesize(self, normal, defect, seed, default=None):
+        """Return the synthetic defects that came with the images, or those that the augmenter makes, or None.
+
+        Parameters
+        ----------
+        normal : TrainingSet
+        defect : TrainingSet or None
+        seed : int
+        default : object, default=None
+            Used if `augmenter` is None and no defects came with the images.
+        """
+        augmenter = default if self.augmenter is None else self.augmenter
+        if augmenter is None or self.n_synthetic == 0:
+            return normal.synthetic
+        check_one_augmenter(self.augmenter, normal.synthetic)
+        if normal.synthetic is not None:
+            return normal.synthetic
+        if not normal.has_images:
             raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
-        images, labels, masks = joined(normal, defect)
-        augmenter = clone(self.augmenter)
-        params = augmenter.get_params(deep=False)
-        if params.get("random_state") is not None:
-            seed = params["random_state"]
-        elif "random_state" in params:
-            augmenter.set_params(random_state=seed)
-        # The labels are made here: 1 means defect, whatever it is in y.
-        augmenter.set_params(**{name: None for name in augmenter.get_params() if name.split("__")[-1] == "pos_label"})
-        augmenter.fit(images, labels, masks=masks)
-        return augmenter.sample(self.n_synthetic, random_state=seed)
+        return synthesize(augmenter, self.n_synthetic, *joined(normal, defect), seed=seed)
 
     def _synthetic_groups(self, normal, unknown):
-        """Groups of synthetic defects: those of the normal images they were made on, or new ones from `unknown` on."""
-        attached = self.synthetic_ is normal.attached
-        group_of = dict(zip(normal.indices if attached else range(len(normal)), normal.groups))
+        """Return the groups of the normal images that synthetic defects were made on, or new ones from `unknown` on."""
+        came_with_images = self.synthetic_ is normal.synthetic
+        group_of = dict(zip(normal.indices if came_with_images else range(len(normal)), normal.groups))
         sources = [self._provenance(i).get("source") for i in range(len(self.synthetic_.images))]
         return np.array([group_of.get(source, unknown + i) for i, source in enumerate(sources)])
 
@@ -305,49 +315,8 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def joined(normal, defect):
-    """Images, labels and masks, lists, of the normal images and, where there are some, the defects after them."""
-    images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
-    if defect is not None:
-        images += defect.samples.raw()
-        labels += [1] * len(defect)
-        masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
-    return images, labels, masks
-
-
-def hold_out(groups, fraction, random_state):
-    """Which normal samples are kept out of the training: about a fraction of the groups, by whole groups."""
-    numbers = random_state.permutation(np.unique(groups))
-    if len(numbers) < 3:
-        raise ValueError(
-            f"X: expected normal samples of at least 3 groups, one of them to be held out, got {len(numbers)} of "
-            f"n_samples = {len(groups)}."
-        )
-    n_held_out = min(max(1, round(fraction * len(numbers))), len(numbers) - 2)
-    return np.isin(groups, numbers[:n_held_out])
-
-
-def split_by_class(samples, is_defect, groups, masks):
-    """Training sets of the normal and of the defect samples; None for an empty one."""
-    if masks is not None:
-        masks = Masks(masks, len(samples))
-    everything, sets = TrainingSet(samples, np.arange(len(samples)), groups, masks), []
-    for rows in np.flatnonzero(~is_defect), np.flatnonzero(is_defect):
-        sets.append(everything.take(rows) if len(rows) else None)
-    return sets
-
-
 def _are_images_not_labels(y):
     """Whether the second argument of fit is X_defect rather than labels."""
     if isinstance(y, (list, tuple)) and len(y):
         return isinstance(y[0], PurePath) or getattr(y[0], "ndim", 0) > 1
     return getattr(y, "ndim", 1) > 2
-
-
-def _group_numbers(groups, n_samples):
-    if groups is None:
-        return np.arange(n_samples)
-    groups = column_or_1d(groups)
-    if len(groups) != n_samples:
-        raise ValueError(f"groups: expected one for each of the {n_samples} samples of X, got {len(groups)}.")
-    return np.unique(groups, return_inverse=True)[1]

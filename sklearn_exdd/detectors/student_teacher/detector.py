@@ -3,26 +3,20 @@
 from numbers import Integral, Real
 from pathlib import Path
 
-import joblib
 import numpy as np
 from scipy import ndimage
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
-from sklearn_exdd._defects import Defects, canonical, hash_of_pixels, masks_of, synthesize
-from sklearn_exdd._images import Images
-from sklearn_exdd._networks import resolve_precision
-from sklearn_exdd._torch import resize, resolve_device
-from sklearn_exdd._training import seeded, train
-from sklearn_exdd._weights import arrays_of, load_weights, read_weights, write_weights
-from sklearn_exdd.base import BaseDefectDetector
+from sklearn_exdd._torch import arrays_of, load_weights, resize
+from sklearn_exdd._training_set import in_one_form
+from sklearn_exdd.augment import default_augmenter
+from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.detectors.student_teacher.training import Training
 from sklearn_exdd.features import BaseFeatureExtractor
-from sklearn_exdd.features.torchvision import _TorchvisionModel, fingerprint
 
-_CHECKPOINT_EVERY = 100  # steps
-_TEACHER_SHARE = 0.3  # of the budget, for a teacher that is learned
 _POSITIONS = 24  # cells of the position map, on each axis
 _POSITION_IMAGES = 300  # normal images that it is the mean of, at most
 
@@ -63,8 +57,8 @@ class StudentTeacherDetector(BaseDefectDetector):
         How much the focal loss leaves out what is easy.
     training : {"joint", "two_stage"}, default="joint"
         "two_stage" trains the student by the cosine loss first and then, with the student frozen, the segmentation.
-    map : {"auto", "segmentation", "cosine", "both"}, default="auto"
-        What maps and scores are made of: the logits of the segmentation; ``1 - cos``, summed over the levels; or the
+    map_source : {"auto", "segmentation", "cosine", "both"}, default="auto"
+        Source of maps and scores: the logits of the segmentation; ``1 - cos``, summed over the levels; or the
         sum of both, each standardised by normal images kept out of the training. "auto" is "segmentation" where it is
         trained.
     top_share : float, default=0.005
@@ -148,13 +142,6 @@ class StudentTeacherDetector(BaseDefectDetector):
     (16, 64, 64)
     """
 
-    # What the weights depend on, beside the images.
-    _teacher_from = (
-        "teacher", "layers", "weights", "channels", "augmenter", "n_synthetic", "focal_gamma", "crop_size", "max_steps",
-        "max_seconds", "train_batch_size", "learning_rate", "validation_fraction",
-    )  # fmt: skip
-    _student_from = (*_teacher_from, "symmetric", "cosine_weight", "segmentation_weight", "training")
-
     _parameter_constraints = {
         "teacher": [str, BaseFeatureExtractor],
         "layers": [tuple, list],
@@ -167,7 +154,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         "segmentation_weight": [Interval(Real, 0, None, closed="left")],
         "focal_gamma": [Interval(Real, 0, None, closed="left")],
         "training": [StrOptions({"joint", "two_stage"})],
-        "map": [StrOptions({"auto", "segmentation", "cosine", "both"})],
+        "map_source": [StrOptions({"auto", "segmentation", "cosine", "both"})],
         "top_share": [Interval(Real, 0, 1, closed="right")],
         "position_map": ["boolean"],
         "crop_size": [Interval(Integral, 16, None, closed="left")],
@@ -200,7 +187,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         segmentation_weight=1.0,
         focal_gamma=4.0,
         training="joint",
-        map="auto",
+        map_source="auto",
         top_share=0.005,
         position_map=False,
         crop_size=160,
@@ -229,7 +216,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         self.segmentation_weight = segmentation_weight
         self.focal_gamma = focal_gamma
         self.training = training
-        self.map = map
+        self.map_source = map_source
         self.top_share = top_share
         self.position_map = position_map
         self.crop_size = crop_size
@@ -256,31 +243,30 @@ class StudentTeacherDetector(BaseDefectDetector):
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=4)
         self._seeds = dict(zip(("held_out", "synthetic", "teacher", "student"), map(int, seeds)))
         normal.check_masks_empty()
-        images = canonical(normal.samples)
-        self.n_channels_ = images.n_channels
+        normal, defect = in_one_form(normal, defect)
+        self.n_channels_ = normal.samples.n_channels
         held_out = self._held_out(normal.groups)
-        learning = np.setdiff1d(np.arange(len(normal)), held_out)
+        learning = normal.take(np.setdiff1d(np.arange(len(normal)), held_out))
         real = None
         if defect is not None:
-            defect.samples.n_channels = self.n_channels_
-            masks = masks_of(defect)
-            chosen = np.flatnonzero(~np.isin(defect.groups, normal.groups[held_out]))
-            chosen = chosen if len(chosen) else np.arange(len(defect))  # better than none
-            real = Defects(canonical(defect.samples.take(chosen)), [masks[i] for i in chosen], [None] * len(chosen))
-        self._learn(images.take(learning), normal.indices[learning], real, normal.attached)
-        self._calibrate(images.take(learning), images.take(held_out))
+            for i in range(len(defect)):
+                defect.mask(i)  # an empty one is an error, whether the image is trained on or not
+            apart = np.flatnonzero(~np.isin(defect.groups, normal.groups[held_out]))
+            real = defect.take(apart) if len(apart) else defect  # all are better than none
+        self._learn(learning, real)
+        self._calibrate(learning.samples, normal.samples.take(held_out))
 
     def _check(self, normal):
-        if not isinstance(normal.samples, Images):
+        if not normal.has_images:
             raise ValueError("X: expected images, which a student-teacher is trained on, got feature rows.")
         if len(self.channels) == 0 or any(not isinstance(n, Integral) or n < 1 for n in self.channels):
             raise ValueError(f"channels: expected at least one integer > 0, got {self.channels!r}.")
         if self.cosine_weight == 0 and self.segmentation_weight == 0:
             raise ValueError("cosine_weight, segmentation_weight: expected at least one above 0, got 0 for both.")
-        if self.segmentation_weight == 0 and self.map in ("segmentation", "both"):
+        if self.segmentation_weight == 0 and self.map_source in ("segmentation", "both"):
             raise ValueError(
-                f"map: expected 'auto' or 'cosine' with segmentation_weight=0, which trains no segmentation, got "
-                f"{self.map!r}."
+                "map_source: expected 'auto' or 'cosine' with segmentation_weight=0, which trains no segmentation, "
+                f"got {self.map_source!r}."
             )
         if self.training == "two_stage" and self.cosine_weight == 0:
             raise ValueError("cosine_weight: expected a weight above 0 for training='two_stage', got 0.")
@@ -310,172 +296,31 @@ class StudentTeacherDetector(BaseDefectDetector):
             )
 
     def _held_out(self, groups):
-        """Normal images that are kept out of the training, by whole groups."""
+        """Choose the normal images that training does not see, by whole groups."""
         order = np.random.RandomState(self._seeds["held_out"]).permutation(np.unique(groups))
         counts = np.cumsum([np.sum(groups == group) for group in order])
         n_groups = 1 + np.searchsorted(counts, self.validation_fraction * len(groups) - 1e-9)
         return np.flatnonzero(np.isin(groups, order[: min(n_groups, len(order) - 1)]))
 
-    # Training
-
-    def _learn(self, normals, numbers, real, attached):
-        """Train what the cache does not hold."""
-        from sklearn_exdd import _student
-
+    def _learn(self, normal, real):
+        """Train the parts that the cache does not hold."""
         is_extractor = isinstance(self.teacher, BaseFeatureExtractor)
-        self.teacher_ = clone(self.teacher).fit(normals) if is_extractor else None
-        network = self._build(pretrained=True)
+        self.teacher_ = clone(self.teacher).fit(normal.samples) if is_extractor else None
+        training = self._training()
+        network = training.build(pretrained=True)
         self.levels_ = network.levels
-        self._check_sizes(normals)
-        content = None if self.cache_dir is None else hash_of_pixels(normals, real, attached)
-        drawn = []
+        self._check_sizes(normal.samples)
 
-        def crops():  # what the synthetic images cost is spent at most once, and not at all where all is in the cache
-            if not drawn:
-                synthetic = synthesize(
-                    self.augmenter, self.n_synthetic, normals, numbers, real, attached, self._seeds["synthetic"]
-                )
-                drawn.append(self._crops(normals, real, synthetic))
-            return drawn[0]
+        def synthesize():
+            return self._synthesize(normal, real, self._seeds["synthetic"], default=default_augmenter())
 
-        self.losses_ = {}
-        if self._learns_teacher():
-            self._part(
-                "teacher", network.teacher, content, lambda folder: self._train_teacher(network, crops(), folder)
-            )
-        network.teacher.eval().requires_grad_(False)
-        rest = _student.Trained(network.student, network.head)
-        self._part("student", rest, content, lambda folder: self._train_student(network, rest, crops(), folder))
+        self.losses_ = training.run(network, normal, real, synthesize)
         for name in ("teacher", "student", "head"):
             module = getattr(network, name)
             setattr(self, f"{name}_weights_", None if module is None else arrays_of(module))
 
-    def _part(self, name, module, content, learn):
-        """Weights of a part, from the cache or learned now."""
-        folder = None
-        if self.cache_dir is not None:
-            folder = Path(self.cache_dir) / f"StudentTeacherDetector-{name}-{self._key(name, content)}"
-        kept = None if folder is None else read_weights(folder / "weights.npz")
-        if kept is None:
-            runs = learn(folder)
-            losses = {f"losses.{stage}": run.losses for stage, run in runs.items()}
-            kept = {**arrays_of(module), **losses}
-            if folder is not None and all(run.complete for run in runs.values()):
-                write_weights(folder / "weights.npz", kept)
-                for stage in runs:
-                    (folder / f"{stage}.pt").unlink(missing_ok=True)
-        for stage in [entry for entry in kept if entry.startswith("losses.")]:
-            self.losses_[stage.removeprefix("losses.")] = kept.pop(stage)
-        load_weights(module, kept)
-
-    def _key(self, name, content):
-        names = self._teacher_from if name == "teacher" else self._student_from
-        params = {name: getattr(self, name) for name in names}
-        for part in ("augmenter", "teacher"):
-            if isinstance(params[part], BaseEstimator):
-                params[part] = type(params[part]).__qualname__, params[part].get_params()
-        params["weights"] = str(self.weights), fingerprint(self.weights)
-        return joblib.hash((params, self._bfloat16(), self._seeds, content))[:20]
-
-    def _crops(self, normals, real, synthetic):
-        from sklearn_exdd._crops import DefectCrops, crop_shape, shares_of
-
-        marked = real is not None and any(mask is not None for mask in real.masks)
-        needed = "teacher='learned'" if self._learns_teacher() else "segmentation_weight > 0"
-        if synthetic is None and not marked and (self._learns_teacher() or self.segmentation_weight > 0):
-            raise ValueError(
-                f"n_synthetic: expected synthetic defects, or defect images with masks, for {needed}, got neither. Set "
-                "n_synthetic above 0."
-            )
-        shape = crop_shape(normals, self.crop_size, self.levels_[-1][1])
-        return DefectCrops(normals, synthetic, real, shape, shares_of(synthetic, real))
-
-    def _learns_teacher(self):
-        return isinstance(self.teacher, str) and self.teacher == "learned"
-
-    def _train_teacher(self, network, crops, folder):
-        from sklearn_exdd import _student
-
-        with seeded(self._seeds["teacher"]):
-            head = _student.Head(network.levels)
-        loss = _student.teacher_loss(network.teacher, head, self.focal_gamma)
-        run = self._train(_student.Trained(network.teacher, head), loss, crops, "teacher", _TEACHER_SHARE, folder)
-        if run.stopped_by == "interrupt":
-            raise KeyboardInterrupt("interrupted while the teacher was trained, before there was a student")
-        return {"teacher": run}
-
-    def _train_student(self, network, rest, crops, folder):
-        from sklearn_exdd._student import student_loss
-
-        cosine, segmentation, gamma = self.cosine_weight, self.segmentation_weight, self.focal_gamma
-        share = 1 - (_TEACHER_SHARE if self._learns_teacher() else 0)
-        if self.training == "joint" or network.head is None:
-            loss = student_loss(network, cosine, segmentation, gamma)
-            return {"student": self._train(rest, loss, crops, "student", share, folder)}
-        loss = student_loss(network, cosine, 0, gamma)
-        runs = {"student": self._train(network.student, loss, crops, "student", share / 2, folder)}
-        if runs["student"].stopped_by != "interrupt":
-            network.student.requires_grad_(False)
-            loss = student_loss(network, 0, segmentation, gamma)
-            runs["head"] = self._train(network.head, loss, crops, "head", share / 2, folder)
-        return runs
-
-    def _train(self, module, loss_of_batch, crops, name, share, folder):
-        """Train a module on batches of crops for a share of the budget."""
-        import torch
-
-        device = resolve_device(self.device)
-        module.to(memory_format=torch.channels_last)
-
-        def loss_of_step(step, random_state):
-            batch = crops.draw(self.train_batch_size, random_state)
-            batch = type(batch)(*(part.to(device) for part in batch))
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16()):
-                return loss_of_batch(batch)
-
-        return train(
-            module,
-            loss_of_step,
-            max_steps=max(1, round(share * self.max_steps)),
-            max_seconds=None if self.max_seconds is None else share * self.max_seconds,
-            seed=self._seeds["teacher" if name == "teacher" else "student"],
-            learning_rate=self.learning_rate,
-            weight_decay=1e-3,
-            ema_decay=0.99,
-            checkpoint=None if folder is None else folder / f"{name}.pt",
-            checkpoint_every=_CHECKPOINT_EVERY,
-            verbose=self.verbose,
-            description=name if name == "teacher" else f"{name} of the teacher",
-        )
-
-    def _bfloat16(self):
-        return resolve_precision(self.precision, resolve_device(self.device))
-
-    def _build(self, pretrained=False):
-        """The networks: with the weights that training starts from, or empty."""
-        from sklearn_exdd import _student
-
-        device = resolve_device(self.device)
-        model = None
-        if isinstance(self.teacher, str) and not self._learns_teacher():
-            weights = self.weights if pretrained else None
-            model = _TorchvisionModel(self.teacher, weights, None, self._seeds["teacher"], fingerprint(weights))()
-        n_channels = self.n_channels_
-        with seeded(self._seeds["teacher"]):
-            if self.teacher_ is not None:
-                teacher = _student.Extracted(self.teacher_)
-            else:
-                teacher = _student.build_teacher(model, tuple(self.layers), self.channels, n_channels)
-        levels = _student.level_shapes(teacher, n_channels)
-        with seeded(self._seeds["student"]):
-            if self.symmetric:
-                if model is not None:
-                    model = _TorchvisionModel(self.teacher, None, None, self._seeds["student"], None)()
-                student = _student.build_teacher(model, tuple(self.layers), self.channels, n_channels)
-            else:
-                student = _student.build_student(teacher, levels, n_channels)
-            head = _student.Head(levels) if self.segmentation_weight > 0 else None
-        return _student.StudentTeacher(teacher, student, head, levels).to(device)
+    def _training(self):
+        return Training(self.get_params(deep=False), self._seeds, self.n_channels_, self.teacher_)
 
     # Prediction
 
@@ -483,7 +328,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         import torch
 
         if getattr(self, "_network", None) is None:
-            network = self._build()
+            network = self._training().build()
             for name in ("teacher", "student", "head"):
                 weights = getattr(self, f"{name}_weights_")
                 if weights is not None:
@@ -502,9 +347,9 @@ class StudentTeacherDetector(BaseDefectDetector):
                 )
 
     def _raw_maps(self, images):
-        """Logits (or None) and cosine distances of each image, at the stride of the finest level."""
-        from sklearn_exdd._crops import logarithms
-        from sklearn_exdd._student import predict
+        """Yield the logits (or None) and cosine distances of each image, at the stride of the finest level."""
+        from sklearn_exdd.detectors.student_teacher.crops import logarithms
+        from sklearn_exdd.detectors.student_teacher.networks import predict
 
         self._check_sizes(images)
         network = self._fitted_network()
@@ -512,18 +357,18 @@ class StudentTeacherDetector(BaseDefectDetector):
             yield predict(network, *logarithms(images[i]), self.tile_size)
 
     def _combine(self, raw):
-        """The map that `map` asks for."""
+        """Return the map that `map_source` asks for."""
         logits, distances = raw
-        if self.map == "both":
+        if self.map_source == "both":
             (mean, deviation), (other_mean, other_deviation) = self.map_scale_
             return ((logits - mean) / deviation + (distances - other_mean) / other_deviation).astype(np.float32)
-        return distances if self.map == "cosine" or self.head_weights_ is None else logits
+        return distances if self.map_source == "cosine" or self.head_weights_ is None else logits
 
     def _image_score(self, pixel_map):
         return float(scoring.top_share_mean(pixel_map, self.top_share, self.position_map_))
 
     def _calibrate(self, normals, held_out):
-        """What maps and scores of normal images are like."""
+        """Find the scales of maps and the threshold from normal images that training did not see."""
         raw = list(self._raw_maps(held_out))
         parts = [np.concatenate([maps[part].ravel() for maps in raw]) for part in (0, 1)]
         self.map_scale_ = np.array([[part.mean(), max(float(part.std()), 1e-12)] for part in parts], dtype=np.float64)
@@ -532,7 +377,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, self.max_false_alarm_rate)
 
     def _mean_map(self, normals):
-        """Where normal images score higher than elsewhere, as far as that is no chance."""
+        """Return the mean map of normal images, shrunk towards zero by the variance expected from chance alone."""
         chosen = np.random.RandomState(self._seeds["held_out"]).permutation(len(normals))[:_POSITION_IMAGES]
         maps = [
             resize(self._combine(raw)[..., None], (_POSITIONS, _POSITIONS))[..., 0]

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from inspect import signature
 from numbers import Integral, Real
 
 import numpy as np
@@ -10,22 +9,16 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd import coreset, scoring
+from sklearn_exdd import scoring
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd._recall import digest, keep, kept, recall
-from sklearn_exdd.banks import Banks, grouped, known_groups
-from sklearn_exdd.base import BaseDefectDetector, TrainingSet, joined, split_by_class
-from sklearn_exdd.defect_patches import NORMAL_SHARE, defect_patches
+from sklearn_exdd._training_set import TrainingSet, split_by_class
+from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_patches
+from sklearn_exdd.banks.dual_bank import DualBank, cached_batches, patch_batches
+from sklearn_exdd.banks.memory_bank import MemoryBank
+from sklearn_exdd.banks.normal_patches import normal_patches
+from sklearn_exdd.banks.patches import Patches, border_rings
+from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.features import make_feature_extractor
-from sklearn_exdd.memory_bank import MemoryBank
-from sklearn_exdd.patches import KnownFeatures, Patches, border_rings
-from sklearn_exdd.shards import Shards, coreset_size
-
-# epsilon="scale" is this share of the median distance of normal patches to the defect bank.
-_EPSILON_SHARE = 0.5
-# shard_size="auto" keeps all features up to so many bytes.
-_KEPT_BYTES = 2**30
-_SHARD_SIZE = 100
 
 
 class ExDDDetector(BaseDefectDetector):
@@ -66,11 +59,11 @@ class ExDDDetector(BaseDefectDetector):
     max_defect_patches : int or None, default=30
         Patches that one defect image gives to the bank, at random among those that show
         the defect; None takes all.
-    image_score : {"top_mean", "weighted", "released"}, default="top_mean"
-        "top_mean" is the mean of the `n_top_patches` highest patch scores. "weighted" is
-        the published score of the patch farthest from the normal bank, with
-        neighbourhood weights (see Notes); "released" takes the distance to the defect
-        bank from another patch, the one farthest from it, as the authors' code does.
+    image_score : {"top_mean", "exdd", "exdd_code"}, default="top_mean"
+        "top_mean" is the mean of the `n_top_patches` highest patch scores. "exdd" is the
+        published score of the patch farthest from the normal bank, with neighbourhood
+        weights (see Notes). "exdd_code" takes the distance to the defect bank from
+        another patch, the one farthest from it, as the authors' code does.
     n_top_patches : int, default=10
         For "top_mean"; 1 is the maximum.
     n_support : int, default=3
@@ -90,13 +83,14 @@ class ExDDDetector(BaseDefectDetector):
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
         with the same one. Files count as the same while path, size and time of writing are.
-        Besides the maps this takes, for each training set, their whitened copy (of an extractor
-        that whitens) and the coreset, and for each bank some 70 bytes a patch searched there;
-        ``joblib.Memory.reduce_size`` removes what is old.
+        The cache also stores the coreset of each training set, its whitened features if the
+        extractor whitens, and about 70 bytes per patch for every bank searched;
+        ``joblib.Memory.reduce_size`` removes old entries.
     shard_size : int or "auto", default="auto"
-        Of more normal images than that fit keeps no features: it goes over shards of so many
-        several times, `n_jobs` of them at a time, and holds no more than banks and samples.
-        "auto" keeps features while they take up to 1 GiB, and goes over shards of 100 beyond.
+        If there are more normal images than this, `fit` does not keep their features in
+        memory. It makes several passes over shards of `shard_size` images, `n_jobs` shards in
+        parallel, and keeps only the banks and a sample of patches. "auto" keeps features of
+        up to 1 GiB, and makes shards of 100 images beyond that.
     batch_size : int, default=16
         Images extracted together.
     device : str, default=None
@@ -107,7 +101,7 @@ class ExDDDetector(BaseDefectDetector):
     random_state : int, RandomState instance or None, default=None
         Seed of the coresets, the index and the augmenter.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        A progress bar is shown if > 0.
 
     Attributes
     ----------
@@ -130,9 +124,6 @@ class ExDDDetector(BaseDefectDetector):
         Image scores are taken after division by it.
     synthetic_ : object or None
         What the augmenter made.
-    calibration_ : Patches
-        Of each normal training image the patches that its score is made of, at least twice
-        as many as it needs.
     n_features_in_ : int
         Where X holds features.
 
@@ -144,8 +135,8 @@ class ExDDDetector(BaseDefectDetector):
     Notes
     -----
     Where fit goes over shards, cut-offs (`epsilon_`, `border_profile_`) come from 20 000 random
-    patches, `threshold_` from all images, and `calibration_` has 1000 of them. A greedy coreset is
-    chosen among random patches first, and then among those that these cover worst.
+    patches and `threshold_` from all images; `partial_fit` finds it again on 1000 of them. A greedy
+    coreset is chosen among random patches first, and then among those that these cover worst.
 
     The threshold needs no images apart: every bank row knows its image, so each normal
     training image is scored with the rows of its own group left out, and `threshold_` is
@@ -154,12 +145,12 @@ class ExDDDetector(BaseDefectDetector):
     :class:`CombinedDefectDetector` of this one detector finds its threshold on normal images
     that are held out.
 
-    "weighted" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest
+    "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest
     d_n, where w is ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around f*'s
     nearest row, s is the distance to that row and D the square root of the number of
-    features (ExDD; PatchCore's equation 7). As released: ``n_neighbors=1,
+    features (ExDD; PatchCore's equation 7). As in the authors' code: ``n_neighbors=1,
     epsilon=1e-6, coreset="greedy", normal_coreset=0.01, defect_coreset=0.1,
-    max_defect_patches=None, image_score="released"``.
+    max_defect_patches=None, image_score="exdd_code"``.
 
     References
     ----------
@@ -190,7 +181,7 @@ class ExDDDetector(BaseDefectDetector):
         "defect_coreset": [Interval(Integral, 1, None, closed="left"), Interval(Real, 0, 1, closed="right")],
         "coreset": [StrOptions({"greedy", "random"})],
         "max_defect_patches": [Interval(Integral, 1, None, closed="left"), None],
-        "image_score": [StrOptions({"top_mean", "weighted", "released"})],
+        "image_score": [StrOptions({"top_mean", "exdd", "exdd_code"})],
         "n_top_patches": [Interval(Integral, 1, None, closed="left")],
         "n_support": [Interval(Integral, 1, None, closed="left")],
         "border_rings": [Interval(Integral, 0, None, closed="left")],
@@ -261,8 +252,6 @@ class ExDDDetector(BaseDefectDetector):
         self.verbose = verbose
 
     def _fit(self, normal, defect):
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
-        self._seeds = dict(zip(("normal", "defect", "synthetic"), map(int, seeds)))
         if len(normal) < 2:
             raise ValueError(
                 "X: expected at least 2 normal samples, each to be scored without its own patches, got n_samples = 1."
@@ -271,35 +260,33 @@ class ExDDDetector(BaseDefectDetector):
             raise ValueError(
                 "groups: expected normal samples of at least 2 groups, each scored without its own patches, got 1."
             )
-        normals = self._fit_extractor(normal, defect)
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
+        self._seeds = dict(zip(("normal", "defect", "synthetic"), map(int, seeds)))
+        parts = [part for part in (normal, defect) if part is not None]
+        self._n_images = 1 + int(max(part.indices.max() for part in parts))
+        self._n_groups = 1 + int(max(part.groups.max() for part in parts))
+
+        normals = self._normal_patches(normal, defect)
         normal.check_masks_empty()
-        known = [part for part in (normal, defect) if part is not None]
-        self._n_images = 1 + int(max(part.indices.max() for part in known))
-        self._n_groups = 1 + int(max(part.groups.max() for part in known))
-        if isinstance(normals, Shards):
-            rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset)
-        else:
-            rows, sample, n_patches = self._coreset(normals, "normal"), normals, len(normals)
-        self.normal_bank_ = self._bank(rows, "normal", n_patches)
-        distances = self._banks().distances_of(sample, self.normal_bank_, self.verbose)
+        rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset, self._seeds["normal"])
+        banks = self._dual_bank(self._bank(rows, "normal", n_patches))
+        distances = banks.distances_of(sample, banks.normal, self.verbose)
         self._normal_cutoff = float(np.quantile(distances[0], NORMAL_SHARE))
 
         self.synthetic_ = self._synthesize(normal, defect, self._seeds["synthetic"])
-        defects = [] if defect is None else [self._defect_patches(defect)]
+        defects = [] if defect is None else [self._defect_patches(defect, banks)]
         if self.synthetic_ is not None:
-            defects.append(self._synthetic_patches(normal))
-        self.defect_bank_ = self._defect_bank(Patches.concatenate(defects)) if defects else None
-        scores = self._find_scale(sample, distances)
-        if isinstance(normals, Shards):
-            self._find_threshold(*normals.scored(self._banks()))
-        else:
-            self._find_threshold(*self._banks().judge(normals, scores))
+            defects.append(self._defect_patches(self._synthetic_set(normal), banks, synthetic=True))
+        if defects:
+            banks = replace(banks, defect=self._defect_bank(Patches.concatenate(defects)))
+        banks, scores = banks.scaled(sample, distances, epsilon=self.epsilon, verbose=self.verbose)
+        self._keep(banks, *normals.scored(banks, scores))
 
-    def _fit_extractor(self, normal, defect):
-        """Fit the extractor; all patches of the normal samples, or their shards where these are too many to keep."""
-        if not isinstance(normal.samples, Images):
-            return Patches.of_rows(normal)
-        extractor = self.feature_extractor_ = make_feature_extractor(
+    def _normal_patches(self, normal, defect):
+        """Fit the extractor; return the patches of the normal samples."""
+        if not normal.has_images:
+            return Patches.from_rows(normal)
+        self.feature_extractor_ = make_feature_extractor(
             self.feature_extractor,
             batch_size=self.batch_size,
             device=self.device,
@@ -307,115 +294,47 @@ class ExDDDetector(BaseDefectDetector):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-        known = signature(extractor.fit_transform).parameters
-        if self.memory is not None and "max_bytes" in known and "masks" not in known:
-            return self._known_patches(normal)
-        return self._extract(normal, defect)
-
-    def _known_patches(self, normal):
-        """The same, from the cache or for it, of an extractor that learns no more than to whiten."""
-        extractor = self.feature_extractor_
-        key = digest(extractor.key, self.shard_size, normal.samples.raw(), normal.indices, normal.groups)
-        known = kept(self.memory, "normal patches", key)
-        if known is None:
-            patches = self._extract(normal, None)
-            if isinstance(patches, Shards):
-                return patches
-            learned = {name: value for name, value in vars(extractor).items() if name.endswith("_")}
-            keep(self.memory, "normal patches", key, (learned, replace(patches, features=None)))
-            features = patches.features
-            if extractor.whiten:  # others have the features of all folds in their maps
-                keep(self.memory, "features", key, features)
-            patches.features = KnownFeatures(key, lambda: features)
-            return patches
-        learned, patches = known
-        vars(extractor).update(learned)
-        self.n_channels_ = normal.samples.n_channels = extractor.n_channels_
-
-        def read():
-            rows = kept(self.memory, "features", key) if extractor.whiten else None
-            return self._patches(normal).features if rows is None else rows
-
-        patches.features = KnownFeatures(key, read)
-        return patches
-
-    def _extract(self, normal, defect):
-        """The same, without looking for it in the cache."""
-        extractor = self.feature_extractor_
-        known = signature(extractor.fit_transform).parameters
-        is_few = self.shard_size == "auto" or len(normal) <= self.shard_size
-        max_bytes = _KEPT_BYTES if self.shard_size == "auto" else np.inf
-        if defect is not None and "masks" in known:
-            maps = self._fit_on_defects(normal, defect)
-        elif "max_bytes" not in known:
-            maps = extractor.fit_transform(normal.samples)
-        else:
-            maps = extractor.fit_transform(normal.samples, max_bytes=max_bytes) if is_few else None
-        is_fitted = maps is not None
-        if is_fitted and is_few and sum(one.nbytes for one in maps) <= max_bytes:
-            self.n_channels_ = normal.samples.n_channels
-            return Patches.concatenate(Patches.of_maps(_emptied(maps), normal, extractor))
-        del maps
-        size = _SHARD_SIZE if self.shard_size == "auto" else self.shard_size
-        shards = Shards(
-            normal, extractor, size=size, n_jobs=self.n_jobs, seed=self._seeds["normal"], verbose=self.verbose
-        )
-        if not is_fitted:
-            shards.fit_extractor()
-        self.n_channels_ = normal.samples.n_channels
-        return shards
-
-    def _fit_on_defects(self, normal, defect):
-        """Fit an extractor that learns from marked defects, too; feature maps of the normal images."""
-        for part in (normal, defect):  # read once, so that a message has the user's number of an image
-            part.samples.n_channels = normal.samples.n_channels
-            for i in range(len(part)):
-                part.samples.shape(i)
-        if "pos_label" in self.feature_extractor_.get_params(deep=False):
-            self.feature_extractor_.set_params(pos_label=None)  # the labels are made here
-        images, labels, masks = joined(normal, defect)
-        return self.feature_extractor_.fit_transform(images, labels, masks=masks)[: len(normal)]
-
-    def _patches(self, training_set):
-        if not isinstance(training_set.samples, Images):
-            return Patches.of_rows(training_set)
-        training_set.samples.n_channels = self.n_channels_
-        maps = self.feature_extractor_.iter_transform(training_set.samples)
-        return Patches.concatenate(Patches.of_maps(maps, training_set, self.feature_extractor_))
-
-    def _defect_patches(self, defect, synthetic=False):
-        if not isinstance(defect.samples, Images):
-            return Patches.of_rows(defect)
-        defect.samples.n_channels = self.n_channels_
-        return defect_patches(
+        patches = normal_patches(
+            normal,
             defect,
             self.feature_extractor_,
-            self._banks(),
+            memory=self.memory,
+            shard_size=self.shard_size,
+            n_jobs=self.n_jobs,
+            seed=self._seeds["normal"],
+            verbose=self.verbose,
+        )
+        self.n_channels_ = normal.samples.n_channels
+        return patches
+
+    def _patches(self, training_set):
+        if not training_set.has_images:
+            return Patches.from_rows(training_set)
+        training_set = training_set.with_channels(self.n_channels_)
+        maps = self.feature_extractor_.iter_transform(training_set.samples)
+        return Patches.concatenate(Patches.from_maps(maps, training_set, self.feature_extractor_))
+
+    def _defect_patches(self, defect, banks, synthetic=False):
+        if not defect.has_images:
+            return Patches.from_rows(defect)
+        return defect_patches(
+            defect.with_channels(self.n_channels_),
+            self.feature_extractor_,
+            banks,
             self._normal_cutoff,
             max_patches=self.max_defect_patches,
             seed=self._seeds["defect"],
             synthetic=synthetic,
         )
 
-    def _coreset(self, patches, kind):
-        """The patches that a bank keeps."""
-        if not isinstance(patches.features, KnownFeatures):
-            return self._chosen(patches, kind)
-        size = getattr(self, f"{kind}_coreset")
-        key = digest(patches.features.key, (kind, size, self.coreset, self._seeds[kind]))
-        return recall(self.memory, "coreset", key, lambda: self._chosen(patches, kind))
-
-    def _chosen(self, patches, kind):
-        patches, n_patches = replace(patches, features=np.asarray(patches.features)), len(patches)
-        n_kept = coreset_size(getattr(self, f"{kind}_coreset"), n_patches)
-        random_state = check_random_state(self._seeds[kind])
-        if n_kept == n_patches:
-            return patches
-        if self.coreset == "random":
-            return patches.take(np.sort(random_state.choice(n_patches, n_kept, replace=False)))
-        projected = coreset.project(patches.features, random_state=random_state)
-        rows = coreset.greedy_k_center(projected, n_kept, start=random_state.randint(n_patches))
-        return patches.take(np.sort(rows))
+    def _synthetic_set(self, normal):
+        """Return the synthetic defects as a training set, in the groups of the images they were made on."""
+        images, masks = self.synthetic_
+        n_images = len(images)
+        groups = self._synthetic_groups(normal, self._n_groups)
+        self._n_groups += n_images
+        samples = Images(images, "synthetic images")
+        return TrainingSet(samples, np.arange(n_images), groups, Masks(masks, n_images))
 
     def _bank(self, patches, kind, n_patches):
         size = getattr(self, f"{kind}_coreset")
@@ -429,56 +348,41 @@ class ExDDDetector(BaseDefectDetector):
         )
 
     def _defect_bank(self, patches):
-        return self._bank(self._coreset(patches, "defect"), "defect", len(patches))
+        rows, _, n_patches = patches.coreset(self.defect_coreset, self.coreset, self._seeds["defect"])
+        return self._bank(rows, "defect", n_patches)
+
+    def _dual_bank(self, normal, *fitted):
+        params = ("n_neighbors", "image_score", "n_top_patches", "n_support", "border_rings", "memory")
+        return DualBank(normal, *fitted, **{name: getattr(self, name) for name in params})
 
     def _banks(self):
-        """The banks as far as they are known."""
-        params = ("n_neighbors", "image_score", "n_top_patches", "n_support", "border_rings", "memory")
-        return Banks(
-            self.normal_bank_,
-            getattr(self, "defect_bank_", None),
-            getattr(self, "epsilon_", None),
-            getattr(self, "border_profile_", None),
-            **{name: getattr(self, name) for name in params},
-        )
+        """Return the fitted dual bank."""
+        return self._dual_bank(self.normal_bank_, self.defect_bank_, self.epsilon_, self.border_profile_)
 
-    def _find_scale(self, patches, normal):
-        """Find what is not known yet of `epsilon_` and `border_profile_`; the scores of normal patches."""
-        banks, defect = self._banks(), None
-        if self.defect_bank_ is None:
-            self.epsilon_ = None
-        else:
-            defect = banks.distances_of(patches, self.defect_bank_, self.verbose)
-            if banks.epsilon is None:
-                scale = max(_EPSILON_SHARE * float(np.median(defect[0])), 1e-12)
-                self.epsilon_ = scale if self.epsilon == "scale" else float(self.epsilon)
-        scores = self._banks().scores_at(normal, defect)
-        if banks.border_profile is None:
-            self.border_profile_ = scoring.border_profile(scores.scores, patches.rings, self.border_rings)
-        return scores
-
-    def _find_threshold(self, image_scores, deciding):
+    def _keep(self, banks, image_scores, top_patches):
+        """Set the fitted attributes; `top_patches` are those behind the scores of normal images."""
+        self.normal_bank_, self.defect_bank_ = banks.normal, banks.defect
+        self.epsilon_, self.border_profile_ = banks.epsilon, banks.border_profile
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
-        self.calibration_ = deciding
+        self._calibration = top_patches
 
     def _score(self, samples):
         banks = self._banks()
         if not isinstance(samples, Images):
             scores, rows = banks.patch_scores(samples), np.arange(len(samples))[:, None]
-            return np.array([banks.score_image(scores.of(row), 0 * row, samples[row]) for row in rows])
+            return np.array([banks.score_image(scores.take(row), 0 * row, samples[row]) for row in rows])
         scores = []
-        for patch_scores, features, shape in banks.score_maps(self._groups(samples)):
+        for patch_scores, features, shape in banks.score_maps(self._batches(samples)):
             scores.append(banks.score_image(patch_scores, border_rings(shape), features))
         return np.array(scores)
 
-    def _groups(self, images):
-        """Patches of some images at a time, and the shapes of their maps."""
+    def _batches(self, images):
         if self.memory is not None:
-            return known_groups(self.feature_extractor_, images, self.memory)
-        return grouped(self.feature_extractor_.iter_transform(images))
+            return cached_batches(self.feature_extractor_, images, self.memory)
+        return patch_batches(self.feature_extractor_.iter_transform(images))
 
     def _maps(self, images):
-        scored, maps = self._banks().score_maps(self._groups(images)), []
+        scored, maps = self._banks().score_maps(self._batches(images)), []
         for i, (patch_scores, _, map_shape) in enumerate(scored):
             shape = images.shape(i)
             centers = self.feature_extractor_.patch_centers(map_shape, shape)
@@ -538,15 +442,15 @@ class ExDDDetector(BaseDefectDetector):
         -----
         A false alarm adds its patches that score above the threshold or lie farther from
         the normal bank than normal patches do; a miss adds its defect patches. No image
-        of an earlier call is needed: `threshold_` is found again on `calibration_`.
+        of an earlier call is needed: the detector keeps the patches with the highest
+        scores of each normal training image, and finds `threshold_` again on them.
         `epsilon_` stays, and so does what the feature extractor has learned.
         """
         if not hasattr(self, "normal_bank_"):
             return self.fit(X, y, masks=masks)
         updated = copy.copy(self)
         updated._add(X, y, masks)
-        self.__dict__ = updated.__dict__
-        return self
+        return self._become(updated)
 
     def _add(self, X, y, masks):
         samples = self._samples(X)
@@ -564,40 +468,26 @@ class ExDDDetector(BaseDefectDetector):
             training_set.groups = training_set.groups + self._n_groups
         self._n_images += n_samples
         self._n_groups += n_samples
-        known = self.calibration_
+        banks, calibration = self._banks(), self._calibration
         if normal is not None:
-            banks, patches = self._banks(), self._patches(normal)
+            patches = self._patches(normal)
             normal.check_masks_empty()
             scores = banks.patch_scores(patches.features)
             alarming = scores.normal_distances > self._normal_cutoff
             if self.image_score == "top_mean":
-                alarming |= banks.evidence(scores, patches.rings) > self.threshold_
+                alarming |= banks.relative_scores(scores, patches.rings) > self.threshold_
             if alarming.any():
-                added = patches.take(np.flatnonzero(alarming))
-                self.normal_bank_ = copy.copy(self.normal_bank_).add(added.features, added.provenance)
-            known = Patches.concatenate([known, patches])
+                banks = replace(banks, normal=_extended(banks.normal, patches.take(np.flatnonzero(alarming))))
+            calibration = Patches.concatenate([calibration, patches])
         if defect is not None:
-            added = self._defect_patches(defect)
-            if self.defect_bank_ is None:
-                self.defect_bank_ = self._defect_bank(added)
-            else:
-                self.defect_bank_ = copy.copy(self.defect_bank_).add(added.features, added.provenance)
-        distances = self._banks().distances_of(known, self.normal_bank_)
-        scores = self._find_scale(known, distances)
-        self._find_threshold(*self._banks().judge(known, scores))
-
-    def _synthetic_patches(self, normal):
-        images, masks = self.synthetic_
-        n_images = len(images)
-        groups = self._synthetic_groups(normal, self._n_groups)
-        self._n_groups += n_images
-        samples = Images(images, "synthetic images")
-        training_set = TrainingSet(samples, np.arange(n_images), groups, Masks(masks, n_images))
-        return self._defect_patches(training_set, synthetic=True)
+            added = self._defect_patches(defect, banks)
+            bank = self._defect_bank(added) if banks.defect is None else _extended(banks.defect, added)
+            banks = replace(banks, defect=bank)
+        distances = banks.distances_of(calibration, banks.normal)
+        banks, scores = banks.scaled(calibration, distances, epsilon=self.epsilon)
+        self._keep(banks, *calibration.scored(banks, scores))
 
 
-def _emptied(items):
-    """The items of a list that does not keep them."""
-    items.reverse()
-    while items:
-        yield items.pop()
+def _extended(bank, patches):
+    """Return a memory bank with more rows; the given one stays as it is."""
+    return copy.copy(bank).add(patches.features, patches.provenance)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sklearn_exdd._networks import resolve_precision
+from sklearn_exdd._torch import resolve_precision
 
 SET_SIZE = 8  # the rows of a product are filled up to whole sets
 _N_DIFFERENCES = 2**18  # at a time: they stay in the cache

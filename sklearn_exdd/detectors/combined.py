@@ -4,15 +4,16 @@ from numbers import Integral, Real
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.base import clone
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _BaseComposition
 
 from sklearn_exdd import scoring
+from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._images import Images
-from sklearn_exdd.augment.base import AugmentedImages
-from sklearn_exdd.base import BaseDefectDetector, hold_out
+from sklearn_exdd._training_set import hold_out
+from sklearn_exdd.augment.synthetic import AugmentedImages
+from sklearn_exdd.detectors.base import BaseDefectDetector
 
 
 class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
@@ -74,7 +75,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
     Examples
     --------
     >>> from sklearn_exdd import ExDDDetector
-    >>> from sklearn_exdd.combined import CombinedDefectDetector
+    >>> from sklearn_exdd.detectors.combined import CombinedDefectDetector
     >>> from sklearn_exdd.datasets import make_surface_defects
     >>> X, y, masks = make_surface_defects(30, image_shape=(64, 64), random_state=0)
     >>> detector = CombinedDefectDetector(
@@ -125,8 +126,10 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
     def _fit(self, normal, defect):
         random_state = check_random_state(self.random_state)
         self._weights, members = self._members(random_state)
-        for part in (normal, defect):
-            _decode(part)
+        if normal.has_images:
+            _check_all(normal)
+            if defect is not None:
+                _check_all(defect.with_channels(normal.samples.n_channels))
         normal.check_masks_empty()
         is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
         X, y, masks, groups = _training_data(normal, defect, np.flatnonzero(~is_held_out))
@@ -168,12 +171,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
                 continue
             if not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
                 raise ValueError(f"detectors: expected {name!r} to have fit and score_samples, got {detector!r}.")
-            detector = clone(detector)
-            if detector.get_params(deep=False).get("random_state", seed) is None:
-                detector.set_params(random_state=seed)
-            # The labels are made here: 1 means defect, whatever it is in y.
-            theirs = {key: None for key in detector.get_params() if key.split("__")[-1] == "pos_label"}
-            members.append((name, detector.set_params(**theirs)))
+            members.append((name, clone_with_seed(detector, seed)))
             kept.append(weight)
         if not members:
             raise ValueError("detectors: expected at least one that is not 'drop', got none.")
@@ -226,28 +224,26 @@ def _fitted(name, detector, X, y, params):
         raise
 
 
-def _decode(training_set):
-    """Look at every image and mask once, so that a message has the user's number of it."""
-    if training_set is not None and isinstance(training_set.samples, Images):
-        for i in range(len(training_set)):
-            shape = training_set.samples.shape(i)
-            if training_set.masks is not None:
-                training_set.masks.get(i, shape)
+def _check_all(training_set):
+    """Read every image and mask once, so that messages have the user's number of it."""
+    training_set.samples.check_all()
+    for i in range(len(training_set) if training_set.masks is not None else 0):
+        training_set.masks.get(i, training_set.samples.shape(i))
 
 
 def _training_data(normal, defect, rows):
-    """X, y, masks and groups of some normal samples and all the defects."""
+    """Return X, y, masks and groups of some normal samples and all defects."""
     groups = np.concatenate([normal.groups[rows], [] if defect is None else defect.groups]).astype(int)
     y = np.repeat([0, 1], [len(rows), 0 if defect is None else len(defect)])
-    if not isinstance(normal.samples, Images):
+    if not normal.has_images:
         return np.concatenate([normal.samples[rows], *([] if defect is None else [defect.samples])]), y, None, groups
     X, masks = normal.samples.take(rows).raw(), None
     if defect is not None:
         X = X + defect.samples.raw()
         if defect.masks is not None:
             masks = [None] * len(rows) + defect.masks.raw()
-    attached = normal.attached and normal.attached.on(normal.indices[rows])
-    return AugmentedImages(X, attached), y, masks, groups
+    synthetic = normal.synthetic and normal.synthetic.restrict_to(normal.indices[rows])
+    return AugmentedImages(X, synthetic), y, masks, groups
 
 
 def _spread(scores):

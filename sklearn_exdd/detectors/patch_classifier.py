@@ -1,22 +1,22 @@
 """A classifier of patches: any of scikit-learn's, in the place of memory banks and their ratio."""
 
-from inspect import signature
+from functools import cache
 from numbers import Integral, Real
 
 import numpy as np
 from scipy.special import logit
-from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 
 from sklearn_exdd import scoring
-from sklearn_exdd._defects import canonical
+from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd.base import BaseDefectDetector, TrainingSet, hold_out, joined
-from sklearn_exdd.defect_patches import NORMAL_SHARE, marked
+from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form, joined
+from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_rows
+from sklearn_exdd.banks.memory_bank import MemoryBank
+from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.features import make_feature_extractor
-from sklearn_exdd.memory_bank import MemoryBank
 
 _MIN_PROBABILITY = 1e-6
 
@@ -159,14 +159,12 @@ class PatchClassifierDetector(BaseDefectDetector):
 
     def _fit(self, normal, defect):
         normal.check_masks_empty()
-        for part in (normal, defect):
-            if part is not None and isinstance(part.samples, Images):
-                part.samples = canonical(part.samples)
+        normal, defect = in_one_form(normal, defect)
         random_state = check_random_state(self.random_state)
         is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
         seeds = [int(seed) for seed in random_state.randint(2**31 - 1, size=2)]
         held_out, learning = normal.take(np.flatnonzero(is_held_out)), normal.take(np.flatnonzero(~is_held_out))
-        if isinstance(normal.samples, Images):
+        if normal.has_images:
             self._fit_extractor(learning, defect)
         self.synthetic_ = self._synthesize(learning, defect, seeds[0])
         if defect is None and self.synthetic_ is None:
@@ -179,9 +177,8 @@ class PatchClassifierDetector(BaseDefectDetector):
         if self.synthetic_ is not None:
             parts.append(self._defect_patches(_as_training_set(*self.synthetic_), normals, random_state))
         normals, defects = normals.features, np.concatenate(parts)
-        classifier = HistGradientBoostingClassifier() if self.classifier is None else clone(self.classifier)
-        if classifier.get_params(deep=False).get("random_state", 0) is None:
-            classifier.set_params(random_state=seeds[1])
+        classifier = HistGradientBoostingClassifier() if self.classifier is None else self.classifier
+        classifier = clone_with_seed(classifier, seeds[1], keep_pos_label=True)
         y = np.repeat([0, 1], [len(normals), len(defects)])
         self.classifier_ = classifier.fit(np.concatenate([normals, defects]), y)
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
@@ -197,7 +194,7 @@ class PatchClassifierDetector(BaseDefectDetector):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-        if "masks" in signature(self.feature_extractor_.fit).parameters:
+        if self.feature_extractor_.learns_from_defects:
             images, labels, masks = joined(normal, defect)
             self.feature_extractor_.fit(images, labels, masks=masks)
         else:
@@ -205,30 +202,38 @@ class PatchClassifierDetector(BaseDefectDetector):
         self.n_channels_ = normal.samples.n_channels
 
     def _normal_patches(self, normal, random_state):
-        """Patches of normal samples, with their groups, as a bank."""
-        if not isinstance(normal.samples, Images):
+        """Return the patches of normal samples, with their groups, as a bank."""
+        if not normal.has_images:
             return MemoryBank(normal.samples, {"group": normal.groups})
         maps = self.feature_extractor_.iter_transform(normal.samples)
         parts = [_some(_rows(feature_map), self.max_normal_patches, random_state) for feature_map in maps]
         return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
 
     def _defect_patches(self, defect, normals, random_state):
-        """Of each image the patches that show the defect."""
-        if not isinstance(defect.samples, Images):
+        """Return the patches of each image that show the defect."""
+        if not defect.has_images:
             return defect.samples
-        defect.samples.n_channels = self.n_channels_
-        kept, cutoff = [], None
+
+        @cache
+        def cutoff():
+            distances, _ = normals.kneighbors(normals.features, 1, exclude=normals.provenance["group"])
+            return np.quantile(distances, NORMAL_SHARE)
+
+        defect = defect.with_channels(self.n_channels_)
+        chosen = []
         for i, feature_map in enumerate(self.feature_extractor_.iter_transform(defect.samples)):
-            centers = self.feature_extractor_.patch_centers(feature_map.shape, defect.samples.shape(i))
-            shown, rows = marked(defect, i, centers), _rows(feature_map)
-            if shown is None:
-                if cutoff is None:
-                    distances, _ = normals.kneighbors(normals.features, 1, exclude=normals.provenance["group"])
-                    cutoff = np.quantile(distances, NORMAL_SHARE)
-                distances = normals.kneighbors(rows, 1)[0][:, 0]
-                shown = distances >= min(cutoff, distances.max())
-            kept.append(_some(rows[shown], self.max_defect_patches, random_state))
-        return np.concatenate(kept)
+            patches = _rows(feature_map)
+            rows = defect_rows(
+                defect,
+                i,
+                self.feature_extractor_.patch_centers(feature_map.shape, defect.samples.shape(i)),
+                lambda patches=patches: normals.kneighbors(patches, 1)[0][:, 0],
+                cutoff,
+                max_patches=self.max_defect_patches,
+                random_state=random_state,
+            )
+            chosen.append(patches[rows])
+        return np.concatenate(chosen)
 
     def _patch_scores(self, features):
         probabilities = self.classifier_.predict_proba(features)[:, 1]
@@ -254,7 +259,7 @@ def _rows(feature_map):
 
 
 def _some(rows, n_rows, random_state):
-    """So many of the rows at random; all if there are no more."""
+    """Draw `n_rows` of the rows at random; take all if there are fewer."""
     if n_rows is None or len(rows) <= n_rows:
         return rows
     return rows[np.sort(random_state.choice(len(rows), n_rows, replace=False))]

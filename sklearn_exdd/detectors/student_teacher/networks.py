@@ -1,20 +1,16 @@
-"""The networks of the student-teacher. Imports torch: itself imported only where a network is needed."""
+"""The networks of the student-teacher. Importing this module imports torch."""
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from sklearn_exdd._networks import box_mean
+from sklearn_exdd._torch import box_mean
 
 _GAINS = (2.5, 5.0, 5.0)  # bring the inputs of a network from scratch to a deviation of about one
 FLOOR = 0.03  # added to the brightness before the logarithm: keeps the noise of black pixels small
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HEAD_CHANNELS = 32
-_COVERED = 0.2  # share of a cell that a defect covers at least where the target is one
-# Weights within the segmentation's loss, against that of L1.
-_FOCAL, _POSITIVE, _IMAGE = 8.0, 3.0, 0.1
-_TOP_SHARE = 0.01  # of the logits of a crop, whose mean says whether there is a defect
 _MARGIN = 128  # pixels around a tile that its map may depend on
 
 
@@ -227,67 +223,6 @@ def products(seen, rebuilt):
 def cosines(targets, rebuilt):
     """1 - cos of each level, (n, height', width')."""
     return [1 - functional.cosine_similarity(one.float(), other.float()) for one, other in zip(targets, rebuilt)]
-
-
-def teacher_loss(teacher, head, gamma):
-    """What a teacher that is learned minimises: a function of a batch."""
-
-    def loss_of(batch):
-        return segmentation_loss(head(normalized(teacher(batch.corrupted, batch.medians))), batch, gamma)
-
-    return loss_of
-
-
-def student_loss(network, cosine_weight, segmentation_weight, gamma):
-    """What student and head minimise, with the teacher as it is: a function of a batch."""
-
-    def loss_of(batch):
-        with torch.no_grad():
-            seen = network.teacher(batch.corrupted, batch.medians)
-            targets = replaced(network.teacher, seen, batch) if cosine_weight else None
-        loss, rebuilt = 0, network.student(batch.corrupted, batch.medians)
-        if cosine_weight:
-            loss = loss + cosine_weight * cosine_loss(targets, rebuilt, batch.normal)
-        if segmentation_weight:
-            logits = network.head(products(seen, rebuilt))
-            loss = loss + segmentation_weight * segmentation_loss(logits, batch, gamma)
-        return loss
-
-    return loss_of
-
-
-def replaced(teacher, seen, batch):
-    """The teacher's maps of the clean crops, from those of the corrupted ones, of which some are clean."""
-    changed = (batch.clean != batch.corrupted).flatten(1).any(dim=1)
-    if not changed.any():
-        return seen
-    return [
-        level.index_put((changed,), clean)
-        for level, clean in zip(seen, teacher(batch.clean[changed], batch.medians[changed]))
-    ]
-
-
-def cosine_loss(targets, rebuilt, normal):
-    """1 - cos averaged over the places where `normal`, (n, 1, height, width), is 1, and summed over the levels."""
-    total = 0
-    for distances in cosines(targets, rebuilt):
-        # A place counts where all of its cell does.
-        valid = 1 - functional.max_pool2d(1 - normal, normal.shape[2] // distances.shape[1])[:, 0]
-        total = total + (valid * distances).sum() / valid.sum().clamp(min=1)
-    return total
-
-
-def segmentation_loss(logits, batch, gamma):
-    """Focal and L1 of the pixels whose mask is known, and cross-entropy of the image's highest logits."""
-    logits = logits.float()
-    target = (functional.avg_pool2d(batch.mask, batch.mask.shape[2] // logits.shape[1])[:, 0] > _COVERED).float()
-    entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    focal = (1 + (_POSITIVE - 1) * target) * (1 - torch.exp(-entropy)) ** gamma * entropy
-    valid = batch.marked[:, None, None].float().expand_as(logits)
-    pixels = _FOCAL * focal + (torch.sigmoid(logits) - target).abs()
-    top = logits.flatten(1).topk(max(1, round(_TOP_SHARE * logits[0].numel()))).values.mean(dim=1)
-    images = functional.binary_cross_entropy_with_logits(top, batch.defective)
-    return (valid * pixels).sum() / valid.sum().clamp(min=1) + _IMAGE * images
 
 
 def predict(network, logs, medians, tile_size):

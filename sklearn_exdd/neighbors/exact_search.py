@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_range_finder
 
-from sklearn_exdd._bounds import (
+from sklearn_exdd.neighbors.bounds import (
     SET_SIZE,
     BFloat16Product,
     Float32Product,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from sklearn_exdd._student import FLOOR
+from sklearn_exdd.detectors.student_teacher.networks import FLOOR
 
 _KEPT_PIXELS = 100_000_000  # decoded images are kept up to so many, 400 MB; the others are read again
 _SCALE = (0.75, 1.3)

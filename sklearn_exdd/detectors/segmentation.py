@@ -8,10 +8,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
-from sklearn_exdd._defects import canonical, check_one_augmenter
-from sklearn_exdd._images import Images
-from sklearn_exdd.augment.base import GivenDefects
-from sklearn_exdd.base import BaseDefectDetector, hold_out, joined
+from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._training_set import hold_out, in_one_form, joined
+from sklearn_exdd.augment.synthetic import GivenDefects, check_one_augmenter
+from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.features.learned import LearnedFeatureExtractor
 
@@ -164,19 +164,16 @@ class SegmentationDetector(BaseDefectDetector):
         self.verbose = verbose
 
     def _fit(self, normal, defect):
-        if not isinstance(normal.samples, Images):
+        if not normal.has_images:
             raise ValueError("X: expected images, which a network is trained on, got feature rows.")
         normal.check_masks_empty()
         random_state = check_random_state(self.random_state)
         is_held_out = np.zeros(len(normal), dtype=bool)
         if self.validation_fraction > 0:
             is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
-        normal.samples = images = canonical(normal.samples)
+        normal, defect = in_one_form(normal, defect)
         learning = normal.take(np.flatnonzero(~is_held_out))
         extractor = self._extractor(learning, int(random_state.randint(2**31 - 1)))
-        if defect is not None:
-            defect.samples.n_channels = images.n_channels
-            defect.samples = canonical(defect.samples)
         seeds = check_random_state(extractor.random_state).randint(2**31 - 1, size=self.n_networks - 1)
         others = [clone(extractor).set_params(random_state=int(seed)) for seed in seeds]
         self.feature_extractors_ = [
@@ -184,9 +181,9 @@ class SegmentationDetector(BaseDefectDetector):
             for number, one in enumerate((extractor, *others))
         ]
         self.n_channels_ = extractor.n_channels_
-        known = images.take(np.flatnonzero(is_held_out)) if is_held_out.any() else images
+        calibrating = normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
-            self._score(known), self.max_false_alarm_rate
+            self._score(calibrating.samples), self.max_false_alarm_rate
         )
 
     def _trained(self, extractor, normal, defect, without):
@@ -199,7 +196,7 @@ class SegmentationDetector(BaseDefectDetector):
             raise
 
     def _extractor(self, learning, seed):
-        """What is trained, with the defects that this detector was given."""
+        """Return the extractor to train, with the augmenter or the synthetic defects of this detector."""
         extractor = make_feature_extractor(
             self.feature_extractor,
             batch_size=self.batch_size,
@@ -212,25 +209,24 @@ class SegmentationDetector(BaseDefectDetector):
             raise ValueError(
                 f"feature_extractor: expected 'learned' or a LearnedFeatureExtractor, got {self.feature_extractor!r}."
             )
-        check_one_augmenter(self.augmenter, learning.attached)
+        check_one_augmenter(self.augmenter, learning.synthetic)
         augmenter, n_synthetic = self.augmenter, self.n_synthetic
-        if learning.attached is not None:
-            augmenter, n_synthetic = GivenDefects(learning.attached), len(learning.attached.images)
+        if learning.synthetic is not None:
+            augmenter, n_synthetic = GivenDefects(learning.synthetic), len(learning.synthetic.images)
         if augmenter is not None:
             extractor.set_params(augmenter=augmenter, n_synthetic=n_synthetic)
-        if extractor.random_state is None:
-            extractor.set_params(random_state=seed)
-        return extractor.set_params(pos_label=None)  # the labels are made here: 1 means defect, whatever it is in y
+        return clone_with_seed(extractor, seed)
 
     def _score(self, samples):
-        usual = self._position_map()
-        return np.array([scoring.top_share_mean(logits, self.top_share, usual) for logits in self._logits(samples)])
+        position_map = self._position_map()
+        scores = [scoring.top_share_mean(logits, self.top_share, position_map) for logits in self._logits(samples)]
+        return np.array(scores)
 
     def _maps(self, images):
-        usual, maps = self._position_map(), []
+        position_map, maps = self._position_map(), []
         for logits in self._logits(images):
-            missing = min(scoring.top_share_mean(logits, self.top_share, usual) - self.threshold_, 0)
-            maps.append(logits + np.float32(self.image_weight * missing - usual.mean()))
+            missing = min(scoring.top_share_mean(logits, self.top_share, position_map) - self.threshold_, 0)
+            maps.append(logits + np.float32(self.image_weight * missing - position_map.mean()))
         return maps
 
     def _logits(self, images):

@@ -5,9 +5,9 @@ import numbers
 import numpy as np
 from sklearn.utils.validation import check_array
 
-from sklearn_exdd._bounds import check_distances
-from sklearn_exdd._exact_search import ExactSearch
-from sklearn_exdd._recall import digest
+from sklearn_exdd._cache import fingerprint
+from sklearn_exdd.neighbors.bounds import check_distances
+from sklearn_exdd.neighbors.exact_search import ExactSearch
 
 # From here on an index wins back its compilation within some hundred images (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
@@ -96,9 +96,9 @@ class MemoryBank:
 
     @property
     def key(self):
-        """Hash of all that neighbours depend on."""
+        """Fingerprint of everything that neighbours depend on."""
         if self._key is None:
-            self._key = digest(self.features, self.provenance["group"], (self.algorithm, self.random_state))
+            self._key = fingerprint(self.features, self.provenance["group"], (self.algorithm, self.random_state))
         return self._key
 
     @property
@@ -108,7 +108,10 @@ class MemoryBank:
 
     @property
     def parts(self):
-        """Real and synthetic rows: pairs of row numbers and a bank of them; none where the search is not exact."""
+        """Real and synthetic rows apart: pairs of row numbers and a bank of them; empty if the search is not exact.
+
+        Candidates of a search that differ in synthetic defects then share the cached neighbours among the real rows.
+        """
         if self._parts is None:
             self._parts, synthetic = [], self.provenance["synthetic"]
             for rows in (np.flatnonzero(~synthetic), np.flatnonzero(synthetic)):

@@ -1,8 +1,5 @@
 """DIAG: a network that tells normal images from synthetic, and real, defects."""
 
-import copy
-from dataclasses import replace
-from functools import lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -13,18 +10,17 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
-from sklearn_exdd._defects import canonical
 from sklearn_exdd._images import Images
-from sklearn_exdd._torch import resolve_device
-from sklearn_exdd._training import seeded, train
-from sklearn_exdd.base import BaseDefectDetector
-from sklearn_exdd.features import BaseFeatureExtractor, TorchvisionFeatureExtractor
-from sklearn_exdd.features.torchvision import fingerprint
+from sklearn_exdd._torch import arrays_of, load_weights, seeded
+from sklearn_exdd._training import train
+from sklearn_exdd._training_set import hold_out_of_each_kind, in_one_form
+from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.detectors.defect_classifier.batches import Batches
+from sklearn_exdd.detectors.defect_classifier.network import PatchLogitMaps, build_network, stack_images
+from sklearn_exdd.features.torchvision import file_sha256
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-_N_SETTLING = 20  # batches at most that the statistics of batch normalisation are estimated from
-_PROBE_SIZE, _MAX_STRIDE = 512, 64  # in pixels, to find the last maps of a backbone
-# What a training depends on beside its images, its seed and the weights that it starts from.
+_N_STATISTICS = 20  # batches, at most, from which the statistics of batch normalisation are estimated
+# Parameters that a training depends on, beside its images, its seed and its initial weights.
 _TRAINED_FROM = (
     "backbone",
     "layer",
@@ -143,7 +139,7 @@ class DefectClassifier(BaseDefectDetector):
     --------
     >>> from sklearn_exdd import OffsetDefectAugmenter
     >>> from sklearn_exdd.datasets import make_surface_defects
-    >>> from sklearn_exdd.defect_classifier import DefectClassifier
+    >>> from sklearn_exdd import DefectClassifier
     >>> X, _, _ = make_surface_defects(12, defect_fraction=0, image_shape=(64, 64), random_state=0)
     >>> classifier = DefectClassifier(
     ...     "resnet18", weights=None, image_size=64, augmenter=OffsetDefectAugmenter(), n_synthetic=8, max_steps=2,
@@ -254,7 +250,7 @@ class DefectClassifier(BaseDefectDetector):
     # Training
 
     def _fit(self, normal, defect):
-        if not isinstance(normal.samples, Images):
+        if not normal.has_images:
             raise ValueError("X: expected images, got feature rows, from which this classifier cannot learn.")
         if isinstance(self.image_size, tuple) and len(self.image_size) != 2:
             raise ValueError(f"image_size: expected an int, (height, width) or None, got {self.image_size!r}.")
@@ -262,22 +258,19 @@ class DefectClassifier(BaseDefectDetector):
         random_state = check_random_state(self.random_state)
         synthetic_seed, split_seed, seed = (int(number) for number in random_state.randint(2**31 - 1, size=3))
         self._module = None
-        # One form for the augmenter: the same pixels train the same network.
-        known, same = [part for part in (normal, defect) if part is not None], []
-        for part in known:
-            part.samples.n_channels = normal.samples.n_channels
-            same.append(replace(part, samples=canonical(part.samples)))
-        self.synthetic_ = self._synthesize(same[0], same[1] if defect is not None else None, synthetic_seed)
+        normal, defect = in_one_form(normal, defect)
+        self.synthetic_ = self._synthesize(normal, defect, synthetic_seed)
         if defect is None and self.synthetic_ is None:
             raise ValueError(
                 "X: expected defects to learn from, got normal images alone. Set augmenter= and n_synthetic= to have "
                 "some made, or give defect images."
             )
-        parts, groups = [part.samples for part in known], [part.groups for part in known]
+        sets = [part for part in (normal, defect) if part is not None]
+        parts, groups = [part.samples for part in sets], [part.groups for part in sets]
         if self.synthetic_ is not None:
-            parts.append(Images(self.synthetic_.images, "synthetic images"))
+            parts.append(Images(self.synthetic_.images, "synthetic images", normal.samples.n_channels))
             groups.append(self._synthetic_groups(normal, unknown=1 + max(int(own.max()) for own in groups)))
-        is_validation = _split(groups, self.validation_fraction, np.random.RandomState(split_seed))
+        is_validation = hold_out_of_each_kind(groups, self.validation_fraction, np.random.RandomState(split_seed))
         self._train(parts, is_validation, seed)
         self.n_channels_ = normal.samples.n_channels
         held_out = normal.samples.take(np.flatnonzero(is_validation[0]))
@@ -291,16 +284,16 @@ class DefectClassifier(BaseDefectDetector):
 
         module = self._build(self.weights, seed)
         device = next(module.parameters()).device
-        images = self._working_images(parts, module)
+        images = self._resized_images(parts, module)
         labels = np.repeat([0, *[1] * (len(parts) - 1)], [len(part) for part in parts])
         is_validation = np.concatenate(is_validation)
         training, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
         held_out = Images([images[i] for i in validation])
-        batches = _Batches(labels, training, self.train_batch_size, self.class_balance == "sampling", seed)
+        batches = Batches(labels, training, self.train_batch_size, self.class_balance == "sampling", seed)
         checkpoint = self._checkpoint(images, labels, is_validation, seed)
 
         def batch_of(rows):
-            return _stacked([images[i] for i in rows]).to(device) / 65535
+            return stack_images([images[i] for i in rows]).to(device) / 65535
 
         def loss_of(logits, rows, weighted_by):
             weights = torch.ones(len(rows))
@@ -315,11 +308,12 @@ class DefectClassifier(BaseDefectDetector):
             logits = module(batch_of(rows)).mean(dim=(1, 2, 3))
             return loss_of(logits, rows, training if self.class_balance == "weight" else None)
 
-        def settle(network):
-            update_bn((batch_of(batches.rows(step)) for step in range(min(batches.n_per_epoch, _N_SETTLING))), network)
+        def update_batch_norm(network):
+            n_batches = min(batches.n_per_epoch, _N_STATISTICS)
+            update_bn((batch_of(batches.rows(step)) for step in range(n_batches)), network)
 
         def evaluate(network):
-            settle(network)
+            update_batch_norm(network)
             logits = torch.from_numpy(self._score(held_out, network))
             return loss_of(logits, validation, None if self.class_balance is None else validation)
 
@@ -344,77 +338,39 @@ class DefectClassifier(BaseDefectDetector):
             description=f"DefectClassifier on {self.backbone}",
         )
         with seeded(seed, device):
-            settle(module)
+            update_batch_norm(module)
         if checkpoint is not None and run.complete:
             checkpoint.unlink(missing_ok=True)
         self._module = module
         self.losses_, self.validation_losses_ = run.losses, run.evaluations
-        self.weights_ = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
+        self.weights_ = arrays_of(module)
 
     def _build(self, weights, seed=0):
-        """The network on its device: images in [0, 1] in, the logits of the patches out."""
-        import torch
-        from torch import nn
+        return build_network(self.backbone, self.layer, weights, self.weights_sha256, self.device, seed)
 
-        layer = self.layer or _last_maps(self.backbone)
-        backbone = TorchvisionFeatureExtractor(
-            self.backbone,
-            layers=(layer,),
-            weights=weights,
-            weights_sha256=None if weights is None else self.weights_sha256,
-            precision="float32",
-            random_state=seed,
-            device="cpu",
-        )
-
-        class PatchLogits(nn.Module):
-            def __init__(self, trunk, n_maps, stride, offset):
-                super().__init__()
-                self.trunk, self.head = trunk, nn.Conv2d(n_maps, 1, 1)
-                self.stride, self.offset = stride, offset
-                for name, values in ("mean", _MEAN), ("std", _STD):
-                    self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-
-            def forward(self, images):
-                (maps,) = self.trunk((images - self.mean) / self.std).values()  # grey becomes three channels here
-                return self.head(maps)
-
-        # A copy: the process keeps the untrained one for whoever else asks for it.
-        network, stride, offset = backbone._network(folded=False)
-        trunk = copy.deepcopy(network)
-        with torch.inference_mode():
-            (maps,) = trunk(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE)).values()
-        with seeded(seed):
-            module = PatchLogits(trunk.requires_grad_(True), maps.shape[1], stride, offset)
-        return module.to(resolve_device(self.device)).eval()
-
-    def _working_images(self, parts, module):
-        """All images at the size of training, in 16 bits: half the memory of floats."""
-        extractor, images = self._extractor(module), []
-        for part in parts:
-            part.n_channels = parts[0].n_channels
-            images += [np.rint(extractor.working(part, i) * 65535).astype(np.uint16) for i in range(len(part))]
-        return images
+    def _resized_images(self, parts, module):
+        """Return all images at the size of training, in 16 bits: half the memory of floats."""
+        extractor = self._extractor(module)
+        resized = (extractor.resized(part, i) for part in parts for i in range(len(part)))
+        return [np.rint(image * 65535).astype(np.uint16) for image in resized]
 
     def _checkpoint(self, *training):
-        """Where this very training is kept, or None."""
+        """Return the file that keeps exactly this training, or None without a cache."""
         if self.cache_dir is None:
             return None
         params = [getattr(self, name) for name in _TRAINED_FROM]
-        weights = fingerprint(self.weights) or str(self.weights)
+        weights = file_sha256(self.weights) or str(self.weights)
         return Path(self.cache_dir) / f"{joblib.hash((training, params, weights))}.pt"
 
     # Prediction
 
     def _extractor(self, module):
-        return _PatchLogitMaps(module, image_size=self.image_size, batch_size=self.batch_size, n_jobs=self.n_jobs)
+        return PatchLogitMaps(module, image_size=self.image_size, batch_size=self.batch_size, n_jobs=self.n_jobs)
 
     def _trained(self):
-        import torch
-
         if getattr(self, "_module", None) is None:
             module = self._build(None)
-            module.load_state_dict({name: torch.from_numpy(value) for name, value in self.weights_.items()})
+            load_weights(module, self.weights_)
             self._module = module
         return self._module
 
@@ -433,146 +389,3 @@ class DefectClassifier(BaseDefectDetector):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         return tags
-
-
-class _PatchLogitMaps(BaseFeatureExtractor):
-    """A network's logits as feature maps: sizes, tiles and batches are those of feature extractors."""
-
-    margin = 4 * _MAX_STRIDE
-
-    def __init__(self, module, **params):
-        super().__init__(**params)
-        self.module = module
-
-    @property
-    def stride(self):
-        return self.module.stride
-
-    @property
-    def offset(self):
-        return self.module.offset
-
-    def working(self, images, index):
-        """An image as the network sees it."""
-        image = images[index]
-        self._check_size(image.shape, images.where(index))
-        return self._resized(image)
-
-    def _check_size(self, image_shape, where):
-        smallest, (height, width) = self.stride or 1, self._working_shape(image_shape)
-        if min(height, width) < smallest:
-            raise ValueError(
-                f"{where}: expected at least {smallest} pixels a side, the stride of the network, got {height} x "
-                f"{width}. Set image_size to enlarge the images, or layer to an earlier one."
-            )
-
-    def _extract(self, images):
-        import torch
-
-        device = next(self.module.parameters()).device
-        with torch.inference_mode():
-            logits = self.module(_stacked(images).to(device))
-        return logits.permute(0, 2, 3, 1).cpu().numpy()
-
-
-class _Batches:
-    """Which images make up each batch, epoch after epoch.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n,), of 0 and 1
-    training : ndarray of int
-        Images that are trained on.
-    size : int
-    balanced : bool
-        Whether half of each batch is normal, the other half defects. Then an epoch does not show every image of the
-        larger class, and those of the smaller one several times.
-    seed : int
-    """
-
-    def __init__(self, labels, training, size, balanced, seed):
-        self.classes = [training[labels[training] == label] for label in (0, 1)] if balanced else [training]
-        self.size = min(size, len(training))
-        self.n_per_epoch = -(-len(training) // self.size)
-        self.seed = seed
-
-    def rows(self, step):
-        """The images of a step; the last batch of an epoch is full, too."""
-        epoch, place = divmod(step, self.n_per_epoch)
-        random_state = np.random.RandomState([self.seed, epoch, 1])
-        order = np.empty(self.n_per_epoch * self.size, dtype=int)
-        for i, rows in enumerate(self.classes):
-            turns = order[i :: len(self.classes)]
-            turns[:] = np.resize(random_state.permutation(rows), len(turns))
-        return order[place * self.size : (place + 1) * self.size]
-
-
-def _stacked(images):
-    """A batch (n, channels, height, width); smaller images are continued by their mirror image."""
-    import torch
-
-    shape = np.max([image.shape for image in images], axis=0)
-    padded = [np.pad(image, [(0, gap) for gap in shape - image.shape], mode="symmetric") for image in images]
-    return torch.from_numpy(np.stack(padded).astype(np.float32)).permute(0, 3, 1, 2)
-
-
-@lru_cache
-def _last_maps(backbone):
-    """Name of the last maps that a torchvision model makes, which its own head pools."""
-    import torch
-    from torchvision import models
-    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-
-    if backbone not in models.list_models(module=models):
-        raise ValueError(
-            f"backbone: expected a name of torchvision.models.list_models(module=torchvision.models), got {backbone!r}."
-        )
-    with seeded(0):
-        module = models.get_model(backbone, weights=None).eval()
-    names = get_graph_node_names(module)[1]
-    try:
-        outputs = create_feature_extractor(module, names).to("meta")(
-            torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE, device="meta")
-        )
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"backbone: expected a model that takes images of any size, such as 'resnet50', got {backbone!r}. ({error})"
-        ) from error
-    maps = [name for name, output in outputs.items() if getattr(output, "ndim", 0) == 4]
-    # A head may pool to a few cells first (7 x 7 in VGG): those are not patches of the image.
-    return next(name for name in reversed(maps) if min(outputs[name].shape[2:]) >= _PROBE_SIZE // _MAX_STRIDE)
-
-
-def _split(groups, fraction, random_state):
-    """Hold out a share of the groups of each kind, which is: of those with images in the same parts.
-
-    Parameters
-    ----------
-    groups : list of ndarray
-        Group of each image: of the normal ones, then of one or more parts with defects.
-    fraction : float
-    random_state : RandomState
-
-    Returns
-    -------
-    is_validation : list of ndarray of bool
-    """
-    numbers = np.unique(np.concatenate(groups))
-    parts_of = np.stack([np.isin(numbers, own) for own in groups], axis=1)
-    held_out = []
-    for kind in np.unique(parts_of, axis=0):
-        of_kind = random_state.permutation(numbers[(parts_of == kind).all(axis=1)])
-        n_held_out = max(1, round(fraction * len(of_kind)))
-        held_out.append(of_kind[: min(n_held_out, len(of_kind) - 1)])
-    is_validation = [np.isin(own, np.concatenate(held_out)) for own in groups]
-    counts = {}
-    for name, parts in ("normal", is_validation[:1]), ("defect", is_validation[1:]):
-        counts[f"{name} images for validation"] = sum(int(part.sum()) for part in parts)
-        counts[f"{name} images for training"] = sum(int((~part).sum()) for part in parts)
-    if 0 in counts.values():
-        raise ValueError(
-            f"validation_fraction: expected {fraction:g} of {len(numbers)} groups to leave some of each, got "
-            + ", ".join(f"{count} {name}" for name, count in counts.items())
-            + ". Give more images or smaller groups, or raise n_synthetic."
-        )
-    return is_validation

@@ -1,0 +1,129 @@
+"""Results cached by joblib.Memory, with checksums, so that any damage to an entry is noticed."""
+
+import hashlib
+import os
+import pickle
+
+import joblib
+import numpy as np
+from sklearn.utils.validation import check_memory
+
+
+def cached(memory, kind, key, compute):
+    """Return the cached result of a key, or compute and cache it.
+
+    Parameters
+    ----------
+    memory : str, joblib.Memory or None
+        None caches nothing.
+    kind : str
+        Kind of result.
+    key : str
+        Fingerprint of everything that the result depends on.
+    compute : callable
+        Called without arguments if there is no entry; does not return None.
+
+    Returns
+    -------
+    result : object
+    """
+    result = load(memory, kind, key)
+    if result is None:
+        result = compute()
+        store(memory, kind, key, result)
+    return result
+
+
+def load(memory, kind, key):
+    """Return the cached result of a key, or None if there is no undamaged entry."""
+    if memory is None:
+        return None
+    entries, key = _entries(memory), f"{kind} {key}"
+    if not entries.check_call_in_cache(key):
+        return None
+    try:
+        content, checksum = entries(key)
+        if checksum == _checksum(key, content):
+            return pickle.loads(content)
+    except _MissingEntry:
+        return None
+    except (TypeError, ValueError):
+        pass  # so damaged that the entry is not even a pair of bytes and checksum
+    entries.call_and_shelve(key).clear()
+    return None
+
+
+def store(memory, kind, key, result):
+    """Cache a result other than None."""
+    if memory is not None:
+        _entries(memory)(f"{kind} {key}", result)
+
+
+def fingerprint(*things):
+    """Return a checksum of arrays and other picklable objects.
+
+    Parameters
+    ----------
+    *things : object
+        A list holds images, masks, paths and None. Files are identified by path, size and modification time.
+
+    Returns
+    -------
+    fingerprint : str
+    """
+    total = hashlib.sha256()
+    for thing in things:
+        if isinstance(thing, list):
+            total.update(f"list {len(thing)} {fingerprint(*map(_as_array, thing))}".encode())
+        elif isinstance(thing, os.PathLike) or (isinstance(thing, str) and os.path.exists(thing)):
+            stat = os.stat(thing) if os.path.exists(thing) else None  # reading the file will raise the error
+            state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # no tool can set back the last one
+            total.update(f"file {os.path.abspath(thing)} {state}".encode())
+        elif isinstance(thing, np.ndarray) and thing.dtype.kind in "buif":
+            total.update(f"{thing.dtype} {thing.shape}".encode())
+            total.update(np.ascontiguousarray(thing))  # twice as fast as joblib.hash
+        else:
+            total.update(f"other {joblib.hash(thing)}".encode())
+    return total.hexdigest()
+
+
+def fingerprint_of_pixels(images, masks=None):
+    """Return a checksum of the pixels of images and masks, one image in memory at a time.
+
+    Parameters
+    ----------
+    images : Images
+    masks : sequence of ndarray or None, default=None
+        Mask of each image.
+
+    Returns
+    -------
+    fingerprint : str
+    """
+    masks = [None] * len(images) if masks is None else masks
+    return fingerprint(*(fingerprint(images.original(i), mask) for i, mask in enumerate(masks)))
+
+
+def _as_array(item):
+    return item if item is None or isinstance(item, (str, os.PathLike)) else np.asarray(item)
+
+
+def _entries(memory):
+    return check_memory(memory).cache(_stored, ignore=["result"])
+
+
+class _MissingEntry(Exception):
+    pass
+
+
+def _stored(key, result=None):
+    if result is None:
+        raise _MissingEntry  # the entry vanished or cannot be read: it is computed again
+    content = pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL)
+    return content, _checksum(key, content)
+
+
+def _checksum(key, content):
+    checksum = hashlib.sha256(key.encode())
+    checksum.update(content)
+    return checksum.digest()

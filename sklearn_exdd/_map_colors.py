@@ -1,0 +1,21 @@
+"""Colours of anomaly maps, shared by the report and the review page."""
+
+import numpy as np
+
+# From dark to bright, each step lighter than the one before: readable in grey and for any colour vision.
+HEAT_COLORS = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]])
+
+
+def heat_colors(shares):
+    """Return the colours of places on the scale.
+
+    Parameters
+    ----------
+    shares : ndarray of any shape, in [0, 1]
+
+    Returns
+    -------
+    colors : ndarray of shape (*shares.shape, 3), float in [0, 255]
+    """
+    steps = np.linspace(0, 1, len(HEAT_COLORS))
+    return np.stack([np.interp(shares, steps, channel) for channel in HEAT_COLORS.T], axis=-1)

@@ -1,0 +1,210 @@
+"""Training data: the samples of one class as fit received them, with their groups and masks."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.utils import column_or_1d
+
+from sklearn_exdd._images import Images, Masks
+
+
+@dataclass
+class TrainingSet:
+    """Samples of one class, as fit received them.
+
+    Parameters
+    ----------
+    samples : Images or ndarray of shape (n_samples, n_features)
+    indices : ndarray of shape (n_samples,), int
+        Position of each sample in the user's X (or X_defect).
+    groups : ndarray of shape (n_samples,), int
+        Samples of one group are not independent.
+    masks : Masks, default=None
+    synthetic : SyntheticDefects, default=None
+        Defects that an earlier Pipeline step made on these images.
+    """
+
+    samples: object
+    indices: np.ndarray
+    groups: np.ndarray
+    masks: Masks = None
+    synthetic: object = None
+
+    def __len__(self):
+        return len(self.samples)
+
+    @property
+    def has_images(self):
+        """Whether the samples are images rather than feature rows."""
+        return isinstance(self.samples, Images)
+
+    def take(self, rows):
+        """Select samples by position, with the synthetic defects made on them."""
+        samples = self.samples.take(rows) if self.has_images else self.samples[rows]
+        synthetic = self.synthetic and self.synthetic.restrict_to(self.indices[rows])
+        masks = self.masks and self.masks.take(rows)
+        return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic)
+
+    def with_channels(self, n_channels):
+        """Return the same images, which are now expected to have this number of channels."""
+        return replace(self, samples=self.samples.with_channels(n_channels))
+
+    def mask(self, index):
+        """Return the mask of a defect image, bool (height, width), or None; an empty one is an error."""
+        mask = None if self.masks is None else self.masks.get(index, self.samples.shape(index))
+        if mask is not None and not mask.any():
+            raise ValueError(
+                f"{self.masks.where(index)}: expected a mask of the defect, got an empty one. Pass None for an image "
+                "whose defect is not marked."
+            )
+        return mask
+
+    def check_masks_empty(self):
+        """Refuse masks that mark a defect on normal images."""
+        for i in range(len(self) if self.masks is not None else 0):
+            mask = self.masks.get(i, self.samples.shape(i))
+            if mask is not None and mask.any():
+                raise ValueError(
+                    f"{self.masks.where(i)}: expected None or an empty mask for a normal image, got one with "
+                    f"{mask.sum()} defect pixels. Check its label."
+                )
+
+
+def in_one_form(normal, defect):
+    """Read every image once, and return those of at most 256 grey levels as uint8.
+
+    Messages then have the user's number of an image, and the same pixels train the same network, whatever dtype they
+    came in. Feature rows stay as they are.
+
+    Parameters
+    ----------
+    normal : TrainingSet
+    defect : TrainingSet or None
+
+    Returns
+    -------
+    normal, defect : TrainingSet
+    """
+    if not normal.has_images:
+        return normal, defect
+    sets = [normal] if defect is None else [normal, defect.with_channels(normal.samples.n_channels)]
+    for part in sets:
+        part.samples.check_all()
+    sets = [replace(part, samples=part.samples.as_uint8()) for part in sets]
+    return sets[0], None if defect is None else sets[1]
+
+
+def joined(normal, defect):
+    """Join the normal images and, after them, the defect images if there are any.
+
+    Parameters
+    ----------
+    normal : TrainingSet
+    defect : TrainingSet or None
+
+    Returns
+    -------
+    images, labels, masks : list
+        Labels are 0 and 1.
+    """
+    images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
+    if defect is not None:
+        images += defect.samples.raw()
+        labels += [1] * len(defect)
+        masks += [None] * len(defect) if defect.masks is None else defect.masks.raw()
+    return images, labels, masks
+
+
+def hold_out(groups, fraction, random_state):
+    """Choose the normal samples that training does not see: about a fraction of the groups, always whole groups.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n_samples,)
+    fraction : float
+    random_state : RandomState
+
+    Returns
+    -------
+    is_held_out : ndarray of shape (n_samples,), bool
+    """
+    numbers = random_state.permutation(np.unique(groups))
+    if len(numbers) < 3:
+        raise ValueError(
+            f"X: expected normal samples of at least 3 groups, one of them to be held out, got {len(numbers)} of "
+            f"n_samples = {len(groups)}."
+        )
+    n_held_out = min(max(1, round(fraction * len(numbers))), len(numbers) - 2)
+    return np.isin(groups, numbers[:n_held_out])
+
+
+def split_by_class(samples, is_defect, groups, masks):
+    """Split samples into the training sets of normal and of defect samples; an empty one is None."""
+    if masks is not None:
+        masks = Masks(masks, len(samples))
+    everything, sets = TrainingSet(samples, np.arange(len(samples)), groups, masks), []
+    for rows in np.flatnonzero(~is_defect), np.flatnonzero(is_defect):
+        sets.append(everything.take(rows) if len(rows) else None)
+    return sets
+
+
+def group_numbers(groups, n_samples):
+    """Number the groups from 0; without groups every sample is its own."""
+    if groups is None:
+        return np.arange(n_samples)
+    groups = column_or_1d(groups)
+    if len(groups) != n_samples:
+        raise ValueError(f"groups: expected one for each of the {n_samples} samples of X, got {len(groups)}.")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def hold_out_of_each_kind(groups, fraction, random_state):
+    """Hold out a share of the groups of each kind. Groups with images in the same parts are of one kind.
+
+    Parameters
+    ----------
+    groups : list of ndarray
+        Group of each image, part by part: first the normal images, then one or more parts with defects.
+    fraction : float
+    random_state : RandomState
+
+    Returns
+    -------
+    is_validation : list of ndarray of bool
+    """
+    numbers = np.unique(np.concatenate(groups))
+    parts_of = np.stack([np.isin(numbers, own) for own in groups], axis=1)
+    held_out = []
+    for kind in np.unique(parts_of, axis=0):
+        of_kind = random_state.permutation(numbers[(parts_of == kind).all(axis=1)])
+        n_held_out = max(1, round(fraction * len(of_kind)))
+        held_out.append(of_kind[: min(n_held_out, len(of_kind) - 1)])
+    is_validation = [np.isin(own, np.concatenate(held_out)) for own in groups]
+    counts = {}
+    for name, parts in ("normal", is_validation[:1]), ("defect", is_validation[1:]):
+        counts[f"{name} images for validation"] = sum(int(part.sum()) for part in parts)
+        counts[f"{name} images for training"] = sum(int((~part).sum()) for part in parts)
+    if 0 in counts.values():
+        raise ValueError(
+            f"validation_fraction: expected {fraction:g} of {len(numbers)} groups to leave some of each, got "
+            + ", ".join(f"{count} {name}" for name, count in counts.items())
+            + ". Give more images or smaller groups, or raise n_synthetic."
+        )
+    return is_validation
+
+
+def find_defects(y, n_images, pos_label):
+    """Tell which images are defects by their labels; without labels none is."""
+    if y is None:
+        return np.zeros(n_images, dtype=bool)
+    y = column_or_1d(y)
+    if len(y) != n_images:
+        raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
+    classes = np.unique(y)
+    if len(classes) > 2:
+        raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
+    if pos_label is not None:
+        if len(classes) == 2 and pos_label not in classes:
+            raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {pos_label!r}.")
+        return y == pos_label
+    return y == (classes[1] if len(classes) == 2 else 1)

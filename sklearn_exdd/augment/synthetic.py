@@ -1,0 +1,158 @@
+"""Synthetic defects: images, masks and provenance; how they are made, and how they travel with X."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from sklearn_exdd._clones import clone_with_seed
+
+
+@dataclass
+class SyntheticDefects:
+    """Synthetic defect images, with masks and where they come from.
+
+    Unpackable: ``images, masks = augmenter.sample(10)``.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, height, width[, channels]) or list of such arrays
+        Each of the shape and dtype of the normal image that it was made on (alpha is dropped; a bool image becomes
+        uint8).
+    masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
+        True where the image may differ from its source; everywhere else it is equal to it.
+    provenance : list of dict
+        For each image at least "augmenter" and "region" (names of classes; "defect" for a real one that comes with
+        its region, "given" for one passed to ``paint``), "source" (index of the normal image in the X of fit, or
+        None), "seed", "contrast" (mean change within the mask over the texture's standard deviation), "n_redraws",
+        and "prompt" and "model" (or None).
+
+    Examples
+    --------
+    >>> from sklearn_exdd import OffsetDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> synthetic = OffsetDefectAugmenter(random_state=0).fit(X).sample(3)
+    >>> images, masks = synthetic
+    >>> images.shape, masks.dtype, synthetic.provenance[0]["augmenter"]
+    ((3, 64, 64), dtype('bool'), 'OffsetDefectAugmenter')
+    """
+
+    images: object
+    masks: object
+    provenance: list
+
+    def __iter__(self):
+        return iter((self.images, self.masks))
+
+    @classmethod
+    def from_samples(cls, samples):
+        """Collect (image, mask, provenance) triples."""
+        images, masks, provenance = ([sample[part] for sample in samples] for part in range(3))
+        same = len({(image.shape, image.dtype) for image in images}) == 1
+        return cls(np.stack(images), np.stack(masks), provenance) if same else cls(images, masks, provenance)
+
+    @classmethod
+    def concatenate(cls, parts):
+        """Concatenate the images of several parts."""
+        return cls.from_samples([sample for part in parts for sample in zip(part.images, part.masks, part.provenance)])
+
+    def restrict_to(self, sources):
+        """Select the defects made on the given source images and renumber their sources.
+
+        Parameters
+        ----------
+        sources : sequence of int
+            Source i gets the number i. Defects of unknown source are selected, too.
+
+        Returns
+        -------
+        synthetic : SyntheticDefects or None
+            None if there are none.
+        """
+        number_of = {int(source): number for number, source in enumerate(sources)}
+        number_of[None] = None
+        kept = [
+            (image, mask, {**provenance, "source": number_of[provenance["source"]]})
+            for image, mask, provenance in zip(*self, self.provenance)
+            if provenance["source"] in number_of
+        ]
+        return self.from_samples(kept) if kept else None
+
+
+class AugmentedImages(list):
+    """The images that an augmenter got, one by one, with synthetic defects attached.
+
+    Its length is that of the X that went in, so that y still fits; a detector's fit takes what is attached into its
+    defect bank.
+
+    Attributes
+    ----------
+    synthetic : SyntheticDefects or None
+        "source" in its provenance counts these images.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import OffsetDefectAugmenter
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(4, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> augmented = OffsetDefectAugmenter(n_synthetic=3, random_state=0).fit_transform(X)
+    >>> len(augmented), len(augmented.synthetic.images)
+    (4, 3)
+    """
+
+    def __init__(self, items, synthetic):
+        super().__init__(items)
+        self.synthetic = synthetic
+
+
+class GivenDefects(BaseEstimator):
+    """Synthetic defects that are there already, in the place of an augmenter.
+
+    Parameters
+    ----------
+    synthetic : SyntheticDefects
+    """
+
+    def __init__(self, synthetic):
+        self.synthetic = synthetic
+
+    def fit(self, X, y=None, *, masks=None):
+        """Nothing to learn."""
+        return self
+
+    def sample(self, n_samples=None, random_state=None):
+        """All of them, whatever the number."""
+        return self.synthetic
+
+
+def synthesize(augmenter, n_samples, images, labels, masks, *, seed):
+    """Fit a clone of an augmenter and make synthetic defects.
+
+    Parameters
+    ----------
+    augmenter : object
+        Has ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``.
+    n_samples : int
+    images, labels, masks : list
+        Images to fit on, 1 for those with defects, and masks or None.
+    seed : int
+        Used unless the augmenter has a `random_state` of its own.
+
+    Returns
+    -------
+    synthetic : SyntheticDefects
+        Or what the sample method of a foreign augmenter returns.
+    """
+    augmenter = clone_with_seed(augmenter, seed)
+    random_state = augmenter.get_params(deep=False).get("random_state", seed)
+    return augmenter.fit(images, labels, masks=masks).sample(n_samples, random_state=random_state)
+
+
+def check_one_augmenter(augmenter, synthetic):
+    """Refuse an augmenter for images that already carry synthetic defects."""
+    if augmenter is not None and synthetic is not None:
+        raise ValueError(
+            "augmenter: expected None, because X already carries synthetic defects from an earlier Pipeline step, got "
+            f"{augmenter!r}. Remove one of the two, or combine them in a MixedDefectAugmenter."
+        )

@@ -1,0 +1,1 @@
+"""Memory banks of patch features, and the patches that fill them."""

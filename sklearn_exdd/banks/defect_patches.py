@@ -1,0 +1,99 @@
+"""The patches of defect images that show the defect."""
+
+from functools import partial
+
+import numpy as np
+
+from sklearn_exdd import scoring
+from sklearn_exdd._cache import cached, fingerprint
+from sklearn_exdd.banks.patches import Patches
+
+# A patch of a defect image without a mask shows the defect where it lies farther from the normal ones than this share
+# of these do.
+NORMAL_SHARE = 0.99
+
+
+def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synthetic=False):
+    """Return the patches that a mask marks or, without a mask, that lie far from normal ones.
+
+    Parameters
+    ----------
+    defect : TrainingSet
+        Defect images.
+    extractor : BaseFeatureExtractor
+        Fitted.
+    banks : DualBank
+        Its `memory` caches the patches.
+    cutoff : float
+        Distance to the normal bank from which on a patch without a mask is taken; the farthest patch of an image is
+        taken in any case.
+    max_patches : int or None
+        Number of patches of one image, drawn at random.
+    seed : int
+    synthetic : bool, default=False
+
+    Returns
+    -------
+    patches : Patches
+    """
+    key = None
+    if banks.memory is not None:
+        masks = [None] * len(defect) if defect.masks is None else defect.masks.raw()
+        far = None if all(mask is not None for mask in masks) else (banks.normal.key, banks.n_neighbors, cutoff)
+        parts = (extractor, far, max_patches, seed, synthetic, defect.indices, defect.groups)
+        key = fingerprint(parts, defect.samples.raw(), masks)
+    find = partial(_find, defect, extractor, banks, cutoff, max_patches, seed, synthetic)
+    return cached(banks.memory, "defect patches", key, find)
+
+
+def _find(defect, extractor, banks, cutoff, max_patches, seed, synthetic):
+    random_state, chosen = np.random.RandomState(seed), []
+    maps = extractor.iter_transform(defect.samples)
+    for i, patches in enumerate(Patches.from_maps(maps, defect, extractor, synthetic)):
+        centers = [np.unique(patches.provenance[axis]) for axis in ("row", "column")]
+        rows = defect_rows(
+            defect,
+            i,
+            centers,
+            lambda features=patches.features: banks.distances(banks.normal, features)[0],
+            lambda: cutoff,
+            max_patches=max_patches,
+            random_state=random_state,
+        )
+        chosen.append(patches.take(rows))
+    return Patches.concatenate(chosen)
+
+
+def defect_rows(defect, index, centers, distances_of, cutoff_of, *, max_patches, random_state):
+    """Choose the patches of one image that show its defect.
+
+    Parameters
+    ----------
+    defect : TrainingSet
+        Defect images.
+    index : int
+        Position of the image.
+    centers : sequence of two ndarray
+        Rows and columns of the patches, as in :func:`scoring.upsample`.
+    distances_of : callable
+        Returns the distances of the patches to normal ones; called only without a mask.
+    cutoff_of : callable
+        Returns the distance from which on a patch without a mask is taken; called only without a mask.
+    max_patches : int or None
+        Drawn at random if there are more.
+    random_state : RandomState
+
+    Returns
+    -------
+    rows : ndarray of int, ascending
+    """
+    mask = defect.mask(index)
+    if mask is not None:
+        on_defect = scoring.patches_on_mask(mask, *centers).ravel()
+    else:
+        distances = distances_of()
+        on_defect = distances >= min(cutoff_of(), distances.max())
+    rows = np.flatnonzero(on_defect)
+    if max_patches is not None and len(rows) > max_patches:
+        rows = np.sort(random_state.choice(rows, max_patches, replace=False))
+    return rows

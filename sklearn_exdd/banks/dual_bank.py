@@ -1,0 +1,347 @@
+"""The dual memory bank: how patches and images score by their distances to normal and to defect patches."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.utils import gen_batches
+from tqdm.auto import tqdm
+
+from sklearn_exdd import scoring
+from sklearn_exdd._cache import cached, fingerprint, load, store
+from sklearn_exdd.banks.memory_bank import MemoryBank
+from sklearn_exdd.banks.patches import LazyFeatures
+
+# With n_neighbors="auto", number of rows of the defect bank whose distances are averaged. A
+# defect bank is small and holds background too; a single row of it says little.
+_DEFECT_NEIGHBORS = 9
+_N_QUERIES = 2**13  # patches that are searched together and cached as one entry
+_N_CACHED = 16  # neighbours of an entry, which answers all smaller numbers; a larger power of two if more are asked for
+# epsilon="scale" is this share of the median distance of normal patches to the defect bank.
+_EPSILON_SHARE = 0.5
+
+
+@dataclass(eq=False)
+class DualBank:
+    """Two MemoryBanks and the rule that scores patches and images by them.
+
+    Parameters
+    ----------
+    normal : MemoryBank
+    defect : MemoryBank, default=None
+        None without defects.
+    epsilon : float, default=None
+        None without a defect bank.
+    border_profile : ndarray of shape (border_rings + 1,), default=None
+        Needed by relative scores and image scores; :meth:`scaled` finds it.
+    n_neighbors, image_score, n_top_patches, n_support, border_rings, memory
+        See :class:`ExDDDetector`.
+    """
+
+    normal: MemoryBank
+    defect: MemoryBank = None
+    epsilon: float = None
+    border_profile: np.ndarray = None
+    n_neighbors: object = "auto"
+    image_score: str = "top_mean"
+    n_top_patches: int = 10
+    n_support: int = 3
+    border_rings: int = 4
+    memory: object = None
+
+    def distances(self, bank, features, exclude=None):
+        """Return the mean distance to the nearest rows of one of the banks, and the nearest row.
+
+        Parameters
+        ----------
+        bank : MemoryBank
+        features : ndarray of shape (n_patches, n_features) or LazyFeatures
+        exclude : ndarray of shape (n_patches,), default=None
+            For each patch the group whose rows are left out, unless too few would be left.
+
+        Returns
+        -------
+        distances, indices : ndarray of shape (n_patches,)
+        """
+        n_neighbors = self.n_neighbors
+        if n_neighbors == "auto":
+            n_neighbors = 1 if bank is self.normal else min(_DEFECT_NEIGHBORS, len(bank))
+        n_left = len(bank)
+        if exclude is not None:
+            left = bank.n_left_without(exclude)
+            exclude = np.where(left >= n_neighbors, exclude, -1)
+            n_left = int(left.min(where=exclude >= 0, initial=n_left))
+        if self.memory is None:
+            distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
+            return distances.mean(axis=1), indices[:, 0]
+        # Enough for all candidates of a search; their banks may have real or synthetic rows in common.
+        n_searched = min(max(_N_CACHED, 1 << (n_neighbors - 1).bit_length()), n_left)
+        key = features.key if isinstance(features, LazyFeatures) else fingerprint(features)
+        distances, nearest = self._cached_neighbors(bank, features, key, n_searched, exclude)
+        return distances[:, :n_neighbors].mean(axis=1), nearest.astype(np.intp)
+
+    def _cached_neighbors(self, bank, features, features_key, n_searched, exclude):
+        """Return the distances to the nearest rows and the nearest row, from the cache if possible."""
+
+        def search():
+            parts, groups = bank.parts, [] if exclude is None else np.unique(exclude)
+            if len(parts) < 2 or any(
+                min(len(part), part.n_left_without(groups).min(initial=len(part))) < n_searched for _, part in parts
+            ):
+                distances, indices = bank.kneighbors(np.asarray(features), n_searched, exclude=exclude)
+                return distances, indices[:, 0].astype(np.int32)
+            found = [self._cached_neighbors(part, features, features_key, n_searched, exclude) for _, part in parts]
+            nearest = np.stack([rows[own] for (rows, _), (_, own) in zip(parts, found)], axis=1)
+            first = np.stack([distances[:, 0] for distances, _ in found], axis=1)
+            nearest = np.where(first == first.min(axis=1, keepdims=True), nearest, len(bank)).min(axis=1)
+            distances = np.sort(np.concatenate([distances for distances, _ in found], axis=1), axis=1)
+            return np.ascontiguousarray(distances[:, :n_searched]), nearest.astype(np.int32)
+
+        key = fingerprint(bank.key, features_key, n_searched, exclude)
+        return cached(self.memory, "neighbours", key, search)
+
+    def distances_of(self, patches, bank, verbose=0):
+        """Return the distances and nearest rows of many patches, each without its own group, with a progress bar."""
+        found = []
+        with tqdm(total=len(patches), desc="neighbours", unit="patch", disable=not verbose) as progress:
+            for start in range(0, len(patches), _N_QUERIES):
+                rows = slice(start, start + _N_QUERIES)
+                found.append(self.distances(bank, patches.features[rows], patches.groups[rows]))
+                progress.update(len(found[-1][0]))
+        return tuple(map(np.concatenate, zip(*found)))
+
+    def scaled(self, patches, normal_distances, *, epsilon="scale", verbose=0):
+        """Find `epsilon` and `border_profile`, unless they are known, from normal patches.
+
+        Parameters
+        ----------
+        patches : Patches
+            Normal patches.
+        normal_distances : tuple of ndarray
+            As :meth:`distances_of` returns them for the normal bank.
+        epsilon : float or "scale", default="scale"
+            Parameter of :class:`ExDDDetector`.
+        verbose : int, default=0
+
+        Returns
+        -------
+        banks : DualBank
+            These banks, completed.
+        patch_scores : PatchScores
+            Scores of the patches, each without the rows of its own group.
+        """
+        banks, defect_distances = self, None
+        if self.defect is not None:
+            defect_distances = self.distances_of(patches, self.defect, verbose)
+            if self.epsilon is None:
+                scale = max(_EPSILON_SHARE * float(np.median(defect_distances[0])), 1e-12)
+                banks = replace(self, epsilon=scale if epsilon == "scale" else float(epsilon))
+        scores = banks.scores_at(normal_distances, defect_distances)
+        if banks.border_profile is None:
+            profile = scoring.border_profile(scores.scores, patches.rings, self.border_rings)
+            banks = replace(banks, border_profile=profile)
+        return banks, scores
+
+    def patch_scores(self, features, exclude=None):
+        """Return the scores of patches with the distances behind them."""
+        normal = self.distances(self.normal, features, exclude)
+        return self.scores_at(normal, self.defect and self.distances(self.defect, features, exclude))
+
+    def scores_at(self, normal, defect):
+        """Return the scores of patches from their distances to the banks; `defect` is None without a defect bank."""
+        if defect is None:
+            return PatchScores(normal[0], *normal, None, None)
+        return PatchScores(scoring.ratio_score(normal[0], defect[0], self.epsilon), *normal, *defect)
+
+    def score_maps(self, batches):
+        """Score the patches of images.
+
+        Parameters
+        ----------
+        batches : iterable of (features, shapes)
+            Patches of some images, one image after the other, and the shapes of their feature maps; see
+            :func:`patch_batches` and :func:`cached_batches`.
+
+        Yields
+        ------
+        patch_scores : PatchScores
+            Scores of one image.
+        features : ndarray of shape (n_patches, n_features) or LazyFeatures
+        shape : tuple of int (height', width', n_features)
+        """
+        for features, shapes in batches:
+            scores = self.patch_scores(features)
+            stops = np.cumsum([shape[0] * shape[1] for shape in shapes]).tolist()
+            for start, stop, shape in zip([0, *stops[:-1]], stops, shapes):
+                yield scores.take(slice(start, stop)), features[start:stop], shape
+
+    def relative_scores(self, patch_scores, rings):
+        """Return the patch scores that image scores are made of, relative to the border profile."""
+        if self.image_score != "top_mean":
+            return patch_scores.normal_distances
+        return patch_scores.scores / self.border_profile[np.minimum(rings, self.border_rings)]
+
+    def score_image(self, patch_scores, rings, features, exclude=None):
+        """Return the score of one image from those of its patches."""
+        if self.image_score == "top_mean":
+            return scoring.top_mean(self.relative_scores(patch_scores, rings), self.n_top_patches)
+        worst = int(np.argmax(patch_scores.normal_distances))
+        weight = self._weight(self.normal, features[worst], patch_scores.nearest_normal[worst], exclude)
+        score = (1 - weight) * patch_scores.normal_distances[worst]
+        if self.defect is None:
+            return score
+        if self.image_score == "exdd_code":
+            worst = int(np.argmax(patch_scores.defect_distances))
+        weight = self._weight(self.defect, features[worst], patch_scores.nearest_defect[worst], exclude)
+        return scoring.ratio_score(score, weight * patch_scores.defect_distances[worst], self.epsilon)
+
+    def explain(self, patches):
+        """Explain the scores of samples.
+
+        Parameters
+        ----------
+        patches : Patches
+
+        Returns
+        -------
+        explanations : list of dict
+            Those of :meth:`ExDDDetector.explain`, without prompts.
+        """
+        scores, explanations = self.patch_scores(patches.features), []
+        for rows in patches.slices:
+            own, rings = scores.take(rows), patches.rings[rows]
+            worst = int(np.argmax(self.relative_scores(own, rings)))
+            normal = self.normal.place(own.nearest_normal[worst])
+            defect = {"image": None, "patch": None, "synthetic": None}
+            if self.defect is not None:
+                defect = self.defect.place(own.nearest_defect[worst])
+            explanations.append(
+                {
+                    "score": float(self.score_image(own, rings, patches.features[rows])),
+                    "patch": tuple(float(patches.provenance[axis][rows][worst]) for axis in ("row", "column")),
+                    "normal_image": normal["image"],
+                    "normal_patch": normal["patch"],
+                    "normal_distance": float(own.normal_distances[worst]),
+                    "defect_image": defect["image"],
+                    "defect_patch": defect["patch"],
+                    "defect_distance": None if own.defect_distances is None else float(own.defect_distances[worst]),
+                    "synthetic": defect["synthetic"],
+                }
+            )
+        return explanations
+
+    def score_without_own_group(self, patches, patch_scores):
+        """Score normal samples, each without the bank rows of its own group.
+
+        Parameters
+        ----------
+        patches : Patches
+        patch_scores : PatchScores
+            Scores of these patches, each without the rows of its own group.
+
+        Returns
+        -------
+        scores : list of float
+            Score of each sample.
+        top_patches : Patches
+            Patches that the scores are made of, or may be after a correction.
+        """
+        relative, n_top = self.relative_scores(patch_scores, patches.rings), max(10, 2 * self.n_top_patches)
+        scores, top = [], []
+        for rows in patches.slices:
+            own = patches.rings[rows], patches.features[rows], patches.groups[rows.start]
+            scores.append(self.score_image(patch_scores.take(rows), *own))
+            top.append(rows.start + np.sort(np.argsort(-relative[rows], kind="stable")[:n_top]))
+        return scores, patches.take(np.concatenate(top))
+
+    def _weight(self, bank, feature, nearest, exclude):
+        """Return the neighbourhood weight of a patch whose nearest row is given."""
+        exclude = -1 if exclude is None else exclude
+        n_support = min(self.n_support, int(bank.n_left_without(exclude)))
+        if n_support == 0:
+            exclude, n_support = -1, min(self.n_support, len(bank))
+        _, (support,) = bank.kneighbors(bank.features[[nearest]], n_support, exclude=exclude)
+        distances = np.linalg.norm(bank.features[support[support != nearest]] - feature, axis=1)
+        distance = np.linalg.norm(bank.features[nearest] - feature)
+        return scoring.neighborhood_weight(distance, distances, bank.n_features)
+
+    def __sizeof__(self):
+        # Dask goes by the size of an object: it sends a large one to each worker once, a small one with every task.
+        banks = [bank for bank in (self.normal, self.defect) if bank is not None]
+        return object.__sizeof__(self) + sum(bank.features.nbytes for bank in banks)
+
+
+def patch_batches(maps):
+    """Group feature maps into batches of at least _N_QUERIES patches.
+
+    Parameters
+    ----------
+    maps : iterable of ndarray of shape (height', width', n_features)
+
+    Yields
+    ------
+    features : ndarray of shape (n_patches, n_features)
+    shapes : list of tuple
+        Shapes of the maps of the batch.
+    """
+    batch, n_patches = [], 0
+    for feature_map in maps:
+        batch.append(feature_map)
+        n_patches += feature_map.shape[0] * feature_map.shape[1]
+        if n_patches >= _N_QUERIES:
+            yield _rows(batch), [one.shape for one in batch]
+            batch, n_patches = [], 0
+    if batch:
+        yield _rows(batch), [one.shape for one in batch]
+
+
+def cached_batches(extractor, images, memory):
+    """Group images into batches, without reading those whose maps and neighbours are cached.
+
+    Parameters
+    ----------
+    extractor : BaseFeatureExtractor
+        Fitted.
+    images : Images
+    memory : str or joblib.Memory
+
+    Yields
+    ------
+    features : LazyFeatures
+    shapes : list of tuple
+        Shapes of the feature maps of the batch.
+    """
+    extractor_key = fingerprint(extractor.key, images.n_channels)
+    for batch in gen_batches(len(images), extractor.batch_size):
+        some = images.take(range(batch.start, batch.stop))
+        key = fingerprint(extractor_key, some.raw())
+        read = partial(_read_rows, extractor, some)
+        shapes = load(memory, "shapes", key)
+        if shapes is None:
+            maps = list(extractor.iter_transform(some))
+            read, shapes = partial(_rows, maps), [one.shape for one in maps]
+            store(memory, "shapes", key, shapes)
+        yield LazyFeatures(key, read, memory), shapes
+
+
+def _read_rows(extractor, images):
+    return _rows(list(extractor.iter_transform(images)))
+
+
+def _rows(maps):
+    return np.concatenate([one.reshape(-1, one.shape[2]) for one in maps])
+
+
+class PatchScores(NamedTuple):
+    """Scores of patches, with the distances and the nearest rows behind them; no defect distances without defects."""
+
+    scores: np.ndarray
+    normal_distances: np.ndarray
+    nearest_normal: np.ndarray
+    defect_distances: np.ndarray
+    nearest_defect: np.ndarray
+
+    def take(self, rows):
+        """Select the scores of some patches."""
+        return PatchScores(*(None if values is None else values[rows] for values in self))

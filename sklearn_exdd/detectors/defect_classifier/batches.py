@@ -1,0 +1,35 @@
+"""Batches of training images, balanced by class if requested."""
+
+import numpy as np
+
+
+class Batches:
+    """Images of each batch, epoch after epoch.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), of 0 and 1
+    training : ndarray of int
+        Images to train on.
+    size : int
+    balanced : bool
+        Whether half of each batch is normal, the other half defects. Then an epoch does not show every image of the
+        larger class, and those of the smaller one several times.
+    seed : int
+    """
+
+    def __init__(self, labels, training, size, balanced, seed):
+        self.classes = [training[labels[training] == label] for label in (0, 1)] if balanced else [training]
+        self.size = min(size, len(training))
+        self.n_per_epoch = -(-len(training) // self.size)
+        self.seed = seed
+
+    def rows(self, step):
+        """Return the images of a step; the last batch of an epoch is full, too."""
+        epoch, place = divmod(step, self.n_per_epoch)
+        random_state = np.random.RandomState([self.seed, epoch, 1])
+        order = np.empty(self.n_per_epoch * self.size, dtype=int)
+        for i, rows in enumerate(self.classes):
+            turns = order[i :: len(self.classes)]
+            turns[:] = np.resize(random_state.permutation(rows), len(turns))
+        return order[place * self.size : (place + 1) * self.size]

@@ -1,0 +1,138 @@
+"""The network of the defect classifier, and its logits as maps."""
+
+import copy
+from functools import lru_cache
+
+import numpy as np
+
+from sklearn_exdd._torch import resolve_device, seeded
+from sklearn_exdd.features import BaseFeatureExtractor, TorchvisionFeatureExtractor
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_PROBE_SIZE, _MAX_STRIDE = 512, 64  # in pixels, to find the last maps of a backbone
+
+
+class PatchLogitMaps(BaseFeatureExtractor):
+    """Logits of a network as feature maps: sizes, tiles and batches are those of feature extractors."""
+
+    margin = 4 * _MAX_STRIDE
+
+    def __init__(self, module, **params):
+        super().__init__(**params)
+        self.module = module
+
+    @property
+    def stride(self):
+        return self.module.stride
+
+    @property
+    def offset(self):
+        return self.module.offset
+
+    def resized(self, images, index):
+        """Return an image at the size that the network sees."""
+        image = images[index]
+        self._check_size(image.shape, images.where(index))
+        return self._resized(image)
+
+    def _check_size(self, image_shape, where):
+        smallest, (height, width) = self.stride or 1, self._working_shape(image_shape)
+        if min(height, width) < smallest:
+            raise ValueError(
+                f"{where}: expected at least {smallest} pixels a side, the stride of the network, got {height} x "
+                f"{width}. Set image_size to enlarge the images, or layer to an earlier one."
+            )
+
+    def _extract(self, images):
+        import torch
+
+        device = next(self.module.parameters()).device
+        with torch.inference_mode():
+            logits = self.module(stack_images(images).to(device))
+        return logits.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def stack_images(images):
+    """Stack images to a batch (n, channels, height, width), float32; smaller ones are padded by their mirror image."""
+    import torch
+
+    shape = np.max([image.shape for image in images], axis=0)
+    padded = [np.pad(image, [(0, gap) for gap in shape - image.shape], mode="symmetric") for image in images]
+    return torch.from_numpy(np.stack(padded).astype(np.float32)).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def last_maps(backbone):
+    """Return the name of the last maps of a torchvision model, which its own head pools."""
+    import torch
+    from torchvision import models
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    if backbone not in models.list_models(module=models):
+        raise ValueError(
+            f"backbone: expected a name of torchvision.models.list_models(module=torchvision.models), got {backbone!r}."
+        )
+    with seeded(0):
+        module = models.get_model(backbone, weights=None).eval()
+    names = get_graph_node_names(module)[1]
+    try:
+        outputs = create_feature_extractor(module, names).to("meta")(
+            torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE, device="meta")
+        )
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"backbone: expected a model that takes images of any size, such as 'resnet50', got {backbone!r}. ({error})"
+        ) from error
+    maps = [name for name, output in outputs.items() if getattr(output, "ndim", 0) == 4]
+    # A head may pool to a few cells first (7 x 7 in VGG): those are not patches of the image.
+    return next(name for name in reversed(maps) if min(outputs[name].shape[2:]) >= _PROBE_SIZE // _MAX_STRIDE)
+
+
+def build_network(backbone, layer, weights, weights_sha256, device, seed):
+    """Build a backbone with one logit for each patch.
+
+    Parameters
+    ----------
+    backbone, layer, weights, weights_sha256, device
+        See :class:`DefectClassifier`.
+    seed : int
+        Seed of random weights and of the new head.
+
+    Returns
+    -------
+    network : torch.nn.Module
+        On its device, in evaluation mode: images in [0, 1] in, the logits of the patches out. It has `stride` and
+        `offset`.
+    """
+    import torch
+    from torch import nn
+
+    extractor = TorchvisionFeatureExtractor(
+        backbone,
+        layers=(layer or last_maps(backbone),),
+        weights=weights,
+        weights_sha256=None if weights is None else weights_sha256,
+        precision="float32",
+        random_state=seed,
+        device="cpu",
+    )
+
+    class PatchLogits(nn.Module):
+        def __init__(self, trunk, n_maps, stride, offset):
+            super().__init__()
+            self.trunk, self.head = trunk, nn.Conv2d(n_maps, 1, 1)
+            self.stride, self.offset = stride, offset
+            for name, values in ("mean", _MEAN), ("std", _STD):
+                self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+        def forward(self, images):
+            (maps,) = self.trunk((images - self.mean) / self.std).values()  # grey becomes three channels here
+            return self.head(maps)
+
+    network, stride, offset = extractor.network(folded=False)
+    trunk = copy.deepcopy(network)  # the process keeps the untrained one for other estimators
+    with torch.inference_mode():
+        (maps,) = trunk(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE)).values()
+    with seeded(seed):
+        module = PatchLogits(trunk.requires_grad_(True), maps.shape[1], stride, offset)
+    return module.to(resolve_device(device)).eval()

@@ -1,0 +1,68 @@
+"""Whitening: standardise features and decorrelate them by PCA."""
+
+import numpy as np
+
+# Full whitening would blow up directions in which normal patches hardly vary.
+_VARIANCE_SHARE = 0.999
+_SHRINKAGE = 0.5
+
+
+def mean_of(feature_map):
+    """Return the mean feature vector of a map (height', width', n_features), float64."""
+    return feature_map.reshape(-1, feature_map.shape[2]).mean(axis=0, dtype=np.float64)
+
+
+def moments_of(maps, shift):
+    """Accumulate the moments of the patches of feature maps.
+
+    Parameters
+    ----------
+    maps : iterable of ndarray of shape (height', width', n_features)
+    shift : ndarray of shape (n_features,)
+        Subtracted from each patch first, which saves digits.
+
+    Returns
+    -------
+    count : int
+    total : ndarray of shape (n_features,)
+    products : ndarray of shape (n_features, n_features)
+        Sum of outer products.
+    """
+    count, total, products = 0, np.zeros(len(shift)), np.zeros((len(shift), len(shift)))
+    for feature_map in maps:
+        patches = feature_map.reshape(-1, len(shift)) - shift
+        count += len(patches)
+        total += patches.sum(axis=0)
+        products += patches.T @ patches
+    return count, total, products
+
+
+def whitening_of(shift, moments):
+    """Return the whitening that moments of normal patches define.
+
+    Parameters
+    ----------
+    shift : ndarray of shape (n_features,)
+    moments : tuple
+        As :func:`moments_of` returns it for this shift.
+
+    Returns
+    -------
+    mean : ndarray of shape (n_features,), float32
+    components : ndarray of shape (n_features, n_kept), float32
+        ``(patches - mean) @ components`` are the whitened patches.
+    """
+    count, total, products = moments
+    mean = total / count
+    covariance = products / count - np.outer(mean, mean)
+    # A feature that does not vary on the normals (to rounding) says nothing there.
+    scale = np.sqrt(np.diag(covariance).clip(0))
+    scale = np.where(scale > 1e-6 * (np.abs(shift) + 1e-6), scale, 1.0)
+    variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
+    variances, directions = variances[::-1].clip(0), directions[:, ::-1]
+    share = np.cumsum(variances) / max(variances.sum(), np.finfo(float).tiny)
+    n_kept = min(int(np.searchsorted(share, _VARIANCE_SHARE)) + 1, len(share))
+    mean_variance = max(variances.mean(), 1e-12)
+    shrunk = (1 - _SHRINKAGE) * variances[:n_kept] + _SHRINKAGE * mean_variance
+    components = directions[:, :n_kept] / scale[:, None] / np.sqrt(shrunk)
+    return (shift + mean).astype(np.float32), components.astype(np.float32)

@@ -1,0 +1,1 @@
+"""Exact nearest rows by matrix products."""
