@@ -1,6 +1,7 @@
 """The torch plumbing: devices, precision, seeds, threads, and arrays in and out."""
 
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 
@@ -8,12 +9,51 @@ _BOX = 31  # pixels over which the directional means are taken
 
 
 def resolve_device(device):
-    """Return the named device, or CUDA if available, or the CPU."""
+    """Return the named device, or CUDA if available, or the CPU.
+
+    Parameters
+    ----------
+    device : str or None
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If torch does not know the device or cannot use it here.
+    """
     import torch
 
     if device is not None:
-        return torch.device(device)
+        return _usable_device(str(device))
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_device(device):
+    """Refuse a device that cannot be used. Without a name there is nothing to check, and torch is not loaded."""
+    if device is not None:
+        resolve_device(device)
+
+
+@lru_cache
+def _usable_device(name):
+    import torch
+
+    advice = "Set device=None to use CUDA if it is available, and the CPU otherwise."
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device: expected a torch device such as 'cpu' or 'cuda:0', got {name!r}. {advice}"
+        ) from error
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"device: expected an available device, got {name!r} ({reason}). {advice}") from error
+    return device
 
 
 def resize(image, shape):

@@ -8,6 +8,7 @@ from warnings import warn
 
 import joblib
 import numpy as np
+from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -16,9 +17,10 @@ from tqdm.auto import tqdm
 
 from sklearn_exdd._cache import fingerprint_of_pixels
 from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import find_defects
 from sklearn_exdd.augment.composite import MIN_AREA, Drawn, composite
-from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground
+from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground, region_drawers
 from sklearn_exdd.augment.sample_cache import SampleCache
 from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
@@ -27,7 +29,7 @@ _MAX_DRAWS = 100  # of regions, until one lies on the foreground
 _NOT_IN_KEY = {"n_synthetic", "cache_dir", "pos_label", "random_state", "verbose"}
 
 
-class DefectAugmenterMixin(TransformerMixin):
+class DefectAugmenterMixin(CheckedParams, TransformerMixin):
     """The transformer's side: what is fitted gets defects attached, what is predicted passes."""
 
     __metadata_request__fit = {"masks": True}
@@ -141,7 +143,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, masks=None):
         """Take the normal images to paint on, and learn from them what there is to learn.
 
@@ -179,7 +181,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 self.masks_.append(mask)
         random_state = check_random_state(self.random_state)
         self.seed_ = int(random_state.randint(2**31 - 1))
-        for drawer in self._drawers():  # a wrong one is found before anything is learned
+        for drawer in self._drawers():
             if isinstance(drawer, MaskRegions):
                 drawer.check_masks(self.masks_)
         self.pixels_hash_ = None
@@ -213,13 +215,15 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             seed = int(check_random_state(random_state).randint(2**31 - 1))
         cache = self._sample_cache(seed)
         samples = []
-        for number in tqdm(range(n_samples), desc="synthetic defects", unit="image", disable=not self.verbose):
-            sample = cache and cache.read(number)
-            if sample is None:
-                sample = self._one(number, seed)
-                if cache:
-                    cache.write(number, *sample)
-            samples.append(sample)
+        # Fit has checked the region drawers: doing it again for each region would take longer than drawing some.
+        with config_context(skip_parameter_validation=True):
+            for number in tqdm(range(n_samples), desc="synthetic defects", unit="image", disable=not self.verbose):
+                sample = cache and cache.read(number)
+                if sample is None:
+                    sample = self._one(number, seed)
+                    if cache:
+                        cache.write(number, *sample)
+                samples.append(sample)
         faint = [number for number, (_, _, provenance) in enumerate(samples) if not provenance["visible"]]
         if faint:
             warn(
@@ -255,6 +259,11 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         random_state = np.random.RandomState(seed)
         image, mask, provenance = self._tries(lambda _: Drawn(images, 0, region, "given"), random_state)
         return SyntheticDefects.from_samples([(image, mask, {**provenance, "source": None, "seed": seed})])
+
+    def _check_params(self):
+        regions = getattr(self, "regions", "auto")
+        if not (isinstance(regions, str) and regions == "auto"):
+            validate_parts(region_drawers(regions))
 
     def _learn(self, images, defects, masks, random_state):
         """Learn from the normal images, and from the defects where there are some."""
@@ -316,17 +325,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         regions = self.regions
         if isinstance(regions, str) and regions == "auto":
             regions = MaskRegions() if self.masks_ else self._default_regions()
-        regions = list(regions) if isinstance(regions, (list, tuple)) else [regions]
-        drawers = []
-        for item in regions:
-            if isinstance(item, str) and item in NAMED_REGIONS:
-                item = NAMED_REGIONS[item]()
-            if not hasattr(item, "draw"):
-                raise ValueError(f"regions: expected a region drawer or one of {sorted(NAMED_REGIONS)}, got {item!r}.")
-            drawers.append(item)
-        if not drawers:
-            raise ValueError("regions: expected at least one region drawer, got an empty list.")
-        return drawers
+        return region_drawers(regions)
 
     def _region(self, drawer, index, random_state):
         """A region on an image, on its foreground."""

@@ -2,15 +2,15 @@
 
 import numpy as np
 from scipy import ndimage
-from sklearn.base import BaseEstimator
 
 from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.noise import correlated_noise, ridge_distance
+from sklearn_exdd.augment.region_drawer import RegionDrawer
 
 _EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one curve
 
 
-class RidgedRegions(BaseEstimator):
+class RidgedRegions(RegionDrawer):
     """Thin curves of a smooth random field: scratches and short bends.
 
     Parameters
@@ -34,17 +34,20 @@ class RidgedRegions(BaseEstimator):
     True
     """
 
+    _parameter_constraints = {name: [tuple, list] for name in ("width", "length", "elongation", "angle")}
+
     def __init__(self, *, width=(1.5, 5), length=(0.15, 0.7), elongation=(1, 10), angle=(0, 180)):
         self.width = width
         self.length = length
         self.elongation = elongation
         self.angle = angle
 
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region, see :meth:`PerlinRegions.draw`."""
-        for name in ("width", "length", "elongation"):
-            check_interval(name, getattr(self, name), 1 if name == "elongation" else 0)
-        height, width = image_shape[:2]
+    def _check_params(self):
+        for name, low in (("width", 0), ("length", 0), ("elongation", 1), ("angle", None)):
+            check_interval(name, getattr(self, name), low)
+
+    def _draw(self, shape, random_state, masks):
+        height, width = shape
         center = random_state.uniform(0, height - 1), random_state.uniform(0, width - 1)
         reach = max(1, random_state.uniform(*self.length) * min(height, width) / 2)
         elongation = np.exp(random_state.uniform(*np.log(self.elongation)))
@@ -64,7 +67,7 @@ class RidgedRegions(BaseEstimator):
         return region
 
 
-class CrackRegions(BaseEstimator):
+class CrackRegions(RegionDrawer):
     """Long thin lines that waver: cracks.
 
     Parameters
@@ -92,17 +95,19 @@ class CrackRegions(BaseEstimator):
     True
     """
 
+    _parameter_constraints = {name: [tuple, list] for name in ("width", "length", "waviness", "angle")}
+
     def __init__(self, *, width=(1, 3.5), length=(0.1, 1), waviness=(0.05, 0.5), angle=(0, 180)):
         self.width = width
         self.length = length
         self.waviness = waviness
         self.angle = angle
 
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region, see :meth:`PerlinRegions.draw`."""
-        for name in ("width", "length", "waviness"):
-            check_interval(name, getattr(self, name), 0)
-        shape = image_shape[:2]
+    def _check_params(self):
+        for name, low in (("width", 0), ("length", 0), ("waviness", 0), ("angle", None)):
+            check_interval(name, getattr(self, name), low)
+
+    def _draw(self, shape, random_state, masks):
         n_steps = max(4, round(random_state.uniform(*self.length) * max(shape)))  # of one pixel
         direction = np.deg2rad(random_state.uniform(*self.angle))
         direction = direction + random_state.uniform(*self.waviness) * _wander(n_steps, 12, random_state)

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sklearn_exdd._params import check_interval
-from sklearn_exdd._torch import arrays_of, load_weights, resolve_device, seeded
+from sklearn_exdd._torch import arrays_of, check_device, load_weights, resolve_device, seeded
 from sklearn_exdd._training import train
 from sklearn_exdd._weights import checksum, read_weights, write_weights
 from sklearn_exdd.augment.base import BaseDefectAugmenter
@@ -237,24 +237,8 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     def _default_regions(self):
         return [PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.1), RidgedRegions()]
 
-    # Training
-
-    def _learn(self, images, defects, masks, random_state):
-        self._check()
-        self._module = None  # built when it is needed, and never stored
-        seed = int(random_state.randint(2**31 - 1))
-        folder = self._fit_dir()
-        learned = None if folder is None else read_weights(folder / "weights.safetensors")
-        if learned is None:
-            learned, complete = self._train(images, seed, folder)
-            if folder is not None and complete and write_weights(folder / "weights.safetensors", learned):
-                (folder / "training.pt").unlink(missing_ok=True)
-        self.scale_ = float(learned.pop("scale"))
-        self.losses_ = learned.pop("losses")
-        self.weights_ = learned
-        self.model_ = f"DDPM {checksum(learned)[:12]}"
-
-    def _check(self):
+    def _check_params(self):
+        super()._check_params()
         check_interval("amplitude", self.amplitude, 0)
         if not (self._timesteps()[1:] >= self.min_timestep).any():
             raise ValueError(
@@ -270,6 +254,23 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
                 f"crop_size: expected a multiple of {smallest} for {len(channels)} resolutions, got {self.crop_size}. "
                 "Change it, or the length of block_out_channels."
             )
+        check_device(self.device)
+
+    # Training
+
+    def _learn(self, images, defects, masks, random_state):
+        self._module = None  # built when it is needed, and never stored
+        seed = int(random_state.randint(2**31 - 1))
+        folder = self._fit_dir()
+        learned = None if folder is None else read_weights(folder / "weights.safetensors")
+        if learned is None:
+            learned, complete = self._train(images, seed, folder)
+            if folder is not None and complete and write_weights(folder / "weights.safetensors", learned):
+                (folder / "training.pt").unlink(missing_ok=True)
+        self.scale_ = float(learned.pop("scale"))
+        self.losses_ = learned.pop("losses")
+        self.weights_ = learned
+        self.model_ = f"DDPM {checksum(learned)[:12]}"
 
     def _crops(self, images, random_state):
         """Relative contrast of random crops, (n, crop_size, crop_size, channels), from one pass over the images."""

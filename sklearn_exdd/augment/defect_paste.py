@@ -112,9 +112,12 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
     def _drawers(self):
         return []
 
-    def _learn(self, images, defects, masks, random_state):
+    def _check_params(self):
+        super()._check_params()
         check_interval("scale", self.scale, 0.05)
         check_interval("contrast", self.contrast, 0)
+
+    def _learn(self, images, defects, masks, random_state):
         self.defects_ = []
         for i in range(len(defects) if masks is not None else 0):
             mask = masks.get(i, defects.shape(i))

@@ -9,7 +9,8 @@ from threading import Lock
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from sklearn_exdd._torch import resolve_device
+from sklearn_exdd._params import finite_numbers
+from sklearn_exdd._torch import check_device, resolve_device
 from sklearn_exdd.augment.base import BaseDefectAugmenter
 from sklearn_exdd.augment.pipelines import (
     PipelineRecipe,
@@ -195,7 +196,8 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     def _default_regions(self):
         return [PerlinRegions(), RidgedRegions()]
 
-    def _learn(self, images, defects, masks, random_state):
+    def _check_params(self):
+        super()._check_params()
         check_model(self.model)
         self._prompts()
         n_steps = self.n_inference_steps * self.strength
@@ -214,6 +216,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
             raise FileNotFoundError(
                 f"lora: expected a folder or a file with LoRA weights, found no {str(self.lora)!r}."
             )
+        check_device(self.device)
         if self.cpu_offload and resolve_device(self.device).type == "cpu":
             raise ValueError("cpu_offload: expected a GPU to relieve, got the CPU as device. Set cpu_offload=False.")
 
@@ -224,12 +227,12 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
             raise ValueError(f"prompts: expected one or more texts that are not empty, got {self.prompts!r}.")
         if self.prompt_shares is None:
             return prompts, np.full(len(prompts), 1 / len(prompts))
-        shares = np.asarray(self.prompt_shares, dtype=float)
-        if shares.shape != (len(prompts),):
+        shares = finite_numbers(self.prompt_shares)
+        if shares is not None and len(shares) != len(prompts):
             raise ValueError(
                 f"prompt_shares: expected {len(prompts)} numbers, one for each prompt, got {self.prompt_shares!r}."
             )
-        if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.any()):
+        if shares is None or (shares < 0).any() or not shares.any():
             raise ValueError(
                 f"prompt_shares: expected numbers of at least 0, one of them above 0, got {self.prompt_shares!r}."
             )

@@ -10,6 +10,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._params import finite_numbers, validate_parts
 from sklearn_exdd.augment.base import DefectAugmenterMixin
 from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.cutpaste import CutPasteDefectAugmenter
@@ -83,6 +84,15 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         -------
         self : object
         """
+        random_state = check_random_state(self.random_state)
+        fitted = []
+        for _, augmenter in self.augmenters:
+            augmenter = clone_with_seed(augmenter, int(random_state.randint(2**31 - 1)), keep_pos_label=True)
+            fitted.append(augmenter.fit(X, y, masks=masks))
+        self.augmenters_ = fitted
+        return self
+
+    def _check_params(self):
         if not self.augmenters or not all(
             isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in self.augmenters
         ):
@@ -93,13 +103,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
             if not (hasattr(augmenter, "fit") and hasattr(augmenter, "sample")):
                 raise ValueError(f"augmenters: expected {name!r} to have fit and sample, got {augmenter!r}.")
         self._shares()
-        random_state = check_random_state(self.random_state)
-        fitted = []
-        for augmenter in augmenters:
-            augmenter = clone_with_seed(augmenter, int(random_state.randint(2**31 - 1)), keep_pos_label=True)
-            fitted.append(augmenter.fit(X, y, masks=masks))
-        self.augmenters_ = fitted
-        return self
+        validate_parts(augmenters)
 
     def sample(self, n_samples, random_state=None):
         """Make synthetic defects, the augmenters taking turns by their shares.
@@ -155,8 +159,8 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
     def _shares(self):
         if self.shares is None:
             return np.full(len(self.augmenters), 1 / len(self.augmenters))
-        shares = np.asarray(self.shares, dtype=float)
-        if shares.shape != (len(self.augmenters),) or not (np.isfinite(shares).all() and (shares > 0).all()):
+        shares = finite_numbers(self.shares)
+        if shares is None or len(shares) != len(self.augmenters) or not (shares > 0).all():
             raise ValueError(
                 f"shares: expected {len(self.augmenters)} numbers > 0, one for each augmenter, got {self.shares!r}."
             )

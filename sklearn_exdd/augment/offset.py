@@ -100,7 +100,8 @@ class OffsetDefectAugmenter(BaseDefectAugmenter):
     def _default_regions(self):
         return [PerlinRegions(scales=(2, 5), n_blobs=1, max_area=0.1), RidgedRegions()]
 
-    def _learn(self, images, defects, masks, random_state):
+    def _check_params(self):
+        super()._check_params()
         check_interval("offset", self.offset, 0)
         check_interval("softness", self.softness, 0)
 

@@ -102,7 +102,8 @@ class PerlinDefectAugmenter(BaseDefectAugmenter):
     def _default_regions(self):
         return PerlinRegions()
 
-    def _learn(self, images, defects, masks, random_state):
+    def _check_params(self):
+        super()._check_params()
         check_interval("gain", self.gain, 0)
         check_interval("opacity", self.opacity, 0)
         if self.opacity[1] > 1:

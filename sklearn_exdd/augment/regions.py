@@ -1,19 +1,22 @@
 """Region drawers: where on an image a synthetic defect goes, as a boolean mask."""
 
+from numbers import Integral, Real
+
 import numpy as np
 from scipy import ndimage
-from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._images import Masks, read_image
-from sklearn_exdd._params import check_interval
+from sklearn_exdd._params import check_interval, is_finite
 from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.noise import perlin_noise
+from sklearn_exdd.augment.region_drawer import RegionDrawer
 
 _MIN_AREA = 16  # pixels that a rectangle has at least, however small the image
 _EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one blob
 
 
-class PerlinRegions(BaseEstimator):
+class PerlinRegions(RegionDrawer):
     """Blobs where Perlin noise is above a threshold, as in DRAEM, MemSeg and RealNet.
 
     Parameters
@@ -43,6 +46,14 @@ class PerlinRegions(BaseEstimator):
     ((64, 96), dtype('bool'))
     """
 
+    _parameter_constraints = {
+        "scales": [tuple, list],
+        "threshold": [Interval(Real, -1, 1, closed="neither")],
+        "n_blobs": [Interval(Integral, 1, None, closed="left"), None],
+        "rotate": ["boolean"],
+        "max_area": [Interval(Real, 0, 1, closed="right")],
+    }
+
     def __init__(self, *, scales=(0, 5), threshold=0.5, n_blobs=None, rotate=True, max_area=0.25):
         self.scales = scales
         self.threshold = threshold
@@ -50,23 +61,13 @@ class PerlinRegions(BaseEstimator):
         self.rotate = rotate
         self.max_area = max_area
 
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region.
-
-        Parameters
-        ----------
-        image_shape : tuple of int (height, width)
-        random_state : RandomState instance
-        masks : sequence
-            Not used.
-
-        Returns
-        -------
-        region : ndarray of shape (height, width), dtype bool
-            May be empty: then another is drawn.
-        """
+    def _check_params(self):
         check_interval("scales", self.scales, 0)
-        height, width = image_shape[:2]
+        if not all(isinstance(scale, Integral) for scale in self.scales):
+            raise ValueError(f"scales: expected two integers, got {self.scales!r}.")
+
+    def _draw(self, shape, random_state, masks):
+        height, width = shape
         n_cells = 2 ** random_state.randint(self.scales[0], self.scales[1] + 1, size=2)
         side = int(np.ceil(np.hypot(height, width))) if self.rotate else 0
         noise = perlin_noise((side or height, side or width), n_cells, random_state)
@@ -85,7 +86,7 @@ class PerlinRegions(BaseEstimator):
         return kept[blobs]
 
 
-class RectangleRegions(BaseEstimator):
+class RectangleRegions(RegionDrawer):
     """Random rectangles: CutPaste's patches and, thin and turned, its scars.
 
     Parameters
@@ -110,16 +111,19 @@ class RectangleRegions(BaseEstimator):
     True
     """
 
+    _parameter_constraints = {name: [tuple, list] for name in ("area", "aspect", "angle")}
+
     def __init__(self, *, area=(0.02, 0.15), aspect=(0.3, 3.3), angle=(0, 0)):
         self.area = area
         self.aspect = aspect
         self.angle = angle
 
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region, see :meth:`PerlinRegions.draw`."""
-        check_interval("area", self.area, 0)
-        check_interval("aspect", self.aspect, 0.01)
-        height, width = image_shape[:2]
+    def _check_params(self):
+        for name, low in (("area", 0), ("aspect", 0.01), ("angle", None)):
+            check_interval(name, getattr(self, name), low)
+
+    def _draw(self, shape, random_state, masks):
+        height, width = shape
         area = max(random_state.uniform(*self.area) * height * width, _MIN_AREA)
         aspect = np.exp(random_state.uniform(*np.log(self.aspect)))
         angle = np.deg2rad(random_state.uniform(*self.angle))
@@ -131,7 +135,7 @@ class RectangleRegions(BaseEstimator):
         return (np.abs(down) <= sides[0] / 2) & (np.abs(right) <= sides[1] / 2)
 
 
-class BoxRegions(BaseEstimator):
+class BoxRegions(RegionDrawer):
     """Given rectangles, one drawn at random.
 
     Parameters
@@ -150,11 +154,18 @@ class BoxRegions(BaseEstimator):
     def __init__(self, boxes):
         self.boxes = boxes
 
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region, see :meth:`PerlinRegions.draw`."""
-        number = _pick("boxes", self.boxes, random_state)
+    def _check_params(self):
+        _check_not_empty("boxes", self.boxes)
+        for number, box in enumerate(self.boxes):
+            if not hasattr(box, "__len__") or len(box) != 4 or not all(map(is_finite, box)):
+                raise ValueError(
+                    f"boxes[{number}]: expected four numbers (top, left, bottom, right) in pixels, got {box!r}."
+                )
+
+    def _draw(self, shape, random_state, masks):
+        number = random_state.randint(len(self.boxes))
         top, left, bottom, right = self.boxes[number]
-        height, width = image_shape[:2]
+        height, width = shape
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
             raise ValueError(
                 f"boxes[{number}]: expected (top, left, bottom, right) inside an image of {height} x {width} pixels, "
@@ -165,7 +176,7 @@ class BoxRegions(BaseEstimator):
         return region
 
 
-class PolygonRegions(BaseEstimator):
+class PolygonRegions(RegionDrawer):
     """Given polygons, one drawn at random.
 
     Parameters
@@ -185,17 +196,28 @@ class PolygonRegions(BaseEstimator):
     def __init__(self, polygons):
         self.polygons = polygons
 
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region, see :meth:`PerlinRegions.draw`."""
+    def _check_params(self):
+        _check_not_empty("polygons", self.polygons)
+        for number, polygon in enumerate(self.polygons):
+            try:
+                vertices = np.asarray(polygon, dtype=float)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"polygons[{number}]: expected at least 3 vertices (row, column), got {polygon!r}."
+                ) from error
+            if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
+                raise ValueError(
+                    f"polygons[{number}]: expected at least 3 vertices (row, column), got shape {vertices.shape}."
+                )
+            if not np.isfinite(vertices).all():
+                raise ValueError(f"polygons[{number}]: expected finite vertices, got NaN or infinity.")
+
+    def _draw(self, shape, random_state, masks):
         from PIL import Image, ImageDraw
 
-        number = _pick("polygons", self.polygons, random_state)
+        number = random_state.randint(len(self.polygons))
         vertices = np.asarray(self.polygons[number], dtype=float)
-        height, width = image_shape[:2]
-        if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
-            raise ValueError(
-                f"polygons[{number}]: expected at least 3 vertices (row, column), got shape {vertices.shape}."
-            )
+        height, width = shape
         if vertices.min() < 0 or (vertices.max(axis=0) > (height, width)).any():
             raise ValueError(
                 f"polygons[{number}]: expected vertices inside an image of {height} x {width} pixels, got rows "
@@ -207,7 +229,7 @@ class PolygonRegions(BaseEstimator):
         return np.array(canvas, dtype=bool)
 
 
-class MaskRegions(BaseEstimator):
+class MaskRegions(RegionDrawer):
     """Masks of real or hand-drawn defects, flipped, turned, scaled and moved.
 
     Parameters
@@ -235,6 +257,13 @@ class MaskRegions(BaseEstimator):
     True
     """
 
+    _parameter_constraints = {
+        "flip": ["boolean"],
+        "rotation": [Interval(Real, 0, 180, closed="both")],
+        "scale": [tuple, list],
+        "move": ["boolean"],
+    }
+
     def __init__(self, masks=None, *, flip=True, rotation=15.0, scale=(0.8, 1.25), move=True):
         self.masks = masks
         self.flip = flip
@@ -242,23 +271,14 @@ class MaskRegions(BaseEstimator):
         self.scale = scale
         self.move = move
 
-    def draw(self, image_shape, random_state, masks=()):
-        """Draw a region, see :meth:`PerlinRegions.draw`.
-
-        Parameters
-        ----------
-        image_shape : tuple of int (height, width)
-        random_state : RandomState instance
-        masks : sequence of ndarray of shape (height', width'), dtype bool
-            Of real defects, for ``masks=None``.
-
-        Returns
-        -------
-        region : ndarray of shape (height, width), dtype bool
-        """
+    def _check_params(self):
+        if self.masks is not None:
+            _check_not_empty("masks", self.masks)
         check_interval("scale", self.scale, 0)
+
+    def _draw(self, shape, random_state, masks):
         mask = self._one(masks, random_state)
-        height, width = image_shape[:2]
+        height, width = shape
         if not self.move and mask.shape != (height, width):
             raise ValueError(
                 f"masks: expected the shape of the image, ({height}, {width}), to stay in place, got {mask.shape}. "
@@ -305,7 +325,7 @@ class MaskRegions(BaseEstimator):
         self.check_masks(masks)
         if self.masks is None:
             return masks[random_state.randint(len(masks))]
-        number = _pick("masks", self.masks, random_state)
+        number = random_state.randint(len(self.masks))
         item = self.masks[number]
         shape = (np.asarray(item) if hasattr(item, "shape") else read_image(item, f"masks[{number}]")).shape
         mask = Masks(self.masks, len(self.masks)).get(number, shape)
@@ -360,7 +380,30 @@ NAMED_REGIONS = {
 }
 
 
-def _pick(name, items, random_state):
-    if not hasattr(items, "__len__") or len(items) == 0:
+def region_drawers(regions):
+    """Return the drawers that the `regions` of an augmenter mean, other than "auto".
+
+    Parameters
+    ----------
+    regions : str, region drawer or list of them
+
+    Returns
+    -------
+    drawers : list of region drawers
+    """
+    regions = list(regions) if isinstance(regions, (list, tuple)) else [regions]
+    drawers = []
+    for item in regions:
+        if isinstance(item, str) and item in NAMED_REGIONS:
+            item = NAMED_REGIONS[item]()
+        if not hasattr(item, "draw"):
+            raise ValueError(f"regions: expected a region drawer or one of {sorted(NAMED_REGIONS)}, got {item!r}.")
+        drawers.append(item)
+    if not drawers:
+        raise ValueError("regions: expected at least one region drawer, got an empty list.")
+    return drawers
+
+
+def _check_not_empty(name, items):
+    if isinstance(items, str) or not hasattr(items, "__len__") or len(items) == 0:
         raise ValueError(f"{name}: expected a list of at least one, got {items!r}.")
-    return random_state.randint(len(items))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, _fit_context
 
 from sklearn_exdd._clones import clone_with_seed
 
@@ -114,9 +114,12 @@ class GivenDefects(BaseEstimator):
     synthetic : SyntheticDefects
     """
 
+    _parameter_constraints = {"synthetic": [SyntheticDefects]}
+
     def __init__(self, synthetic):
         self.synthetic = synthetic
 
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, *, masks=None):
         """Nothing to learn."""
         return self

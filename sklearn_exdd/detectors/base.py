@@ -12,11 +12,12 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
 
 from sklearn_exdd._images import Images, Masks, holds_images
+from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
 
 
-class BaseDefectDetector(ClassifierMixin, BaseEstimator):
+class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
 
     A subclass writes ``_fit(normal, defect)`` on two training sets (`defect` may be
@@ -60,7 +61,7 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
     __metadata_request__fit = {"masks": True, "groups": True, "X_defect": metadata_routing.UNUSED}
     __metadata_request__partial_fit = {"masks": True, "classes": metadata_routing.UNUSED}
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, X_defect=None, masks=None, groups=None):
         """Fit on normal images, with or without defect images.
 
@@ -101,6 +102,9 @@ class BaseDefectDetector(ClassifierMixin, BaseEstimator):
         normal.synthetic = getattr(X, "synthetic", None)
         fitted._fit(normal, defect)
         return self._become(fitted)
+
+    def _check_params(self):
+        validate_parts([getattr(self, "augmenter", None)])  # before features are extracted
 
     def _become(self, updated):
         """Take over all attributes of an updated copy in one step, and return self.

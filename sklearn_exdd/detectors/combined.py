@@ -1,6 +1,7 @@
 """Several detectors as one: the sum of their standardised scores and maps."""
 
-from numbers import Integral, Real
+from contextlib import contextmanager
+from numbers import Real
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -11,6 +12,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 from sklearn_exdd import scoring
 from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._images import Images
+from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
 from sklearn_exdd._training_set import hold_out
 from sklearn_exdd.augment.synthetic import AugmentedImages
 from sklearn_exdd.detectors.base import BaseDefectDetector
@@ -91,7 +93,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
-        "n_jobs": [Integral, None],
+        "n_jobs": N_JOBS,
         "random_state": ["random_state"],
     }
 
@@ -122,6 +124,27 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         """Set parameters, those of the detectors among them."""
         self._set_params("detectors", **params)
         return self
+
+    def _check_params(self):
+        if not self.detectors or not all(
+            isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in self.detectors
+        ):
+            raise ValueError(f"detectors: expected a list of (name, detector), got {self.detectors!r}.")
+        self._validate_names([name for name, _ in self.detectors])
+        weights = None if self.weights is None else finite_numbers(self.weights)
+        is_valid = weights is not None and len(weights) == len(self.detectors) and (weights > 0).all()
+        if self.weights is not None and not is_valid:
+            raise ValueError(
+                f"weights: expected {len(self.detectors)} numbers > 0, one for each detector, got {self.weights!r}."
+            )
+        members = [(name, detector) for name, detector in self.detectors if not _is_dropped(detector)]
+        if not members:
+            raise ValueError("detectors: expected at least one that is not 'drop', got none.")
+        for name, detector in members:
+            if not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
+                raise ValueError(f"detectors: expected {name!r} to have fit and score_samples, got {detector!r}.")
+            with _naming(name):
+                validate_parts([detector])
 
     def _fit(self, normal, defect):
         random_state = check_random_state(self.random_state)
@@ -154,27 +177,13 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
 
     def _members(self, random_state):
         """Weights and (name, clone with a seed) of the detectors that are not dropped."""
-        if not self.detectors or not all(
-            isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) for item in self.detectors
-        ):
-            raise ValueError(f"detectors: expected a list of (name, detector), got {self.detectors!r}.")
-        self._validate_names([name for name, _ in self.detectors])
-        weights = np.ones(len(self.detectors)) if self.weights is None else np.asarray(self.weights, dtype=float)
-        if weights.shape != (len(self.detectors),) or not (np.isfinite(weights).all() and (weights > 0).all()):
-            raise ValueError(
-                f"weights: expected {len(self.detectors)} numbers > 0, one for each detector, got {self.weights!r}."
-            )
+        weights = np.ones(len(self.detectors)) if self.weights is None else finite_numbers(self.weights)
         members, kept = [], []
         for (name, detector), weight in zip(self.detectors, weights):
             seed = int(random_state.randint(2**31 - 1))  # drawn for those dropped, too: the others keep theirs
-            if isinstance(detector, str) and detector == "drop":
-                continue
-            if not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
-                raise ValueError(f"detectors: expected {name!r} to have fit and score_samples, got {detector!r}.")
-            members.append((name, clone_with_seed(detector, seed)))
-            kept.append(weight)
-        if not members:
-            raise ValueError("detectors: expected at least one that is not 'drop', got none.")
+            if not _is_dropped(detector):
+                members.append((name, clone_with_seed(detector, seed)))
+                kept.append(weight)
         return np.array(kept) / sum(kept), members
 
     def _scores_of_all(self, samples):
@@ -214,14 +223,23 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         return tags
 
 
-def _fitted(name, detector, X, y, params):
+def _is_dropped(detector):
+    return isinstance(detector, str) and detector == "drop"
+
+
+@contextmanager
+def _naming(name):
+    """Add to an error which detector it is about."""
     try:
-        if hasattr(detector, "_parameter_constraints"):
-            detector._validate_params()
-        return detector.fit(X, y, **params)
+        yield
     except Exception as error:
         error.add_note(f"This is the detector {name!r} of a CombinedDefectDetector.")
         raise
+
+
+def _fitted(name, detector, X, y, params):
+    with _naming(name):
+        return detector.fit(X, y, **params)
 
 
 def _check_all(training_set):

@@ -11,6 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import scoring
 from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._params import N_JOBS
+from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, split_by_class
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_patches
 from sklearn_exdd.banks.dual_bank import DualBank, cached_batches, patch_batches
@@ -193,7 +195,7 @@ class ExDDDetector(BaseDefectDetector):
         "shard_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
-        "n_jobs": [Integral, None],
+        "n_jobs": N_JOBS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -250,6 +252,10 @@ class ExDDDetector(BaseDefectDetector):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+
+    def _check_params(self):
+        super()._check_params()
+        check_device(self.device)
 
     def _fit(self, normal, defect):
         if len(normal) < 2:

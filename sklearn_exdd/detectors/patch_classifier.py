@@ -12,6 +12,8 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn_exdd import scoring
 from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._params import N_JOBS
+from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form, joined
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_rows
 from sklearn_exdd.banks.memory_bank import MemoryBank
@@ -113,7 +115,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         "memory": [str, HasMethods("cache"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
-        "n_jobs": [Integral, None],
+        "n_jobs": N_JOBS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -156,6 +158,10 @@ class PatchClassifierDetector(BaseDefectDetector):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+
+    def _check_params(self):
+        super()._check_params()
+        check_device(self.device)
 
     def _fit(self, normal, defect):
         normal.check_masks_empty()

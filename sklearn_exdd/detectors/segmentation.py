@@ -9,6 +9,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
 from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._params import N_JOBS
+from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import hold_out, in_one_form, joined
 from sklearn_exdd.augment.synthetic import GivenDefects, check_one_augmenter
 from sklearn_exdd.detectors.base import BaseDefectDetector
@@ -108,7 +110,7 @@ class SegmentationDetector(BaseDefectDetector):
     """
 
     _parameter_constraints = {
-        "feature_extractor": [str, LearnedFeatureExtractor],
+        "feature_extractor": [StrOptions({"learned"}), LearnedFeatureExtractor],
         "n_networks": [Interval(Integral, 1, None, closed="left")],
         "real_defects": [StrOptions({"half", "all"})],
         "augmenter": [HasMethods(["fit", "sample"]), None],
@@ -121,7 +123,7 @@ class SegmentationDetector(BaseDefectDetector):
         "memory": [str, HasMethods("cache"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
-        "n_jobs": [Integral, None],
+        "n_jobs": N_JOBS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -162,6 +164,10 @@ class SegmentationDetector(BaseDefectDetector):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+
+    def _check_params(self):
+        super()._check_params()
+        check_device(self.device)
 
     def _fit(self, normal, defect):
         if not normal.has_images:
@@ -205,10 +211,6 @@ class SegmentationDetector(BaseDefectDetector):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-        if not isinstance(extractor, LearnedFeatureExtractor):
-            raise ValueError(
-                f"feature_extractor: expected 'learned' or a LearnedFeatureExtractor, got {self.feature_extractor!r}."
-            )
         check_one_augmenter(self.augmenter, learning.synthetic)
         augmenter, n_synthetic = self.augmenter, self.n_synthetic
         if learning.synthetic is not None:

@@ -44,7 +44,7 @@ def make_feature_extractor(extractor="auto", **defaults):
     TorchvisionFeatureExtractor(backbone='resnet18')
     """
     if not isinstance(extractor, str):
-        if not hasattr(extractor, "transform"):
+        if isinstance(extractor, type) or not hasattr(extractor, "transform"):
             raise TypeError(
                 "feature_extractor: expected a name or an object with transform(images), "
                 f"got {type(extractor).__name__}."

@@ -1,20 +1,22 @@
 """What all feature extractors share: sizes, tiles, batches, cache and whitening."""
 
 import hashlib
-import numbers
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 
 import joblib
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import gen_batches
+from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted, check_memory
 from tqdm.auto import tqdm
 
 from sklearn_exdd._cache import load, store
 from sklearn_exdd._images import Images
+from sklearn_exdd._params import N_JOBS, CheckedParams, check_image_size, validate
 from sklearn_exdd._torch import resize, resolve_device, share_out_threads
 from sklearn_exdd.features.tiles import stitched_map
 from sklearn_exdd.features.whitening import mean_of, moments_of, whitening_of
@@ -24,7 +26,7 @@ _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
 _KIND = "feature map"  # of cache entries
 
 
-class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
+class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     """Base of the feature extractors: images in, feature maps out.
 
     A subclass writes ``_extract(images)``, which takes float32 (n, height, width,
@@ -32,7 +34,8 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     where its patches are: patch i is centred at pixel ``offset + stride * i``, sees no
     farther than `margin` pixels, and needs images of at least `min_size` pixels a side.
     What it takes from the image as a whole belongs in ``_prepare(images)``, which runs
-    before large images are cut into tiles.
+    before large images are cut into tiles. Its own parameters are checked if it lists them in
+    `_parameter_constraints`, beside those of this class.
 
     Parameters
     ----------
@@ -84,6 +87,16 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     # Pixels computed at a time by one thread of a CPU: larger buffers would be allocated anew for every operation.
     _n_pixels = None
 
+    _parameter_constraints = {
+        "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "tile_size": [Interval(Integral, 1, None, closed="left")],
+        "whiten": ["boolean"],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "memory": [str, HasMethods("cache"), None],
+        "n_jobs": N_JOBS,
+        "verbose": ["verbose"],
+    }
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if {"fit", "fit_transform"} & vars(cls).keys() and "fits_in_shards" not in vars(cls):
@@ -130,10 +143,12 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         -------
         feature_maps : list of ndarray of shape (height', width', n_features), float32
         """
-        return self._fit_transform_within(X if isinstance(X, Images) else Images(X), np.inf)
+        return self._fit_transform_within(X, np.inf)
 
-    def _fit_transform_within(self, images, max_bytes):
+    def _fit_transform_within(self, X, max_bytes):
         """Fit and transform, or return None, with nothing learned, if the maps exceed `max_bytes` before whitening."""
+        validate(self)
+        images = X if isinstance(X, Images) else Images(X)
         self._before_fit()
         maps, n_bytes = [], 0
         for feature_map in self._raw_maps(images):
@@ -164,6 +179,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         -------
         self : object
         """
+        validate(self)
         self._before_fit()
         first = next(self._raw_maps(shards[0].take([0])))
         self.n_channels_ = shards[0].n_channels
@@ -173,6 +189,9 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
             self.mean_, self.components_ = whitening_of(shift, moments)
         self.n_features_out_ = self._refined(first).shape[2]
         return self
+
+    def _check_params(self):
+        check_image_size(self.image_size)
 
     def _before_fit(self):
         """Resolve what a fit decides once, before any feature is computed."""
@@ -202,6 +221,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         ------
         feature_map : ndarray of shape (height', width', n_features), float32
         """
+        validate(self)
         if self.whiten:
             check_is_fitted(self)
         n_channels = getattr(self, "n_channels_", None)
@@ -249,7 +269,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
         height, width = image_shape[:2]
         if self.image_size is None:
             return height, width
-        if isinstance(self.image_size, numbers.Integral):
+        if isinstance(self.image_size, Integral):
             scale = self.image_size / min(height, width)
             return max(1, round(height * scale)), max(1, round(width * scale))
         return tuple(self.image_size)

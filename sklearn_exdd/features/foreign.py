@@ -2,9 +2,11 @@
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd._images import Images
+from sklearn_exdd._params import validate
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
 
@@ -23,6 +25,11 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
     """
 
     fits_in_shards = False  # the object may learn anything
+
+    _parameter_constraints = {
+        **BaseFeatureExtractor._parameter_constraints,
+        "extractor": [HasMethods("transform")],
+    }
 
     def __init__(
         self,
@@ -48,6 +55,7 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
         self.extractor = extractor
 
     def fit_transform(self, X, y=None):
+        validate(self)
         images = X if isinstance(X, Images) else Images(X)
         self.extractor_ = clone(self.extractor, safe=False)
         if hasattr(self.extractor_, "fit"):
@@ -55,6 +63,7 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
         return super().fit_transform(images)
 
     def iter_transform(self, X):
+        validate(self)
         check_is_fitted(self, "extractor_")
         yield from super().iter_transform(X)
 

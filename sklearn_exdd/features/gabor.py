@@ -1,8 +1,10 @@
 """The embedded extractor: oriented filters that need neither weights nor training."""
 
 from functools import lru_cache
+from numbers import Integral
 
 import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
@@ -74,6 +76,13 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
     _n_pixels = 2**16
     offset = 3.5
 
+    _parameter_constraints = {
+        **BaseFeatureExtractor._parameter_constraints,
+        "n_levels": [Interval(Integral, 1, 4, closed="both")],
+        "n_orientations": [Interval(Integral, 1, None, closed="left")],
+        "response": [StrOptions({"log", "linear"})],
+    }
+
     def __init__(
         self,
         *,
@@ -107,8 +116,6 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
 
     @property
     def min_size(self):
-        if self.n_levels not in (1, 2, 3, 4):
-            raise ValueError(f"n_levels: expected an integer in [1, 4], got {self.n_levels!r}.")
         return max((_RADIUS + 1) * 2 ** (self.n_levels - 1), 4 * self.stride)
 
     def _prepare(self, images):
@@ -122,8 +129,6 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         import torch
         from torch.nn import functional
 
-        if self.response not in ("log", "linear"):
-            raise ValueError(f"response: expected 'log' or 'linear', got {self.response!r}.")
         with torch.inference_mode():
             planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
             height, width = planes.shape[2:]

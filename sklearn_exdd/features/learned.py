@@ -5,15 +5,14 @@ from numbers import Integral, Real
 import joblib
 import numpy as np
 from scipy import ndimage
-from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd._cache import fingerprint, load, store
 from sklearn_exdd._images import Images
-from sklearn_exdd._params import check_interval
-from sklearn_exdd._torch import resize, resolve_device, resolve_precision
+from sklearn_exdd._params import check_interval, validate, validate_parts
+from sklearn_exdd._torch import check_device, resize, resolve_device, resolve_precision
 from sklearn_exdd._training_set import find_defects, split_by_class
 from sklearn_exdd.features.base import BaseFeatureExtractor
 from sklearn_exdd.features.segmentation_network import segmentation_network, train_segmentation_network
@@ -119,6 +118,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     _n_pixels = 2**18
 
     _parameter_constraints = {
+        **BaseFeatureExtractor._parameter_constraints,
         "augmenter": [HasMethods(["fit", "sample"]), None],
         "n_synthetic": [Interval(Integral, 1, None, closed="left")],
         "crop_size": [Interval(Integral, 2 * _UNIT, None, closed="left")],
@@ -132,13 +132,6 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         "device": [str, None],
         "pos_label": "no_validation",
         "random_state": ["random_state"],
-        "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
-        "tile_size": [Interval(Integral, 1, None, closed="left")],
-        "whiten": ["boolean"],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "memory": [str, HasMethods("cache"), None],
-        "n_jobs": [Integral, None],
-        "verbose": ["verbose"],
     }
     __metadata_request__fit = {"masks": True}
 
@@ -243,6 +236,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         maps : ndarray of shape (n_samples, height, width), or list of such arrays
             float32 logits, at the size of the images; a list where their sizes differ.
         """
+        validate(self)
         check_is_fitted(self)
         images = X if isinstance(X, Images) else Images(X, n_channels=self.n_channels_)
         maps = []
@@ -256,12 +250,17 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
     # Training
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X, y, masks):
-        """Learn; return all images, which of them are defects, and the feature maps of the normal ones."""
+    def _check_params(self):
+        super()._check_params()
         if self.crop_size % _UNIT:
             raise ValueError(f"crop_size: expected a multiple of {_UNIT}, got {self.crop_size}.")
         check_interval("contrast", self.contrast, 0.01)
+        check_device(self.device)
+        validate_parts([self.augmenter])
+
+    def _fit(self, X, y, masks):
+        """Learn; return all images, which of them are defects, and the feature maps of the normal ones."""
+        validate(self)
         images = X if isinstance(X, Images) else Images(X)
         is_defect = find_defects(y, len(images), self.pos_label)
         if is_defect.all():

@@ -3,11 +3,14 @@
 import copy
 from collections import Counter
 from functools import lru_cache
+from numbers import Integral
 from threading import Lock
 
 import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from sklearn_exdd._torch import resolve_device, resolve_precision
+from sklearn_exdd._params import check_layers, finite_numbers, validate
+from sklearn_exdd._torch import check_device, resolve_device, resolve_precision
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
 _PROBE_SIZE = 128
@@ -73,6 +76,18 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
     margin = 160
     _n_pixels = 2**18
 
+    _parameter_constraints = {
+        **BaseFeatureExtractor._parameter_constraints,
+        "build": "no_validation",  # a module is callable, too: see _builder
+        "layers": [tuple, list, None],
+        "pool_size": [Interval(Integral, 1, None, closed="left")],
+        "n_input_channels": [Interval(Integral, 1, None, closed="left")],
+        "mean": ["array-like"],
+        "std": ["array-like"],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "device": [str, None],
+    }
+
     def __init__(
         self,
         build=None,
@@ -112,11 +127,27 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
 
     @property
     def stride(self):
-        return self.network()[1]
+        return self._loaded()[1]
 
     @property
     def offset(self):
-        return self.network()[2]
+        return self._loaded()[2]
+
+    def _check_params(self):
+        super()._check_params()
+        if self.layers is not None:
+            check_layers(self.layers)
+        if self.pool_size % 2 == 0:
+            raise ValueError(f"pool_size: expected an odd integer, got {self.pool_size!r}.")
+        for name, kind in (("mean", "numbers"), ("std", "numbers > 0")):
+            values, n_channels = getattr(self, name), self.n_input_channels
+            numbers = finite_numbers(values)
+            if numbers is None or len(numbers) not in (1, n_channels) or (name == "std" and not (numbers > 0).all()):
+                raise ValueError(
+                    f"{name}: expected {n_channels} {kind}, one for each input channel, or 1 for all, got {values!r}."
+                )
+        check_device(self.device)
+        self._builder()
 
     def _before_fit(self):
         vars(self).pop("precision_", None)
@@ -147,16 +178,16 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         offset : float
             Of the finest layer, as in :class:`BaseFeatureExtractor`.
         """
-        if self.pool_size < 1 or self.pool_size % 2 == 0:
-            raise ValueError(f"pool_size: expected an odd integer of at least 1, got {self.pool_size!r}.")
+        validate(self)
+        return self._loaded(folded)
+
+    def _loaded(self, folded=True):
         layers = None if self.layers is None else tuple(self.layers)
         device = str(resolve_device(self.device))
         with _LOADING:
             return _load(self._builder(), layers, self.n_input_channels, self._resolved_precision(), device, folded)
 
     def _resolved_precision(self):
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision: expected 'auto', 'float32' or 'bfloat16', got {self.precision!r}.")
         if self.precision == "auto" and hasattr(self, "precision_"):
             return self.precision_
         return "bfloat16" if resolve_precision(self.precision, resolve_device(self.device)) else "float32"
@@ -168,7 +199,7 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         import torch
         from torch.nn import functional
 
-        network = self.network()[0]
+        network = self._loaded()[0]
         device = resolve_device(self.device)
         if images.shape[3] not in (1, self.n_input_channels):
             raise ValueError(

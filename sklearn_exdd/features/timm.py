@@ -1,6 +1,10 @@
 """Feature maps from timm's backbones (extra ``timm``)."""
 
 from dataclasses import dataclass
+from numbers import Integral
+from os import PathLike
+
+from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._torch import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
@@ -37,6 +41,14 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
     >>> extractor.transform(np.zeros((1, 64, 96), dtype=np.uint8))[0].shape
     (8, 12, 384)
     """
+
+    _parameter_constraints = {
+        **ModuleFeatureExtractor._parameter_constraints,
+        "backbone": [str],
+        "weights": [str, PathLike, None],
+        "weights_sha256": [str, None],
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
+    }
 
     def __init__(
         self,

@@ -3,7 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
+
+from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._torch import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
@@ -44,6 +48,14 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
     >>> extractor.transform(np.zeros((1, 64, 96), dtype=np.uint8))[0].shape
     (8, 12, 384)
     """
+
+    _parameter_constraints = {
+        **ModuleFeatureExtractor._parameter_constraints,
+        "backbone": [str],
+        "weights": [str, PathLike, None],
+        "weights_sha256": [str, None],
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
+    }
 
     def __init__(
         self,

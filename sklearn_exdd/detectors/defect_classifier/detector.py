@@ -11,7 +11,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
 from sklearn_exdd._images import Images
-from sklearn_exdd._torch import arrays_of, load_weights, seeded
+from sklearn_exdd._params import N_JOBS, check_image_size
+from sklearn_exdd._torch import arrays_of, check_device, load_weights, seeded
 from sklearn_exdd._training import train
 from sklearn_exdd._training_set import hold_out_of_each_kind, in_one_form
 from sklearn_exdd.detectors.base import BaseDefectDetector
@@ -156,7 +157,7 @@ class DefectClassifier(BaseDefectDetector):
         "weights": [str, Path, None],
         "weights_sha256": [str, None],
         "layer": [str, None],
-        "image_size": [Interval(Integral, 1, None, closed="left"), tuple, None],
+        "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
         "augmenter": [HasMethods(["fit", "sample"]), None],
         "n_synthetic": [Interval(Integral, 0, None, closed="left")],
         "class_balance": [StrOptions({"sampling", "weight"}), None],
@@ -172,7 +173,7 @@ class DefectClassifier(BaseDefectDetector):
         "cache_dir": [str, Path, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
-        "n_jobs": [Integral, None],
+        "n_jobs": N_JOBS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -247,13 +248,16 @@ class DefectClassifier(BaseDefectDetector):
         columns = [1 - defect, defect]
         return np.stack(columns if self._positive_index() == 1 else columns[::-1], axis=1)
 
+    def _check_params(self):
+        super()._check_params()
+        check_image_size(self.image_size)
+        check_device(self.device)
+
     # Training
 
     def _fit(self, normal, defect):
         if not normal.has_images:
             raise ValueError("X: expected images, got feature rows, from which this classifier cannot learn.")
-        if isinstance(self.image_size, tuple) and len(self.image_size) != 2:
-            raise ValueError(f"image_size: expected an int, (height, width) or None, got {self.image_size!r}.")
         normal.check_masks_empty()
         random_state = check_random_state(self.random_state)
         synthetic_seed, split_seed, seed = (int(number) for number in random_state.randint(2**31 - 1, size=3))

@@ -10,7 +10,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
-from sklearn_exdd._torch import arrays_of, load_weights, resize
+from sklearn_exdd._params import check_layers, validate_parts
+from sklearn_exdd._torch import arrays_of, check_device, load_weights, resize
 from sklearn_exdd._training_set import in_one_form
 from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.detectors.base import BaseDefectDetector
@@ -237,6 +238,24 @@ class StudentTeacherDetector(BaseDefectDetector):
     def __getstate__(self):
         return {name: value for name, value in super().__getstate__().items() if name != "_network"}
 
+    def _check_params(self):
+        super()._check_params()
+        check_layers(self.layers)
+        check_device(self.device)
+        if len(self.channels) == 0 or any(not isinstance(n, Integral) or n < 1 for n in self.channels):
+            raise ValueError(f"channels: expected at least one integer > 0, got {self.channels!r}.")
+        if self.cosine_weight == 0 and self.segmentation_weight == 0:
+            raise ValueError("cosine_weight, segmentation_weight: expected at least one above 0, got 0 for both.")
+        if self.segmentation_weight == 0 and self.map_source in ("segmentation", "both"):
+            raise ValueError(
+                "map_source: expected 'auto' or 'cosine' with segmentation_weight=0, which trains no segmentation, "
+                f"got {self.map_source!r}."
+            )
+        if self.training == "two_stage" and self.cosine_weight == 0:
+            raise ValueError("cosine_weight: expected a weight above 0 for training='two_stage', got 0.")
+        if isinstance(self.teacher, BaseFeatureExtractor):
+            self._check_extractor(self.teacher)
+
     def _fit(self, normal, defect):
         self._check(normal)
         self._network = None
@@ -259,19 +278,6 @@ class StudentTeacherDetector(BaseDefectDetector):
     def _check(self, normal):
         if not normal.has_images:
             raise ValueError("X: expected images, which a student-teacher is trained on, got feature rows.")
-        if len(self.channels) == 0 or any(not isinstance(n, Integral) or n < 1 for n in self.channels):
-            raise ValueError(f"channels: expected at least one integer > 0, got {self.channels!r}.")
-        if self.cosine_weight == 0 and self.segmentation_weight == 0:
-            raise ValueError("cosine_weight, segmentation_weight: expected at least one above 0, got 0 for both.")
-        if self.segmentation_weight == 0 and self.map_source in ("segmentation", "both"):
-            raise ValueError(
-                "map_source: expected 'auto' or 'cosine' with segmentation_weight=0, which trains no segmentation, "
-                f"got {self.map_source!r}."
-            )
-        if self.training == "two_stage" and self.cosine_weight == 0:
-            raise ValueError("cosine_weight: expected a weight above 0 for training='two_stage', got 0.")
-        if isinstance(self.teacher, BaseFeatureExtractor):
-            self._check_extractor(self.teacher)
         if len(np.unique(normal.groups)) < 2:
             raise ValueError(
                 "X: expected normal images of at least 2 groups, some to train on and some for the threshold, got 1 "
@@ -279,6 +285,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             )
 
     def _check_extractor(self, extractor):
+        validate_parts([extractor])
         if self.symmetric:
             raise ValueError(
                 "symmetric: expected False with a feature extractor as the teacher, whose architecture no student can "

@@ -1,0 +1,38 @@
+"""The base of the region drawers: parameters are checked before a region is drawn."""
+
+from abc import abstractmethod
+
+from sklearn.base import BaseEstimator
+
+from sklearn_exdd._params import CheckedParams, validate
+
+
+class RegionDrawer(CheckedParams, BaseEstimator):
+    """Base of the region drawers: a subclass writes ``_draw(shape, random_state, masks)``.
+
+    Augmenters take any object with ``draw(image_shape, random_state, masks)``.
+    """
+
+    _parameter_constraints = {}
+
+    def draw(self, image_shape, random_state, masks=()):
+        """Draw a region.
+
+        Parameters
+        ----------
+        image_shape : tuple of int (height, width)
+        random_state : RandomState instance
+        masks : sequence of ndarray of shape (height', width'), dtype bool
+            Masks of real defects, which only ``MaskRegions(masks=None)`` uses.
+
+        Returns
+        -------
+        region : ndarray of shape (height, width), dtype bool
+            May be empty: then another is drawn.
+        """
+        validate(self)
+        return self._draw(tuple(image_shape[:2]), random_state, masks)
+
+    @abstractmethod
+    def _draw(self, shape, random_state, masks):
+        """Draw a region of the given shape."""
