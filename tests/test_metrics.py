@@ -156,27 +156,27 @@ def test_inputs_are_left_as_they_were_and_the_score_is_a_python_float(score):
 @pytest.mark.parametrize("score", SCORES)
 def test_input_that_cannot_be_scored_is_refused_with_what_came(score):
     masks, maps = random_masks_and_maps(0)
-    with pytest.raises(ValueError, match="got 4 masks and 5 maps"):
+    with pytest.raises(ValueError, match="^masks, maps: expected one of each for every image, got 4 masks and 5 maps"):
         score(masks[:4], maps)
-    with pytest.raises(ValueError, match=r"mask of shape \(9, 11\) and a map of shape \(9, 10\) at index 3"):
+    with pytest.raises(ValueError, match=r"^masks\[3\]: expected the shape of its map, \(9, 10\), got \(9, 11\)"):
         score(list(masks), [*maps[:3], maps[3][:, :10], maps[4]])
-    with pytest.raises(ValueError, match=r"2-D array \(height, width\), got shape \(9, 11, 1\) at index 0"):
+    with pytest.raises(ValueError, match=r"^maps\[0\]: expected a 2-D array .*, got shape \(9, 11, 1\)"):
         score(masks, maps[..., None])
-    with pytest.raises(ValueError, match="got no defect pixel"):
+    with pytest.raises(ValueError, match="^masks: expected at least one defect pixel and one normal pixel, got no defect pixel"):
         score([None] * 5, maps)
-    with pytest.raises(ValueError, match="got no normal pixel"):
+    with pytest.raises(ValueError, match="^masks: expected at least one defect pixel and one normal pixel, got no normal pixel"):
         score(np.ones_like(masks), maps)
-    with pytest.raises(TypeError, match=r"masks must be an array .* got NoneType"):
+    with pytest.raises(TypeError, match=r"^masks: expected an array .* got NoneType"):
         score(None, maps)
     for bad in (np.nan, np.inf):
         maps[2, 0, 0] = bad
-        with pytest.raises(ValueError, match="NaN or infinity in the map at index 2"):
+        with pytest.raises(ValueError, match=r"^maps\[2\]: expected finite values, got NaN or infinity"):
             score(masks, maps)
 
 
-@pytest.mark.parametrize("max_fpr", [0, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("max_fpr", [0, -0.1, 1.5, float("nan"), "0.3", None])
 def test_max_fpr_outside_its_range_is_refused(max_fpr):
-    with pytest.raises(ValueError, match=r"max_fpr must be in \(0, 1\], got"):
+    with pytest.raises(ValueError, match=rf"^max_fpr: expected a number in \(0, 1\], got {max_fpr!r}"):
         per_region_overlap_score(*random_masks_and_maps(0), max_fpr=max_fpr)
 
 
@@ -270,13 +270,13 @@ def test_a_copy_or_a_pickle_of_a_scorer_scores_the_same(routing):
 
 def test_a_scorer_that_gets_no_masks_says_how_to_pass_them():
     X, y, _ = make_images()
-    with pytest.raises(TypeError, match=r"enable_metadata_routing=True\) and pass masks= to the fit"):
+    with pytest.raises(TypeError, match=r"^masks: expected .* got None. .*enable_metadata_routing=True\) and pass masks= to"):
         cross_validate(Detector(), X, y, scoring=pixel_roc_auc_scorer, error_score="raise")
 
 
 def test_masks_that_are_not_aligned_with_the_images_are_refused(routing):
     X, y, masks = make_images()
-    with pytest.raises(ValueError, match="got 15 masks and 10 maps"):
+    with pytest.raises(ValueError, match="^masks, maps: expected one of each .*, got 15 masks and 10 maps"):
         cross_validate(
             Detector(), X, y, scoring=pixel_roc_auc_scorer, cv=3, params={"masks": masks[y == 1]}, error_score="raise"
         )
@@ -284,5 +284,5 @@ def test_masks_that_are_not_aligned_with_the_images_are_refused(routing):
 
 def test_an_estimator_without_maps_is_refused():
     X, _, masks = make_images()
-    with pytest.raises(TypeError, match=r"predict_map, .* got Pipeline around Halve"):
+    with pytest.raises(TypeError, match=r"^estimator: expected a fitted detector with .*predict_map, .* got Pipeline around Halve"):
         pixel_roc_auc_scorer(make_pipeline(Halve().fit(X)), X, masks=masks)

@@ -1,5 +1,7 @@
 """Metrics of localization: how well an anomaly map finds the pixels and the regions of the true defect masks."""
 
+from numbers import Real
+
 import numpy as np
 from scipy.ndimage import label
 from sklearn.metrics import auc
@@ -12,12 +14,12 @@ def _checked_pairs(masks, maps):
     for name, values in (("masks", masks), ("maps", maps)):
         if not hasattr(values, "__len__"):
             raise TypeError(
-                f"{name} must be an array (n_images, height, width) or a list of arrays (height, width), "
-                f"got {type(values).__name__}."
+                f"{name}: expected an array (n_images, height, width) or a list of arrays (height, width), got "
+                f"{type(values).__name__}. Put the {name[:-1]} of a single image in a list."
             )
     if len(masks) != len(maps):
         raise ValueError(
-            f"masks and maps must hold one entry for each image, got {len(masks)} masks and {len(maps)} maps. "
+            f"masks, maps: expected one of each for every image, got {len(masks)} masks and {len(maps)} maps. "
             "Give None as the mask of an image without a defect."
         )
     pairs = []
@@ -25,18 +27,21 @@ def _checked_pairs(masks, maps):
         anomaly_map = np.asarray(anomaly_map)
         if anomaly_map.ndim != 2:
             raise ValueError(
-                f"Each map must be a 2-D array (height, width), got shape {anomaly_map.shape} at index {index}."
+                f"maps[{index}]: expected a 2-D array (height, width), got shape {anomaly_map.shape}. Pass one map for "
+                "each image, without a channel axis."
             )
         # float32 is sorted as it is: converting it would double the memory and change no rank.
         if anomaly_map.dtype not in (np.float32, np.float64):
             anomaly_map = anomaly_map.astype(np.float64)
         if not np.isfinite(anomaly_map).all():
-            raise ValueError(f"Each map must be finite, got NaN or infinity in the map at index {index}.")
+            raise ValueError(
+                f"maps[{index}]: expected finite values, got NaN or infinity. Check the detector that made the map."
+            )
         mask = np.zeros(anomaly_map.shape, dtype=bool) if mask is None else np.asarray(mask)
         if mask.shape != anomaly_map.shape:
             raise ValueError(
-                f"Each mask must have the shape of its map, got a mask of shape {mask.shape} and a map of shape "
-                f"{anomaly_map.shape} at index {index}. Resize the map to the size of the mask."
+                f"masks[{index}]: expected the shape of its map, {anomaly_map.shape}, got {mask.shape}. Resize the map "
+                "to the size of the mask."
             )
         pairs.append((mask if mask.dtype == bool else mask != 0, anomaly_map))
     return pairs
@@ -64,7 +69,7 @@ def _operating_points(masks, maps, region_weights=False):
     n_normal = sum(mask.size for mask, _ in pairs) - n_defect
     if not n_defect or not n_normal:
         raise ValueError(
-            "masks must mark at least one defect pixel and leave at least one normal pixel, got no "
+            "masks: expected at least one defect pixel and one normal pixel, got no "
             f"{'normal' if n_defect else 'defect'} pixel in {len(pairs)} masks. In cross-validation, stratify."
         )
     normal = np.empty(n_normal, dtype=np.result_type(*(anomaly_map for _, anomaly_map in pairs)))
@@ -195,8 +200,8 @@ def per_region_overlap_score(masks, maps, max_fpr=0.3):
     >>> round(per_region_overlap_score([mask], [anomaly_map], max_fpr=1.0), 3)
     0.944
     """
-    if not 0.0 < max_fpr <= 1.0:
-        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr!r}.")
+    if not isinstance(max_fpr, Real) or not 0.0 < max_fpr <= 1.0:
+        raise ValueError(f"max_fpr: expected a number in (0, 1], got {max_fpr!r}. The customary value is 0.3.")
     found, above, at_or_above, n_normal = _operating_points(masks, maps, region_weights=True)
     # The overlap stays level between two defect values and rises along a straight line where defect and normal pixels
     # tie: two points a value, (false positives above it, overlap above it) and (at it, at it), draw the whole curve.

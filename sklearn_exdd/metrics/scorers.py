@@ -22,8 +22,10 @@ def follow_to_detector(estimator, X):
             estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_
         else:
             raise TypeError(
-                "Expected a fitted detector with the method predict_map, or a Pipeline or a search around one, got "
-                f"{type(outer).__name__}" + (f" around {type(estimator).__name__}." if estimator is not outer else ".")
+                "estimator: expected a fitted detector with the method predict_map, or a Pipeline or a search around "
+                f"one, got {type(outer).__name__}"
+                + (f" around {type(estimator).__name__}. " if estimator is not outer else ". ")
+                + "Fit it first, or give it a detector as its last step."
             )
     return estimator, X
 
@@ -87,7 +89,7 @@ class PixelScorer(_MetadataRequester):
         """
         if masks is None:
             raise TypeError(
-                f"{self!r} needs the true masks, got masks=None. Enable metadata routing with "
+                f"masks: expected the true masks for {self!r}, got None. Enable metadata routing with "
                 "sklearn.set_config(enable_metadata_routing=True) and pass masks= to the fit of the search, or "
                 'params={"masks": masks} to cross_validate.'
             )
