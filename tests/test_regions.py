@@ -550,7 +550,7 @@ def test_the_masks_of_fit_are_taken_where_none_are_given():
         (MaskRegions([hand_drawn().astype(complex)]), r"^masks\[0\]: expected a mask of bool, integers or floats"),
         (MaskRegions([hand_drawn()], scale=(2, 1)), "^scale: expected two numbers in ascending order"),
         (PerlinRegions(scales=(3, 1)), "^scales: expected two numbers in ascending order, at least 0"),
-        (PerlinRegions(scales=4), "^scales: expected two numbers in ascending order"),
+        (PerlinRegions(scales=4), "The 'scales' parameter of PerlinRegions must be an instance of 'tuple'"),
         (RidgedRegions(width=(-1, 2)), "^width: expected two numbers in ascending order, at least 0"),
         (RidgedRegions(length=(0.5, 0.1)), "^length: expected two numbers in ascending order"),
         (RidgedRegions(elongation=(0.5, 2)), "^elongation: expected two numbers in ascending order, at least 1"),

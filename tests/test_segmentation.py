@@ -179,7 +179,7 @@ def test_a_seed_reaches_an_extractor_that_has_none(surfaces):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"feature_extractor": "resnet18"}, "feature_extractor: expected 'learned' or a LearnedFeatureExtractor, got "),
+        ({"feature_extractor": "resnet18"}, "The 'feature_extractor' parameter of .* must be a str among {'learned'} or"),
         ({"validation_fraction": 1.0}, "The 'validation_fraction' parameter of SegmentationDetector"),
         ({"top_share": 0}, "The 'top_share' parameter of SegmentationDetector"),
     ],
