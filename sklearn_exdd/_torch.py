@@ -50,8 +50,8 @@ def _usable_device(name):
         ) from error
     try:
         torch.zeros(1, device=device).cpu()
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
+    except (AssertionError, ImportError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ValueError(f"device: expected an available device, got {name!r} ({reason}). {advice}") from error
     return device
 

@@ -1,6 +1,7 @@
 """Region drawers: where on an image a synthetic defect goes, as a boolean mask."""
 
 from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 from scipy import ndimage
@@ -13,6 +14,7 @@ from sklearn_exdd.augment.noise import perlin_noise
 from sklearn_exdd.augment.region_drawer import RegionDrawer
 
 _MIN_AREA = 16  # pixels that a rectangle has at least, however small the image
+_MAX_SCALE = 12  # more cells than images have pixels would only fill the memory
 _EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one blob
 
 
@@ -22,8 +24,8 @@ class PerlinRegions(RegionDrawer):
     Parameters
     ----------
     scales : tuple of (int, int), default=(0, 5)
-        The noise has ``2 ** s`` cells along each axis, s drawn for each axis from these (both included). Published:
-        (0, 5).
+        The noise has ``2 ** s`` cells along each axis, s drawn for each axis from these (both included), at most 12.
+        Published: (0, 5).
     threshold : float, default=0.5
         In (-1, 1), of noise in [-1, 1].
     n_blobs : int or None, default=None
@@ -63,8 +65,8 @@ class PerlinRegions(RegionDrawer):
 
     def _check_params(self):
         check_interval("scales", self.scales, 0)
-        if not all(isinstance(scale, Integral) for scale in self.scales):
-            raise ValueError(f"scales: expected two integers, got {self.scales!r}.")
+        if not all(isinstance(scale, Integral) and scale <= _MAX_SCALE for scale in self.scales):
+            raise ValueError(f"scales: expected two integers of at most {_MAX_SCALE}, got {self.scales!r}.")
 
     def _draw(self, shape, random_state, masks):
         height, width = shape
@@ -155,7 +157,7 @@ class BoxRegions(RegionDrawer):
         self.boxes = boxes
 
     def _check_params(self):
-        _check_not_empty("boxes", self.boxes)
+        _check_list("boxes", self.boxes)
         for number, box in enumerate(self.boxes):
             if not hasattr(box, "__len__") or len(box) != 4 or not all(map(is_finite, box)):
                 raise ValueError(
@@ -197,7 +199,7 @@ class PolygonRegions(RegionDrawer):
         self.polygons = polygons
 
     def _check_params(self):
-        _check_not_empty("polygons", self.polygons)
+        _check_list("polygons", self.polygons)
         for number, polygon in enumerate(self.polygons):
             try:
                 vertices = np.asarray(polygon, dtype=float)
@@ -273,7 +275,10 @@ class MaskRegions(RegionDrawer):
 
     def _check_params(self):
         if self.masks is not None:
-            _check_not_empty("masks", self.masks)
+            _check_list("masks", self.masks)
+            for number, mask in enumerate(self.masks):
+                if not isinstance(mask, (str, PathLike)) and getattr(mask, "ndim", 0) < 2:
+                    raise ValueError(f"masks[{number}]: expected an array (height, width) or a path, got {mask!r}.")
         check_interval("scale", self.scale, 0)
 
     def _draw(self, shape, random_state, masks):
@@ -404,6 +409,6 @@ def region_drawers(regions):
     return drawers
 
 
-def _check_not_empty(name, items):
-    if isinstance(items, str) or not hasattr(items, "__len__") or len(items) == 0:
+def _check_list(name, items):
+    if not isinstance(items, (list, tuple, np.ndarray)) or getattr(items, "ndim", 1) == 0 or len(items) == 0:
         raise ValueError(f"{name}: expected a list of at least one, got {items!r}.")

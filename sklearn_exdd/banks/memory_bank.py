@@ -60,22 +60,32 @@ class MemoryBank:
     def __init__(self, features, provenance=None, *, algorithm="auto", random_state=0):
         if algorithm not in ("auto", "brute", "pynndescent"):
             raise ValueError(f"algorithm: expected 'auto', 'brute' or 'pynndescent', got {algorithm!r}.")
-        self.features = check_array(features, dtype=[np.float32, np.float64])
+        if not isinstance(random_state, numbers.Integral) or not 0 <= random_state < 2**32:
+            raise ValueError(f"random_state: expected an integer in [0, 2**32 - 1], got {random_state!r}.")
+        self.features = check_array(features, input_name="features", dtype=[np.float32, np.float64])
         check_distances(self.features, "features")
         self.algorithm = algorithm
         self.random_state = random_state
-        self.provenance = self._complete(provenance or {}, len(self.features), first=0)
+        self.provenance = self._complete({} if provenance is None else provenance, len(self.features), first=0)
         self._index, self._search, self._parts, self._key = None, None, None, None
 
     @staticmethod
     def _complete(provenance, n_rows, first):
+        if not isinstance(provenance, dict):
+            raise ValueError(f"provenance: expected a dict of str to array-like or None, got {provenance!r}.")
         unknown = set(provenance) - set(PROVENANCE)
         if unknown:
             raise ValueError(f"provenance: expected keys among {sorted(PROVENANCE)}, got also {sorted(unknown)}.")
         complete = {}
         for name, dtype in PROVENANCE.items():
             default = np.arange(first, first + n_rows) if name in ("image", "group") else np.zeros(n_rows)
-            complete[name] = np.asarray(provenance.get(name, default), dtype=dtype)
+            values = provenance.get(name, default)
+            try:
+                complete[name] = np.asarray(values, dtype=dtype)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"provenance[{name!r}]: expected one {np.dtype(dtype).name} a row of features, got {values!r}."
+                ) from error
             if complete[name].shape != (n_rows,):
                 raise ValueError(
                     f"provenance[{name!r}]: expected shape ({n_rows},), one value a row of features, "
@@ -139,7 +149,7 @@ class MemoryBank:
         if features.shape[1] != self.n_features:
             raise ValueError(f"features: expected {self.n_features} columns as in the bank, got {features.shape[1]}.")
         first = 1 + int(max(self.provenance["image"].max(), self.provenance["group"].max()))
-        new = self._complete(provenance or {}, len(features), first)
+        new = self._complete({} if provenance is None else provenance, len(features), first)
         self.provenance = {name: np.concatenate([old, new[name]]) for name, old in self.provenance.items()}
         self.features = np.concatenate([self.features, features])
         self._index, self._search, self._parts, self._key = None, None, None, None
