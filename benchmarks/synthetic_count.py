@@ -53,7 +53,7 @@ def scores_of(data, augmenter, count, share, arguments, seed, cache):
         if count:
             own = clone(augmenter)
             caches = {
-                name: str(cache / "synthetic") for name in own.get_params() if name.split("__")[-1] == "cache_dir"
+                name: str(cache / "synthetic") for name in own.get_params() if name.split("__")[-1] == "memory"
             }
             detector.set_params(augmenter=own.set_params(**caches), n_synthetic=count)
         y = data.y[train] if share else None

@@ -354,7 +354,7 @@ def test_masks_are_cut_with_the_folds_when_routed(surfaces, cells, monkeypatch):
 
 def test_a_search_over_the_number_paints_each_image_once_with_a_cache(squares, cells, counts, tmp_path):
     X, y, _ = squares
-    augmenter = Counting(cache_dir=tmp_path, min_contrast=0, random_state=0)
+    augmenter = Counting(memory=tmp_path, min_contrast=0, random_state=0)
     pipeline = Pipeline([("augment", augmenter), ("detect", ExDDDetector(cells, random_state=0))])
     grid = {"augment__n_synthetic": [2, 5, 8], "detect__n_neighbors": [1, 2]}
     GridSearchCV(pipeline, grid, cv=2, refit=False, error_score="raise").fit(X, y)

@@ -295,29 +295,29 @@ def test_contrast_within_a_window_is_that_of_the_whole_image():
 
 
 def test_weights_are_kept_and_not_trained_again(tmp_path, no_training):
-    options = {"max_steps": 3, "cache_dir": tmp_path}
+    options = {"max_steps": 3, "memory": tmp_path}
     first = tiny(**options).fit(surfaces())
     assert [path.name for path in first._fit_dir().iterdir()] == ["weights.safetensors"]
     no_training()
     again = tiny(**options, n_synthetic=7, perturbation="white").fit(surfaces())
     np.testing.assert_array_equal(again.losses_, first.losses_)
-    again, first = (with_params(augmenter, perturbation="held", cache_dir=None) for augmenter in (again, first))
+    again, first = (with_params(augmenter, perturbation="held", memory=None) for augmenter in (again, first))
     assert_same_samples(again.sample(2), first.sample(2))
 
 
 @pytest.mark.parametrize("max_steps", [3])
 def test_other_images_or_another_budget_are_learned_anew(tmp_path, no_training, max_steps):
-    tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+    tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
     no_training()
     with pytest.raises(AssertionError, match="trained again"):
-        tiny(cache_dir=tmp_path, max_steps=max_steps).fit(surfaces(n=2))
+        tiny(memory=tmp_path, max_steps=max_steps).fit(surfaces(n=2))
     with pytest.raises(AssertionError, match="trained again"):
-        tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2, seed=1))
+        tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2, seed=1))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_file_of_weights_is_told_and_trained_again(tmp_path, damage):
-    first = tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+    first = tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
     path = first._fit_dir() / "weights.safetensors"
     content = bytearray(path.read_bytes())
     content[-10] ^= 255
@@ -325,10 +325,10 @@ def test_a_damaged_file_of_weights_is_told_and_trained_again(tmp_path, damage):
     with pytest.warns(
         RuntimeWarning, match=r"weights.safetensors: expected the weights of an earlier fit, got a damaged file"
     ):
-        again = tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+        again = tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
     np.testing.assert_equal(again.weights_, first.weights_)
     assert bytes(content) != path.read_bytes()
-    tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+    tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
 
 
 def test_an_interrupted_training_resumes_as_if_nothing_had_happened(tmp_path, monkeypatch):
@@ -354,9 +354,9 @@ def test_an_interrupted_training_resumes_as_if_nothing_had_happened(tmp_path, mo
     expected = tiny(max_steps=20).fit(surfaces(n=2))
     monkeypatch.setattr("sklearn_exdd.augment.ddpm.train", pulled)
     with pytest.raises(OSError, match="the plug is pulled"):
-        tiny(max_steps=20, cache_dir=tmp_path).fit(surfaces(n=2))
+        tiny(max_steps=20, memory=tmp_path).fit(surfaces(n=2))
     monkeypatch.setattr("sklearn_exdd.augment.ddpm.train", noted)
-    resumed = tiny(max_steps=20, cache_dir=tmp_path).fit(surfaces(n=2))
+    resumed = tiny(max_steps=20, memory=tmp_path).fit(surfaces(n=2))
     assert done == list(range(10, 20))
     np.testing.assert_equal(resumed.weights_, expected.weights_)
     np.testing.assert_array_equal(resumed.losses_, expected.losses_)
@@ -377,15 +377,15 @@ def test_a_training_that_the_user_stops_is_used_but_not_kept(tmp_path, monkeypat
 
     monkeypatch.setattr("sklearn_exdd.augment.ddpm.train", stopped)
     with pytest.warns(RuntimeWarning, match="DDPM of the normal images: interrupted after 3 of 60 steps"):
-        augmenter = tiny(cache_dir=tmp_path, regions=BOX).fit(surfaces(n=2))
+        augmenter = tiny(memory=tmp_path, regions=BOX).fit(surfaces(n=2))
     assert not (augmenter._fit_dir() / "weights.safetensors").exists()
     assert augmenter.sample(1).masks.any()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(RuntimeWarning, match="cache_dir: expected to write .*weights.safetensors"):
-        tiny(cache_dir=tmp_path / "file", max_steps=2).fit(surfaces(n=2))
+    with pytest.warns(RuntimeWarning, match="memory: expected to write .*weights.safetensors"):
+        tiny(memory=tmp_path / "file", max_steps=2).fit(surfaces(n=2))
 
 
 def through_pickle(augmenter):
@@ -454,7 +454,7 @@ def test_a_search_trains_once_a_fold_and_scores_real_images_only(tmp_path, monke
     score = ExDDDetector.decision_function
     monkeypatch.setattr(ddpm, "train", counting)
     monkeypatch.setattr(ExDDDetector, "decision_function", recording)
-    pipeline = make_pipeline(tiny(max_steps=5, cache_dir=str(tmp_path)), ExDDDetector(random_state=0))
+    pipeline = make_pipeline(tiny(max_steps=5, memory=str(tmp_path)), ExDDDetector(random_state=0))
     grid = {
         "ddpmdefectaugmenter__n_synthetic": [0, 2, 4],
         "exdddetector__n_neighbors": [1, 3],

@@ -326,8 +326,8 @@ def test_the_statistics_of_batch_normalisation_are_those_of_the_training_images(
 @pytest.mark.parametrize("patience", [None, 1000])
 def test_an_interrupted_training_resumes_where_it_was(patience, squares, tmp_path, monkeypatch):
     X, y, _ = squares
-    params = {"n_epochs": 45, "patience": patience, "cache_dir": tmp_path / "cache"}
-    expected = classifier(**{**params, "cache_dir": None}).fit(X[y == 0])
+    params = {"n_epochs": 45, "patience": patience, "memory": tmp_path / "cache"}
+    expected = classifier(**{**params, "memory": None}).fit(X[y == 0])
     assert len(expected.losses_) > 110
     rows = Batches.rows
 
@@ -341,9 +341,9 @@ def test_an_interrupted_training_resumes_where_it_was(patience, squares, tmp_pat
         stopped = classifier(**params).fit(X[y == 0])
     monkeypatch.setattr(Batches, "rows", rows)
     assert len(stopped.losses_) == 105
-    assert len(list(params["cache_dir"].iterdir())) == 1
+    assert len(list(params["memory"].iterdir())) == 1
     assert_same(classifier(**params).fit(X[y == 0]), expected, X)
-    assert list(params["cache_dir"].iterdir()) == []
+    assert list(params["memory"].iterdir()) == []
 
 
 def test_a_loss_that_is_not_finite_is_told(squares):

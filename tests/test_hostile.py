@@ -126,7 +126,7 @@ def test_postscript_as_the_mask_of_a_data_set_is_not_either(tmp_path, no_program
 
 def test_postscript_in_a_cache_is_not_either(surfaces, tmp_path, no_programs):
     X = surfaces[0][:4]
-    expected = PerlinDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(X).sample(1).images[0]
+    expected = PerlinDefectAugmenter(memory=tmp_path, random_state=0).fit(X).sample(1).images[0]
     (path,) = tmp_path.rglob("*.json")
     entry = json.loads(path.read_text())
     content = encoded("EPS", X.shape[1:])
@@ -135,7 +135,7 @@ def test_postscript_in_a_cache_is_not_either(surfaces, tmp_path, no_programs):
     del entry["sha256"]
     path.write_text(json.dumps({**entry, "sha256": _cache._digest(entry)}))
     with pytest.warns(RuntimeWarning, match="cannot identify image file"):
-        found = PerlinDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(X).sample(1).images[0]
+        found = PerlinDefectAugmenter(memory=tmp_path, random_state=0).fit(X).sample(1).images[0]
     np.testing.assert_array_equal(found, expected)
 
 

@@ -404,12 +404,12 @@ def test_bars_are_shown_only_when_asked_for(tiny, surfaces, capfd):
 
 def test_finished_images_are_not_painted_again(surfaces, calls, tmp_path):
     X = surfaces[0][:2]
-    first = augmenter_of(WhitePainter, cache_dir=tmp_path).fit(X).sample(2)
+    first = augmenter_of(WhitePainter, memory=tmp_path).fit(X).sample(2)
     n_calls = len(calls)
-    other_device = augmenter_of(WhitePainter, cache_dir=tmp_path, attention_slicing=True)
+    other_device = augmenter_of(WhitePainter, memory=tmp_path, attention_slicing=True)
     assert_same_samples(other_device.fit(X).sample(2), first)
     assert len(calls) == n_calls
-    augmenter_of(WhitePainter, cache_dir=tmp_path, guidance_scale=7).fit(X).sample(1)
+    augmenter_of(WhitePainter, memory=tmp_path, guidance_scale=7).fit(X).sample(1)
     assert len(calls) > n_calls
 
 
@@ -436,10 +436,8 @@ def test_a_function_s_key_is_its_name_and_its_arguments():
 
 
 def test_a_lambda_has_no_key(surfaces, tmp_path):
-    augmenter = augmenter_of(lambda: WhitePainter(), cache_dir=tmp_path).fit(surfaces[0][:2])
-    with pytest.raises(
-        ValueError, match=r"^cache_dir: expected a model with a name to keep its images by, got a lambda"
-    ):
+    augmenter = augmenter_of(lambda: WhitePainter(), memory=tmp_path).fit(surfaces[0][:2])
+    with pytest.raises(ValueError, match=r"^memory: expected a model with a name to keep its images by, got a lambda"):
         augmenter.sample(1)
 
 

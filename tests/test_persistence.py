@@ -266,7 +266,7 @@ def test_what_is_one_array_in_memory_is_written_once(tmp_path):
 def test_folders_of_this_machine_and_routing_are_left_out(surfaces, tmp_path):
     detector = ExDDDetector(
         GaborFeatureExtractor(memory=joblib.Memory(tmp_path / "a", verbose=0)),
-        augmenter=CutPasteDefectAugmenter(cache_dir=tmp_path / "b", random_state=0),
+        augmenter=CutPasteDefectAugmenter(memory=tmp_path / "b", random_state=0),
         n_synthetic=2,
         memory=str(tmp_path / "c"),
         random_state=0,
@@ -275,7 +275,7 @@ def test_folders_of_this_machine_and_routing_are_left_out(surfaces, tmp_path):
         detector.set_fit_request(masks=True)
     back = through_file(detector.fit(surfaces[0][:8]), tmp_path)
     assert str(tmp_path) not in repr(back.get_params())
-    assert b"cache_dir" not in (tmp_path / "estimator.safetensors").read_bytes()
+    assert b"memory" not in (tmp_path / "estimator.safetensors").read_bytes()
     np.testing.assert_array_equal(back.score_samples(surfaces[0]), detector.score_samples(surfaces[0]))
 
 

@@ -212,7 +212,7 @@ CODES = {"codes": np.full((1, 2), 0x110000, dtype=np.uint32), "row": np.zeros(3)
         own("system"), own("os.system"), own("Pipeline"), own("ModuleFeatureExtractor"),
         own("ForeignFeatureExtractor"), own("__builtins__"), own("PurePath"), {"type": "MemoryBank"},
         {"type": ["MemoryBank"], "arguments": {}}, own("ExDDDetector", memory="/tmp"),
-        own("PerlinDefectAugmenter", cache_dir="/tmp"), own("ExDDDetector", nothing=1),
+        own("PerlinDefectAugmenter", memory="/tmp"), own("ExDDDetector", nothing=1),
         {**own("ExDDDetector"), "attributes": {"__class__": 1}},
         {**own("ExDDDetector"), "attributes": {"predict": 1}},
         {**own("ExDDDetector"), "attributes": {"memory": "/tmp"}}, own("MemoryBank"), own("MemoryBank", features=[]),

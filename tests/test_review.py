@@ -423,7 +423,7 @@ class Prompted(BaseDefectAugmenter):
         self.prompts, self.prompt_shares = prompts, prompt_shares
         self.max_redraws, self.random_state = max_redraws, random_state
         self.regions, self.foreground, self.min_contrast = "auto", None, 0.0
-        self.cache_dir, self.pos_label, self.n_synthetic, self.verbose = None, None, 1, 0
+        self.memory, self.pos_label, self.n_synthetic, self.verbose = None, None, 1, 0
 
     def _default_regions(self):
         return PerlinRegions()

@@ -346,7 +346,7 @@ def test_the_position_map_is_what_normal_maps_share_and_nothing_by_chance(n_imag
 
 
 def test_weights_are_kept_for_all_that_does_not_change_them(normals, tmp_path, no_training):
-    detector = tiny(cache_dir=tmp_path).fit(normals)
+    detector = tiny(memory=tmp_path).fit(normals)
     no_training()
     for params in ({"map_source": "both"}, {"top_share": 0.1}, {"max_false_alarm_rate": 0.2}, {"position_map": True}):
         other = clone(detector).set_params(**params).fit(normals)
@@ -365,9 +365,9 @@ def test_weights_are_kept_for_all_that_does_not_change_them(normals, tmp_path, n
 
 
 def test_one_teacher_serves_all_weights_of_the_losses(normals, tmp_path, monkeypatch):
-    tiny(cache_dir=tmp_path).fit(normals)
+    tiny(memory=tmp_path).fit(normals)
     monkeypatch.setattr(Training, "_train_teacher", None)
-    other = tiny(cache_dir=tmp_path, segmentation_weight=0.5).fit(normals)
+    other = tiny(memory=tmp_path, segmentation_weight=0.5).fit(normals)
     assert set(other.losses_) == {"teacher", "student"}
 
 
@@ -382,19 +382,19 @@ def test_a_grid_search_over_the_map_trains_once_for_each_fold(surfaces, tmp_path
     train_student = Training._train_student
     monkeypatch.setattr(Training, "_train_student", spy)
     grid = {"map_source": ["segmentation", "cosine"], "top_share": [0.01, 0.1]}
-    search = GridSearchCV(tiny(cache_dir=tmp_path), grid, cv=2, scoring="roc_auc", error_score="raise").fit(X, y)
+    search = GridSearchCV(tiny(memory=tmp_path), grid, cv=2, scoring="roc_auc", error_score="raise").fit(X, y)
     assert len(trained) == 3  # two folds and the refit
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_damaged_weights_are_trained_again(normals, tmp_path):
-    detector = tiny(cache_dir=tmp_path).fit(normals)
+    detector = tiny(memory=tmp_path).fit(normals)
     for path in tmp_path.glob("*student*/weights.safetensors"):
         path.write_bytes(path.read_bytes()[:-200])
     with pytest.warns(
         RuntimeWarning, match=r"weights\.safetensors: expected the weights of an earlier fit, got a damaged file"
     ):
-        again = tiny(cache_dir=tmp_path).fit(normals)
+        again = tiny(memory=tmp_path).fit(normals)
     assert_same_weights(again, detector)
 
 
@@ -415,7 +415,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(normals, tmp_path, monk
 
     draw_batch = DefectCrops.draw
     interrupt_at(2)  # within the teacher's three steps
-    detector = tiny(max_steps=10, cache_dir=tmp_path)
+    detector = tiny(max_steps=10, memory=tmp_path)
     with (
         pytest.raises(KeyboardInterrupt),
         pytest.warns(RuntimeWarning, match="teacher: interrupted after 2 of 3 steps"),
@@ -428,7 +428,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(normals, tmp_path, monk
         detector.fit(normals)
     assert np.isfinite(detector.score_samples(normals)).all()
     monkeypatch.setattr(DefectCrops, "draw", draw_batch)
-    assert_same_weights(tiny(max_steps=10, cache_dir=tmp_path).fit(normals), whole)
+    assert_same_weights(tiny(max_steps=10, memory=tmp_path).fit(normals), whole)
     assert list(tmp_path.glob("*/*.pt")) == []
 
 
@@ -648,7 +648,7 @@ def test_an_extractor_teaches_colour_images_of_odd_sizes():
 
 def test_a_detector_with_an_extractor_as_its_teacher_is_stored_and_cached(surfaces, tmp_path, no_training):
     X, y, masks = surfaces
-    detector = tiny(teacher=GaborFeatureExtractor(), crop_size=48, cache_dir=str(tmp_path)).fit(X, y, masks=masks)
+    detector = tiny(teacher=GaborFeatureExtractor(), crop_size=48, memory=str(tmp_path)).fit(X, y, masks=masks)
     stored = pickle.loads(pickle.dumps(detector))
     np.testing.assert_array_equal(stored.score_samples(X), detector.score_samples(X))
     no_training()

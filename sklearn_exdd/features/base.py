@@ -10,10 +10,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import check_is_fitted, check_memory
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from sklearn_exdd._cache import load, store
+from sklearn_exdd._cache import as_memory, load, store
 from sklearn_exdd._images import Images
 from sklearn_exdd._torch import resize, resolve_device, share_out_threads
 from sklearn_exdd.features.tiles import stitched_map
@@ -48,7 +48,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     batch_size : int, default=16
         Images of one shape that are extracted together; on a CPU fewer, where they are
         large: it takes less memory, and no longer.
-    memory : str or joblib.Memory, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, keyed by its pixels and the
         parameters of the extractor.
     n_jobs : int, default=None
@@ -285,7 +285,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
 
     def _read(self, images, batch, own_key):
         """For each image of a batch its key in the cache, and its feature map from there or else its pixels."""
-        memory, items = self._memory(), []
+        memory, items = as_memory(self.memory), []
         for index in range(batch.start, batch.stop):
             image = images[index]
             self._check_size(image.shape, images.where(index))
@@ -296,7 +296,7 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
 
     def _extracted(self, items):
         """Feature maps of a batch that was read."""
-        memory, maps, missing = self._memory(), [feature_map for _, feature_map, _ in items], {}
+        memory, maps, missing = as_memory(self.memory), [feature_map for _, feature_map, _ in items], {}
         for i, (_, feature_map, pixels) in enumerate(items):
             if feature_map is None:
                 missing.setdefault(pixels.shape, []).append(i)
@@ -322,9 +322,6 @@ class BaseFeatureExtractor(TransformerMixin, BaseEstimator):
     def _own_key(self):
         """What all entries of this extractor have in common in a cache."""
         return joblib.hash(self._cache_key()) if self.memory is not None else None
-
-    def _memory(self):
-        return None if self.memory is None else check_memory(self.memory)
 
     def _cache_key(self):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}

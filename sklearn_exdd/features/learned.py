@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd._cache import fingerprint, load, store
+from sklearn_exdd._cache import MEMORY, fingerprint, load, store
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import check_interval
 from sklearn_exdd._torch import resize, resolve_device, resolve_precision
@@ -136,7 +136,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         "tile_size": [Interval(Integral, 1, None, closed="left")],
         "whiten": ["boolean"],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "memory": [str, HasMethods("cache"), None],
+        "memory": MEMORY,
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
