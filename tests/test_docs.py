@@ -9,10 +9,14 @@ from operator import attrgetter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 import sklearn_exdd
+from sklearn_exdd import ExDDDetector
 
 DOCS = Path(__file__).parent.parent / "docs"
 SITE = DOCS / "_build" / "html"
@@ -85,6 +89,22 @@ def test_the_lines_for_ones_own_pictures_run_on_a_folder(page, surfaces, tmp_pat
     exec(compile(first[1], page, "exec"), found)
     assert found["parts"].y.sum() == 8
     assert (tmp_path / "maps.png").stat().st_size > 10_000
+
+
+def test_the_classes_of_the_guide_for_contributors_work_in_a_search(surfaces):
+    X, y, _ = surfaces
+    found = {}
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / "../CONTRIBUTING.md").read_text("utf-8"), re.M | re.S):
+        exec(compile(block, "CONTRIBUTING.md", "exec"), found)
+    extractor, augmenter = found["CellMoments"](), found["SpeckDefectAugmenter"](min_contrast=0.3, random_state=0)
+    searches = [
+        GridSearchCV(ExDDDetector(extractor), {"feature_extractor__whiten": [False, True]}, cv=2),
+        GridSearchCV(
+            make_pipeline(augmenter, ExDDDetector(extractor)), {"speckdefectaugmenter__n_synthetic": [0, 3]}, cv=2
+        ),
+    ]
+    for search in searches:
+        assert np.isfinite(search.fit(X, y).cv_results_["mean_test_score"]).all()
 
 
 def test_no_prompt_stands_in_a_block_that_is_not_run():
