@@ -27,7 +27,7 @@ _NOT_IN_KEY = {"n_synthetic", "memory", "pos_label", "random_state", "verbose"}
 
 
 class DefectAugmenterMixin(TransformerMixin):
-    """The transformer's side: what is fitted gets defects attached, what is predicted passes."""
+    """The transformer's side of an augmenter: defects come with images that are fitted; others pass unchanged."""
 
     __metadata_request__fit = {"masks": True}
 
@@ -44,12 +44,12 @@ class DefectAugmenterMixin(TransformerMixin):
         Returns
         -------
         images : AugmentedImages
-            The images of X, with `synthetic`; what an earlier augmenter attached is kept.
+            The images of X, with `synthetic`, in which the defects of an earlier augmenter come first.
         """
         self.fit(X, y, masks=masks)
-        attached = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
-        attached = [part for part in attached if part is not None]
-        return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(attached) if attached else None)
+        parts = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
+        parts = [part for part in parts if part is not None]
+        return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None)
 
     def transform(self, X):
         """Return X as it is: what is predicted is never augmented.
