@@ -6,6 +6,8 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from assertions import assert_same_samples
+from conftest import name_of
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
@@ -20,11 +22,6 @@ from sklearn_exdd.augment import (
     OffsetDefectAugmenter,
     PerlinDefectAugmenter,
 )
-
-
-def name_of(estimator):
-    return type(estimator).__name__
-
 
 EVERYTHING = {"normal_coreset": 1.0, "defect_coreset": 1.0, "max_defect_patches": None, "border_rings": 0}
 AUGMENTERS = [
@@ -88,14 +85,6 @@ def seen(monkeypatch):
 
 def detector(cells, **params):
     return ExDDDetector(cells, **{"random_state": 0, "n_neighbors": 1, **EVERYTHING, **params})
-
-
-def assert_same_samples(first, second):
-    assert len(first.images) == len(second.images)
-    for part in ("images", "masks"):
-        for one, other in zip(getattr(first, part), getattr(second, part)):
-            np.testing.assert_array_equal(one, other)
-    assert first.provenance == second.provenance
 
 
 def assert_same_banks(first, second):

@@ -3,7 +3,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -21,12 +20,6 @@ from sklearn_exdd.metrics import (
 
 SCORES = [pixel_roc_auc_score, pixel_average_precision_score, per_region_overlap_score]
 SCORERS = [pixel_roc_auc_scorer, pixel_average_precision_scorer, per_region_overlap_scorer]
-
-
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
 
 
 def random_masks_and_maps(seed, n_levels=None, shape=(9, 11), n_images=5):

@@ -5,7 +5,6 @@ import os
 import joblib
 import numpy as np
 import pytest
-import sklearn
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
@@ -27,12 +26,6 @@ from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, MemoryBank
 from sklearn_exdd.banks import Banks
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
-
-
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """The student-teacher: tiny networks, trained for a few steps."""
 
-import io
 import pickle
 
 import joblib
 import numpy as np
 import pytest
 import torch
+from assertions import through_joblib, through_pickle, through_skops
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -435,15 +435,8 @@ def test_a_budget_in_seconds_ends_the_training(normals):
 
 
 def test_stored_and_restored_it_is_the_same(fitted, normals):
-    skops_io = pytest.importorskip("skops.io")
-    file = io.BytesIO()
-    joblib.dump(fitted, file)
-    file.seek(0)
-    data = skops_io.dumps(fitted)
-    unknown = skops_io.get_untrusted_types(data=data)
-    assert all(name.startswith("sklearn_exdd.") for name in unknown)
-    for other in (pickle.loads(pickle.dumps(fitted)), joblib.load(file), skops_io.loads(data, trusted=unknown)):
-        np.testing.assert_array_equal(other.score_samples(normals), fitted.score_samples(normals))
+    for through in (through_pickle, through_joblib, through_skops):
+        np.testing.assert_array_equal(through(fitted).score_samples(normals), fitted.score_samples(normals))
     for name, value in pickle.loads(pickle.dumps(fitted)).__dict__.items():
         assert not isinstance(value, (torch.nn.Module, torch.Tensor)), name
 

@@ -3,9 +3,10 @@
 import joblib
 import numpy as np
 import pytest
+from assertions import assert_same_maps
 from PIL import Image
 from sklearn.base import clone
-from tiny_extractors import CellMeans, Pixels, assert_same_maps, random_images, random_pixels, resnet18
+from tiny_extractors import CellMeans, Pixels, random_images, random_pixels, resnet18
 
 
 @pytest.fixture

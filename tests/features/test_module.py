@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
+from assertions import assert_same_maps
 from sklearn.base import clone
-from tiny_extractors import as_maps, assert_same_maps, random_images, resnet18, tiny_network
+from tiny_extractors import as_maps, random_images, resnet18, tiny_network
 from torch import nn
 from torch.nn import functional
 from torchvision import models

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from tiny_extractors import CellMeans, assert_same_maps, random_images, resnet18
+from assertions import assert_same_maps
+from tiny_extractors import CellMeans, random_images, resnet18
 
 from sklearn_exdd.features import GaborFeatureExtractor
 

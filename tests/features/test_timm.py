@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from assertions import assert_same_maps
 from sklearn.base import clone
-from tiny_extractors import assert_same_maps, random_images
+from tiny_extractors import random_images
 
 from sklearn_exdd.features import TimmFeatureExtractor
 

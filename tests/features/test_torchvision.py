@@ -9,8 +9,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from assertions import assert_same_maps
 from sklearn.base import clone
-from tiny_extractors import as_maps, assert_same_maps, random_images, resnet18
+from tiny_extractors import as_maps, random_images, resnet18
 from torch.nn import functional
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
