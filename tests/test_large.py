@@ -1,5 +1,6 @@
 """More images than fit in memory, more processes than one, and more machines."""
 
+import itertools
 import os
 import pickle
 import signal
@@ -19,6 +20,8 @@ from sklearn_exdd import ExDDDetector, exdd, shards
 from sklearn_exdd.coreset import greedy_k_center
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import make_feature_extractor
+
+PATIENCE = 300  # seconds after which a thread or process that others wait for is taken for missing
 
 
 @pytest.fixture
@@ -365,15 +368,19 @@ def test_with_memory_the_passes_extract_every_image_once(squares, cells, tmp_pat
 
 
 class Watched(CellStatistics):
-    """Notes the threads that torch may use while it extracts."""
+    """Records the threads that torch may use while it extracts; the first `n_together` batches wait for each other."""
 
     seen = []
+    n_together = 1
+    numbers = itertools.count()
+    together = threading.Barrier(1)
 
     def _extract(self, images):
         import torch
 
         self.seen.append((torch.get_num_threads(), threading.current_thread().name))
-        time.sleep(0.05)
+        if next(self.numbers) < self.n_together:
+            self.together.wait(timeout=PATIENCE)
         return super()._extract(images)
 
 
@@ -385,25 +392,41 @@ def test_threads_that_extract_share_out_those_of_torch(n_jobs, expected, surface
     threads = {"n": 4}
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads["n"])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.update(n=n))
+    n_workers = n_jobs or 1
     monkeypatch.setattr(Watched, "seen", [])
+    monkeypatch.setattr(Watched, "n_together", n_workers)
+    monkeypatch.setattr(Watched, "numbers", itertools.count())
+    monkeypatch.setattr(Watched, "together", threading.Barrier(n_workers))
     Watched(n_jobs=n_jobs, batch_size=2).transform(surfaces[0])
     assert torch.get_num_threads() == 4
+    assert len(Watched.seen) == 12
     assert {n_threads for n_threads, _ in Watched.seen} == {expected}
-    assert len({name for _, name in Watched.seen}) == (1 if n_jobs in (None, 1) else min(n_jobs, 8))
+    assert len({name for _, name in Watched.seen}) == n_workers
 
 
 class Counting(CellStatistics):
-    """Writes down the threads that a process may use."""
+    """Writes down the threads that each process may use. No process but the creator goes on until two have done so."""
 
-    def __init__(self, folder=None, *, batch_size=16, n_jobs=None, memory=None, verbose=0):
+    def __init__(self, folder=None, creator=None, *, batch_size=16, n_jobs=None, memory=None, verbose=0):
         super().__init__(batch_size=batch_size, n_jobs=n_jobs, memory=memory, verbose=verbose)
         self.folder = folder
+        self.creator = creator
 
     def _extract(self, images):
         import torch
 
-        (Path(self.folder) / f"{os.getpid()}").write_text(f"{torch.get_num_threads() * (self.n_jobs or 1)}")
+        path = Path(self.folder, str(os.getpid()))
+        path.with_suffix(".tmp").write_text(f"{torch.get_num_threads() * (self.n_jobs or 1)}")
+        os.replace(path.with_suffix(".tmp"), path)
+        deadline = time.monotonic() + PATIENCE
+        while os.getpid() != self.creator and len(self.counts()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
         return super()._extract(images)
+
+    def counts(self):
+        """Return the number of threads of each process but the creator."""
+        paths = [path for path in Path(self.folder).iterdir() if path.name.isdigit()]
+        return {int(path.name): int(path.read_text()) for path in paths if int(path.name) != self.creator}
 
 
 def test_processes_share_out_the_cores(squares, tmp_path, monkeypatch):
@@ -411,10 +434,11 @@ def test_processes_share_out_the_cores(squares, tmp_path, monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)  # the next processes see these variables
-    ExDDDetector(Counting(str(tmp_path)), n_jobs=2, shard_size=3).fit(X[y == 0])
+    extractor = Counting(str(tmp_path), os.getpid())
+    ExDDDetector(extractor, n_jobs=2, shard_size=3).fit(X[y == 0])
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
-    counts = {int(path.name): int(path.read_text()) for path in tmp_path.iterdir()}
-    counts.pop(os.getpid())  # looks at a few images first
+    assert (tmp_path / str(os.getpid())).exists()  # looks at a few images first
+    counts = extractor.counts()
     assert len(counts) == 2
     assert sum(counts.values()) <= max(2, joblib.cpu_count())
 
@@ -439,7 +463,7 @@ def test_the_next_batch_is_read_while_one_is_extracted(squares):
         def _extract(self, images):
             self.n_extracted += 1
             if self.n_extracted < len(X):
-                assert reading[self.n_extracted].wait(timeout=30), "the next image is not read until this one is done"
+                assert reading[self.n_extracted].wait(PATIENCE), "the next image is not read until this one is done"
             return super()._extract(images)
 
     maps = Waits(batch_size=1).transform([Pixels(i) for i in range(len(X))])
@@ -564,10 +588,11 @@ def test_a_cluster_fits_what_one_machine_fits(coreset, surfaces, write_images, c
 
 def test_the_cluster_does_the_extraction(squares, write_images, client, tmp_path):
     X, y, _ = squares
+    (tmp_path / "counts").mkdir()
+    extractor = Counting(str(tmp_path / "counts"), os.getpid())
     with joblib.parallel_config(backend="dask"):
-        ExDDDetector(Counting(str(tmp_path / "images")), shard_size=3).fit(write_images(X), y)
-    workers = set(client.run(os.getpid).values())
-    assert workers <= {int(path.name) for path in (tmp_path / "images").iterdir() if path.suffix == ""}
+        ExDDDetector(extractor, shard_size=3).fit(write_images(X), y)
+    assert set(client.run(os.getpid).values()) == set(extractor.counts())
 
 
 def test_a_search_runs_on_a_cluster(surfaces, write_images, client):

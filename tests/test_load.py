@@ -9,6 +9,7 @@ from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
+from assertions import status_of
 from sklearn.base import clone
 
 from sklearn_exdd import (
@@ -80,7 +81,7 @@ def test_processes_get_the_scores_of_a_single_caller(script, tmp_path):
     detector, X = script.fitted()
     scores = detector.score_samples(X)
     processes = [forked(lambda i=i: np.save(tmp_path / f"{i}.npy", detector.score_samples(X))) for i in range(4)]
-    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 4
+    assert [status_of(process) for process in processes] == [0] * 4
     for i in range(4):
         np.testing.assert_array_equal(np.load(tmp_path / f"{i}.npy"), scores)
 
@@ -111,11 +112,12 @@ def test_predictions_during_corrections_are_those_of_some_state_in_between():
         states.append(copy.score_samples(X_new[20:]))
         copy.partial_fit(X_new[i : i + 1], labels[i : i + 1])
     states.append(copy.score_samples(X_new[20:]))
-    done, seen, errors = Event(), [], []
+    done, predicting, seen, errors = Event(), Event(), [], []
 
     def predict():
         try:
             while not done.is_set():
+                predicting.set()
                 seen.append(detector.score_samples(X_new[20:]))
         except Exception as error:
             errors.append(error)
@@ -123,13 +125,17 @@ def test_predictions_during_corrections_are_those_of_some_state_in_between():
     readers = [Thread(target=predict) for _ in range(3)]
     for reader in readers:
         reader.start()
-    for i in range(20):
-        detector.partial_fit(X_new[i : i + 1], labels[i : i + 1])
-    done.set()
-    for reader in readers:
-        reader.join()
+    try:
+        for i in range(20):
+            predicting.clear()
+            assert predicting.wait(300), errors  # each correction comes while somebody predicts
+            detector.partial_fit(X_new[i : i + 1], labels[i : i + 1])
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
     assert errors == []
-    assert seen
+    assert len(seen) >= 20
     np.testing.assert_array_equal(detector.score_samples(X_new[20:]), states[-1])
     assert all(any(np.array_equal(one, state) for state in states) for one in seen)
 

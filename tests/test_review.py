@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 
 import joblib
@@ -698,24 +699,33 @@ def running_page(folder, *options):
     pytest.importorskip("nicegui")
     command = [sys.executable, "-m", "sklearn_exdd.review", str(folder), "--port", "0", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(__file__)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as page:
+    # Errors go to a file: reading a pipe would wait for every process that has inherited it.
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as page,
+    ):
+
+        def told():
+            errors.seek(0)
+            return errors.read()
+
         try:
             line = page.stdout.readline()
             address = re.search(r"http://\S+", line)
-            assert address, line + page.stderr.read()
+            assert address, line + told()
             yield address.group()
         finally:
             page.send_signal(signal.SIGINT)
             try:
-                page.wait(10)
+                page.wait(60)
             except subprocess.TimeoutExpired:
                 page.kill()
-        assert "Traceback" not in page.stderr.read()
+        assert "Traceback" not in told()
 
 
 def request(address, path, headers=(), method="GET"):
     host, port = re.match(r"http://([^:/]+):(\d+)", address).groups()
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=120)
     try:
         connection.putrequest(method, path, skip_host="Host" in dict(headers), skip_accept_encoding=True)
         for name, value in dict(headers).items():
