@@ -60,7 +60,8 @@ def through_skops(estimator, ours=("sklearn_exdd.",)):
     return skops_io.loads(data, trusted=unknown)
 
 
-each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops])
+STORES = ["pickle", "joblib", "skops"]
+each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops], ids=STORES)
 
 
 def status_of(process, patience=300):

@@ -20,6 +20,20 @@ settings.register_profile("nightly", max_examples=5000, derandomize=False, **UNT
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+# Classes whose docstrings train a network or load a large library. A doctest cannot bear a mark of its own.
+SLOW_DOCTESTS = {
+    *("DDPMDefectAugmenter", "DefectClassifier", "LearnedFeatureExtractor", "PatchClassifierDetector"),
+    *("SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
+            item.add_marker(pytest.mark.slow)
+
+
 class CellStatistics(BaseFeatureExtractor):
     """Mean, deviation, minimum and maximum of cells of 8 x 8 pixels: features that a test can follow."""
 

@@ -523,6 +523,7 @@ def sample_in_a_process(X, cache_dir, barrier, n_samples, results):
     results.put(joblib.hash([synthetic.images, synthetic.masks, synthetic.provenance]))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_give_the_same_and_leave_whole_entries(normals, tmp_path):
     # Spawned: a fork of a process with threads of torch may hang.
     context = multiprocessing.get_context("spawn")

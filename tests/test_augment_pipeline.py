@@ -301,6 +301,7 @@ def test_held_out_folds_hold_no_synthetic_image(surfaces, seen):
     np.testing.assert_array_equal(images, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "list", "paths"])
 def test_parameters_of_all_steps_can_be_searched_on_images_of_any_form(form, squares, cells, write_images):
     X, y, _ = squares
@@ -341,6 +342,7 @@ def test_masks_are_cut_with_the_folds_when_routed(surfaces, cells, monkeypatch):
         np.testing.assert_array_equal(own_masks, masks[train])
 
 
+@pytest.mark.slow
 def test_a_search_over_the_number_paints_each_image_once_with_a_cache(squares, cells, counts, tmp_path):
     X, y, _ = squares
     augmenter = Counting(cache_dir=tmp_path, min_contrast=0, random_state=0)
@@ -485,6 +487,7 @@ def test_a_members_own_seed_stays_its_own(surfaces):
         assert not hasattr(mixed.augmenters[0][1], "sources_")
 
 
+@pytest.mark.slow
 def test_members_and_their_parameters_can_be_searched(squares, cells):
     X, y, _ = squares
     pipeline = Pipeline([("augment", mixture(1, 1)), ("detect", ExDDDetector(cells, random_state=0))])

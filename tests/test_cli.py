@@ -570,6 +570,7 @@ def test_the_parts_of_a_data_set_are_kept_apart(unseen_surfaces, tmp_path):
     assert load_labelled(tmp_path / "test" / "hole", "test") is None
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module(model, unseen, tmp_path):
     command = [sys.executable, "-m", "sklearn_exdd", "predict", model, unseen, "-o", tmp_path / "report"]
     done = subprocess.run([*command, "--fail_on_defect", "--n_shown", "1"], capture_output=True, text=True)

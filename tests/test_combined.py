@@ -131,6 +131,7 @@ def test_feature_rows_are_combined_too(cells):
 # What it promises
 
 
+@pytest.mark.slow
 def test_new_normals_raise_no_more_alarms_than_promised():
     # Skewed scores, and detectors that know their training samples by heart.
     detectors = [(f"of{column}", Brightness(column=column)) for column in range(3)]
@@ -241,6 +242,7 @@ def test_nested_parameters_are_got_set_and_cloned(cells):
         detector.set_params(soft__blur=1)
 
 
+@pytest.mark.slow
 def test_detectors_and_their_parameters_can_be_searched(squares, cells):
     X, y, _ = squares
     grid = {"sharp__n_top_patches": [1, 5], "nearest": ["drop", ExDDDetector(cells)], "weights": [None, (1, 2)]}

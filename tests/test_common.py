@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import joblib
 import numpy as np
 import pytest
-from assertions import assert_same_maps, through_joblib, through_pickle, through_skops
+from assertions import STORES, assert_same_maps, through_joblib, through_pickle, through_skops
 from conftest import name_of
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -141,9 +141,12 @@ def through_skops_with_networks(estimator):
     return through_skops(estimator, ours=("sklearn_exdd.", f"{__name__}.build_network"))
 
 
-each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops_with_networks])
+each_way_to_store = pytest.mark.parametrize(
+    "through", [through_pickle, through_joblib, through_skops_with_networks], ids=STORES
+)
 
 
+@pytest.mark.slow
 @parametrize_with_checks([ExDDDetector(), ExDDDetector(n_neighbors=1, epsilon=1e-6, image_score="released")])
 def test_scikit_learn_finds_nothing_wrong(estimator, check):
     check(estimator)
@@ -177,6 +180,7 @@ def test_fit_returns_the_estimator_and_leaves_its_parameters(estimator, surfaces
     assert joblib.hash(estimator.get_params()) == before
 
 
+@pytest.mark.slow
 @each_estimator
 def test_the_global_random_generators_are_neither_read_nor_moved(estimator, surfaces):
     import torch
@@ -210,6 +214,7 @@ def test_an_unfitted_detector_says_so(detector, method, surfaces):
         getattr(clone(detector), method)(surfaces[0])
 
 
+@pytest.mark.slow
 @each_detector
 def test_a_detector_leaves_its_input_as_it_is(detector, surfaces):
     # Writeable copies: those of the fixture would raise, which a detector could catch.
@@ -263,6 +268,7 @@ def test_other_images_in_the_batch_and_their_order_change_nothing(detector, fit_
         np.testing.assert_allclose(detector.predict_map(X[rows]), maps[rows], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_detector
 @pytest.mark.parametrize("params", [{"batch_size": 5}, {"n_jobs": 2, "batch_size": 5}], ids=str)
 def test_batches_and_jobs_change_nothing(detector, params, fit_once, surfaces, unseen_surfaces):
@@ -274,6 +280,7 @@ def test_batches_and_jobs_change_nothing(detector, params, fit_once, surfaces, u
     assert other.threshold_ == pytest.approx(fit_once(detector).threshold_, rel=1e-3)
 
 
+@pytest.mark.slow
 @each_detector
 def test_an_array_a_list_and_paths_are_the_same(detector, fit_once, surfaces, unseen_surfaces, write_images):
     X, y, masks = surfaces
@@ -290,6 +297,7 @@ def test_an_array_a_list_and_paths_are_the_same(detector, fit_once, surfaces, un
         )
 
 
+@pytest.mark.slow
 @each_detector
 @pytest.mark.parametrize(
     "convert",
@@ -311,6 +319,7 @@ def test_the_same_grey_pixels_in_another_form_score_the_same(detector, convert, 
     np.testing.assert_allclose(refitted.score_samples(X_test), scores, rtol=1e-3)
 
 
+@pytest.mark.slow
 @each_detector
 def test_an_alpha_channel_is_ignored(detector, surfaces, unseen_surfaces):
     X, y, masks = surfaces
@@ -334,7 +343,7 @@ def test_maps_have_the_size_of_their_images_also_where_it_is_odd_or_differs(dete
 
 
 @each_detector
-def test_images_of_different_sizes_can_be_fit_once(detector):
+def test_images_of_different_sizes_can_be_fitted(detector):
     images, labels, masks = [], [], []
     for seed, shape in enumerate([(64, 64), (65, 97), (131, 64), (77, 77)]):
         for fraction in (0, 1):
@@ -347,6 +356,7 @@ def test_images_of_different_sizes_can_be_fit_once(detector):
         assert scores[np.array(labels) == 1].mean() > scores[np.array(labels) == 0].mean()
 
 
+@pytest.mark.slow
 @each_detector
 @each_way_to_store
 def test_a_stored_detector_comes_back_bit_for_bit(detector, through, fit_once, unseen_surfaces):
@@ -359,6 +369,7 @@ def test_an_unfitted_detector_can_be_stored(detector, through):
     assert repr(through(clone(detector)).get_params()) == repr(detector.get_params())
 
 
+@pytest.mark.slow
 @each_detector
 def test_a_second_fit_keeps_nothing_of_the_first(detector, fit_once, surfaces, unseen_surfaces):
     X, y, masks = surfaces

@@ -80,6 +80,7 @@ def test_the_selection_is_the_same_with_any_precision_of_the_bounds(kind, produc
     np.testing.assert_array_equal(greedy_k_center(X, 300), naive_greedy_k_center(X, 300))
 
 
+@pytest.mark.slow
 def test_where_rounded_bounds_leave_too_many_pairs_tighter_ones_go_on(monkeypatch):
     monkeypatch.setattr(coreset, "products", lambda X: [BFloat16Product, Float32Product, Float64Product])
     used, tensor = [], Float32Product._tensor

@@ -67,6 +67,7 @@ def no_training(monkeypatch):
 # Learning
 
 
+@pytest.mark.slow
 def test_the_loss_falls(fitted):
     assert fitted.losses_.shape == (60,)
     assert fitted.losses_[-10:].mean() < 0.5 * fitted.losses_[:5].mean()
@@ -78,6 +79,7 @@ def test_what_is_fitted_are_arrays_and_numbers(fitted):
         assert not isinstance(value, (torch.nn.Module, torch.Tensor)), name
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_images(sampled):
     again = tiny().fit(surfaces())
     assert_same_samples(again.sample(2), beginning(sampled, 2))
@@ -85,6 +87,7 @@ def test_the_same_seed_gives_the_same_weights_and_images(sampled):
     assert (other.sample(1).images[0] != sampled.images[0]).any()
 
 
+@pytest.mark.slow
 def test_the_global_random_generators_are_neither_read_nor_moved():
     images = []
     for seed in (0, 1):
@@ -102,10 +105,12 @@ def test_flipped_crops_give_other_weights():
     assert any((plain.weights_[name] != flipped.weights_[name]).any() for name in plain.weights_)
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_ends_the_training():
     assert len(tiny(max_steps=10**6, max_seconds=0.5).fit(surfaces(n=2)).losses_) < 1000
 
 
+@pytest.mark.slow
 def test_images_smaller_than_the_crop_are_painted_on_but_not_learned_from(fitted):
     images = [*surfaces(n=2), surfaces(n=1)[0, :20], surfaces(n=1)[0, :25, :28]]
     augmenter = tiny(max_steps=2, regions=BoxRegions([(3, 4, 15, 20)])).fit(images)
@@ -165,10 +170,12 @@ def test_bad_parameters_are_refused(params, message):
 # Painting
 
 
+@pytest.mark.slow
 def test_the_first_samples_are_those_of_a_shorter_call(fitted, sampled):
     assert_same_samples(fitted.sample(2), beginning(sampled, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_channels", [1, 3])
 @pytest.mark.parametrize("shape", [(61, 83), (32, 32), (97, 45)])
 def test_images_of_any_size_and_colour_change_inside_the_mask_only(shape, n_channels):
@@ -184,6 +191,7 @@ def test_images_of_any_size_and_colour_change_inside_the_mask_only(shape, n_chan
         assert (image[mask] != source[mask]).any(axis=1).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_each_perturbation_changes_the_inside_in_its_own_way(fitted):
     images = []
     for perturbation in ("correlated", "white", "held"):
@@ -195,6 +203,7 @@ def test_each_perturbation_changes_the_inside_in_its_own_way(fitted):
     assert all((images[i] != images[j]).any() for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -226,6 +235,7 @@ def test_without_perturbation_and_from_an_early_step_the_surface_stays_nearly_as
     )
 
 
+@pytest.mark.slow
 def test_the_number_of_tiles_at_a_time_changes_nothing(fitted):
     region = BoxRegions([(2, 3, 58, 80)])
     one, many = (with_params(fitted, batch_size=size, regions=region).sample(1) for size in (1, 16))
@@ -284,6 +294,7 @@ def test_contrast_within_a_window_is_that_of_the_whole_image():
 # Keeping
 
 
+@pytest.mark.slow
 def test_weights_are_kept_and_not_trained_again(tmp_path, no_training):
     options = {"max_steps": 3, "cache_dir": tmp_path}
     first = tiny(**options).fit(surfaces())
@@ -305,6 +316,7 @@ def test_other_images_or_another_budget_are_learned_anew(tmp_path, no_training, 
         tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_file_of_weights_is_told_and_trained_again(tmp_path, damage):
     first = tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
@@ -321,6 +333,7 @@ def test_a_damaged_file_of_weights_is_told_and_trained_again(tmp_path, damage):
     tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_resumes_as_if_nothing_had_happened(tmp_path, monkeypatch):
     from sklearn_exdd import _training
 
@@ -352,6 +365,7 @@ def test_an_interrupted_training_resumes_as_if_nothing_had_happened(tmp_path, mo
     np.testing.assert_array_equal(resumed.losses_, expected.losses_)
 
 
+@pytest.mark.slow
 def test_a_training_that_the_user_stops_is_used_but_not_kept(tmp_path, monkeypatch):
     from sklearn_exdd import _training
 
@@ -410,6 +424,7 @@ def test_a_gpu_that_is_too_small_to_paint_on_is_told_with_what_to_lower(monkeypa
         fitted.sample(1)
 
 
+@pytest.mark.slow
 def test_a_search_trains_once_a_fold_and_scores_real_images_only(tmp_path, monkeypatch):
     X, y, _ = make_surface_defects(18, defect_fraction=1 / 3, image_shape=(48, 48), random_state=0)
     trained, scored = [], []

@@ -110,6 +110,7 @@ def test_the_map_is_higher_on_the_defect(fitted, unseen_squares):
         assert pixel_map[mask].mean() > pixel_map[~mask].mean() + maps.std()
 
 
+@pytest.mark.slow
 def test_real_defects_are_enough(squares, unseen_squares):
     X, y, masks = squares
     detector = classifier(augmenter=None).fit(X, y, masks=masks)
@@ -131,6 +132,7 @@ def test_real_defects_come_on_top_of_synthetic_ones(squares, monkeypatch):
     assert n_images == [[12, 6, 5]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_balance", ["sampling", "weight", None])
 def test_it_learns_from_few_defects_however_they_are_balanced(class_balance, squares, unseen_squares):
     X, y, _ = squares
@@ -180,6 +182,7 @@ def test_an_earlier_layer_gives_a_finer_map(layer, squares):
 # What it promises
 
 
+@pytest.mark.slow
 def test_the_threshold_comes_from_normal_images_that_training_did_not_see(squares, monkeypatch):
     X, y, _ = squares
     seen = []
@@ -286,6 +289,7 @@ def test_smaller_images_are_continued_by_their_mirror_image():
     np.testing.assert_array_equal(batch[0, 0], [[0, 1, 2], [3, 4, 5], [3, 4, 5]])
 
 
+@pytest.mark.slow
 def test_training_ends_when_the_validation_loss_no_longer_falls_and_the_best_weights_are_kept(squares):
     X, y, _ = squares
     detector = classifier(n_epochs=100, patience=3, learning_rate=0.05).fit(X[y == 0])
@@ -320,6 +324,7 @@ def test_the_statistics_of_batch_normalisation_are_those_of_the_training_images(
     np.testing.assert_allclose(detector.weights_["trunk.features.1.running_mean"], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [None, 1000])
 def test_an_interrupted_training_resumes_where_it_was(patience, squares, tmp_path, monkeypatch):
     X, y, _ = squares
@@ -351,6 +356,7 @@ def test_a_loss_that_is_not_finite_is_told(squares):
         classifier(learning_rate=1e30, class_balance=None).fit(X[y == 0])
 
 
+@pytest.mark.slow
 def test_a_loss_that_turns_nan_leaves_the_best_weights_so_far(squares, monkeypatch):
     X, y, _ = squares
     loss, left = nn.functional.binary_cross_entropy_with_logits, iter(range(14))
@@ -377,6 +383,7 @@ def test_a_failed_fit_leaves_the_detector_as_it_was(fitted, squares, unseen_squa
     assert_same_classifier(detector, fitted, unseen_squares[0])
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_no_global_generator_is_touched(fitted, squares, unseen_squares):
     X, y, _ = squares
     np.random.seed(3)  # noqa: NPY002 - it is the global generator that is watched
@@ -391,6 +398,7 @@ def test_the_seed_decides_and_no_global_generator_is_touched(fitted, squares, un
 # Where the weights come from
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_local_state_dict_and_leaves_the_shared_network_alone(squares, tmp_path):
     X, y, _ = squares
     path = tmp_path / "resnet18.pt"
@@ -470,6 +478,7 @@ def test_defects_of_other_channels_are_refused(augmenter, squares):
         classifier(augmenter=augmenter).fit(X[y == 0], np.stack([X[y == 1]] * 3, axis=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [lambda X: X / 255, lambda X: X.astype(np.uint16) * 257], ids=["float", "uint16"])
 def test_the_same_pixels_in_another_form_train_the_same_network(convert, fitted, squares, unseen_squares):
     X, y, _ = squares
@@ -496,6 +505,7 @@ def test_images_of_different_sizes_and_channels_can_be_fitted(image_size, square
     np.testing.assert_allclose(detector.set_params(batch_size=1).score_samples(images[::-1])[::-1], scores, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_paths_are_as_good_as_arrays(fitted, squares, unseen_squares, write_images):
     X, y, _ = squares
     from_paths = classifier().fit(write_images(X[y == 0]))
@@ -505,6 +515,7 @@ def test_paths_are_as_good_as_arrays(fitted, squares, unseen_squares, write_imag
 # As an estimator
 
 
+@pytest.mark.slow
 def test_an_attached_augmenter_is_the_same_as_an_own_one(squares, unseen_squares):
     X, y, _ = squares
     own = classifier(augmenter=painter(random_state=5)).fit(X[y == 0])
@@ -512,6 +523,7 @@ def test_an_attached_augmenter_is_the_same_as_an_own_one(squares, unseen_squares
     assert_same_classifier(pipeline[-1], own, unseen_squares[0])
 
 
+@pytest.mark.slow
 def test_the_number_of_synthetic_defects_can_be_searched(squares):
     X, y, _ = squares
     pipeline = Pipeline([("augment", painter(random_state=0)), ("classify", classifier(augmenter=None, max_steps=3))])

@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from sklearn_exdd import persistence
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 N_KILLS = settings.default.max_examples // 50  # of each kind of work: 4, and 100 with HYPOTHESIS_PROFILE=nightly
 

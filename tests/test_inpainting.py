@@ -140,6 +140,7 @@ def square(shape, top=20, left=24, side=24):
 # what is painted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids="{0[0]}-{0[1]}".format)
 @pytest.mark.parametrize("padding_mask_crop", [None, 2])
 def test_inside_the_region_an_image_is_what_the_pipeline_itself_paints(tiny_folder, kind, padding_mask_crop):
@@ -171,6 +172,7 @@ def test_inside_the_region_an_image_is_what_the_pipeline_itself_paints(tiny_fold
     np.testing.assert_array_equal(synthetic.images[0][~mask], image[~mask])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids="{0[0]}-{0[1]}".format)
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "rgb"])
 def test_pixels_outside_the_mask_are_the_source_s_for_odd_sizes(tiny_folder, kind, channels):
@@ -187,6 +189,7 @@ def test_pixels_outside_the_mask_are_the_source_s_for_odd_sizes(tiny_folder, kin
             assert (image[mask] != source[mask]).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids="{0[0]}-{0[1]}".format)
 def test_same_seed_same_images_also_in_a_pipeline_loaded_anew(tiny_folder, kind, surfaces):
     X = surfaces[0][:4]
@@ -199,6 +202,7 @@ def test_same_seed_same_images_also_in_a_pipeline_loaded_anew(tiny_folder, kind,
     assert not any(np.array_equal(one, other) for one, other in zip(synthetic.images, others.images))
 
 
+@pytest.mark.slow
 def test_paths_and_floats_give_what_arrays_give(tiny_folder, surfaces, write_images):
     X = surfaces[0][:3]
     synthetic = augmenter_of(tiny_folder()).fit(X).sample(2)
@@ -215,6 +219,7 @@ def test_global_random_states_are_left_alone(tiny_folder, surfaces):
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
+@pytest.mark.slow
 def test_threads_that_share_a_pipeline_do_not_disturb_each_other(tiny_folder, surfaces):
     augmenter = augmenter_of(tiny_folder()).fit(surfaces[0][:4])
     one_by_one = [augmenter.sample(1, random_state=seed) for seed in range(4)]
@@ -243,6 +248,7 @@ def test_sizes_are_squashed_to_a_square_or_rounded_up_to_multiples_of_eight(call
         assert synthetic.images.shape == (1, 61, 75)
 
 
+@pytest.mark.slow
 def test_bfloat16_and_attention_slicing_come_close_to_the_plain_result(tiny_folder, surfaces):
     X = surfaces[0][:2]
     plain = augmenter_of(tiny_folder(), guidance_scale=3).fit(X).sample(2)
@@ -263,6 +269,7 @@ def test_the_prompts_decide_what_is_painted(tiny_folder, surfaces):
     assert [one.provenance[0]["prompt"], other.provenance[0]["prompt"]] == ["a scratch", "the rust"]
 
 
+@pytest.mark.slow
 def test_prompts_are_drawn_by_their_shares(calls):
     X = textures(0, (40, 40))
     for shares, expected in ((None, (1 / 3, 1 / 3, 1 / 3)), ([6, 2, 0], (3 / 4, 1 / 4, 0))):
@@ -320,6 +327,7 @@ class FakePipelineOfATest:
         raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_function_that_returns_the_pipeline_gives_what_its_folder_gives(tiny_folder, surfaces):
     X = surfaces[0][:2]
     expected = augmenter_of(tiny_folder()).fit(X).sample(2)
@@ -327,6 +335,7 @@ def test_a_function_that_returns_the_pipeline_gives_what_its_folder_gives(tiny_f
     assert_same_samples(samples, expected, provenance=False)
 
 
+@pytest.mark.slow
 def test_a_search_over_an_augmenter_loads_one_pipeline_and_copies_none(tiny_folder, surfaces, cells):
     X, y, _ = surfaces
     n_built.clear()
@@ -339,6 +348,7 @@ def test_a_search_over_an_augmenter_loads_one_pipeline_and_copies_none(tiny_fold
     assert search.best_estimator_.predict(X).shape == y.shape
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_hold_no_pipeline(tiny_folder, surfaces, tmp_path):
     X = surfaces[0][:2]
     augmenter = augmenter_of(tiny_folder()).fit(X)
@@ -350,6 +360,7 @@ def test_copies_and_pickles_hold_no_pipeline(tiny_folder, surfaces, tmp_path):
     assert_same_samples(clone(augmenter).fit(X).sample(1), expected)
 
 
+@pytest.mark.slow
 def test_a_changed_folder_is_loaded_anew(own_sdxl, tiny_folder, surfaces):
     X = surfaces[0][:2]
     before = augmenter_of(own_sdxl).fit(X).sample(1)
@@ -454,6 +465,7 @@ def write_lora(folder, scale):
     return folder
 
 
+@pytest.mark.slow
 def test_lora_weights_change_what_is_painted(tiny_folder, surfaces, tmp_path):
     pytest.importorskip("peft")
     X = surfaces[0][:2]
@@ -623,6 +635,7 @@ def test_nan_is_reported_and_never_kept(tiny_folder, surfaces):
 # with a detector
 
 
+@pytest.mark.slow
 def test_a_tiny_sdxl_in_a_pipeline_fills_the_detector_s_defect_bank(tiny_folder, surfaces, cells):
     X, y, _ = surfaces
     normal = X[y == 0]

@@ -52,6 +52,7 @@ def assert_same_fit(first, second, X, **tolerance):
 # What comes out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coreset", ["random", "greedy"])
 def test_up_to_one_shard_nothing_changes(coreset, surfaces, unseen_surfaces):
     X, y, masks = surfaces
@@ -62,6 +63,7 @@ def test_up_to_one_shard_nothing_changes(coreset, surfaces, unseen_surfaces):
         assert_same_fit(again.fit(X, y, masks=masks), expected, unseen_surfaces[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"coreset": "greedy"}, {"image_score": "weighted"}], ids=str)
 @pytest.mark.usefixtures("few_sampled")
 def test_neither_the_shards_nor_the_processes_change_a_fit(params, cells, surfaces, unseen_surfaces, write_images):
@@ -103,6 +105,7 @@ def test_what_is_found_on_shards_is_what_their_banks_give(surfaces):
     assert detector.threshold_ == pytest.approx(np.sort(scores)[int(np.ceil(0.75 * 17)) - 1], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_sampled")
 def test_a_sample_stands_for_all_patches():
     X, y, masks = make_surface_defects(60, defect_fraction=0.2, image_shape=(96, 96), random_state=0)
@@ -175,6 +178,7 @@ def test_images_of_other_sizes_than_the_first_make_no_difference_to_the_size(siz
     assert shares[11] == pytest.approx(1600 / n_patches, abs=0.08), "every patch has the same chance"
 
 
+@pytest.mark.slow
 def test_a_random_coreset_of_shards_is_even_over_images_and_places(cells):
     X = np.random.RandomState(0).randint(0, 255, (40, 64, 64)).astype(np.uint8)
     counts = np.zeros((40, 64))
@@ -187,6 +191,7 @@ def test_a_random_coreset_of_shards_is_even_over_images_and_places(cells):
     assert abs(counts.sum(axis=0) - 120).max() < 4 * 10.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", [False, True], ids=["clean", "with an odd image"])
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_greedy_coreset_of_shards_covers_as_one_piece_does(odd, share, monkeypatch):
@@ -239,6 +244,7 @@ def test_corrections_go_on_from_the_images_whose_patches_were_kept(squares, unse
 # Extractors
 
 
+@pytest.mark.slow
 def test_whitening_learned_on_shards_is_that_of_all_images(surfaces):
     X = surfaces[0]
     whole, parts = (ExDDDetector(shard_size=size).fit(X).feature_extractor_ for size in (24, 5))
@@ -313,6 +319,7 @@ def peak_of_fit(paths, shard_size):
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_sampled")
 def test_memory_grows_with_the_coreset_and_not_with_the_images(write_images, monkeypatch):
     monkeypatch.setattr(shards, "_N_CALIBRATING", 10)
@@ -326,6 +333,7 @@ def test_memory_grows_with_the_coreset_and_not_with_the_images(write_images, mon
     assert many < 1.1 * few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coreset", ["random", "greedy"])
 @pytest.mark.usefixtures("few_sampled")
 def test_little_travels(coreset, write_images, monkeypatch):
@@ -352,6 +360,7 @@ def test_little_travels(coreset, write_images, monkeypatch):
     assert sum(handed_in) < n_bytes * (0.2 if coreset == "random" else 0.3)
 
 
+@pytest.mark.slow
 def test_with_memory_the_passes_extract_every_image_once(squares, cells, tmp_path, monkeypatch):
     X, y, _ = squares
     counts, extract = [], type(cells)._extract
@@ -429,6 +438,7 @@ class Counting(CellStatistics):
         return {int(path.name): int(path.read_text()) for path in paths if int(path.name) != self.creator}
 
 
+@pytest.mark.slow
 def test_processes_share_out_the_cores(squares, tmp_path, monkeypatch):
     X, y, _ = squares
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -541,6 +551,7 @@ def fatal(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
 def test_a_lost_process_does_not_lose_the_fit(fatal, cells, squares):
     X, y, _ = squares
@@ -551,6 +562,7 @@ def test_a_lost_process_does_not_lose_the_fit(fatal, cells, squares):
     assert_same_fit(detector, expected, X)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
 def test_processes_that_are_lost_again_and_again_end_the_fit(fatal, squares):
     X, y, _ = squares
@@ -575,6 +587,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coreset", ["random", "greedy"])
 def test_a_cluster_fits_what_one_machine_fits(coreset, surfaces, write_images, client):
     X, y, masks = surfaces
@@ -586,6 +599,7 @@ def test_a_cluster_fits_what_one_machine_fits(coreset, surfaces, write_images, c
     assert_same_fit(detector, expected, X)
 
 
+@pytest.mark.slow
 def test_the_cluster_does_the_extraction(squares, write_images, client, tmp_path):
     X, y, _ = squares
     (tmp_path / "counts").mkdir()
@@ -595,6 +609,7 @@ def test_the_cluster_does_the_extraction(squares, write_images, client, tmp_path
     assert set(client.run(os.getpid).values()) == set(extractor.counts())
 
 
+@pytest.mark.slow
 def test_a_search_runs_on_a_cluster(surfaces, write_images, client):
     X, y, _ = surfaces
     grid = {"n_neighbors": [1, 3], "shard_size": ["auto", 4]}
@@ -606,6 +621,7 @@ def test_a_search_runs_on_a_cluster(surfaces, write_images, client):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_does_not_lose_the_fit(fatal, cells, squares, write_images, client):
     X, y, _ = squares
     expected = ExDDDetector(cells, shard_size=2, random_state=0).fit(X, y)
@@ -616,6 +632,7 @@ def test_a_worker_that_is_killed_does_not_lose_the_fit(fatal, cells, squares, wr
     assert_same_fit(detector, expected, X)
 
 
+@pytest.mark.slow
 def test_what_only_a_killed_worker_held_is_sent_again(cells, squares, monkeypatch):
     from concurrent.futures import CancelledError
 

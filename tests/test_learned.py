@@ -101,6 +101,7 @@ def test_bfloat16_is_used_where_it_is_asked_for_or_fast(monkeypatch):
 # Training
 
 
+@pytest.mark.slow
 def test_a_short_training_tells_unseen_real_defects_from_normal_images(surfaces, unseen_surfaces):
     X, y, masks = surfaces
     extractor = tiny(max_steps=80, crop_size=48, train_batch_size=8, n_synthetic=20).fit(X, y, masks=masks)
@@ -109,6 +110,7 @@ def test_a_short_training_tells_unseen_real_defects_from_normal_images(surfaces,
     assert roc_auc_score(unseen_surfaces[2].ravel(), logits.ravel()) > 0.8
 
 
+@pytest.mark.slow
 def test_wide_contrast_finds_more_in_images_of_low_contrast(surfaces, unseen_surfaces):
     X, y, masks = surfaces
     logs = np.log(unseen_surfaces[0] / 255 + 0.03)
@@ -122,6 +124,7 @@ def test_wide_contrast_finds_more_in_images_of_low_contrast(surfaces, unseen_sur
     assert found[1] > found[0] + 0.02
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_maps_and_another_does_not(fitted, surfaces):
     X, y, _ = surfaces
     normal = X[y == 0]
@@ -259,6 +262,7 @@ def test_training_in_bfloat16_is_close_to_float32(fitted, surfaces):
     np.testing.assert_allclose(other.losses_, fitted.losses_, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_ends_the_training(surfaces, monkeypatch):
     X, y, _ = surfaces
     clock = itertools.count()  # a second from step to step, the first of which begins at second 1
@@ -270,6 +274,7 @@ def test_a_budget_in_seconds_ends_the_training(surfaces, monkeypatch):
 # Memory
 
 
+@pytest.mark.slow
 def test_with_memory_a_network_is_trained_once_for_all_that_share_it(tmp_path, n_trainings, surfaces):
     X, y, masks = surfaces
     normal = X[y == 0]
@@ -299,6 +304,7 @@ def test_with_memory_a_network_is_trained_once_for_all_that_share_it(tmp_path, n
         assert len(n_trainings) == count
 
 
+@pytest.mark.slow
 def test_maps_in_memory_are_those_of_the_own_network(tmp_path, surfaces):
     X, y, _ = surfaces
     for seed in (0, 1):

@@ -52,6 +52,7 @@ def script():
         yield load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_threads_that_start_at_once_get_the_scores_of_a_single_caller(name, surfaces, unseen_surfaces):
     X, y, masks = surfaces
@@ -73,6 +74,7 @@ def test_threads_that_start_at_once_get_the_scores_of_a_single_caller(name, surf
         np.testing.assert_array_equal(found_maps, maps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_processes_get_the_scores_of_a_single_caller(script, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
@@ -86,6 +88,7 @@ def test_processes_get_the_scores_of_a_single_caller(script, tmp_path):
         np.testing.assert_array_equal(np.load(tmp_path / f"{i}.npy"), scores)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_thousands_of_predictions_leave_the_memory_as_it_is(script):
     detector, X = script.fitted()
@@ -104,6 +107,7 @@ def fitted_on_rows():
     return ExDDDetector(max_false_alarm_rate=0.1, random_state=0).fit(X, y), rng.normal(2, 2, size=(40, 3))
 
 
+@pytest.mark.slow
 def test_predictions_during_corrections_are_those_of_some_state_in_between():
     detector, X_new = fitted_on_rows()
     states, copy = [], pickle.loads(pickle.dumps(detector))

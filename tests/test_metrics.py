@@ -79,6 +79,7 @@ def test_pixel_scores_equal_those_of_scikit_learn_on_the_concatenated_pixels(sco
         assert score(masks, maps) == pytest.approx(reference(masks.ravel(), maps.ravel()), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_fpr", [0.01, 0.05, 0.3, 0.77, 1.0])
 @pytest.mark.parametrize("n_levels", [None, 12, 3, 2])
 def test_per_region_overlap_equals_its_naive_twin(n_levels, max_fpr):
@@ -230,6 +231,7 @@ def test_a_grid_search_chooses_by_the_masks(routing, scorer, in_pipeline, as_lis
     assert (search.best_estimator_[-1] if in_pipeline else search.best_estimator_).n_masks_ == len(X)
 
 
+@pytest.mark.slow
 def test_several_metrics_mix_labels_and_masks(routing):
     X, y, masks = make_images()
     scoring = {"image": "roc_auc", "pixel": pixel_roc_auc_scorer, "pro": PixelScorer(per_region_overlap_score)}

@@ -20,6 +20,8 @@ from sklearn_exdd.coreset import greedy_k_center, project
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_average_precision_score, pixel_roc_auc_score
 from sklearn_exdd.patches import Patches, border_rings
 
+pytestmark = pytest.mark.slow
+
 distances = st.floats(0, 1e6)
 epsilons = st.floats(1e-9, 1e3)
 seeds = st.integers(0, 2**32 - 1)

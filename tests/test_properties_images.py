@@ -28,6 +28,8 @@ from sklearn_exdd.augment import (
 )
 from sklearn_exdd.datasets import make_surface_defects
 
+pytestmark = pytest.mark.slow
+
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 40)
 dtypes = st.sampled_from([np.uint8, np.uint16, np.bool_, np.float32, np.float64])

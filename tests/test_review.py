@@ -279,6 +279,7 @@ def test_decisions_on_images_with_strange_names_are_read_again(tmp_path, name, r
     assert all(re.fullmatch(r"[0-9a-f]{16}\.png", path.name) for path in (data.X[1], *data.masks))
 
 
+@pytest.mark.slow
 def test_two_processes_write_into_one_folder(folder, source):
     code = (
         "import sys; from sklearn_exdd.review import ReviewFolder; folder = ReviewFolder(sys.argv[1])\n"
@@ -290,6 +291,7 @@ def test_two_processes_write_into_one_folder(folder, source):
     assert sorted(sources) == sorted(f"{name}-{i}" for name in "ab" for i in range(100))
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_half_done(folder, source):
     code = (
         "import sys, numpy as np; from sklearn_exdd.review import ReviewFolder\n"
@@ -737,6 +739,7 @@ def request(address, path, headers=(), method="GET"):
         connection.close()
 
 
+@pytest.mark.slow
 def test_the_server_serves_the_page_to_its_user_and_no_files_to_anybody(folder, tmp_path):
     Image.new("L", (64, 64)).save(tmp_path / "secret.png")
     with running_page(folder.path) as address:

@@ -27,6 +27,8 @@ from sklearn_exdd.banks import Banks
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def count_extracted(monkeypatch):

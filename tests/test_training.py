@@ -55,6 +55,7 @@ def assert_same_state(module, other):
         assert torch.equal(value, expected), name
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_module_ends_in_evaluation_mode():
     module, run = trained(max_steps=300)
     assert run.stopped_by == "steps"
@@ -124,6 +125,7 @@ def test_a_damaged_checkpoint_is_told_and_training_starts_anew(tmp_path):
     assert_same_state(module, trained()[0])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path):
     options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 10}
     trained(**options)

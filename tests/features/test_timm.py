@@ -23,6 +23,7 @@ def test_a_timm_model_works_by_name():
     assert not np.allclose(other[0], maps[0])
 
 
+@pytest.mark.slow
 def test_a_timm_model_takes_a_local_file(tmp_path):
     import timm
 
