@@ -8,6 +8,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from assertions import assert_same_samples, beginning
 from sklearn.base import clone
 
 from sklearn_exdd._files import write_whole
@@ -19,7 +20,6 @@ from sklearn_exdd.augment import (
     PerlinDefectAugmenter,
     PerlinRegions,
     RidgedRegions,
-    SyntheticDefects,
     sample_cache,
 )
 
@@ -61,19 +61,6 @@ def normals(surfaces):
 
 def counting(memory, **params):
     return Counting(memory=memory, **{"random_state": 0, **params})
-
-
-def assert_same_samples(first, second):
-    assert len(first.images) == len(second.images)
-    for part in ("images", "masks"):
-        for one, other in zip(getattr(first, part), getattr(second, part)):
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
-    assert first.provenance == second.provenance
-
-
-def beginning(synthetic, n_samples):
-    return SyntheticDefects(synthetic.images[:n_samples], synthetic.masks[:n_samples], synthetic.provenance[:n_samples])
 
 
 def files(folder):
@@ -530,11 +517,12 @@ def test_faint_ones_are_reported_from_the_cache_too(normals, tmp_path):
 
 def sample_in_a_process(X, memory, barrier, n_samples, results):
     augmenter = OffsetDefectAugmenter(memory=memory, random_state=0).fit(X)
-    barrier.wait(60)
+    barrier.wait(300)
     synthetic = augmenter.sample(n_samples)
     results.put(joblib.hash([synthetic.images, synthetic.masks, synthetic.provenance]))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_give_the_same_and_leave_whole_entries(normals, tmp_path):
     # Spawned: a fork of a process with threads of torch may hang.
     context = multiprocessing.get_context("spawn")
@@ -544,9 +532,9 @@ def test_two_processes_at_once_give_the_same_and_leave_whole_entries(normals, tm
     ]
     for process in processes:
         process.start()
-    hashes = [results.get(timeout=60) for _ in processes]
+    hashes = [results.get(timeout=300) for _ in processes]
     for process in processes:
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
     expected = OffsetDefectAugmenter(random_state=0).fit(normals).sample(20)
     assert set(hashes) == {joblib.hash([expected.images, expected.masks, expected.provenance])}

@@ -593,6 +593,7 @@ def test_the_console_script_is_the_module(monkeypatch):
         assert parser().format_usage().startswith(usage)
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module(model, unseen, tmp_path):
     command = [sys.executable, "-m", "sklearn_exdd", "predict", model, unseen, "-o", tmp_path / "report"]
     done = subprocess.run([*command, "--fail-on-defect", "--n-shown", "1"], capture_output=True, text=True)

@@ -56,6 +56,7 @@ REFERENCE = (DOCS / "api.rst").read_text(encoding="utf-8")
 LISTED = re.findall(r"^   ([a-zA-Z_.]+)$", REFERENCE, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in code_blocks(page, "pycon")])
 def test_code_of_a_page_gives_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -73,6 +74,7 @@ def test_code_of_a_page_that_cannot_run_here_is_python_all_the_same(page):
     compile(code_blocks(page, "python"), str(DOCS / page), "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["../README.md", "index.md"])
 def test_the_lines_for_ones_own_pictures_run_on_a_folder(page, surfaces, tmp_path, monkeypatch):
     for i, (image, label, mask) in enumerate(zip(*surfaces)):

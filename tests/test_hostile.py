@@ -45,6 +45,7 @@ def encoded(file_format, shape=(40, 50), **options):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about what it mends by itself
 def test_hundreds_of_hostile_files_give_an_image_or_an_error_that_names_them(script, tmp_path):
     counts, failures, (slowest, _) = script.fuzz(300, seed=1, folder=tmp_path)
@@ -151,6 +152,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_in_memory(shape, s
         read_image(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory by setrlimit")
 def test_hostile_files_stay_within_a_limit_of_memory(script, tmp_path):
     rng = np.random.RandomState(0)

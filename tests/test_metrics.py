@@ -3,7 +3,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -21,12 +20,6 @@ from sklearn_exdd.metrics import (
 
 SCORES = [pixel_roc_auc_score, pixel_average_precision_score, per_region_overlap_score]
 SCORERS = [pixel_roc_auc_scorer, pixel_average_precision_scorer, per_region_overlap_scorer]
-
-
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
 
 
 def random_masks_and_maps(seed, n_levels=None, shape=(9, 11), n_images=5):
@@ -86,6 +79,7 @@ def test_pixel_scores_equal_those_of_scikit_learn_on_the_concatenated_pixels(sco
         assert score(masks, maps) == pytest.approx(reference(masks.ravel(), maps.ravel()), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_fpr", [0.01, 0.05, 0.3, 0.77, 1.0])
 @pytest.mark.parametrize("n_levels", [None, 12, 3, 2])
 def test_per_region_overlap_equals_its_naive_twin(n_levels, max_fpr):
@@ -237,6 +231,7 @@ def test_a_grid_search_chooses_by_the_masks(routing, scorer, in_pipeline, as_lis
     assert (search.best_estimator_[-1] if in_pipeline else search.best_estimator_).n_masks_ == len(X)
 
 
+@pytest.mark.slow
 def test_several_metrics_mix_labels_and_masks(routing):
     X, y, masks = make_images()
     scoring = {"image": "roc_auc", "pixel": pixel_roc_auc_scorer, "pro": PixelScorer(per_region_overlap_score)}

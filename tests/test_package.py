@@ -165,6 +165,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run_python(code) == ["end"]
 
 
+@pytest.mark.slow
 def test_a_detector_is_used_without_what_it_does_not_need():
     code = (
         "import sys, numpy as np; from sklearn_exdd import ExDDDetector; "

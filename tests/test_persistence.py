@@ -155,6 +155,7 @@ def test_every_detector_comes_back_bit_for_bit(detector, surfaces, unseen_surfac
         np.testing.assert_array_equal(*both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmenter", several(AUGMENTERS))
 def test_every_augmenter_comes_back_and_makes_the_same_defects(augmenter, surfaces, tmp_path):
     X, y, masks = surfaces
@@ -241,6 +242,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(plain)
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_nesting_of_plain_values_comes_back(tmp_path_factory, value):
@@ -302,6 +304,7 @@ def test_some_files_of_this_version_are_kept():
 # Other ways to store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", several(DETECTORS | AUGMENTERS))
 def test_skops_has_to_trust_nothing_but_this_library(estimator, surfaces):
     import skops.io

@@ -36,6 +36,7 @@ def test_links_inside_the_repository_lead_somewhere(page):
     assert missing == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("plot_*.py")))
 def test_examples_run(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -43,6 +44,7 @@ def test_examples_run(example, tmp_path, monkeypatch):
     runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_the_quickstart_draws_its_picture(tmp_path):
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     command = [sys.executable, str(ROOT / "examples" / "plot_quickstart.py")]
@@ -51,6 +53,7 @@ def test_the_quickstart_draws_its_picture(tmp_path):
     assert (tmp_path / "results" / "quickstart.png").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
 def test_benchmarks_say_how_to_use_them(script):
     command = [sys.executable, str(ROOT / "benchmarks" / script), "--help"]
@@ -58,6 +61,7 @@ def test_benchmarks_say_how_to_use_them(script):
     assert f"python benchmarks/{script}" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_accuracy_benchmark_measures_a_folder(tmp_path):
     from PIL import Image
 
@@ -78,6 +82,7 @@ def test_the_accuracy_benchmark_measures_a_folder(tmp_path):
     assert (tmp_path / "out" / "figures.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_accuracy_benchmark_says_what_it_needs_without_data():
     environment = {name: value for name, value in os.environ.items() if name != "EXDD_DATA"}
     command = [sys.executable, str(ROOT / "benchmarks" / "real_data.py")]

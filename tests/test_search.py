@@ -5,7 +5,6 @@ import os
 import joblib
 import numpy as np
 import pytest
-import sklearn
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
@@ -28,11 +27,7 @@ from sklearn_exdd.banks.dual_bank import DualBank
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
 
-
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

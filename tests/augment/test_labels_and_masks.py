@@ -3,9 +3,9 @@
 import joblib
 import numpy as np
 import pytest
+from assertions import assert_same_samples
 from cheap_augmenters import (
     Shift,
-    assert_same_samples,
     colour_of,
     each_augmenter,
     each_augmenter_alone,
