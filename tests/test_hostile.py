@@ -16,7 +16,7 @@ from PIL import Image
 
 from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
 from sklearn_exdd._images import Images, Masks, read_image
-from sklearn_exdd.augment import PerlinDefectAugmenter, _cache
+from sklearn_exdd.augment import PerlinDefectAugmenter, sample_cache
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.review import ReviewFolder
 
@@ -134,7 +134,7 @@ def test_postscript_in_a_cache_is_not_either(surfaces, tmp_path, no_programs):
     saved(path.with_name(entry["image"]["file"]), content)
     entry["image"]["sha256"] = hashlib.sha256(content).hexdigest()
     del entry["sha256"]
-    path.write_text(json.dumps({**entry, "sha256": _cache._digest(entry)}))
+    path.write_text(json.dumps({**entry, "sha256": sample_cache._digest(entry)}))
     with pytest.warns(RuntimeWarning, match="cannot identify image file"):
         found = PerlinDefectAugmenter(memory=tmp_path, random_state=0).fit(X).sample(1).images[0]
     np.testing.assert_array_equal(found, expected)

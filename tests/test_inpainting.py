@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sklearn_exdd import ExDDDetector
-from sklearn_exdd.augment import _pipelines
+from sklearn_exdd.augment import pipelines
 from sklearn_exdd.augment.inpainting import DiffusionDefectAugmenter
 from sklearn_exdd.augment.pipelines import PipelineRecipe, load_pipeline, model_key
 from sklearn_exdd.augment.regions import MaskRegions, RectangleRegions
@@ -151,7 +151,7 @@ def test_inside_the_region_an_image_is_what_the_pipeline_itself_paints(tiny_fold
     augmenter = augmenter_of(tiny_folder(*kind), padding_mask_crop=padding_mask_crop).fit([image])
     synthetic = augmenter.paint(image, region, random_state=3)
     settings = synthetic.provenance[0]
-    with _pipelines.quiet(0):
+    with pipelines.quiet(0):
         expected = AutoPipelineForInpainting.from_pretrained(tiny_folder(*kind))(
             prompt=settings["prompt"],
             negative_prompt=augmenter.negative_prompt,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from sklearn_exdd import MemoryBank, memory_bank
+from sklearn_exdd import MemoryBank
+from sklearn_exdd.banks import memory_bank
 
 
 def random_rows(seed, *shape, dtype=np.float32):
