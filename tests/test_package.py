@@ -29,9 +29,10 @@ FLOORS = [
 # Beside the house: none of the floors may import these.
 AROUND = {
     "__main__": {"cli"},
+    "_versions": {""},
     "cli": {
         *("", "_defects", "_images", "augment", "datasets", "defect_classifier", "display", "exdd", "features"),
-        *("metrics", "persistence", "review", "segmentation", "student_teacher"),
+        *("_versions", "metrics", "persistence", "review", "segmentation", "student_teacher"),
     },
     "metrics": {"_images", "features", "scoring"},
     "datasets": {"_images", "review"},  # the data that an expert's decisions are
