@@ -4,7 +4,6 @@ benchmarks/faults.py kills more often.
 """
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from hypothesis import settings
 
 from sklearn_exdd import persistence
 
+resource = pytest.importorskip("resource", reason="needs limits of POSIX")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 N_KILLS = settings.default.max_examples // 50  # of each kind of work: 4, and 100 with HYPOTHESIS_PROFILE=nightly

@@ -23,9 +23,10 @@ FLOORS = [
 # Beside the house: none of the floors may import these.
 AROUND = {
     "__main__": {"cli"},
+    "_versions": {""},
     "cli": {
         *("", "_images", "_map_colors", "augment", "datasets", "detectors", "display", "features", "metrics"),
-        *("persistence", "review"),
+        *("_versions", "persistence", "review"),
     },
     "metrics": {"_images", "features", "scoring"},
     "datasets": {"_images", "review"},  # an expert's decisions on the review page are data

@@ -50,6 +50,7 @@ def parser():
     _add_fit(commands)
     _add_predict(commands)
     _add_evaluate(commands)
+    _add_versions(commands)
     return parser
 
 
@@ -124,6 +125,11 @@ def _add_evaluate(commands):
     evaluate.add_argument("--no-maps", action="store_true", help="only compare scores: saves half the time")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_verbose(evaluate)
+
+
+def _add_versions(commands):
+    what = "print the versions of Python, this library and its dependencies"
+    commands.add_parser("versions", help=what, description=what.capitalize() + ".", **_LAYOUT)
 
 
 def _add_threshold(command):
