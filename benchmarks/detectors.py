@@ -115,7 +115,7 @@ def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_s
     X, masks = ([values[i] for i in train] for values in (data.X, data.masks))
     banks = clone(AUGMENTERS[augmenter])
     model = DETECTORS[detector](banks, None if augmenter == "mixture" else banks)
-    shared = {"memory": str(Path(work) / "features"), "cache_dir": str(Path(work) / "trained"), "random_state": seed}
+    shared = {"memory": str(Path(work)), "random_state": seed}
     for name in model.get_params():
         value = shared.get(name.split("__")[-1])
         if name.split("__")[-1] == "max_steps" and max_steps and "augmenter" not in name:

@@ -44,12 +44,12 @@ class Features:
 
 
 class Synthesis:
-    """sample with ``cache_dir=``."""
+    """sample with ``memory=``."""
 
     rtol = 0
 
     def do(self, folder):
-        augmenter = PerlinDefectAugmenter(cache_dir=folder, min_contrast=0, random_state=0)
+        augmenter = PerlinDefectAugmenter(memory=folder, min_contrast=0, random_state=0)
         synthetic = augmenter.fit(X, Y).sample(8)
         return [synthetic.images, synthetic.masks, repr(synthetic.provenance)]
 

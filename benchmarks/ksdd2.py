@@ -326,11 +326,11 @@ def run_exdd(data, backbone, weights, settings, synthetic, seed):
     }
 
 
-def run_diag(data, full_shot, backbone, weights, settings, cache_dir, synthetic, seed):
+def run_diag(data, full_shot, backbone, weights, settings, memory, synthetic, seed):
     y = data.train.y if full_shot else data.train.y[data.train.y == 0]
     X = AugmentedImages(data.train.X[: len(y)], synthetic)
     classifier = DefectClassifier(
-        backbone, weights=weights, cache_dir=cache_dir, random_state=seed, verbose=1, **settings
+        backbone, weights=weights, memory=memory, random_state=seed, verbose=1, **settings
     ).fit(X, y)
     scores = classifier.score_samples(data.test.X)
     found = scores > classifier.threshold_  # from normal training images: the test part chooses nothing
@@ -423,7 +423,7 @@ def main(argv=None):
     @lru_cache(maxsize=1)
     def synthetic_of(seed):
         augmenter = DiffusionDefectAugmenter(
-            model, **inpainting, regions=RealMasks(), cache_dir=work / "synthetic", random_state=seed, verbose=1
+            model, **inpainting, regions=RealMasks(), memory=work / "synthetic", random_state=seed, verbose=1
         )
         return augmenter.fit(data.train.X, data.train.y, masks=data.train.masks).sample(largest)
 

@@ -98,12 +98,12 @@ def load(folder, chosen):
 def run(data, shape, teacher, weights, settings, augmenter, work, seed):
     train, test = np.flatnonzero(~data.is_test), np.flatnonzero(data.is_test)
     X, _ = read([data.X[i] for i in train], [None] * len(train), shape)
-    augmenter = DDPMDefectAugmenter(**augmenter, cache_dir=work / "ddpm", random_state=seed, verbose=1)
+    augmenter = DDPMDefectAugmenter(**augmenter, memory=work / "ddpm", random_state=seed, verbose=1)
     detector = StudentTeacherDetector(
         teacher,
         weights=weights,
         augmenter=augmenter,
-        cache_dir=work / "training",
+        memory=work / "training",
         random_state=seed,
         verbose=1,
         **settings,

@@ -52,9 +52,7 @@ def scores_of(data, augmenter, count, share, arguments, seed, cache):
         detector = ExDDDetector(memory=str(cache / "features"), random_state=seed)
         if count:
             own = clone(augmenter)
-            caches = {
-                name: str(cache / "synthetic") for name in own.get_params() if name.split("__")[-1] == "cache_dir"
-            }
+            caches = {name: str(cache / "synthetic") for name in own.get_params() if name.split("__")[-1] == "memory"}
             detector.set_params(augmenter=own.set_params(**caches), n_synthetic=count)
         y = data.y[train] if share else None
         detector.fit(X, y, masks=masks if share else None, groups=data.groups[train])

@@ -67,8 +67,8 @@ def main():
         rows.append(compare(data, real, *others, number, "real"))
         for name in arguments.augmenters:
             augmenter = AUGMENTERS[name].set_params(random_state=number)
-            if arguments.cache and "cache_dir" in augmenter.get_params():
-                augmenter.set_params(cache_dir=str(arguments.cache))
+            if arguments.cache and "memory" in augmenter.get_params():
+                augmenter.set_params(memory=str(arguments.cache))
             started = time.process_time()
             augmenter.fit([data.X[i] for i in normals])
             fitted = time.process_time() - started

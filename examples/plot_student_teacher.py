@@ -28,14 +28,14 @@ test = np.concatenate([normal[60:], defect])
 # Train
 # -----
 # Two hundred small steps, some seconds; the defaults take a thousand larger ones, some minutes.
-# ``cache_dir`` keeps the weights, so that asking for another map costs no second training. The
+# ``memory`` keeps the weights, so that asking for another map costs no second training. The
 # segmentation marks defects as it has learned from synthetic ones, the cosine distance says where
 # student and teacher disagree.
 parameters = dict(channels=(16, 32), crop_size=64, n_synthetic=60, max_steps=200, train_batch_size=8, random_state=0)
 maps = {}
 with TemporaryDirectory() as cache:
     for kind in ("segmentation", "cosine", "both"):
-        detector = StudentTeacherDetector(map_source=kind, cache_dir=cache, **parameters).fit(X[normal[:60]])
+        detector = StudentTeacherDetector(map_source=kind, memory=cache, **parameters).fit(X[normal[:60]])
         maps[kind] = detector.predict_map(X[test])
         auroc = roc_auc_score(y[test], detector.score_samples(X[test]))
         precision = pixel_average_precision_score(masks[test], maps[kind])

@@ -32,6 +32,7 @@ _HOME = {
     "SyntheticDefectsDisplay": "display",
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
+    "show_versions": "_versions",
 }
 _MODULES = ["augment", "coreset", "datasets", "features", "metrics", "persistence", "scoring"]
 

@@ -1,4 +1,4 @@
-"""The library from the shell: ``python -m sklearn_exdd --help``."""
+"""Run the library from the shell: ``python -m sklearn_exdd --help``, or ``sklearn-exdd --help``."""
 
 import sys
 

@@ -3,10 +3,15 @@
 import hashlib
 import os
 import pickle
+from pathlib import Path
 
 import joblib
 import numpy as np
+from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_memory
+
+#: Constraint of every parameter `memory`.
+MEMORY = [str, os.PathLike, HasMethods("cache"), None]
 
 
 def cached(memory, kind, key, compute):
@@ -14,7 +19,7 @@ def cached(memory, kind, key, compute):
 
     Parameters
     ----------
-    memory : str, joblib.Memory or None
+    memory : str, path-like, joblib.Memory or None
         None caches nothing.
     kind : str
         Kind of result.
@@ -108,8 +113,35 @@ def _as_array(item):
     return item if item is None or isinstance(item, (str, os.PathLike)) else np.asarray(item)
 
 
+def folder_of(memory):
+    """Return the folder of a cache, for results that are files of their own rather than entries of joblib.
+
+    Parameters
+    ----------
+    memory : str, path-like, joblib.Memory or None
+
+    Returns
+    -------
+    folder : pathlib.Path or None
+        None if nothing is cached.
+    """
+    location = getattr(memory, "location", memory)
+    if location is not None and not isinstance(location, (str, os.PathLike)):
+        raise ValueError(
+            f"memory: expected a path or a joblib.Memory in a folder, got {memory!r}, which has none. Pass a path."
+        )
+    return None if location is None else Path(location)
+
+
+def as_memory(memory):
+    """Return the joblib.Memory of a parameter `memory`, or None if that is None."""
+    if memory is None:
+        return None
+    return check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
+
+
 def _entries(memory):
-    return check_memory(memory).cache(_stored, ignore=["result"])
+    return as_memory(memory).cache(_stored, ignore=["result"])
 
 
 class _MissingEntry(Exception):

@@ -38,7 +38,7 @@ def write_weights(path, arrays):
         return True
     except OSError as error:
         warn(
-            f"cache_dir: expected to write {path}, got {type(error).__name__}: {error}. The model is used all the "
+            f"memory: expected to write {path}, got {type(error).__name__}: {error}. The model is used all the "
             "same, and trained again next time; make room or choose another folder.",
             RuntimeWarning,
             stacklevel=4,

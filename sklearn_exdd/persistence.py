@@ -50,7 +50,7 @@ _HOME = {
 }
 # Folders of this machine. What is in them is read as code would be (joblib's caches are pickles), so that a file from
 # elsewhere must not be able to name one.
-_PLACES = {"cache_dir", "memory"}
+_PLACES = {"memory"}
 # Names and values in files that were written before these were renamed.
 _NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
 _NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
@@ -64,7 +64,7 @@ def dump(estimator, path):
     ----------
     estimator : object
         Of this library, fitted or not, with all that it holds: its banks, what its networks have learned, and, for an
-        augmenter, the normal images it paints on (their paths, where fit got paths). `memory` and `cache_dir` are left
+        augmenter, the normal images it paints on (their paths, where fit got paths). `memory` is left
         out, as are requests of metadata routing.
     path : str or path-like
         Written whole or not at all. The format is safetensors, and so is the usual suffix.

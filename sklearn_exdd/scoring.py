@@ -93,7 +93,7 @@ def top_mean(patch_scores, n_patches):
     return np.partition(patch_scores, -n_patches)[-n_patches:].mean()
 
 
-def top_share_mean(pixel_map, share, usual=None):
+def top_share_mean(pixel_map, share, position_map=None):
     """Image score: the mean of the highest pixels of a map.
 
     Parameters
@@ -101,8 +101,8 @@ def top_share_mean(pixel_map, share, usual=None):
     pixel_map : ndarray of shape (height, width), float32
     share : float
         Of the pixels, in (0, 1]; at least one is taken.
-    usual : ndarray of shape (height', width'), float32, default=None
-        Enlarged to the map and subtracted before: what normal images have at each place is no evidence.
+    position_map : ndarray of shape (height', width'), float32, default=None
+        Mean map of normal images, enlarged to the map and subtracted first.
 
     Returns
     -------
@@ -114,11 +114,11 @@ def top_share_mean(pixel_map, share, usual=None):
     >>> pixel_map = np.array([[1, 2], [3, 4]], dtype=np.float32)
     >>> float(top_share_mean(pixel_map, 0.5))
     3.5
-    >>> float(top_share_mean(pixel_map, 0.5, usual=np.array([[0, 0], [0, 4]], dtype=np.float32)))
+    >>> float(top_share_mean(pixel_map, 0.5, position_map=np.array([[0, 0], [0, 4]], dtype=np.float32)))
     2.5
     """
-    if usual is not None:
-        pixel_map = pixel_map - resize(usual[..., None], pixel_map.shape)[..., 0]
+    if position_map is not None:
+        pixel_map = pixel_map - resize(position_map[..., None], pixel_map.shape)[..., 0]
     return top_mean(pixel_map.ravel(), max(1, round(share * pixel_map.size)))
 
 
@@ -213,7 +213,7 @@ def mask_coverage(mask, row_centers, column_centers):
 
 
 def patches_on_mask(mask, row_centers, column_centers):
-    """The patches that show what a mask marks: at least half of their cell belongs to it.
+    """Select the patches on a mask: at least half of their cell belongs to it.
 
     Parameters
     ----------
@@ -222,8 +222,8 @@ def patches_on_mask(mask, row_centers, column_centers):
 
     Returns
     -------
-    shown : ndarray of shape (height', width'), bool
-        Of a thin mask, which covers no three cells by half, the three that it covers most.
+    on_mask : ndarray of shape (height', width'), bool
+        The three patches that it covers most if a thin mask covers fewer by half.
 
     Examples
     --------

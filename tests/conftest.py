@@ -5,17 +5,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes run the tests, se
 
 import numpy as np
 import pytest
-from hypothesis import settings
+import sklearn
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import BaseFeatureExtractor
 
-pytest.register_assert_rewrite("cheap_augmenters", "naive_exdd", "tiny_extractors")
+pytest.register_assert_rewrite("assertions", "cheap_augmenters", "naive_exdd", "tiny_extractors")
 
-settings.register_profile("default", max_examples=200, deadline=None, derandomize=True)
-settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False)
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine is not a failure
+settings.register_profile("default", max_examples=200, derandomize=True, **UNTIMED)
+settings.register_profile("nightly", max_examples=5000, derandomize=False, **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+# Classes whose docstrings train a network or load a large library. A doctest cannot bear a mark of its own.
+SLOW_DOCTESTS = {
+    *("DDPMDefectAugmenter", "DefectClassifier", "LearnedFeatureExtractor", "PatchClassifierDetector"),
+    *("SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
+            item.add_marker(pytest.mark.slow)
 
 
 class CellStatistics(BaseFeatureExtractor):
@@ -29,6 +45,18 @@ class CellStatistics(BaseFeatureExtractor):
         padded = np.pad(images, ((0, 0), (0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
         cells = padded.reshape(n, -(-height // 8), 8, -(-width // 8), 8, n_channels)
         return np.concatenate([getattr(cells, name)(axis=(2, 4)) for name in ("mean", "std", "min", "max")], axis=3)
+
+
+def name_of(estimator):
+    """Return the name of the estimator's class, as the id of a parameter."""
+    return type(estimator).__name__
+
+
+@pytest.fixture
+def routing():
+    """Switch on scikit-learn's metadata routing."""
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
+from assertions import assert_same_samples, beginning
 from sklearn.base import clone
 
 from sklearn_exdd._files import write_whole
@@ -18,7 +20,6 @@ from sklearn_exdd.augment import (
     PerlinDefectAugmenter,
     PerlinRegions,
     RidgedRegions,
-    SyntheticDefects,
     sample_cache,
 )
 
@@ -58,21 +59,8 @@ def normals(surfaces):
     return X[y == 0][:6]
 
 
-def counting(cache_dir, **params):
-    return Counting(cache_dir=cache_dir, **{"random_state": 0, **params})
-
-
-def assert_same_samples(first, second):
-    assert len(first.images) == len(second.images)
-    for part in ("images", "masks"):
-        for one, other in zip(getattr(first, part), getattr(second, part)):
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
-    assert first.provenance == second.provenance
-
-
-def beginning(synthetic, n_samples):
-    return SyntheticDefects(synthetic.images[:n_samples], synthetic.masks[:n_samples], synthetic.provenance[:n_samples])
+def counting(memory, **params):
+    return Counting(memory=memory, **{"random_state": 0, **params})
 
 
 def files(folder):
@@ -128,7 +116,7 @@ def test_what_is_read_is_what_was_made_to_the_bit(augmenter, convert, surfaces, 
     X, y, masks = surfaces
     X = convert(X)
     fresh = clone(augmenter).fit(X, y, masks=masks).sample(3)
-    kept, read = (clone(augmenter).set_params(cache_dir=tmp_path).fit(X, y, masks=masks).sample(3) for _ in range(2))
+    kept, read = (clone(augmenter).set_params(memory=tmp_path).fit(X, y, masks=masks).sample(3) for _ in range(2))
     assert_same_samples(kept, fresh)
     assert_same_samples(read, fresh)
 
@@ -274,7 +262,7 @@ def test_a_function_for_the_foreground_is_known_by_what_it_does(normals, tmp_pat
 def test_foreign_textures_are_known_by_their_pixels(normals, tmp_path, write_images):
     textures = np.random.RandomState(0).randint(0, 256, size=(3, 70, 70)).astype(np.uint8)
     results = [
-        PerlinDefectAugmenter(texture=texture, cache_dir=tmp_path / "cache", random_state=0).fit(normals).sample(2)
+        PerlinDefectAugmenter(texture=texture, memory=tmp_path / "cache", random_state=0).fit(normals).sample(2)
         for texture in (textures, list(textures), write_images(textures), textures[:2])
     ]
     assert len(list((tmp_path / "cache").iterdir())) == 2
@@ -293,8 +281,8 @@ def test_without_a_seed_each_fit_has_its_own_entry(normals, tmp_path, made):
 
 def test_a_cache_that_fit_knew_nothing_of_is_refused(normals, tmp_path):
     augmenter = counting(None).fit(normals)
-    with pytest.raises(ValueError, match=r"^cache_dir: was None in fit, where the images' hash is found. Fit again"):
-        augmenter.set_params(cache_dir=tmp_path).sample(1)
+    with pytest.raises(ValueError, match=r"^memory: was None in fit, where the images' hash is found. Fit again"):
+        augmenter.set_params(memory=tmp_path).sample(1)
 
 
 # Damaged
@@ -426,9 +414,7 @@ def test_a_full_disk_is_told_once_and_changes_no_sample(fails_at, normals, tmp_p
 
     expected = counting(None).fit(normals).sample(4)
     monkeypatch.setattr(sample_cache, "write_whole", write)
-    message = (
-        r"^cache_dir: expected to write into .*Counting-.*, got OSError: .*No space left.*are made all the same, but"
-    )
+    message = r"^memory: expected to write into .*Counting-.*, got OSError: .*No space left.*are made all the same, but"
     with pytest.warns(RuntimeWarning, match=message) as warned:
         synthetic = counting(tmp_path).fit(normals).sample(4)
     assert len(warned) == 1
@@ -468,7 +454,7 @@ def test_an_interruption_within_a_file_leaves_nothing_of_it(tmp_path, monkeypatc
 def test_a_folder_that_cannot_be_made_is_told_once(normals, tmp_path):
     (tmp_path / "file").write_text("no folder")
     augmenter = counting(tmp_path / "file").fit(normals)
-    with pytest.warns(RuntimeWarning, match="^cache_dir: expected to write into") as warned:
+    with pytest.warns(RuntimeWarning, match="^memory: expected to write into") as warned:
         synthetic = augmenter.sample(3)
     assert len(warned) == 1
     assert_same_samples(synthetic, counting(None).fit(normals).sample(3))
@@ -481,7 +467,7 @@ def test_a_read_only_folder_is_read_and_told_once(normals, tmp_path, made):
     made()
     entry.chmod(0o500)
     try:
-        with pytest.warns(RuntimeWarning, match="^cache_dir: expected to write into") as warned:
+        with pytest.warns(RuntimeWarning, match="^memory: expected to write into") as warned:
             synthetic = counting(tmp_path).fit(normals).sample(4)
     finally:
         entry.chmod(0o700)
@@ -529,13 +515,14 @@ def test_faint_ones_are_reported_from_the_cache_too(normals, tmp_path):
 # Shared
 
 
-def sample_in_a_process(X, cache_dir, barrier, n_samples, results):
-    augmenter = OffsetDefectAugmenter(cache_dir=cache_dir, random_state=0).fit(X)
-    barrier.wait(60)
+def sample_in_a_process(X, memory, barrier, n_samples, results):
+    augmenter = OffsetDefectAugmenter(memory=memory, random_state=0).fit(X)
+    barrier.wait(300)
     synthetic = augmenter.sample(n_samples)
     results.put(joblib.hash([synthetic.images, synthetic.masks, synthetic.provenance]))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_give_the_same_and_leave_whole_entries(normals, tmp_path):
     # Spawned: a fork of a process with threads of torch may hang.
     context = multiprocessing.get_context("spawn")
@@ -545,20 +532,42 @@ def test_two_processes_at_once_give_the_same_and_leave_whole_entries(normals, tm
     ]
     for process in processes:
         process.start()
-    hashes = [results.get(timeout=60) for _ in processes]
+    hashes = [results.get(timeout=300) for _ in processes]
     for process in processes:
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
     expected = OffsetDefectAugmenter(random_state=0).fit(normals).sample(20)
     assert set(hashes) == {joblib.hash([expected.images, expected.masks, expected.provenance])}
     assert files(tmp_path) == names_of(20)
-    assert_same_samples(OffsetDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(normals).sample(20), expected)
+    assert_same_samples(OffsetDefectAugmenter(memory=tmp_path, random_state=0).fit(normals).sample(20), expected)
 
 
 def test_threads_at_once_give_the_same(normals, tmp_path):
     expected = OffsetDefectAugmenter(random_state=0).fit(normals).sample(10)
-    augmenter = OffsetDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(normals)
+    augmenter = OffsetDefectAugmenter(memory=tmp_path, random_state=0).fit(normals)
     results = joblib.Parallel(4, backend="threading")(joblib.delayed(augmenter.sample)(10) for _ in range(4))
     for synthetic in results:
         assert_same_samples(synthetic, expected)
     assert files(tmp_path) == names_of(10)
+
+
+@pytest.mark.parametrize("as_memory", [str, Path, lambda folder: joblib.Memory(folder, verbose=0)])
+def test_the_cache_is_given_as_a_path_or_a_memory(as_memory, surfaces, tmp_path):
+    X, y, _ = surfaces
+    augmenter = OffsetDefectAugmenter(memory=as_memory(tmp_path), min_contrast=0, random_state=0).fit(X[y == 0])
+    assert len(augmenter.sample(2).images) == 2
+    assert len(list(tmp_path.glob("OffsetDefectAugmenter-*/*.json"))) == 2
+
+
+def test_a_memory_without_a_folder_caches_nothing_and_another_object_is_refused(surfaces):
+    X, y, _ = surfaces
+    OffsetDefectAugmenter(memory=joblib.Memory(None), min_contrast=0, random_state=0).fit(X[y == 0]).sample(1)
+
+    class Elsewhere:
+        location = 5
+
+        def cache(self, function):
+            return function
+
+    with pytest.raises(ValueError, match=r"^memory: expected a path or a joblib.Memory in a folder, got .*Pass a path"):
+        OffsetDefectAugmenter(memory=Elsewhere()).fit(X[y == 0])

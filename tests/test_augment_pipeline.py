@@ -6,6 +6,8 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from assertions import assert_same_samples
+from conftest import name_of
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
@@ -20,11 +22,6 @@ from sklearn_exdd.augment import (
     OffsetDefectAugmenter,
     PerlinDefectAugmenter,
 )
-
-
-def name_of(estimator):
-    return type(estimator).__name__
-
 
 EVERYTHING = {"normal_coreset": 1.0, "defect_coreset": 1.0, "max_defect_patches": None, "border_rings": 0}
 AUGMENTERS = [
@@ -88,14 +85,6 @@ def seen(monkeypatch):
 
 def detector(cells, **params):
     return ExDDDetector(cells, **{"random_state": 0, "n_neighbors": 1, **EVERYTHING, **params})
-
-
-def assert_same_samples(first, second):
-    assert len(first.images) == len(second.images)
-    for part in ("images", "masks"):
-        for one, other in zip(getattr(first, part), getattr(second, part)):
-            np.testing.assert_array_equal(one, other)
-    assert first.provenance == second.provenance
 
 
 def assert_same_banks(first, second):
@@ -312,6 +301,7 @@ def test_held_out_folds_hold_no_synthetic_image(surfaces, seen):
     np.testing.assert_array_equal(images, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "list", "paths"])
 def test_parameters_of_all_steps_can_be_searched_on_images_of_any_form(form, squares, cells, write_images):
     X, y, _ = squares
@@ -352,9 +342,10 @@ def test_masks_are_cut_with_the_folds_when_routed(surfaces, cells, monkeypatch):
         np.testing.assert_array_equal(own_masks, masks[train])
 
 
+@pytest.mark.slow
 def test_a_search_over_the_number_paints_each_image_once_with_a_cache(squares, cells, counts, tmp_path):
     X, y, _ = squares
-    augmenter = Counting(cache_dir=tmp_path, min_contrast=0, random_state=0)
+    augmenter = Counting(memory=tmp_path, min_contrast=0, random_state=0)
     pipeline = Pipeline([("augment", augmenter), ("detect", ExDDDetector(cells, random_state=0))])
     grid = {"augment__n_synthetic": [2, 5, 8], "detect__n_neighbors": [1, 2]}
     GridSearchCV(pipeline, grid, cv=2, refit=False, error_score="raise").fit(X, y)
@@ -496,6 +487,7 @@ def test_a_members_own_seed_stays_its_own(surfaces):
         assert not hasattr(mixed.augmenters[0][1], "sources_")
 
 
+@pytest.mark.slow
 def test_members_and_their_parameters_can_be_searched(squares, cells):
     X, y, _ = squares
     pipeline = Pipeline([("augment", mixture(1, 1)), ("detect", ExDDDetector(cells, random_state=0))])

@@ -16,6 +16,8 @@ pytest.importorskip("transformers", reason="extra diffusion")
 
 from tiny_pipelines import save_tiny_pipeline
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 

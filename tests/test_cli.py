@@ -8,6 +8,7 @@ import subprocess
 import sys
 from base64 import b64decode
 from html.parser import HTMLParser
+from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def unseen(unseen_surfaces, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(parts, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "model"
-    assert main(["fit", str(parts), "--out", str(path), "--max_false_alarm_rate", "0.1"]) == 0
+    assert main(["fit", str(parts), "--out", str(path), "--max-false-alarm-rate", "0.1"]) == 0
     return path
 
 
@@ -104,7 +105,7 @@ def test_a_fitted_model_is_the_one_that_python_fits(parts, model, unseen):
 
 
 def test_fit_says_what_it_has_learned_from_and_what_it_promises(parts, tmp_path, capsys):
-    assert run("fit", parts, "-o", tmp_path / "model", "--n_neighbors", 2) == 0
+    assert run("fit", parts, "-o", tmp_path / "model", "--n-neighbors", 2) == 0
     said = capsys.readouterr().out
     assert "16 normal images, 8 with a defect, of which 8 have a mask." in said
     assert re.search(r"ExDDDetector fitted in \d+ s: defect above [\d.]+, at most 5.9 % false alarms", said)
@@ -129,8 +130,8 @@ def test_fit_names_images_that_it_does_not_use(parts, tmp_path, capsys):
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
 def test_options_become_the_parameters_of_the_same_name(detector, augmenter):
-    given = ["fit", "parts", "-o", "model", "--detector", detector, "--augmenter", augmenter, "--n_synthetic", "7"]
-    made = make_detector(parser().parse_args([*given, "--max_false_alarm_rate", "0.2", "--random_state", "5"]))
+    given = ["fit", "parts", "-o", "model", "--detector", detector, "--augmenter", augmenter, "--n-synthetic", "7"]
+    made = make_detector(parser().parse_args([*given, "--max-false-alarm-rate", "0.2", "--random-state", "5"]))
     kinds = {"student_teacher": "StudentTeacherDetector", "segmentation": "SegmentationDetector"}
     kinds |= {"exdd": "ExDDDetector", "classifier": "DefectClassifier"}
     assert type(made).__name__ == kinds[detector]
@@ -141,8 +142,8 @@ def test_options_become_the_parameters_of_the_same_name(detector, augmenter):
 
 def test_params_reach_the_detector_and_what_is_inside_it():
     params = {"blur": 2, "feature_extractor__image_size": [64, 96], "augmenter__jitter": 0.5}
-    given = ["fit", "parts", "-o", "m", "--feature_extractor", "resnet18", "--augmenter", "cutpaste"]
-    made = make_detector(parser().parse_args([*given, "--n_neighbors", "auto", "--params", json.dumps(params)]))
+    given = ["fit", "parts", "-o", "m", "--feature-extractor", "resnet18", "--augmenter", "cutpaste"]
+    made = make_detector(parser().parse_args([*given, "--n-neighbors", "auto", "--params", json.dumps(params)]))
     assert (made.n_neighbors, made.blur, made.augmenter.jitter) == ("auto", 2, 0.5)
     assert (made.feature_extractor.backbone, made.feature_extractor.image_size) == ("resnet18", (64, 96))
     given = ["fit", "parts", "-o", "m", "--detector", "segmentation", "--params", '{"feature_extractor__max_steps": 3}']
@@ -160,17 +161,17 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["fit", "{parts}", "-o", "{parts}"], "--out: expected a file to write, got .*: a folder"),
         (["fit", "{parts}", "-o", "{new}/model"], "--out: expected a file to write, got .*: no folder"),
         (["fit", "{parts}/defect", "-o", "{new}"], "or, all normal, images without sub-folders"),
-        (["fit", "{parts}", "-o", "{new}", "--n_neighbors", "0"], "'n_neighbors' parameter of ExDDDetector must be"),
+        (["fit", "{parts}", "-o", "{new}", "--n-neighbors", "0"], "'n_neighbors' parameter of ExDDDetector must be"),
         (["fit", "{parts}", "-o", "{new}", "--params", '{"blurr": 1}'], "Invalid parameter 'blurr'"),
         (["fit", "{parts}", "-o", "{new}", "--params", '{"random_state": 1}'], "without an option of their own"),
-        (["fit", "{parts}", "-o", "{new}", "--detector", "classifier", "--n_neighbors", "1"], "'n_neighbors'"),
+        (["fit", "{parts}", "-o", "{new}", "--detector", "classifier", "--n-neighbors", "1"], "'n_neighbors'"),
         (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a file that fit has written, found no"),
         (["predict", "{image}", "{parts}", "-o", "{new}"], ".png: expected a file that .* wrote"),
         (["predict", "{model}", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images"),
         (["predict", "{model}", "{empty}", "-o", "{new}"], "expected images, found none"),
         (["predict", "{model}", "{parts}", "-o", "{parts}"], "new, empty or an earlier report, got .* with 'defect'"),
         (["predict", "{model}", "{parts}", "-o", "{model}"], "or an earlier report, got .*: a file"),
-        (["predict", "{model}", "{parts}", "-o", "{new}", "--n_shown", "-1"], "--n_shown: expected 0 or more, got -1"),
+        (["predict", "{model}", "{parts}", "-o", "{new}", "--n-shown", "-1"], "--n-shown: expected 0 or more, got -1"),
         (["evaluate", "{model}", "{parts}/normal"], "expected labels to compare with, as in index.csv"),
         (["evaluate", "{rows}", "{parts}"], "expected a detector fitted on images, got one fitted on feature rows"),
         (["evaluate", "{gabor}", "{parts}"], "expected a detector, which has predict_map, got GaborFeatureExtractor"),
@@ -227,7 +228,7 @@ def test_a_model_from_a_stranger_runs_no_code(unseen, tmp_path, capsys):
 
 def test_an_unexpected_error_is_not_taken_for_a_defect(model, unseen, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predict, "write_report", lambda *_: 1 / 0)
-    assert run("predict", model, unseen, "-o", tmp_path / "report", "--fail_on_defect") == 4
+    assert run("predict", model, unseen, "-o", tmp_path / "report", "--fail-on-defect") == 4
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -296,23 +297,23 @@ def test_the_histogram_counts_all_images_on_their_side_of_the_threshold(report):
 
 
 def test_only_the_worst_are_shown_where_asked(model, unseen, tmp_path):
-    assert run("predict", model, unseen, "-o", tmp_path / "few", "--n_shown", 3) == 0
+    assert run("predict", model, unseen, "-o", tmp_path / "few", "--n-shown", 3) == 0
     page, rows = Page(tmp_path / "few" / "report.html"), read_table(tmp_path / "few")
     assert page.count("img") == 6
     assert any("9 images with the lowest scores are in scores.csv only" in text for text in page.texts)
     worst = sorted(rows, key=lambda row: -float(row["score"]))[:3]
     assert sorted(row["map"] for row in rows if row["map"]) == [row["map"] for row in worst]
     assert len(list((tmp_path / "few" / "maps").iterdir())) == 3
-    assert run("predict", model, unseen, "-o", tmp_path / "few", "--n_shown", 0) == 0
+    assert run("predict", model, unseen, "-o", tmp_path / "few", "--n-shown", 0) == 0
     assert Page(tmp_path / "few" / "report.html").count("img") == 0
     assert list((tmp_path / "few" / "maps").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("options", "code"), [([], 0), (["--fail_on_defect"], 1), (["--fail_on_defect", "--threshold", "1e9"], 0)]
+    ("options", "code"), [([], 0), (["--fail-on-defect"], 1), (["--fail-on-defect", "--threshold", "1e9"], 0)]
 )
 def test_scripts_learn_of_a_defect_if_they_ask(options, code, model, unseen, tmp_path):
-    assert run("predict", model, unseen, "-o", tmp_path / "report", "--n_shown", 0, *options) == code
+    assert run("predict", model, unseen, "-o", tmp_path / "report", "--n-shown", 0, *options) == code
 
 
 def test_a_threshold_of_ones_own_decides_and_promises_nothing(model, unseen, report, tmp_path):
@@ -331,7 +332,7 @@ def test_what_cannot_be_used_is_reported_and_the_others_are_done(model, unseen, 
     (folder / "text.jpg").write_text("no image")
     write(folder / "colour.png", np.zeros((64, 64, 3), np.uint8))
     write(folder / "tiny.png", np.zeros((5, 5), np.uint8))
-    assert run("predict", model, folder, "-o", tmp_path / "report", "--fail_on_defect", "--threshold", 0) == 3
+    assert run("predict", model, folder, "-o", tmp_path / "report", "--fail-on-defect", "--threshold", 0) == 3
     rows = {row["image"]: row for row in read_table(tmp_path / "report")}
     problems = {name: row["problem"] for name, row in rows.items() if row["problem"]}
     assert problems.keys() == {"torn.png", "text.jpg", "colour.png", "tiny.png"}
@@ -364,7 +365,7 @@ def test_what_no_other_image_would_change_ends_the_run(model, unseen, tmp_path, 
 
 
 def test_a_report_of_nothing_but_defects_spreads_them(model, unseen, report, tmp_path):
-    assert run("predict", model, unseen, "-o", tmp_path / "report", "--threshold", "-1", "--n_shown", 0) == 0
+    assert run("predict", model, unseen, "-o", tmp_path / "report", "--threshold", "-1", "--n-shown", 0) == 0
     page = Page(tmp_path / "report" / "report.html")
     bars = [attributes for tag, attributes in page.tags if tag == "i" and "title" in attributes]
     assert sum(int(bar["title"].split()[0]) > 0 for bar in bars) > 3
@@ -465,7 +466,7 @@ def test_the_figures_are_those_of_scikit_learn_and_of_our_metrics(model, unseen,
 
 
 def test_other_thresholds_are_told_with_what_they_cost(model, unseen, answers, capsys):
-    assert run("evaluate", model, unseen, "--no_maps", "--json") == 0
+    assert run("evaluate", model, unseen, "--no-maps", "--json") == 0
     others = json.loads(capsys.readouterr().out)["other_thresholds"]
     y, scores = answers[:2]
     normal = np.sort(scores[y == 0])
@@ -473,7 +474,7 @@ def test_other_thresholds_are_told_with_what_they_cost(model, unseen, answers, c
     for other in others:
         assert other["false_alarms"] == (normal > other["threshold"]).sum()
         assert other["found"] == (scores[y == 1] > other["threshold"]).sum()
-    assert run("evaluate", model, unseen, "--no_maps") == 0
+    assert run("evaluate", model, unseen, "--no-maps") == 0
     assert re.search(rf"At --threshold +false alarms +found\n{normal[-1]:.4g} +0.0 % ", capsys.readouterr().out)
 
 
@@ -536,7 +537,7 @@ def test_figures_that_need_what_is_missing_are_left_open(model, unseen, tmp_path
 
 def test_maps_are_not_computed_where_not_wanted(model, unseen, capsys, monkeypatch):
     monkeypatch.setattr(ExDDDetector, "predict_map", None)
-    assert run("evaluate", model, unseen, "--no_maps", "--json") == 0
+    assert run("evaluate", model, unseen, "--no-maps", "--json") == 0
     assert "pixel_roc_auc" not in json.loads(capsys.readouterr().out)
 
 
@@ -570,9 +571,32 @@ def test_the_parts_of_a_data_set_are_kept_apart(unseen_surfaces, tmp_path):
     assert load_labelled(tmp_path / "test" / "hole", "test") is None
 
 
+def test_options_may_be_written_with_underscores():
+    given = ["fit", "my-parts", "-o", "m", "--{}", "0.2", "--{}=5", "--params", '{"image_size": 2}']
+    hyphens, underscores = (
+        [word.format(name) if "{}" in word else word for word, name in zip(given, names)]
+        for names in (
+            [None] * 4 + ["max-false-alarm-rate", None, "random-state", None, None],
+            [None] * 4 + ["max_false_alarm_rate", None, "random_state", None, None],
+        )
+    )
+    assert parser().parse_args(underscores) == parser().parse_args(hyphens)
+    options = parser().parse_args(["predict", "my_model", "--fail_on_defect", "-o", "a_b", "--", "--x_y"])
+    assert (options.model, options.fail_on_defect, options.out, options.folder) == ("my_model", True, "a_b", "--x_y")
+
+
+def test_the_console_script_is_the_module(monkeypatch):
+    (script,) = entry_points(group="console_scripts", name="sklearn-exdd")
+    assert script.load() is main
+    for name, usage in (("sklearn-exdd", "usage: sklearn-exdd "), ("__main__.py", "usage: python -m sklearn_exdd ")):
+        monkeypatch.setattr(sys, "argv", [name])
+        assert parser().format_usage().startswith(usage)
+
+
+@pytest.mark.slow
 def test_it_runs_as_a_module(model, unseen, tmp_path):
     command = [sys.executable, "-m", "sklearn_exdd", "predict", model, unseen, "-o", tmp_path / "report"]
-    done = subprocess.run([*command, "--fail_on_defect", "--n_shown", "1"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--fail-on-defect", "--n-shown", "1"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout.startswith("12 images: ")
     assert done.stderr == ""

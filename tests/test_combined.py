@@ -1,11 +1,11 @@
 """CombinedDefectDetector: what it adds up, what it promises, and how it behaves as a meta-estimator."""
 
-import io
 import pickle
 
 import joblib
 import numpy as np
 import pytest
+from assertions import each_way_to_store
 from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
@@ -131,6 +131,7 @@ def test_feature_rows_are_combined_too(cells):
 # What it promises
 
 
+@pytest.mark.slow
 def test_new_normals_raise_no_more_alarms_than_promised():
     # Skewed scores, and detectors that know their training samples by heart.
     detectors = [(f"of{column}", Brightness(column=column)) for column in range(3)]
@@ -241,6 +242,7 @@ def test_nested_parameters_are_got_set_and_cloned(cells):
         detector.set_params(soft__blur=1)
 
 
+@pytest.mark.slow
 def test_detectors_and_their_parameters_can_be_searched(squares, cells):
     X, y, _ = squares
     grid = {"sharp__n_top_patches": [1, 5], "nearest": ["drop", ExDDDetector(cells)], "weights": [None, (1, 2)]}
@@ -263,23 +265,11 @@ def test_the_seed_decides(squares, unseen_squares, cells):
     assert not np.array_equal(scores[0], scores[2])
 
 
-@pytest.mark.parametrize("way", ["pickle", "joblib", "skops"])
-def test_it_comes_back_from_a_file(way, squares, unseen_squares):
+@each_way_to_store
+def test_it_comes_back_from_a_file(through, squares, unseen_squares):
     detector = CombinedDefectDetector([("one", ExDDDetector()), ("two", ExDDDetector(blur=0))], random_state=0)
     detector.fit(squares[0], squares[1])
-    if way == "skops":
-        skops_io = pytest.importorskip("skops.io")
-        data = skops_io.dumps(detector)
-        unknown = skops_io.get_untrusted_types(data=data)
-        assert [name for name in unknown if not name.startswith("sklearn_exdd.")] == []
-        back = skops_io.loads(data, trusted=unknown)
-    elif way == "joblib":
-        file = io.BytesIO()
-        joblib.dump(detector, file)
-        file.seek(0)
-        back = joblib.load(file)
-    else:
-        back = pickle.loads(pickle.dumps(detector))
+    back = through(detector)
     np.testing.assert_array_equal(back.predict_map(unseen_squares[0]), detector.predict_map(unseen_squares[0]))
     assert back.threshold_ == detector.threshold_
 

@@ -3,13 +3,13 @@
 A new detector, feature extractor or augmenter is one more line in DETECTORS, EXTRACTORS or AUGMENTERS.
 """
 
-import io
-import pickle
 from importlib.util import find_spec
 
 import joblib
 import numpy as np
 import pytest
+from assertions import STORES, assert_same_maps, through_joblib, through_pickle, through_skops
+from conftest import name_of
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -91,10 +91,6 @@ AUGMENTERS = [
 METHODS = ["score_samples", "decision_function", "predict", "predict_map", "explain"]
 
 
-def name_of(estimator):
-    return type(estimator).__name__
-
-
 each_detector = pytest.mark.parametrize("detector", DETECTORS, ids=name_of)
 each_extractor = pytest.mark.parametrize("extractor", EXTRACTORS, ids=name_of)
 each_augmenter = pytest.mark.parametrize("augmenter", AUGMENTERS, ids=name_of)
@@ -102,8 +98,8 @@ each_estimator = pytest.mark.parametrize("estimator", [*DETECTORS, *EXTRACTORS, 
 
 
 @pytest.fixture(scope="module")
-def fitted(surfaces):
-    """A function that returns the detector fitted on `surfaces`, which no test may change."""
+def fit_once(surfaces):
+    """A function that fits a detector on `surfaces`, each only once; no test may change what it returns."""
     done = {}
 
     def fit(detector):
@@ -141,35 +137,16 @@ def assert_same_predictions(first, second, X):
     assert first.threshold_ == second.threshold_
 
 
-def assert_same_maps(first, second):
-    assert len(first) == len(second)
-    for one, other in zip(first, second):
-        np.testing.assert_array_equal(one, other)
+def through_skops_with_networks(estimator):
+    return through_skops(estimator, ours=("sklearn_exdd.", f"{__name__}.build_network"))
 
 
-def through_pickle(estimator):
-    return pickle.loads(pickle.dumps(estimator))
+each_way_to_store = pytest.mark.parametrize(
+    "through", [through_pickle, through_joblib, through_skops_with_networks], ids=STORES
+)
 
 
-def through_joblib(estimator):
-    file = io.BytesIO()
-    joblib.dump(estimator, file)
-    file.seek(0)
-    return joblib.load(file)
-
-
-def through_skops(estimator):
-    skops_io = pytest.importorskip("skops.io")
-    data = skops_io.dumps(estimator)
-    unknown = skops_io.get_untrusted_types(data=data)
-    ours = ("sklearn_exdd.", f"{__name__}.build_network")
-    assert [name for name in unknown if not name.startswith(ours)] == []
-    return skops_io.loads(data, trusted=unknown)
-
-
-each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops])
-
-
+@pytest.mark.slow
 @parametrize_with_checks([ExDDDetector(), ExDDDetector(n_neighbors=1, epsilon=1e-6, image_score="exdd_code")])
 def test_scikit_learn_finds_nothing_wrong(estimator, check):
     check(estimator)
@@ -203,6 +180,7 @@ def test_fit_returns_the_estimator_and_leaves_its_parameters(estimator, surfaces
     assert joblib.hash(estimator.get_params()) == before
 
 
+@pytest.mark.slow
 @each_estimator
 def test_the_global_random_generators_are_neither_read_nor_moved(estimator, surfaces):
     import torch
@@ -236,6 +214,7 @@ def test_an_unfitted_detector_says_so(detector, method, surfaces):
         getattr(clone(detector), method)(surfaces[0])
 
 
+@pytest.mark.slow
 @each_detector
 def test_a_detector_leaves_its_input_as_it_is(detector, surfaces):
     # Writeable copies: those of the fixture would raise, which a detector could catch.
@@ -250,25 +229,25 @@ def test_a_detector_leaves_its_input_as_it_is(detector, surfaces):
 
 
 @each_detector
-def test_the_same_seed_gives_the_same_detector(detector, fitted, surfaces, unseen_surfaces):
+def test_the_same_seed_gives_the_same_detector(detector, fit_once, surfaces, unseen_surfaces):
     X, y, masks = surfaces
-    assert_same_predictions(clone(detector).fit(X, y, masks=masks), fitted(detector), unseen_surfaces[0])
+    assert_same_predictions(clone(detector).fit(X, y, masks=masks), fit_once(detector), unseen_surfaces[0])
 
 
 @each_detector
-def test_scores_rank_unseen_defects_first(detector, fitted, unseen_surfaces):
+def test_scores_rank_unseen_defects_first(detector, fit_once, unseen_surfaces):
     from sklearn.metrics import roc_auc_score
 
     if is_trained_briefly(detector):
         pytest.skip(f"{name_of(detector)} is trained too briefly here; its own tests train longer")
     X, y, _ = unseen_surfaces
-    assert roc_auc_score(y, fitted(detector).decision_function(X)) > 0.8
+    assert roc_auc_score(y, fit_once(detector).decision_function(X)) > 0.8
 
 
 @each_detector
-def test_decisions_are_scores_minus_the_threshold_and_labels_their_sign(detector, fitted, unseen_surfaces):
+def test_decisions_are_scores_minus_the_threshold_and_labels_their_sign(detector, fit_once, unseen_surfaces):
     X, y, _ = unseen_surfaces
-    detector = fitted(detector)
+    detector = fit_once(detector)
     decisions = detector.decision_function(X)
     assert decisions.shape == (len(X),)
     np.testing.assert_array_equal(decisions, detector.score_samples(X) - detector.threshold_)
@@ -279,9 +258,9 @@ def test_decisions_are_scores_minus_the_threshold_and_labels_their_sign(detector
 
 
 @each_detector
-def test_other_images_in_the_batch_and_their_order_change_nothing(detector, fitted, unseen_surfaces):
+def test_other_images_in_the_batch_and_their_order_change_nothing(detector, fit_once, unseen_surfaces):
     X = unseen_surfaces[0]
-    detector = fitted(detector)
+    detector = fit_once(detector)
     scores, maps = detector.score_samples(X), detector.predict_map(X)
     order = np.random.RandomState(0).permutation(len(X))
     for rows in (order, [3], [0, 7, 7]):
@@ -289,19 +268,21 @@ def test_other_images_in_the_batch_and_their_order_change_nothing(detector, fitt
         np.testing.assert_allclose(detector.predict_map(X[rows]), maps[rows], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_detector
 @pytest.mark.parametrize("params", [{"batch_size": 5}, {"n_jobs": 2, "batch_size": 5}], ids=str)
-def test_batches_and_jobs_change_nothing(detector, params, fitted, surfaces, unseen_surfaces):
+def test_batches_and_jobs_change_nothing(detector, params, fit_once, surfaces, unseen_surfaces):
     X, y, masks = surfaces
     params = {name: value for name, value in params.items() if name in detector.get_params(deep=False)}
     other = clone(detector).set_params(**params).fit(X, y, masks=masks)
-    scores = fitted(detector).score_samples(unseen_surfaces[0])
+    scores = fit_once(detector).score_samples(unseen_surfaces[0])
     np.testing.assert_allclose(other.score_samples(unseen_surfaces[0]), scores, rtol=1e-3)
-    assert other.threshold_ == pytest.approx(fitted(detector).threshold_, rel=1e-3)
+    assert other.threshold_ == pytest.approx(fit_once(detector).threshold_, rel=1e-3)
 
 
+@pytest.mark.slow
 @each_detector
-def test_an_array_a_list_and_paths_are_the_same(detector, fitted, surfaces, unseen_surfaces, write_images):
+def test_an_array_a_list_and_paths_are_the_same(detector, fit_once, surfaces, unseen_surfaces, write_images):
     X, y, masks = surfaces
     X_test = unseen_surfaces[0]
     paths, test_paths, mask_paths = write_images(X), write_images(X_test, "test"), write_images(masks, "masks")
@@ -309,13 +290,14 @@ def test_an_array_a_list_and_paths_are_the_same(detector, fitted, surfaces, unse
     from_paths = clone(detector).fit(paths, y, masks=mask_paths)
     from_names = clone(detector).fit(np.array([str(path) for path in paths]), y, masks=masks)
     for other in (from_list, from_paths, from_names):
-        assert_same_predictions(other, fitted(detector), X_test)
+        assert_same_predictions(other, fit_once(detector), X_test)
     for same_images in (list(X_test), test_paths, [str(path) for path in test_paths]):
         np.testing.assert_array_equal(
-            fitted(detector).score_samples(same_images), fitted(detector).score_samples(X_test)
+            fit_once(detector).score_samples(same_images), fit_once(detector).score_samples(X_test)
         )
 
 
+@pytest.mark.slow
 @each_detector
 @pytest.mark.parametrize(
     "convert",
@@ -328,15 +310,16 @@ def test_an_array_a_list_and_paths_are_the_same(detector, fitted, surfaces, unse
     ],
     ids=["one channel", "float64", "float32", "uint16", "Fortran order"],
 )
-def test_the_same_grey_pixels_in_another_form_score_the_same(detector, convert, fitted, surfaces, unseen_surfaces):
+def test_the_same_grey_pixels_in_another_form_score_the_same(detector, convert, fit_once, surfaces, unseen_surfaces):
     X, y, masks = surfaces
     X_test = unseen_surfaces[0]
-    scores = fitted(detector).score_samples(X_test)
-    np.testing.assert_allclose(fitted(detector).score_samples(convert(X_test)), scores, rtol=1e-4, atol=1e-5)
+    scores = fit_once(detector).score_samples(X_test)
+    np.testing.assert_allclose(fit_once(detector).score_samples(convert(X_test)), scores, rtol=1e-4, atol=1e-5)
     refitted = clone(detector).fit(convert(X), y, masks=masks)
     np.testing.assert_allclose(refitted.score_samples(X_test), scores, rtol=1e-3)
 
 
+@pytest.mark.slow
 @each_detector
 def test_an_alpha_channel_is_ignored(detector, surfaces, unseen_surfaces):
     X, y, masks = surfaces
@@ -347,16 +330,16 @@ def test_an_alpha_channel_is_ignored(detector, surfaces, unseen_surfaces):
 
 
 @each_detector
-def test_maps_have_the_size_of_their_images_also_where_it_is_odd_or_differs(detector, fitted):
+def test_maps_have_the_size_of_their_images_also_where_it_is_odd_or_differs(detector, fit_once):
     shapes = [(64, 64), (65, 97), (131, 64), (77, 77)]
     images = [make_surface_defects(1, image_shape=shape, random_state=0)[0][0] for shape in shapes]
-    maps = fitted(detector).predict_map(images)
+    maps = fit_once(detector).predict_map(images)
     assert [pixel_map.shape for pixel_map in maps] == shapes
     assert all(pixel_map.dtype == np.float32 and np.isfinite(pixel_map).all() for pixel_map in maps)
     for image, pixel_map in zip(images, maps):
-        (alone,) = fitted(detector).predict_map([image])
+        (alone,) = fit_once(detector).predict_map([image])
         np.testing.assert_allclose(alone, pixel_map, rtol=1e-3)
-    assert fitted(detector).predict_map(np.stack([images[1]] * 2)).shape == (2, 65, 97)
+    assert fit_once(detector).predict_map(np.stack([images[1]] * 2)).shape == (2, 65, 97)
 
 
 @each_detector
@@ -373,10 +356,11 @@ def test_images_of_different_sizes_can_be_fitted(detector):
         assert scores[np.array(labels) == 1].mean() > scores[np.array(labels) == 0].mean()
 
 
+@pytest.mark.slow
 @each_detector
 @each_way_to_store
-def test_a_stored_detector_comes_back_bit_for_bit(detector, through, fitted, unseen_surfaces):
-    assert_same_predictions(through(fitted(detector)), fitted(detector), unseen_surfaces[0])
+def test_a_stored_detector_comes_back_bit_for_bit(detector, through, fit_once, unseen_surfaces):
+    assert_same_predictions(through(fit_once(detector)), fit_once(detector), unseen_surfaces[0])
 
 
 @each_detector
@@ -385,16 +369,17 @@ def test_an_unfitted_detector_can_be_stored(detector, through):
     assert repr(through(clone(detector)).get_params()) == repr(detector.get_params())
 
 
+@pytest.mark.slow
 @each_detector
-def test_a_second_fit_keeps_nothing_of_the_first(detector, fitted, surfaces, unseen_surfaces):
+def test_a_second_fit_keeps_nothing_of_the_first(detector, fit_once, surfaces, unseen_surfaces):
     X, y, masks = surfaces
     X_other, y_other, _ = make_surface_defects(12, image_shape=(72, 80), texture="fabric", random_state=2)
     X_colour = np.stack([X_other] * 3, axis=3)
     labels = np.where(y_other == 1, "scratched", "good")
     detector_again = clone(detector).fit(X_colour, labels).fit(X, y, masks=masks)
-    assert vars(detector_again).keys() == vars(fitted(detector)).keys()
+    assert vars(detector_again).keys() == vars(fit_once(detector)).keys()
     np.testing.assert_array_equal(detector_again.classes_, [0, 1])
-    assert_same_predictions(detector_again, fitted(detector), unseen_surfaces[0])
+    assert_same_predictions(detector_again, fit_once(detector), unseen_surfaces[0])
     one_class = clone(detector).fit(X[y == 0])
     assert_same_predictions(detector_again.fit(X[y == 0]), one_class, unseen_surfaces[0])
 

@@ -96,6 +96,7 @@ def test_defects_scale_with_the_image(kind):
     assert 0.6 < small / large < 1.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texture", TEXTURES)
 def test_no_single_number_of_the_image_gives_the_defect_away(texture):
     X, y, _ = make_surface_defects(300, defect_fraction=0.5, image_shape=(64, 64), texture=texture, random_state=0)

@@ -1,12 +1,11 @@
 """Defects from a diffusion model: a tiny network, trained for seconds."""
 
-import io
 import pickle
 
-import joblib
 import numpy as np
 import pytest
 import torch
+from assertions import assert_same_samples, beginning, each_way_to_store
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -56,14 +55,6 @@ def sampled(fitted):
     return fitted.sample(4)
 
 
-def assert_same_samples(synthetic, expected):
-    assert len(synthetic.images) == len(expected.images)
-    for image, same in zip(synthetic.images, expected.images):
-        np.testing.assert_array_equal(image, same)
-    for mask, same in zip(synthetic.masks, expected.masks):
-        np.testing.assert_array_equal(mask, same)
-
-
 @pytest.fixture
 def no_training(monkeypatch):
     """From here on, training is an error."""
@@ -77,6 +68,7 @@ def no_training(monkeypatch):
 # Learning
 
 
+@pytest.mark.slow
 def test_the_loss_falls(fitted):
     assert fitted.losses_.shape == (60,)
     assert fitted.losses_[-10:].mean() < 0.5 * fitted.losses_[:5].mean()
@@ -88,13 +80,15 @@ def test_what_is_fitted_are_arrays_and_numbers(fitted):
         assert not isinstance(value, (torch.nn.Module, torch.Tensor)), name
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_images(sampled):
     again = tiny().fit(surfaces())
-    assert_same_samples(again.sample(2), type(sampled)(sampled.images[:2], sampled.masks[:2], []))
+    assert_same_samples(again.sample(2), beginning(sampled, 2))
     other = tiny(random_state=1, max_steps=2).fit(surfaces())
     assert (other.sample(1).images[0] != sampled.images[0]).any()
 
 
+@pytest.mark.slow
 def test_the_global_random_generators_are_neither_read_nor_moved():
     images = []
     for seed in (0, 1):
@@ -112,10 +106,12 @@ def test_flipped_crops_give_other_weights():
     assert any((plain.weights_[name] != flipped.weights_[name]).any() for name in plain.weights_)
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_ends_the_training():
     assert len(tiny(max_steps=10**6, max_seconds=0.5).fit(surfaces(n=2)).losses_) < 1000
 
 
+@pytest.mark.slow
 def test_images_smaller_than_the_crop_are_painted_on_but_not_learned_from(fitted):
     images = [*surfaces(n=2), surfaces(n=1)[0, :20], surfaces(n=1)[0, :25, :28]]
     augmenter = tiny(max_steps=2, regions=BoxRegions([(3, 4, 15, 20)])).fit(images)
@@ -175,10 +171,12 @@ def test_bad_parameters_are_refused(params, message):
 # Painting
 
 
+@pytest.mark.slow
 def test_the_first_samples_are_those_of_a_shorter_call(fitted, sampled):
-    assert_same_samples(fitted.sample(2), type(sampled)(sampled.images[:2], sampled.masks[:2], []))
+    assert_same_samples(fitted.sample(2), beginning(sampled, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_channels", [1, 3])
 @pytest.mark.parametrize("shape", [(61, 83), (32, 32), (97, 45)])
 def test_images_of_any_size_and_colour_change_inside_the_mask_only(shape, n_channels):
@@ -194,6 +192,7 @@ def test_images_of_any_size_and_colour_change_inside_the_mask_only(shape, n_chan
         assert (image[mask] != source[mask]).any(axis=1).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_each_perturbation_changes_the_inside_in_its_own_way(fitted):
     images = []
     for perturbation in ("correlated", "white", "held"):
@@ -205,6 +204,7 @@ def test_each_perturbation_changes_the_inside_in_its_own_way(fitted):
     assert all((images[i] != images[j]).any() for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -236,6 +236,7 @@ def test_without_perturbation_and_from_an_early_step_the_surface_stays_nearly_as
     )
 
 
+@pytest.mark.slow
 def test_the_number_of_tiles_at_a_time_changes_nothing(fitted):
     region = BoxRegions([(2, 3, 58, 80)])
     one, many = (with_params(fitted, batch_size=size, regions=region).sample(1) for size in (1, 16))
@@ -294,30 +295,32 @@ def test_contrast_within_a_window_is_that_of_the_whole_image():
 # Keeping
 
 
+@pytest.mark.slow
 def test_weights_are_kept_and_not_trained_again(tmp_path, no_training):
-    options = {"max_steps": 3, "cache_dir": tmp_path}
+    options = {"max_steps": 3, "memory": tmp_path}
     first = tiny(**options).fit(surfaces())
     assert [path.name for path in first._fit_dir().iterdir()] == ["weights.safetensors"]
     no_training()
     again = tiny(**options, n_synthetic=7, perturbation="white").fit(surfaces())
     np.testing.assert_array_equal(again.losses_, first.losses_)
-    again, first = (with_params(augmenter, perturbation="held", cache_dir=None) for augmenter in (again, first))
+    again, first = (with_params(augmenter, perturbation="held", memory=None) for augmenter in (again, first))
     assert_same_samples(again.sample(2), first.sample(2))
 
 
 @pytest.mark.parametrize("max_steps", [3])
 def test_other_images_or_another_budget_are_learned_anew(tmp_path, no_training, max_steps):
-    tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+    tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
     no_training()
     with pytest.raises(AssertionError, match="trained again"):
-        tiny(cache_dir=tmp_path, max_steps=max_steps).fit(surfaces(n=2))
+        tiny(memory=tmp_path, max_steps=max_steps).fit(surfaces(n=2))
     with pytest.raises(AssertionError, match="trained again"):
-        tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2, seed=1))
+        tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_file_of_weights_is_told_and_trained_again(tmp_path, damage):
-    first = tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+    first = tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
     path = first._fit_dir() / "weights.safetensors"
     content = bytearray(path.read_bytes())
     content[-10] ^= 255
@@ -325,12 +328,13 @@ def test_a_damaged_file_of_weights_is_told_and_trained_again(tmp_path, damage):
     with pytest.warns(
         RuntimeWarning, match=r"weights.safetensors: expected the weights of an earlier fit, got a damaged file"
     ):
-        again = tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+        again = tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
     np.testing.assert_equal(again.weights_, first.weights_)
     assert bytes(content) != path.read_bytes()
-    tiny(cache_dir=tmp_path, max_steps=2).fit(surfaces(n=2))
+    tiny(memory=tmp_path, max_steps=2).fit(surfaces(n=2))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_resumes_as_if_nothing_had_happened(tmp_path, monkeypatch):
     from sklearn_exdd import _training
 
@@ -354,14 +358,15 @@ def test_an_interrupted_training_resumes_as_if_nothing_had_happened(tmp_path, mo
     expected = tiny(max_steps=20).fit(surfaces(n=2))
     monkeypatch.setattr("sklearn_exdd.augment.ddpm.train", pulled)
     with pytest.raises(OSError, match="the plug is pulled"):
-        tiny(max_steps=20, cache_dir=tmp_path).fit(surfaces(n=2))
+        tiny(max_steps=20, memory=tmp_path).fit(surfaces(n=2))
     monkeypatch.setattr("sklearn_exdd.augment.ddpm.train", noted)
-    resumed = tiny(max_steps=20, cache_dir=tmp_path).fit(surfaces(n=2))
+    resumed = tiny(max_steps=20, memory=tmp_path).fit(surfaces(n=2))
     assert done == list(range(10, 20))
     np.testing.assert_equal(resumed.weights_, expected.weights_)
     np.testing.assert_array_equal(resumed.losses_, expected.losses_)
 
 
+@pytest.mark.slow
 def test_a_training_that_the_user_stops_is_used_but_not_kept(tmp_path, monkeypatch):
     from sklearn_exdd import _training
 
@@ -377,37 +382,18 @@ def test_a_training_that_the_user_stops_is_used_but_not_kept(tmp_path, monkeypat
 
     monkeypatch.setattr("sklearn_exdd.augment.ddpm.train", stopped)
     with pytest.warns(RuntimeWarning, match="DDPM of the normal images: interrupted after 3 of 60 steps"):
-        augmenter = tiny(cache_dir=tmp_path, regions=BOX).fit(surfaces(n=2))
+        augmenter = tiny(memory=tmp_path, regions=BOX).fit(surfaces(n=2))
     assert not (augmenter._fit_dir() / "weights.safetensors").exists()
     assert augmenter.sample(1).masks.any()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(RuntimeWarning, match="cache_dir: expected to write .*weights.safetensors"):
-        tiny(cache_dir=tmp_path / "file", max_steps=2).fit(surfaces(n=2))
+    with pytest.warns(RuntimeWarning, match="memory: expected to write .*weights.safetensors"):
+        tiny(memory=tmp_path / "file", max_steps=2).fit(surfaces(n=2))
 
 
-def through_pickle(augmenter):
-    return pickle.loads(pickle.dumps(augmenter))
-
-
-def through_joblib(augmenter):
-    file = io.BytesIO()
-    joblib.dump(augmenter, file)
-    file.seek(0)
-    return joblib.load(file)
-
-
-def through_skops(augmenter):
-    skops_io = pytest.importorskip("skops.io")
-    data = skops_io.dumps(augmenter)
-    unknown = skops_io.get_untrusted_types(data=data)
-    assert [name for name in unknown if not name.startswith("sklearn_exdd.")] == []
-    return skops_io.loads(data, trusted=unknown)
-
-
-@pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops])
+@each_way_to_store
 def test_a_stored_augmenter_draws_the_same(through, fitted, sampled):
     assert_same_samples(through(fitted).sample(4), sampled)
 
@@ -439,6 +425,7 @@ def test_a_gpu_that_is_too_small_to_paint_on_is_told_with_what_to_lower(monkeypa
         fitted.sample(1)
 
 
+@pytest.mark.slow
 def test_a_search_trains_once_a_fold_and_scores_real_images_only(tmp_path, monkeypatch):
     X, y, _ = make_surface_defects(18, defect_fraction=1 / 3, image_shape=(48, 48), random_state=0)
     trained, scored = [], []
@@ -454,7 +441,7 @@ def test_a_search_trains_once_a_fold_and_scores_real_images_only(tmp_path, monke
     score = ExDDDetector.decision_function
     monkeypatch.setattr(ddpm, "train", counting)
     monkeypatch.setattr(ExDDDetector, "decision_function", recording)
-    pipeline = make_pipeline(tiny(max_steps=5, cache_dir=str(tmp_path)), ExDDDetector(random_state=0))
+    pipeline = make_pipeline(tiny(max_steps=5, memory=str(tmp_path)), ExDDDetector(random_state=0))
     grid = {
         "ddpmdefectaugmenter__n_synthetic": [0, 2, 4],
         "exdddetector__n_neighbors": [1, 3],

@@ -1,12 +1,12 @@
 """DefectClassifier: what it learns, what it promises, its map, and the accidents of a training."""
 
-import io
 import pickle
 
 import joblib
 import numpy as np
 import pytest
 import torch
+from assertions import each_way_to_store
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -42,7 +42,7 @@ class TinyNet(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
+def tiny_backbones(monkeypatch):
     """Torchvision models: "tiny", which trains in a second, and "tiny_fixed", which takes images of 64 x 64 pixels."""
 
     def build_fixed(weights=None):
@@ -88,7 +88,7 @@ def fitted(squares, scratch):
     return scratch["fitted"]
 
 
-def assert_same(one, other, X):
+def assert_same_classifier(one, other, X):
     np.testing.assert_array_equal(one.score_samples(X), other.score_samples(X))
     assert one.threshold_ == other.threshold_
     assert one.weights_.keys() == other.weights_.keys()
@@ -113,6 +113,7 @@ def test_the_map_is_higher_on_the_defect(fitted, unseen_squares):
         assert pixel_map[mask].mean() > pixel_map[~mask].mean() + maps.std()
 
 
+@pytest.mark.slow
 def test_real_defects_are_enough(squares, unseen_squares):
     X, y, masks = squares
     detector = classifier(augmenter=None).fit(X, y, masks=masks)
@@ -134,6 +135,7 @@ def test_real_defects_come_on_top_of_synthetic_ones(squares, monkeypatch):
     assert n_images == [[12, 6, 5]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_balance", ["sampling", "weight", None])
 def test_it_learns_from_few_defects_however_they_are_balanced(class_balance, squares, unseen_squares):
     X, y, _ = squares
@@ -183,6 +185,7 @@ def test_an_earlier_layer_gives_a_finer_map(layer, squares):
 # What it promises
 
 
+@pytest.mark.slow
 def test_the_threshold_comes_from_normal_images_that_training_did_not_see(squares, monkeypatch):
     X, y, _ = squares
     seen = []
@@ -288,6 +291,7 @@ def test_smaller_images_are_continued_by_their_mirror_image():
     np.testing.assert_array_equal(batch[0, 0], [[0, 1, 2], [3, 4, 5], [3, 4, 5]])
 
 
+@pytest.mark.slow
 def test_training_ends_when_the_validation_loss_no_longer_falls_and_the_best_weights_are_kept(squares):
     X, y, _ = squares
     detector = classifier(n_epochs=100, patience=3, learning_rate=0.05).fit(X[y == 0])
@@ -296,7 +300,7 @@ def test_training_ends_when_the_validation_loss_no_longer_falls_and_the_best_wei
     assert len(detector.losses_) == steps[-1] < 200
     assert len(losses) == best + 1 + 3
     again = classifier(n_epochs=100, max_steps=int(steps[best]), learning_rate=0.05).fit(X[y == 0])
-    assert_same(again, detector, X)
+    assert_same_classifier(again, detector, X)
 
 
 def test_without_patience_the_whole_budget_is_trained(squares):
@@ -323,11 +327,12 @@ def test_the_statistics_of_batch_normalisation_are_those_of_the_training_images(
     np.testing.assert_allclose(detector.weights_["trunk.features.1.running_mean"], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [None, 1000])
 def test_an_interrupted_training_resumes_where_it_was(patience, squares, tmp_path, monkeypatch):
     X, y, _ = squares
-    params = {"n_epochs": 45, "patience": patience, "cache_dir": tmp_path / "cache"}
-    expected = classifier(**{**params, "cache_dir": None}).fit(X[y == 0])
+    params = {"n_epochs": 45, "patience": patience, "memory": tmp_path / "cache"}
+    expected = classifier(**{**params, "memory": None}).fit(X[y == 0])
     assert len(expected.losses_) > 110
     rows = Batches.rows
 
@@ -341,9 +346,9 @@ def test_an_interrupted_training_resumes_where_it_was(patience, squares, tmp_pat
         stopped = classifier(**params).fit(X[y == 0])
     monkeypatch.setattr(Batches, "rows", rows)
     assert len(stopped.losses_) == 105
-    assert len(list(params["cache_dir"].iterdir())) == 1
-    assert_same(classifier(**params).fit(X[y == 0]), expected, X)
-    assert list(params["cache_dir"].iterdir()) == []
+    assert len(list(params["memory"].iterdir())) == 1
+    assert_same_classifier(classifier(**params).fit(X[y == 0]), expected, X)
+    assert list(params["memory"].iterdir()) == []
 
 
 def test_a_loss_that_is_not_finite_is_told(squares):
@@ -354,6 +359,7 @@ def test_a_loss_that_is_not_finite_is_told(squares):
         classifier(learning_rate=1e30, class_balance=None).fit(X[y == 0])
 
 
+@pytest.mark.slow
 def test_a_loss_that_turns_nan_leaves_the_best_weights_so_far(squares, monkeypatch):
     X, y, _ = squares
     loss, left = nn.functional.binary_cross_entropy_with_logits, iter(range(14))
@@ -369,7 +375,7 @@ def test_a_loss_that_turns_nan_leaves_the_best_weights_so_far(squares, monkeypat
     steps, losses = detector.validation_losses_.T
     assert len(detector.losses_) == 14
     again = classifier(n_epochs=100, patience=100, max_steps=int(steps[np.argmin(losses)])).fit(X[y == 0])
-    assert_same(again, detector, X)
+    assert_same_classifier(again, detector, X)
 
 
 def test_a_failed_fit_leaves_the_detector_as_it_was(fitted, squares, unseen_squares):
@@ -377,15 +383,16 @@ def test_a_failed_fit_leaves_the_detector_as_it_was(fitted, squares, unseen_squa
     detector = pickle.loads(pickle.dumps(fitted)).set_params(learning_rate=1e30, class_balance=None)
     with pytest.raises(FloatingPointError, match="expected a finite loss"):
         detector.fit(X[y == 0])
-    assert_same(detector, fitted, unseen_squares[0])
+    assert_same_classifier(detector, fitted, unseen_squares[0])
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_no_global_generator_is_touched(fitted, squares, unseen_squares):
     X, y, _ = squares
     np.random.seed(3)  # noqa: NPY002 - it is the global generator that is watched
     torch.manual_seed(3)
     before = joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()])  # noqa: NPY002
-    assert_same(classifier().fit(X[y == 0]), fitted, unseen_squares[0])
+    assert_same_classifier(classifier().fit(X[y == 0]), fitted, unseen_squares[0])
     assert joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()]) == before  # noqa: NPY002
     other = classifier(random_state=1).fit(X[y == 0])
     assert not np.array_equal(other.weights_["head.weight"], fitted.weights_["head.weight"])
@@ -394,6 +401,7 @@ def test_the_seed_decides_and_no_global_generator_is_touched(fitted, squares, un
 # Where the weights come from
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_local_state_dict_and_leaves_the_shared_network_alone(squares, tmp_path):
     X, y, _ = squares
     path = tmp_path / "resnet18.pt"
@@ -473,10 +481,11 @@ def test_defects_of_other_channels_are_refused(augmenter, squares):
         classifier(augmenter=augmenter).fit(X[y == 0], np.stack([X[y == 1]] * 3, axis=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [lambda X: X / 255, lambda X: X.astype(np.uint16) * 257], ids=["float", "uint16"])
 def test_the_same_pixels_in_another_form_train_the_same_network(convert, fitted, squares, unseen_squares):
     X, y, _ = squares
-    assert_same(classifier().fit(convert(X[y == 0])), fitted, unseen_squares[0])
+    assert_same_classifier(classifier().fit(convert(X[y == 0])), fitted, unseen_squares[0])
 
 
 def test_a_defect_on_a_normal_image_is_refused(squares):
@@ -499,22 +508,25 @@ def test_images_of_different_sizes_and_channels_can_be_fitted(image_size, square
     np.testing.assert_allclose(detector.set_params(batch_size=1).score_samples(images[::-1])[::-1], scores, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_paths_are_as_good_as_arrays(fitted, squares, unseen_squares, write_images):
     X, y, _ = squares
     from_paths = classifier().fit(write_images(X[y == 0]))
-    assert_same(from_paths, fitted, unseen_squares[0])
+    assert_same_classifier(from_paths, fitted, unseen_squares[0])
 
 
 # As an estimator
 
 
+@pytest.mark.slow
 def test_an_attached_augmenter_is_the_same_as_an_own_one(squares, unseen_squares):
     X, y, _ = squares
     own = classifier(augmenter=painter(random_state=5)).fit(X[y == 0])
     pipeline = make_pipeline(painter(n_synthetic=12, random_state=5), classifier(augmenter=None)).fit(X[y == 0])
-    assert_same(pipeline[-1], own, unseen_squares[0])
+    assert_same_classifier(pipeline[-1], own, unseen_squares[0])
 
 
+@pytest.mark.slow
 def test_the_number_of_synthetic_defects_can_be_searched(squares):
     X, y, _ = squares
     pipeline = Pipeline([("augment", painter(random_state=0)), ("classify", classifier(augmenter=None, max_steps=3))])
@@ -524,24 +536,12 @@ def test_the_number_of_synthetic_defects_can_be_searched(squares):
         assert search.predict_proba(X).shape == (len(y), 2)
 
 
-@pytest.mark.parametrize("way", ["pickle", "joblib", "skops"])
-def test_it_comes_back_from_a_file_without_its_module(way, fitted, unseen_squares):
-    if way == "skops":
-        skops_io = pytest.importorskip("skops.io")
-        data = skops_io.dumps(fitted)
-        unknown = skops_io.get_untrusted_types(data=data)
-        assert [name for name in unknown if not name.startswith("sklearn_exdd.")] == []
-        back = skops_io.loads(data, trusted=unknown)
-    elif way == "joblib":
-        file = io.BytesIO()
-        joblib.dump(fitted, file)
-        file.seek(0)
-        back = joblib.load(file)
-    else:
-        back = pickle.loads(pickle.dumps(fitted))
+@each_way_to_store
+def test_it_comes_back_from_a_file_without_its_module(through, fitted, unseen_squares):
+    back = through(fitted)
     assert "_module" not in vars(back)
     np.testing.assert_array_equal(back.predict_map(unseen_squares[0]), fitted.predict_map(unseen_squares[0]))
-    assert_same(back, fitted, unseen_squares[0])
+    assert_same_classifier(back, fitted, unseen_squares[0])
 
 
 def test_a_clone_has_the_parameters_and_nothing_else(fitted):

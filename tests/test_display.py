@@ -102,6 +102,7 @@ def test_one_or_many_images_of_any_size_grey_or_colour_are_drawn_as_pairs(shapes
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+@pytest.mark.slow
 def test_arrays_lists_and_paths_give_the_same_pictures(tmp_path):
     images, masks = make_surfaces([(32, 32)] * 4)
     paths = [tmp_path / f"{i}.png" for i in range(4)]
@@ -228,6 +229,7 @@ def test_explanations_with_training_images_show_the_patches_that_are_at_hand():
     assert "prompt" in display.axes_[1, 0].get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_synthetic_neighbour_is_shown_from_the_images_the_detector_keeps():
     images, _ = make_surfaces([(32, 32)] * 2)
     detector = Detector().fit(images)
@@ -282,6 +284,7 @@ def test_data_that_do_not_belong_together_are_refused():
         DefectMapDisplay.from_predictions(images, maps, colour="red")
 
 
+@pytest.mark.slow
 def test_importing_the_display_does_not_import_matplotlib():
     code = "import sys, sklearn_exdd.display; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,10 +9,14 @@ from operator import attrgetter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 import sklearn_exdd
+from sklearn_exdd import ExDDDetector
 
 DOCS = Path(__file__).parent.parent / "docs"
 SITE = DOCS / "_build" / "html"
@@ -52,6 +56,7 @@ REFERENCE = (DOCS / "api.rst").read_text(encoding="utf-8")
 LISTED = re.findall(r"^   ([a-zA-Z_.]+)$", REFERENCE, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in code_blocks(page, "pycon")])
 def test_code_of_a_page_gives_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -69,6 +74,7 @@ def test_code_of_a_page_that_cannot_run_here_is_python_all_the_same(page):
     compile(code_blocks(page, "python"), str(DOCS / page), "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["../README.md", "index.md"])
 def test_the_lines_for_ones_own_pictures_run_on_a_folder(page, surfaces, tmp_path, monkeypatch):
     for i, (image, label, mask) in enumerate(zip(*surfaces)):
@@ -85,6 +91,22 @@ def test_the_lines_for_ones_own_pictures_run_on_a_folder(page, surfaces, tmp_pat
     exec(compile(first[1], page, "exec"), found)
     assert found["parts"].y.sum() == 8
     assert (tmp_path / "maps.png").stat().st_size > 10_000
+
+
+def test_the_classes_of_the_guide_for_contributors_work_in_a_search(surfaces):
+    X, y, _ = surfaces
+    found = {}
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / "../CONTRIBUTING.md").read_text("utf-8"), re.M | re.S):
+        exec(compile(block, "CONTRIBUTING.md", "exec"), found)
+    extractor, augmenter = found["CellMoments"](), found["SpeckDefectAugmenter"](min_contrast=0.3, random_state=0)
+    searches = [
+        GridSearchCV(ExDDDetector(extractor), {"feature_extractor__whiten": [False, True]}, cv=2),
+        GridSearchCV(
+            make_pipeline(augmenter, ExDDDetector(extractor)), {"speckdefectaugmenter__n_synthetic": [0, 3]}, cv=2
+        ),
+    ]
+    for search in searches:
+        assert np.isfinite(search.fit(X, y).cv_results_["mean_test_score"]).all()
 
 
 def test_no_prompt_stands_in_a_block_that_is_not_run():

@@ -6,8 +6,9 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from sklearn_exdd import MemoryBank, TorchvisionFeatureExtractor, _exact_search
+from sklearn_exdd import MemoryBank, TorchvisionFeatureExtractor
 from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.neighbors import exact_search
 from sklearn_exdd.neighbors.bounds import BFloat16Product, Float32Product
 from sklearn_exdd.neighbors.exact_search import ExactSearch
 
@@ -128,7 +129,7 @@ def test_the_same_rows_are_found_with_and_without_the_cheap_views(kind, processo
     for options in ({}, {"exclude": 3}, {"exclude": exclude}):
         cheap = MemoryBank(rows, {"group": groups}).kneighbors(queries, 4, **options)
         with monkeypatch.context() as patch:
-            patch.setattr(_exact_search, "_MIN_ROWS", 10**9)
+            patch.setattr(exact_search, "_MIN_ROWS", 10**9)
             plain = MemoryBank(rows, {"group": groups}).kneighbors(queries, 4, **options)
         for got, expected in zip(cheap, plain):
             np.testing.assert_array_equal(got, expected)
@@ -139,9 +140,9 @@ def test_no_view_promises_more_than_the_true_distance(kind):
     rows, queries = rows_and_queries(kind)
     center = rows.mean(axis=0)
     exact = cdist(queries.astype(np.float64), rows.astype(np.float64), "sqeuclidean")
-    for reduction in (None, _exact_search._Reduction):
+    for reduction in (None, exact_search._Reduction):
         for product in (BFloat16Product, Float32Product):
-            view = _exact_search._View(rows, center, reduction, product)
+            view = exact_search._View(rows, center, reduction, product)
             bounds = view.bounds(view.points(queries))[:, : len(rows)].double().numpy()
             assert (bounds <= product.reach(exact)).all(), name_of(view)
 
@@ -150,7 +151,7 @@ def test_a_view_that_settles_next_to_nothing_is_asked_no_more_and_one_that_does_
     search = ExactSearch(rows_and_queries(noise)[0], np.arange(1500))
     search.kneighbors(np.random.RandomState(1).normal(size=(500, 300)).astype(np.float32), 1)
     reduced = next(name for name in asked if name.endswith("reduced"))
-    assert asked.pop(reduced) == _exact_search._N_PROBES
+    assert asked.pop(reduced) == exact_search._N_PROBES
     assert next(iter(asked.values())) == 500
     asked.clear()
     rows = on_a_surface(np.random.RandomState(0), 2000).astype(np.float32)
@@ -162,7 +163,7 @@ def test_a_view_that_settles_next_to_nothing_is_asked_no_more_and_one_that_does_
 @pytest.mark.parametrize("exclude", [None, 3])
 def test_a_view_is_prepared_once_more_than_a_few_queries_have_come(exclude, asked, processor):
     rows, queries = rows_and_queries(noise)
-    groups, n_few = np.arange(len(rows)) // 100, _exact_search._N_OUTRIGHT
+    groups, n_few = np.arange(len(rows)) // 100, exact_search._N_OUTRIGHT
     bank, prepared = MemoryBank(rows, {"group": groups}), MemoryBank(rows, {"group": groups})
     expected = prepared.kneighbors(queries, 3, exclude=exclude)
     asked.clear()

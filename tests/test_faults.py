@@ -4,7 +4,6 @@ benchmarks/faults.py kills more often.
 """
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -15,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from assertions import status_of
 from hypothesis import settings
 
 from sklearn_exdd import persistence
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 N_KILLS = settings.default.max_examples // 50  # of each kind of work: 4, and 100 with HYPOTHESIS_PROFILE=nightly
 
@@ -52,7 +53,9 @@ def test_what_a_killed_process_was_at_is_done_again_as_if_nothing_had_been(name,
 
 
 def test_the_script_notices_a_torn_file(script, works, tmp_path):
-    _, expected = works["saving"]
+    saving, expected = works["saving"]
+    persistence.dump(saving.detectors[0], tmp_path / "whole.safetensors")
+    content = (tmp_path / "whole.safetensors").read_bytes()
 
     class Careless(script.Saving):
         def do(self, folder):
@@ -60,8 +63,6 @@ def test_the_script_notices_a_torn_file(script, works, tmp_path):
             path = folder / "detector.safetensors"
             if path.exists():
                 persistence.load(path)
-            persistence.dump(self.detectors[0], path)
-            content = path.read_bytes()
             with open(path, "wb", buffering=0) as file:  # as a careless library writes
                 for byte in range(0, len(content), 100):
                     file.write(content[byte : byte + 100])
@@ -90,8 +91,7 @@ def test_a_process_killed_while_it_writes_leaves_the_older_file(script, tmp_path
         os.replace = die
         persistence.dump(saving.detectors[1], path)
 
-    _, status = os.waitpid(script.forked(act), 0)
-    assert os.WIFSIGNALED(status)
+    assert os.WIFSIGNALED(status_of(script.forked(act)))
     assert persistence.load(path).n_neighbors == saving.detectors[0].n_neighbors
     persistence.dump(saving.detectors[1], path)
     assert persistence.load(path).n_neighbors == saving.detectors[1].n_neighbors
@@ -114,7 +114,7 @@ def test_processes_on_one_cache_get_what_each_would_get_alone(name, n_processes,
 
 def in_a_process(script, act):
     """Whether it ended well there."""
-    return os.waitpid(script.forked(act), 0)[1] == 0
+    return status_of(script.forked(act)) == 0
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 20_000])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
 from sklearn_exdd._images import Images, Masks, read_image
-from sklearn_exdd.augment import PerlinDefectAugmenter, _cache
+from sklearn_exdd.augment import PerlinDefectAugmenter, sample_cache
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.review import ReviewFolder
 
@@ -25,6 +25,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture(scope="module")
 def script():
+    pytest.importorskip("resource", reason="the script measures memory by POSIX")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         import fuzz_images
@@ -45,6 +46,7 @@ def encoded(file_format, shape=(40, 50), **options):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about what it mends by itself
 def test_hundreds_of_hostile_files_give_an_image_or_an_error_that_names_them(script, tmp_path):
     counts, failures, (slowest, _) = script.fuzz(300, seed=1, folder=tmp_path)
@@ -126,16 +128,16 @@ def test_postscript_as_the_mask_of_a_data_set_is_not_either(tmp_path, no_program
 
 def test_postscript_in_a_cache_is_not_either(surfaces, tmp_path, no_programs):
     X = surfaces[0][:4]
-    expected = PerlinDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(X).sample(1).images[0]
+    expected = PerlinDefectAugmenter(memory=tmp_path, random_state=0).fit(X).sample(1).images[0]
     (path,) = tmp_path.rglob("*.json")
     entry = json.loads(path.read_text())
     content = encoded("EPS", X.shape[1:])
     saved(path.with_name(entry["image"]["file"]), content)
     entry["image"]["sha256"] = hashlib.sha256(content).hexdigest()
     del entry["sha256"]
-    path.write_text(json.dumps({**entry, "sha256": _cache._digest(entry)}))
+    path.write_text(json.dumps({**entry, "sha256": sample_cache._digest(entry)}))
     with pytest.warns(RuntimeWarning, match="cannot identify image file"):
-        found = PerlinDefectAugmenter(cache_dir=tmp_path, random_state=0).fit(X).sample(1).images[0]
+        found = PerlinDefectAugmenter(memory=tmp_path, random_state=0).fit(X).sample(1).images[0]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -151,6 +153,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_in_memory(shape, s
         read_image(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory by setrlimit")
 def test_hostile_files_stay_within_a_limit_of_memory(script, tmp_path):
     rng = np.random.RandomState(0)

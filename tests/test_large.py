@@ -1,5 +1,6 @@
 """More images than fit in memory, more processes than one, and more machines."""
 
+import itertools
 import os
 import pickle
 import signal
@@ -21,6 +22,8 @@ from sklearn_exdd.banks import normal_patches, shards
 from sklearn_exdd.coreset import greedy_k_center
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import make_feature_extractor
+
+PATIENCE = 300  # seconds after which a thread or process that others wait for is taken for missing
 
 
 @pytest.fixture
@@ -51,6 +54,7 @@ def assert_same_fit(first, second, X, **tolerance):
 # What comes out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coreset", ["random", "greedy"])
 def test_up_to_one_shard_nothing_changes(coreset, surfaces, unseen_surfaces):
     X, y, masks = surfaces
@@ -61,6 +65,7 @@ def test_up_to_one_shard_nothing_changes(coreset, surfaces, unseen_surfaces):
         assert_same_fit(again.fit(X, y, masks=masks), expected, unseen_surfaces[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"coreset": "greedy"}, {"image_score": "exdd"}], ids=str)
 @pytest.mark.usefixtures("few_sampled")
 def test_neither_the_shards_nor_the_processes_change_a_fit(params, cells, surfaces, unseen_surfaces, write_images):
@@ -102,6 +107,7 @@ def test_what_is_found_on_shards_is_what_their_banks_give(surfaces):
     assert detector.threshold_ == pytest.approx(np.sort(scores)[int(np.ceil(0.75 * 17)) - 1], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_sampled")
 def test_a_sample_stands_for_all_patches():
     X, y, masks = make_surface_defects(60, defect_fraction=0.2, image_shape=(96, 96), random_state=0)
@@ -174,6 +180,7 @@ def test_images_of_other_sizes_than_the_first_make_no_difference_to_the_size(siz
     assert shares[11] == pytest.approx(1600 / n_patches, abs=0.08), "every patch has the same chance"
 
 
+@pytest.mark.slow
 def test_a_random_coreset_of_shards_is_even_over_images_and_places(cells):
     X = np.random.RandomState(0).randint(0, 255, (40, 64, 64)).astype(np.uint8)
     counts = np.zeros((40, 64))
@@ -186,6 +193,7 @@ def test_a_random_coreset_of_shards_is_even_over_images_and_places(cells):
     assert abs(counts.sum(axis=0) - 120).max() < 4 * 10.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", [False, True], ids=["clean", "with an odd image"])
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_greedy_coreset_of_shards_covers_as_one_piece_does(odd, share, monkeypatch):
@@ -238,6 +246,7 @@ def test_corrections_go_on_from_the_images_whose_patches_were_kept(squares, unse
 # Extractors
 
 
+@pytest.mark.slow
 def test_whitening_learned_on_shards_is_that_of_all_images(surfaces):
     X = surfaces[0]
     whole, parts = (ExDDDetector(shard_size=size).fit(X).feature_extractor_ for size in (24, 5))
@@ -312,6 +321,7 @@ def peak_of_fit(paths, shard_size):
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_sampled")
 def test_memory_grows_with_the_coreset_and_not_with_the_images(write_images, monkeypatch):
     monkeypatch.setattr(shards, "_N_CALIBRATING", 10)
@@ -325,6 +335,7 @@ def test_memory_grows_with_the_coreset_and_not_with_the_images(write_images, mon
     assert many < 1.1 * few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coreset", ["random", "greedy"])
 @pytest.mark.usefixtures("few_sampled")
 def test_little_travels(coreset, write_images, monkeypatch):
@@ -351,6 +362,7 @@ def test_little_travels(coreset, write_images, monkeypatch):
     assert sum(handed_in) < n_bytes * (0.2 if coreset == "random" else 0.3)
 
 
+@pytest.mark.slow
 def test_with_memory_the_passes_extract_every_image_once(squares, cells, tmp_path, monkeypatch):
     X, y, _ = squares
     counts, extract = [], type(cells)._extract
@@ -367,15 +379,19 @@ def test_with_memory_the_passes_extract_every_image_once(squares, cells, tmp_pat
 
 
 class Watched(CellStatistics):
-    """Notes the threads that torch may use while it extracts."""
+    """Records the threads that torch may use while it extracts; the first `n_together` batches wait for each other."""
 
     seen = []
+    n_together = 1
+    numbers = itertools.count()
+    together = threading.Barrier(1)
 
     def _extract(self, images):
         import torch
 
         self.seen.append((torch.get_num_threads(), threading.current_thread().name))
-        time.sleep(0.05)
+        if next(self.numbers) < self.n_together:
+            self.together.wait(timeout=PATIENCE)
         return super()._extract(images)
 
 
@@ -387,36 +403,54 @@ def test_threads_that_extract_share_out_those_of_torch(n_jobs, expected, surface
     threads = {"n": 4}
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads["n"])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.update(n=n))
+    n_workers = n_jobs or 1
     monkeypatch.setattr(Watched, "seen", [])
+    monkeypatch.setattr(Watched, "n_together", n_workers)
+    monkeypatch.setattr(Watched, "numbers", itertools.count())
+    monkeypatch.setattr(Watched, "together", threading.Barrier(n_workers))
     Watched(n_jobs=n_jobs, batch_size=2).transform(surfaces[0])
     assert torch.get_num_threads() == 4
+    assert len(Watched.seen) == 12
     assert {n_threads for n_threads, _ in Watched.seen} == {expected}
-    assert len({name for _, name in Watched.seen}) == (1 if n_jobs in (None, 1) else min(n_jobs, 8))
+    assert len({name for _, name in Watched.seen}) == n_workers
 
 
 class Counting(CellStatistics):
-    """Writes down the threads that a process may use."""
+    """Writes down the threads that each process may use. No process but the creator goes on until two have done so."""
 
-    def __init__(self, folder=None, *, batch_size=16, n_jobs=None, memory=None, verbose=0):
+    def __init__(self, folder=None, creator=None, *, batch_size=16, n_jobs=None, memory=None, verbose=0):
         super().__init__(batch_size=batch_size, n_jobs=n_jobs, memory=memory, verbose=verbose)
         self.folder = folder
+        self.creator = creator
 
     def _extract(self, images):
         import torch
 
-        (Path(self.folder) / f"{os.getpid()}").write_text(f"{torch.get_num_threads() * (self.n_jobs or 1)}")
+        path = Path(self.folder, str(os.getpid()))
+        path.with_suffix(".tmp").write_text(f"{torch.get_num_threads() * (self.n_jobs or 1)}")
+        os.replace(path.with_suffix(".tmp"), path)
+        deadline = time.monotonic() + PATIENCE
+        while os.getpid() != self.creator and len(self.counts()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
         return super()._extract(images)
 
+    def counts(self):
+        """Return the number of threads of each process but the creator."""
+        paths = [path for path in Path(self.folder).iterdir() if path.name.isdigit()]
+        return {int(path.name): int(path.read_text()) for path in paths if int(path.name) != self.creator}
 
+
+@pytest.mark.slow
 def test_processes_share_out_the_cores(squares, tmp_path, monkeypatch):
     X, y, _ = squares
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)  # the next processes see these variables
-    ExDDDetector(Counting(str(tmp_path)), n_jobs=2, shard_size=3).fit(X[y == 0])
+    extractor = Counting(str(tmp_path), os.getpid())
+    ExDDDetector(extractor, n_jobs=2, shard_size=3).fit(X[y == 0])
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
-    counts = {int(path.name): int(path.read_text()) for path in tmp_path.iterdir()}
-    counts.pop(os.getpid())  # looks at a few images first
+    assert (tmp_path / str(os.getpid())).exists()  # looks at a few images first
+    counts = extractor.counts()
     assert len(counts) == 2
     assert sum(counts.values()) <= max(2, joblib.cpu_count())
 
@@ -441,7 +475,7 @@ def test_the_next_batch_is_read_while_one_is_extracted(squares):
         def _extract(self, images):
             self.n_extracted += 1
             if self.n_extracted < len(X):
-                assert reading[self.n_extracted].wait(timeout=30), "the next image is not read until this one is done"
+                assert reading[self.n_extracted].wait(PATIENCE), "the next image is not read until this one is done"
             return super()._extract(images)
 
     maps = Waits(batch_size=1).transform([Pixels(i) for i in range(len(X))])
@@ -519,6 +553,7 @@ def fatal(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
 def test_a_lost_process_does_not_lose_the_fit(fatal, cells, squares):
     X, y, _ = squares
@@ -529,6 +564,7 @@ def test_a_lost_process_does_not_lose_the_fit(fatal, cells, squares):
     assert_same_fit(detector, expected, X)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
 def test_processes_that_are_lost_again_and_again_end_the_fit(fatal, squares):
     X, y, _ = squares
@@ -553,6 +589,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coreset", ["random", "greedy"])
 def test_a_cluster_fits_what_one_machine_fits(coreset, surfaces, write_images, client):
     X, y, masks = surfaces
@@ -564,14 +601,17 @@ def test_a_cluster_fits_what_one_machine_fits(coreset, surfaces, write_images, c
     assert_same_fit(detector, expected, X)
 
 
+@pytest.mark.slow
 def test_the_cluster_does_the_extraction(squares, write_images, client, tmp_path):
     X, y, _ = squares
+    (tmp_path / "counts").mkdir()
+    extractor = Counting(str(tmp_path / "counts"), os.getpid())
     with joblib.parallel_config(backend="dask"):
-        ExDDDetector(Counting(str(tmp_path / "images")), shard_size=3).fit(write_images(X), y)
-    workers = set(client.run(os.getpid).values())
-    assert workers <= {int(path.name) for path in (tmp_path / "images").iterdir() if path.suffix == ""}
+        ExDDDetector(extractor, shard_size=3).fit(write_images(X), y)
+    assert set(client.run(os.getpid).values()) == set(extractor.counts())
 
 
+@pytest.mark.slow
 def test_a_search_runs_on_a_cluster(surfaces, write_images, client):
     X, y, _ = surfaces
     grid = {"n_neighbors": [1, 3], "shard_size": ["auto", 4]}
@@ -583,6 +623,7 @@ def test_a_search_runs_on_a_cluster(surfaces, write_images, client):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_does_not_lose_the_fit(fatal, cells, squares, write_images, client):
     X, y, _ = squares
     expected = ExDDDetector(cells, shard_size=2, random_state=0).fit(X, y)
@@ -593,6 +634,7 @@ def test_a_worker_that_is_killed_does_not_lose_the_fit(fatal, cells, squares, wr
     assert_same_fit(detector, expected, X)
 
 
+@pytest.mark.slow
 def test_what_only_a_killed_worker_held_is_sent_again(cells, squares, monkeypatch):
     from concurrent.futures import CancelledError
 

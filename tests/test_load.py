@@ -9,6 +9,7 @@ from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
+from assertions import status_of
 from sklearn.base import clone
 
 from sklearn_exdd import (
@@ -51,6 +52,7 @@ def script():
         yield load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_threads_that_start_at_once_get_the_scores_of_a_single_caller(name, surfaces, unseen_surfaces):
     X, y, masks = surfaces
@@ -72,6 +74,7 @@ def test_threads_that_start_at_once_get_the_scores_of_a_single_caller(name, surf
         np.testing.assert_array_equal(found_maps, maps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_processes_get_the_scores_of_a_single_caller(script, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
@@ -80,11 +83,12 @@ def test_processes_get_the_scores_of_a_single_caller(script, tmp_path):
     detector, X = script.fitted()
     scores = detector.score_samples(X)
     processes = [forked(lambda i=i: np.save(tmp_path / f"{i}.npy", detector.score_samples(X))) for i in range(4)]
-    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 4
+    assert [status_of(process) for process in processes] == [0] * 4
     for i in range(4):
         np.testing.assert_array_equal(np.load(tmp_path / f"{i}.npy"), scores)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_thousands_of_predictions_leave_the_memory_as_it_is(script):
     detector, X = script.fitted()
@@ -103,6 +107,7 @@ def fitted_on_rows():
     return ExDDDetector(max_false_alarm_rate=0.1, random_state=0).fit(X, y), rng.normal(2, 2, size=(40, 3))
 
 
+@pytest.mark.slow
 def test_predictions_during_corrections_are_those_of_some_state_in_between():
     detector, X_new = fitted_on_rows()
     states, copy = [], pickle.loads(pickle.dumps(detector))
@@ -111,11 +116,12 @@ def test_predictions_during_corrections_are_those_of_some_state_in_between():
         states.append(copy.score_samples(X_new[20:]))
         copy.partial_fit(X_new[i : i + 1], labels[i : i + 1])
     states.append(copy.score_samples(X_new[20:]))
-    done, seen, errors = Event(), [], []
+    done, predicting, seen, errors = Event(), Event(), [], []
 
     def predict():
         try:
             while not done.is_set():
+                predicting.set()
                 seen.append(detector.score_samples(X_new[20:]))
         except Exception as error:
             errors.append(error)
@@ -123,13 +129,17 @@ def test_predictions_during_corrections_are_those_of_some_state_in_between():
     readers = [Thread(target=predict) for _ in range(3)]
     for reader in readers:
         reader.start()
-    for i in range(20):
-        detector.partial_fit(X_new[i : i + 1], labels[i : i + 1])
-    done.set()
-    for reader in readers:
-        reader.join()
+    try:
+        for i in range(20):
+            predicting.clear()
+            assert predicting.wait(300), errors  # each correction comes while somebody predicts
+            detector.partial_fit(X_new[i : i + 1], labels[i : i + 1])
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
     assert errors == []
-    assert seen
+    assert len(seen) >= 20
     np.testing.assert_array_equal(detector.score_samples(X_new[20:]), states[-1])
     assert all(any(np.array_equal(one, state) for state in states) for one in seen)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from sklearn_exdd import MemoryBank, memory_bank
+from sklearn_exdd import MemoryBank
+from sklearn_exdd.banks import memory_bank
 
 
 def random_rows(seed, *shape, dtype=np.float32):
@@ -341,6 +342,7 @@ def test_what_the_index_loses_is_searched_by_brute_force(fake_index, n_neighbors
     assert len(fake_index.built) == 2
 
 
+@pytest.mark.slow
 def test_small_banks_are_searched_without_loading_the_index():
     code = (
         "import sys, numpy as np; from sklearn_exdd import MemoryBank; "
@@ -358,6 +360,7 @@ def on_a_manifold(rng, n_samples):
     return (np.sin(t @ waves) + 0.01 * rng.normal(size=(n_samples, 16))).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_index_finds_what_brute_force_finds():
     # One test for all of it: the index is compiled once in a process, and that takes a while.
     rng = np.random.RandomState(0)

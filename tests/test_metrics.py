@@ -3,7 +3,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -21,12 +20,6 @@ from sklearn_exdd.metrics import (
 
 SCORES = [pixel_roc_auc_score, pixel_average_precision_score, per_region_overlap_score]
 SCORERS = [pixel_roc_auc_scorer, pixel_average_precision_scorer, per_region_overlap_scorer]
-
-
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
 
 
 def random_masks_and_maps(seed, n_levels=None, shape=(9, 11), n_images=5):
@@ -86,6 +79,7 @@ def test_pixel_scores_equal_those_of_scikit_learn_on_the_concatenated_pixels(sco
         assert score(masks, maps) == pytest.approx(reference(masks.ravel(), maps.ravel()), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_fpr", [0.01, 0.05, 0.3, 0.77, 1.0])
 @pytest.mark.parametrize("n_levels", [None, 12, 3, 2])
 def test_per_region_overlap_equals_its_naive_twin(n_levels, max_fpr):
@@ -156,15 +150,19 @@ def test_inputs_are_left_as_they_were_and_the_score_is_a_python_float(score):
 @pytest.mark.parametrize("score", SCORES)
 def test_input_that_cannot_be_scored_is_refused_with_what_came(score):
     masks, maps = random_masks_and_maps(0)
-    with pytest.raises(ValueError, match="^masks, maps: expected one of each for every image, got 4 masks and 5 maps"):
+    with pytest.raises(ValueError, match=r"^masks, maps: expected one of each for every image, got 4 masks and 5 maps"):
         score(masks[:4], maps)
     with pytest.raises(ValueError, match=r"^masks\[3\]: expected the shape of its map, \(9, 10\), got \(9, 11\)"):
         score(list(masks), [*maps[:3], maps[3][:, :10], maps[4]])
     with pytest.raises(ValueError, match=r"^maps\[0\]: expected a 2-D array .*, got shape \(9, 11, 1\)"):
         score(masks, maps[..., None])
-    with pytest.raises(ValueError, match="^masks: expected at least one defect pixel and one normal pixel, got no defect pixel"):
+    with pytest.raises(
+        ValueError, match=r"^masks: expected at least one defect pixel and one normal pixel, got no defect pixel"
+    ):
         score([None] * 5, maps)
-    with pytest.raises(ValueError, match="^masks: expected at least one defect pixel and one normal pixel, got no normal pixel"):
+    with pytest.raises(
+        ValueError, match=r"^masks: expected at least one defect pixel and one normal pixel, got no normal pixel"
+    ):
         score(np.ones_like(masks), maps)
     with pytest.raises(TypeError, match=r"^masks: expected an array .* got NoneType"):
         score(None, maps)
@@ -237,6 +235,7 @@ def test_a_grid_search_chooses_by_the_masks(routing, scorer, in_pipeline, as_lis
     assert (search.best_estimator_[-1] if in_pipeline else search.best_estimator_).n_masks_ == len(X)
 
 
+@pytest.mark.slow
 def test_several_metrics_mix_labels_and_masks(routing):
     X, y, masks = make_images()
     scoring = {"image": "roc_auc", "pixel": pixel_roc_auc_scorer, "pro": PixelScorer(per_region_overlap_score)}
@@ -270,13 +269,15 @@ def test_a_copy_or_a_pickle_of_a_scorer_scores_the_same(routing):
 
 def test_a_scorer_that_gets_no_masks_says_how_to_pass_them():
     X, y, _ = make_images()
-    with pytest.raises(TypeError, match=r"^masks: expected .* got None. .*enable_metadata_routing=True\) and pass masks= to"):
+    with pytest.raises(
+        TypeError, match=r"^masks: expected .* got None. .*enable_metadata_routing=True\) and pass masks= to"
+    ):
         cross_validate(Detector(), X, y, scoring=pixel_roc_auc_scorer, error_score="raise")
 
 
 def test_masks_that_are_not_aligned_with_the_images_are_refused(routing):
     X, y, masks = make_images()
-    with pytest.raises(ValueError, match="^masks, maps: expected one of each .*, got 15 masks and 10 maps"):
+    with pytest.raises(ValueError, match=r"^masks, maps: expected one of each .*, got 15 masks and 10 maps"):
         cross_validate(
             Detector(), X, y, scoring=pixel_roc_auc_scorer, cv=3, params={"masks": masks[y == 1]}, error_score="raise"
         )
@@ -284,5 +285,7 @@ def test_masks_that_are_not_aligned_with_the_images_are_refused(routing):
 
 def test_an_estimator_without_maps_is_refused():
     X, _, masks = make_images()
-    with pytest.raises(TypeError, match=r"^estimator: expected a fitted detector with .*predict_map, .* got Pipeline around Halve"):
+    with pytest.raises(
+        TypeError, match=r"^estimator: expected a fitted detector with .*predict_map, .* got Pipeline around Halve"
+    ):
         pixel_roc_auc_scorer(make_pipeline(Halve().fit(X)), X, masks=masks)

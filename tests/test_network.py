@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Python reports what Python code does with sockets to audit hooks; they cannot be taken off again.
 WATCH = """
 import json, sys

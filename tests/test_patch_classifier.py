@@ -94,6 +94,7 @@ def test_the_threshold_comes_from_normal_images_that_the_classifier_has_not_seen
     assert detector.threshold_ == pytest.approx(detector.score_samples(X[held_out]).max())
 
 
+@pytest.mark.slow
 def test_synthetic_defects_are_enough(surfaces, unseen_surfaces):
     X, y, _ = surfaces
     augmenter = OffsetDefectAugmenter(min_contrast=0.3)
@@ -106,6 +107,7 @@ def test_synthetic_defects_are_enough(surfaces, unseen_surfaces):
         assert roc_auc_score(y_test, detector.decision_function(X_test)) > 0.8
 
 
+@pytest.mark.slow
 def test_a_search_tunes_the_classifier(surfaces):
     X, y, _ = surfaces
     search = GridSearchCV(

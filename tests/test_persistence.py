@@ -155,6 +155,7 @@ def test_every_detector_comes_back_bit_for_bit(detector, surfaces, unseen_surfac
         np.testing.assert_array_equal(*both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmenter", several(AUGMENTERS))
 def test_every_augmenter_comes_back_and_makes_the_same_defects(augmenter, surfaces, tmp_path):
     X, y, masks = surfaces
@@ -241,6 +242,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(plain)
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_nesting_of_plain_values_comes_back(tmp_path_factory, value):
@@ -266,7 +268,7 @@ def test_what_is_one_array_in_memory_is_written_once(tmp_path):
 def test_folders_of_this_machine_and_routing_are_left_out(surfaces, tmp_path):
     detector = ExDDDetector(
         GaborFeatureExtractor(memory=joblib.Memory(tmp_path / "a", verbose=0)),
-        augmenter=CutPasteDefectAugmenter(cache_dir=tmp_path / "b", random_state=0),
+        augmenter=CutPasteDefectAugmenter(memory=tmp_path / "b", random_state=0),
         n_synthetic=2,
         memory=str(tmp_path / "c"),
         random_state=0,
@@ -275,7 +277,7 @@ def test_folders_of_this_machine_and_routing_are_left_out(surfaces, tmp_path):
         detector.set_fit_request(masks=True)
     back = through_file(detector.fit(surfaces[0][:8]), tmp_path)
     assert str(tmp_path) not in repr(back.get_params())
-    assert b"cache_dir" not in (tmp_path / "estimator.safetensors").read_bytes()
+    assert b"memory" not in (tmp_path / "estimator.safetensors").read_bytes()
     np.testing.assert_array_equal(back.score_samples(surfaces[0]), detector.score_samples(surfaces[0]))
 
 
@@ -302,6 +304,7 @@ def test_some_files_of_this_version_are_kept():
 # Other ways to store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", several(DETECTORS | AUGMENTERS))
 def test_skops_has_to_trust_nothing_but_this_library(estimator, surfaces):
     import skops.io

@@ -136,6 +136,7 @@ def small(tmp_path_factory):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_goes_unseen(small, tmp_path):
     path = tmp_path / "bank"
     for position in range(len(small)):
@@ -154,6 +155,7 @@ def test_no_missing_or_added_byte_goes_unseen(small, tmp_path):
             load(path)
 
 
+@pytest.mark.slow
 @given(
     st.binary(max_size=300)
     | st.builds(lambda size, rest: struct.pack("<Q", size) + rest, st.integers(0, 400), st.binary())
@@ -212,7 +214,7 @@ CODES = {"codes": np.full((1, 2), 0x110000, dtype=np.uint32), "row": np.zeros(3)
         own("system"), own("os.system"), own("Pipeline"), own("ModuleFeatureExtractor"),
         own("ForeignFeatureExtractor"), own("__builtins__"), own("PurePath"), {"type": "MemoryBank"},
         {"type": ["MemoryBank"], "arguments": {}}, own("ExDDDetector", memory="/tmp"),
-        own("PerlinDefectAugmenter", cache_dir="/tmp"), own("ExDDDetector", nothing=1),
+        own("PerlinDefectAugmenter", memory="/tmp"), own("ExDDDetector", nothing=1),
         {**own("ExDDDetector"), "attributes": {"__class__": 1}},
         {**own("ExDDDetector"), "attributes": {"predict": 1}},
         {**own("ExDDDetector"), "attributes": {"memory": "/tmp"}}, own("MemoryBank"), own("MemoryBank", features=[]),
@@ -259,6 +261,7 @@ junk = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(junk)
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_any_structure_is_one_of_ours_or_refused(tmp_path_factory, structure):
@@ -270,6 +273,7 @@ def test_any_structure_is_one_of_ours_or_refused(tmp_path_factory, structure):
     assert made in {"refused", *persistence._HOME}
 
 
+@pytest.mark.slow
 def test_an_array_that_is_named_often_is_in_memory_once(tmp_path):
     import tracemalloc
 

@@ -20,6 +20,8 @@ from sklearn_exdd.banks.patches import Patches, border_rings
 from sklearn_exdd.coreset import greedy_k_center, project
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_average_precision_score, pixel_roc_auc_score
 
+pytestmark = pytest.mark.slow
+
 distances = st.floats(0, 1e6)
 epsilons = st.floats(1e-9, 1e3)
 seeds = st.integers(0, 2**32 - 1)
@@ -380,14 +382,14 @@ def labelled_rows(draw):
     return X, y, rng.normal(size=(12, d)) + rng.choice([0, 3], size=(12, 1)), k
 
 
-def fitted(X, y, k="auto", **params):
+def fitted_exdd(X, y, k="auto", **params):
     return ExDDDetector(n_neighbors=k, random_state=0, **params).fit(X, y)
 
 
 @given(labelled_rows(), seeds)
 def test_scores_do_not_depend_on_the_other_samples(case, seed):
     X, y, X_test, k = case
-    detector = fitted(X, y, k)
+    detector = fitted_exdd(X, y, k)
     expected = detector.score_samples(X_test)
     order = np.random.RandomState(seed).permutation(12)
     np.testing.assert_array_equal(detector.score_samples(X_test[order]), expected[order])
@@ -398,7 +400,7 @@ def test_scores_do_not_depend_on_the_other_samples(case, seed):
 def test_the_order_of_the_training_samples_changes_nothing(case, seed):
     X, y, X_test, k = case
     order = np.random.RandomState(seed).permutation(len(X))
-    one, other = fitted(X, y, k), fitted(X[order], y[order], k)
+    one, other = fitted_exdd(X, y, k), fitted_exdd(X[order], y[order], k)
     np.testing.assert_allclose(other.score_samples(X_test), one.score_samples(X_test), rtol=1e-9)
     assert other.threshold_ == pytest.approx(one.threshold_, rel=1e-9)
 
@@ -407,7 +409,7 @@ def test_the_order_of_the_training_samples_changes_nothing(case, seed):
 def test_the_unit_of_the_features_changes_no_decision(case, unit):
     X, y, X_test, k = case
     assume(y.any())
-    one, other = fitted(X, y, k), fitted(unit * X, y, k)
+    one, other = fitted_exdd(X, y, k), fitted_exdd(unit * X, y, k)
     np.testing.assert_allclose(other.score_samples(unit * X_test), one.score_samples(X_test), rtol=1e-6)
     assert other.threshold_ == pytest.approx(one.threshold_, rel=1e-6)
 
@@ -416,7 +418,7 @@ def test_the_unit_of_the_features_changes_no_decision(case, unit):
 def test_a_miss_that_is_learned_never_scores_lower_than_before(case):
     X, y, X_test, k = case
     assume(y.any())
-    detector = fitted(X, y, k)
+    detector = fitted_exdd(X, y, k)
     before = detector.score_samples(X_test[:1])
     detector.partial_fit(X_test[:1], [1])
     assert detector.score_samples(X_test[:1]) >= before * (1 - 1e-12)
@@ -425,7 +427,7 @@ def test_a_miss_that_is_learned_never_scores_lower_than_before(case):
 @given(labelled_rows())
 def test_a_false_alarm_that_is_learned_never_scores_higher_than_before(case):
     X, y, X_test, k = case
-    detector = fitted(X, y, k)
+    detector = fitted_exdd(X, y, k)
     before = detector.score_samples(X_test[:1])
     detector.partial_fit(X_test[:1], [0])
     assert detector.score_samples(X_test[:1]) <= before * (1 + 1e-12)
@@ -434,7 +436,7 @@ def test_a_false_alarm_that_is_learned_never_scores_higher_than_before(case):
 @given(labelled_rows(), st.floats(0.01, 0.5), st.floats(0.01, 0.5))
 def test_a_detector_that_may_alarm_more_often_has_a_lower_threshold(case, one, other):
     X, y, _, k = case
-    strict, loose = (fitted(X, y, k, max_false_alarm_rate=rate) for rate in sorted([one, other]))
+    strict, loose = (fitted_exdd(X, y, k, max_false_alarm_rate=rate) for rate in sorted([one, other]))
     assert strict.threshold_ >= loose.threshold_
     assert strict.false_alarm_rate_ <= loose.false_alarm_rate_
 
@@ -443,7 +445,7 @@ def test_a_detector_that_may_alarm_more_often_has_a_lower_threshold(case, one, o
 def test_the_names_of_the_classes_change_no_score(case, names):
     X, y, X_test, k = case
     assume(y.any())
-    one, other = fitted(X, y, k), fitted(X, np.array(names)[y], k)
+    one, other = fitted_exdd(X, y, k), fitted_exdd(X, np.array(names)[y], k)
     np.testing.assert_array_equal(other.score_samples(X_test), one.score_samples(X_test))
     np.testing.assert_array_equal(other.predict(X_test), np.array(names)[one.predict(X_test)])
 
@@ -451,7 +453,7 @@ def test_the_names_of_the_classes_change_no_score(case, names):
 @given(labelled_rows())
 def test_a_pickled_detector_is_the_same_bit_for_bit(case):
     X, y, X_test, k = case
-    detector = fitted(X, y, k)
+    detector = fitted_exdd(X, y, k)
     back = pickle.loads(pickle.dumps(detector))
     np.testing.assert_array_equal(back.score_samples(X_test), detector.score_samples(X_test))
     assert back.threshold_ == detector.threshold_

@@ -28,6 +28,8 @@ from sklearn_exdd.augment import (
 )
 from sklearn_exdd.datasets import make_surface_defects
 
+pytestmark = pytest.mark.slow
+
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 40)
 dtypes = st.sampled_from([np.uint8, np.uint16, np.bool_, np.float32, np.float64])
@@ -181,7 +183,7 @@ cases = st.tuples(
 )
 
 
-def fitted(kind, shape, dtype, in_colour, seed):
+def fitted_augmenter(kind, shape, dtype, in_colour, seed):
     """An augmenter, and the images that it got."""
     X, y, masks = make_surface_defects(5, defect_fraction=0.2, image_shape=shape, random_state=seed)
     X = np.stack([X, X // 2, X], axis=3) if in_colour else X
@@ -191,7 +193,7 @@ def fitted(kind, shape, dtype, in_colour, seed):
 
 @given(cases)
 def test_outside_the_mask_every_pixel_is_the_sources_and_inside_something_changed(case):
-    augmenter, X = fitted(*case)
+    augmenter, X = fitted_augmenter(*case)
     synthetic = augmenter.sample(2)
     for image, mask, provenance in zip(*synthetic, synthetic.provenance):
         source = X[provenance["source"]]
@@ -203,7 +205,7 @@ def test_outside_the_mask_every_pixel_is_the_sources_and_inside_something_change
 
 @given(cases, seeds)
 def test_fewer_defects_are_the_first_of_more(case, seed):
-    augmenter, _ = fitted(*case)
+    augmenter, _ = fitted_augmenter(*case)
     few, many = augmenter.sample(1, random_state=seed % 2**31), augmenter.sample(2, random_state=seed % 2**31)
     np.testing.assert_array_equal(few.images, many.images[:1])
     np.testing.assert_array_equal(few.masks, many.masks[:1])
@@ -212,7 +214,7 @@ def test_fewer_defects_are_the_first_of_more(case, seed):
 
 @given(cases, st.integers(8, 20), st.integers(0, 12), st.integers(0, 12))
 def test_a_painted_defect_stays_within_its_region(case, side, top, left):
-    augmenter, X = fitted(*case)
+    augmenter, X = fitted_augmenter(*case)
     region = np.zeros(X.shape[1:3], dtype=bool)
     region[top : top + side, left : left + side] = True
     try:

@@ -119,6 +119,7 @@ def test_tiny_images_are_no_error(drawer, shape):
         assert region.dtype == bool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "drawer",
     [
@@ -289,6 +290,7 @@ def test_a_curve_lies_within_half_its_length_of_one_pixel():
         assert farthest.min() <= 20 + 1
 
 
+@pytest.mark.slow
 def test_more_elongation_is_straighter():
     def straightness(elongation):
         drawer = RidgedRegions(width=(2, 2), length=(0.7, 0.7), elongation=(elongation, elongation))

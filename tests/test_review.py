@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 
 import joblib
@@ -278,6 +279,7 @@ def test_decisions_on_images_with_strange_names_are_read_again(tmp_path, name, r
     assert all(re.fullmatch(r"[0-9a-f]{16}\.png", path.name) for path in (data.X[1], *data.masks))
 
 
+@pytest.mark.slow
 def test_two_processes_write_into_one_folder(folder, source):
     code = (
         "import sys; from sklearn_exdd.review import ReviewFolder; folder = ReviewFolder(sys.argv[1])\n"
@@ -289,6 +291,7 @@ def test_two_processes_write_into_one_folder(folder, source):
     assert sorted(sources) == sorted(f"{name}-{i}" for name in "ab" for i in range(100))
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_half_done(folder, source):
     code = (
         "import sys, numpy as np; from sklearn_exdd.review import ReviewFolder\n"
@@ -423,7 +426,7 @@ class Prompted(BaseDefectAugmenter):
         self.prompts, self.prompt_shares = prompts, prompt_shares
         self.max_redraws, self.random_state = max_redraws, random_state
         self.regions, self.foreground, self.min_contrast = "auto", None, 0.0
-        self.cache_dir, self.pos_label, self.n_synthetic, self.verbose = None, None, 1, 0
+        self.memory, self.pos_label, self.n_synthetic, self.verbose = None, None, 1, 0
 
     def _default_regions(self):
         return PerlinRegions()
@@ -698,24 +701,33 @@ def running_page(folder, *options):
     pytest.importorskip("nicegui")
     command = [sys.executable, "-m", "sklearn_exdd.review", str(folder), "--port", "0", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(__file__)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as page:
+    # Errors go to a file: reading a pipe would wait for every process that has inherited it.
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as page,
+    ):
+
+        def told():
+            errors.seek(0)
+            return errors.read()
+
         try:
             line = page.stdout.readline()
             address = re.search(r"http://\S+", line)
-            assert address, line + page.stderr.read()
+            assert address, line + told()
             yield address.group()
         finally:
             page.send_signal(signal.SIGINT)
             try:
-                page.wait(10)
+                page.wait(60)
             except subprocess.TimeoutExpired:
                 page.kill()
-        assert "Traceback" not in page.stderr.read()
+        assert "Traceback" not in told()
 
 
 def request(address, path, headers=(), method="GET"):
     host, port = re.match(r"http://([^:/]+):(\d+)", address).groups()
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=120)
     try:
         connection.putrequest(method, path, skip_host="Host" in dict(headers), skip_accept_encoding=True)
         for name, value in dict(headers).items():
@@ -727,6 +739,7 @@ def request(address, path, headers=(), method="GET"):
         connection.close()
 
 
+@pytest.mark.slow
 def test_the_server_serves_the_page_to_its_user_and_no_files_to_anybody(folder, tmp_path):
     Image.new("L", (64, 64)).save(tmp_path / "secret.png")
     with running_page(folder.path) as address:

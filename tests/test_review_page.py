@@ -16,7 +16,11 @@ from sklearn_exdd.review import load_review
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +233,7 @@ def test_a_page_of_another_origin_can_neither_read_nor_embed_nor_post(inspected,
         def log_message(self, *arguments):
             pass
 
-    with running_page(folder.path) as address, http.server.HTTPServer(("127.0.0.1", 0), Evil) as evil:
+    with running_page(folder.path) as address, http.server.ThreadingHTTPServer(("127.0.0.1", 0), Evil) as evil:
         threading.Thread(target=evil.serve_forever, daemon=True).start()
         context = browser.new_context()
         page = context.new_page()
@@ -252,8 +256,11 @@ def test_a_page_of_another_origin_can_neither_read_nor_embed_nor_post(inspected,
                         catch { done("refused"); } };
                     frame.src = own;
                 });
-                return [await attempt(own), await attempt(own + "/_nicegui_ws/socket.io/?EIO=4&transport=polling"),
+                const all = async () => [
+                    await attempt(own), await attempt(own + "/_nicegui_ws/socket.io/?EIO=4&transport=polling"),
                     await attempt(own, {method: "POST", body: "x"}), await socket, await frame];
+                const late = new Promise((done) => setTimeout(done, 120_000, "no answer"));
+                return Promise.race([all(), late]);
             }""",
             own,
         )

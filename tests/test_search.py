@@ -5,7 +5,6 @@ import os
 import joblib
 import numpy as np
 import pytest
-import sklearn
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
@@ -28,11 +27,7 @@ from sklearn_exdd.banks.dual_bank import DualBank
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
 
-
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -461,3 +456,11 @@ def test_what_is_kept_grows_with_the_patches_and_not_with_the_candidates(squares
         GridSearchCV(detector, {"epsilon": epsilons, "n_neighbors": [1, 2, 9]}, cv=2, refit=False).fit(X, y)
         sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("output.pkl")))
     assert sizes[1] == sizes[0]
+
+
+def test_a_path_object_serves_as_memory(squares, cells, tmp_path):
+    X, y, masks = squares
+    detector = ExDDDetector(cells, memory=tmp_path / "cache", random_state=0).fit(X, y, masks=masks)
+    expected = ExDDDetector(cells, random_state=0).fit(X, y, masks=masks).score_samples(X)
+    np.testing.assert_allclose(detector.score_samples(X), expected)
+    assert (tmp_path / "cache" / "joblib").is_dir()

@@ -55,6 +55,7 @@ def test_scores_are_the_highest_centred_logits_and_maps_those_less_one_number(su
     np.testing.assert_allclose(detector.predict_map(X), network.defect_logits(X) - usual, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_maps_of_several_networks_are_means_of_theirs(surfaces):
     X, y, masks = surfaces
     one = tiny().fit(X, y, masks=masks)
@@ -68,6 +69,7 @@ def test_maps_of_several_networks_are_means_of_theirs(surfaces):
     np.testing.assert_array_equal(again.decision_function(X), three.decision_function(X))
 
 
+@pytest.mark.slow
 def test_every_second_network_never_sees_the_real_defects_unless_all_do(surfaces, trainings):
     X, y, masks = surfaces
     tiny(n_networks=3).fit(X, y, masks=masks)
@@ -130,6 +132,7 @@ def test_attached_defects_are_what_it_trains_on_but_for_those_on_held_out_images
     assert len(given.sample().images) == n_synthetic
 
 
+@pytest.mark.slow
 def test_a_pipeline_equals_fit_on_what_the_augmenter_attached(surfaces):
     X, y, _ = surfaces
     augmenter = OffsetDefectAugmenter(n_synthetic=6, min_contrast=0.3, random_state=0)
@@ -158,6 +161,7 @@ def test_banks_and_head_of_a_combination_share_one_training(surfaces, trainings,
     assert banks.feature_extractor_.weights_key_ == head.feature_extractors_[0].weights_key_
 
 
+@pytest.mark.slow
 def test_a_search_over_what_training_does_not_depend_on_trains_once_a_fold(surfaces, trainings, tmp_path):
     X, y, _ = surfaces
     search = GridSearchCV(
@@ -168,6 +172,7 @@ def test_a_search_over_what_training_does_not_depend_on_trains_once_a_fold(surfa
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+@pytest.mark.slow
 def test_a_seed_reaches_an_extractor_that_has_none(surfaces):
     X, y, _ = surfaces
     free = LearnedFeatureExtractor(**{**NETWORK.get_params(), "random_state": None})
@@ -179,7 +184,10 @@ def test_a_seed_reaches_an_extractor_that_has_none(surfaces):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"feature_extractor": "resnet18"}, "The 'feature_extractor' parameter of .* must be a str among {'learned'} or"),
+        (
+            {"feature_extractor": "resnet18"},
+            "The 'feature_extractor' parameter of .* must be a str among {'learned'} or",
+        ),
         ({"validation_fraction": 1.0}, "The 'validation_fraction' parameter of SegmentationDetector"),
         ({"top_share": 0}, "The 'top_share' parameter of SegmentationDetector"),
     ],
@@ -208,6 +216,7 @@ def test_attached_defects_and_an_augmenter_at_once_are_refused(surfaces):
         tiny(augmenter=OffsetDefectAugmenter()).fit(augmented, y)
 
 
+@pytest.mark.slow
 def test_it_finds_and_locates_defects_that_it_has_not_seen(surfaces, unseen_surfaces):
     X, y, masks = surfaces
     network = LearnedFeatureExtractor(

@@ -1,12 +1,12 @@
 """The student-teacher: tiny networks, trained for a few steps."""
 
-import io
 import pickle
 
 import joblib
 import numpy as np
 import pytest
 import torch
+from assertions import through_joblib, through_pickle, through_skops
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -75,6 +75,7 @@ def assert_same_weights(first, second, parts=("teacher", "student", "head")):
 # Learning
 
 
+@pytest.mark.slow
 def test_a_longer_training_finds_unseen_defects_and_where_they_are(squares, unseen_squares):
     X, y, masks = squares
     detector = tiny(max_steps=250, train_batch_size=8).fit(X, y, masks=masks)
@@ -83,6 +84,7 @@ def test_a_longer_training_finds_unseen_defects_and_where_they_are(squares, unse
     assert roc_auc_score(masks.ravel(), detector.predict_map(X).ravel()) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_losses_fall(normals, precision):
     losses = tiny(max_steps=60, precision=precision).fit(normals).losses_
@@ -91,6 +93,7 @@ def test_the_losses_fall(normals, precision):
     assert losses["student"][-10:].mean() < 0.9 * losses["student"][:5].mean()
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_teacher_do_not_change_while_the_student_learns(normals, monkeypatch):
     seen = {}
 
@@ -109,6 +112,7 @@ def test_the_weights_of_the_teacher_do_not_change_while_the_student_learns(norma
             np.testing.assert_array_equal(detector.teacher_weights_[name], value)
 
 
+@pytest.mark.slow
 def test_a_torchvision_teacher_is_the_model_with_its_weights(normals, tmp_path):
     from torchvision.models import get_model
 
@@ -138,6 +142,7 @@ def test_teacher_and_student_differ(normals, symmetric):
         )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_detector_and_another_seed_another(fitted, surfaces):
     X, y, masks = surfaces
     again = tiny().fit(X, y, masks=masks)
@@ -158,6 +163,7 @@ def test_the_global_random_generators_are_neither_read_nor_moved(normals):
     np.testing.assert_array_equal(*scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [{}, {"training": "two_stage"}, {"symmetric": True}, {"cosine_weight": 0.0}, {"map_source": "both"}],
@@ -203,6 +209,7 @@ def test_both_is_the_sum_of_the_standardised_maps(fitted, normals):
 # Where defects come from
 
 
+@pytest.mark.slow
 def test_an_augmenter_before_the_detector_gives_the_defects(normals):
     augmenter = OffsetDefectAugmenter(n_synthetic=6, min_contrast=0.0, random_state=0)
     piped = make_pipeline(augmenter, tiny(n_synthetic=0)).fit(normals)
@@ -228,6 +235,7 @@ def test_an_augmenter_for_images_that_one_has_been_at_is_refused(normals):
         tiny(augmenter=CutPasteDefectAugmenter()).fit(X)
 
 
+@pytest.mark.slow
 def test_no_defect_at_all_is_refused_where_masks_are_needed(normals):
     with pytest.raises(ValueError, match="for teacher='learned', got neither"):
         tiny(n_synthetic=0).fit(normals)
@@ -241,6 +249,7 @@ def test_real_defects_with_masks_need_no_synthetic_ones(surfaces):
     assert np.isfinite(tiny(n_synthetic=0).fit(X, y, masks=masks).threshold_)
 
 
+@pytest.mark.slow
 def test_real_defects_without_masks_count_all_the_same(surfaces, fitted, normals):
     X, y, masks = surfaces
     unmarked = tiny().fit(X, y)
@@ -250,6 +259,7 @@ def test_real_defects_without_masks_count_all_the_same(surfaces, fitted, normals
     assert np.isfinite(tiny().fit(X, y, masks=some).threshold_)
 
 
+@pytest.mark.slow
 def test_defect_images_may_come_apart_and_with_labels_of_any_kind(surfaces, fitted):
     X, y, masks = surfaces
     apart = tiny().fit(X[y == 0], X[y == 1], masks=masks[y == 1])
@@ -345,8 +355,9 @@ def test_the_position_map_is_what_normal_maps_share_and_nothing_by_chance(n_imag
 # The cache
 
 
+@pytest.mark.slow
 def test_weights_are_kept_for_all_that_does_not_change_them(normals, tmp_path, no_training):
-    detector = tiny(cache_dir=tmp_path).fit(normals)
+    detector = tiny(memory=tmp_path).fit(normals)
     no_training()
     for params in ({"map_source": "both"}, {"top_share": 0.1}, {"max_false_alarm_rate": 0.2}, {"position_map": True}):
         other = clone(detector).set_params(**params).fit(normals)
@@ -365,12 +376,13 @@ def test_weights_are_kept_for_all_that_does_not_change_them(normals, tmp_path, n
 
 
 def test_one_teacher_serves_all_weights_of_the_losses(normals, tmp_path, monkeypatch):
-    tiny(cache_dir=tmp_path).fit(normals)
+    tiny(memory=tmp_path).fit(normals)
     monkeypatch.setattr(Training, "_train_teacher", None)
-    other = tiny(cache_dir=tmp_path, segmentation_weight=0.5).fit(normals)
+    other = tiny(memory=tmp_path, segmentation_weight=0.5).fit(normals)
     assert set(other.losses_) == {"teacher", "student"}
 
 
+@pytest.mark.slow
 def test_a_grid_search_over_the_map_trains_once_for_each_fold(surfaces, tmp_path, monkeypatch):
     X, y, _ = surfaces
     trained = []
@@ -382,22 +394,23 @@ def test_a_grid_search_over_the_map_trains_once_for_each_fold(surfaces, tmp_path
     train_student = Training._train_student
     monkeypatch.setattr(Training, "_train_student", spy)
     grid = {"map_source": ["segmentation", "cosine"], "top_share": [0.01, 0.1]}
-    search = GridSearchCV(tiny(cache_dir=tmp_path), grid, cv=2, scoring="roc_auc", error_score="raise").fit(X, y)
+    search = GridSearchCV(tiny(memory=tmp_path), grid, cv=2, scoring="roc_auc", error_score="raise").fit(X, y)
     assert len(trained) == 3  # two folds and the refit
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_damaged_weights_are_trained_again(normals, tmp_path):
-    detector = tiny(cache_dir=tmp_path).fit(normals)
+    detector = tiny(memory=tmp_path).fit(normals)
     for path in tmp_path.glob("*student*/weights.safetensors"):
         path.write_bytes(path.read_bytes()[:-200])
     with pytest.warns(
         RuntimeWarning, match=r"weights\.safetensors: expected the weights of an earlier fit, got a damaged file"
     ):
-        again = tiny(cache_dir=tmp_path).fit(normals)
+        again = tiny(memory=tmp_path).fit(normals)
     assert_same_weights(again, detector)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_equals_the_uninterrupted_one(normals, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_CHECKPOINT_EVERY", 2)
     whole = tiny(max_steps=10).fit(normals)
@@ -415,7 +428,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(normals, tmp_path, monk
 
     draw_batch = DefectCrops.draw
     interrupt_at(2)  # within the teacher's three steps
-    detector = tiny(max_steps=10, cache_dir=tmp_path)
+    detector = tiny(max_steps=10, memory=tmp_path)
     with (
         pytest.raises(KeyboardInterrupt),
         pytest.warns(RuntimeWarning, match="teacher: interrupted after 2 of 3 steps"),
@@ -428,10 +441,11 @@ def test_a_resumed_training_equals_the_uninterrupted_one(normals, tmp_path, monk
         detector.fit(normals)
     assert np.isfinite(detector.score_samples(normals)).all()
     monkeypatch.setattr(DefectCrops, "draw", draw_batch)
-    assert_same_weights(tiny(max_steps=10, cache_dir=tmp_path).fit(normals), whole)
+    assert_same_weights(tiny(max_steps=10, memory=tmp_path).fit(normals), whole)
     assert list(tmp_path.glob("*/*.pt")) == []
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_ends_the_training(normals):
     losses = tiny(max_steps=10**6, max_seconds=1.0).fit(normals).losses_
     assert sum(map(len, losses.values())) < 1000
@@ -441,19 +455,13 @@ def test_a_budget_in_seconds_ends_the_training(normals):
 
 
 def test_stored_and_restored_it_is_the_same(fitted, normals):
-    skops_io = pytest.importorskip("skops.io")
-    file = io.BytesIO()
-    joblib.dump(fitted, file)
-    file.seek(0)
-    data = skops_io.dumps(fitted)
-    unknown = skops_io.get_untrusted_types(data=data)
-    assert all(name.startswith("sklearn_exdd.") for name in unknown)
-    for other in (pickle.loads(pickle.dumps(fitted)), joblib.load(file), skops_io.loads(data, trusted=unknown)):
-        np.testing.assert_array_equal(other.score_samples(normals), fitted.score_samples(normals))
+    for through in (through_pickle, through_joblib, through_skops):
+        np.testing.assert_array_equal(through(fitted).score_samples(normals), fitted.score_samples(normals))
     for name, value in pickle.loads(pickle.dumps(fitted)).__dict__.items():
         assert not isinstance(value, (torch.nn.Module, torch.Tensor)), name
 
 
+@pytest.mark.slow
 def test_the_same_pixels_in_another_form_train_the_same_detector(surfaces, fitted, write_images):
     X, y, masks = surfaces
     forms = [X[..., None], X / 255, (X / 255).astype(np.float32), X.astype(np.uint16) * 257, write_images(X)]
@@ -461,6 +469,7 @@ def test_the_same_pixels_in_another_form_train_the_same_detector(surfaces, fitte
         assert_same_weights(tiny().fit(form, y, masks=masks), fitted)
 
 
+@pytest.mark.slow
 def test_colour_images_and_images_of_different_sizes_are_learned(fitted):
     shapes = [(64, 64), (65, 97), (131, 64), (77, 77)]
     images = [make_surface_defects(1, image_shape=shape, random_state=0)[0][0] for shape in shapes]
@@ -472,6 +481,7 @@ def test_colour_images_and_images_of_different_sizes_are_learned(fitted):
         detector.predict(images)
 
 
+@pytest.mark.slow
 def test_a_large_image_in_tiles_is_as_the_whole(fitted):
     image = make_surface_defects(1, image_shape=(420, 611), random_state=0)[0]
     whole = fitted.predict_map(image)
@@ -620,6 +630,7 @@ def test_maps_of_all_levels_reach_the_head():
 EXTRACTORS = [GaborFeatureExtractor(), TorchvisionFeatureExtractor("resnet18", weights=None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda extractor: type(extractor).__name__)
 def test_any_extractor_may_be_the_teacher(surfaces, normals, extractor):
     X, y, masks = surfaces
@@ -646,9 +657,10 @@ def test_an_extractor_teaches_colour_images_of_odd_sizes():
     assert detector.predict_map(X[:1]).shape == (1, 50, 70)
 
 
+@pytest.mark.slow
 def test_a_detector_with_an_extractor_as_its_teacher_is_stored_and_cached(surfaces, tmp_path, no_training):
     X, y, masks = surfaces
-    detector = tiny(teacher=GaborFeatureExtractor(), crop_size=48, cache_dir=str(tmp_path)).fit(X, y, masks=masks)
+    detector = tiny(teacher=GaborFeatureExtractor(), crop_size=48, memory=str(tmp_path)).fit(X, y, masks=masks)
     stored = pickle.loads(pickle.dumps(detector))
     np.testing.assert_array_equal(stored.score_samples(X), detector.score_samples(X))
     no_training()

@@ -86,6 +86,7 @@ def test_the_kernel_distance_and_its_error_are_those_of_the_loops():
     assert error == pytest.approx(np.sqrt(sum((len(one) - 1) * np.var(one) for one in left_out)), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_both_distances_agree_with_those_of_torchmetrics():
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchmetrics")
@@ -114,6 +115,7 @@ def test_equal_sets_are_at_no_distance(metric, defects):
     assert distance == pytest.approx(0, abs=1e-9) if metric is frechet_distance else -0.3 < distance < 0
 
 
+@pytest.mark.slow
 def test_the_kernel_distance_of_one_kind_is_zero_on_average_and_its_error_is_honest(gabor):
     X, masks = draw(96, 3)
     order, found = np.random.RandomState(0), []
@@ -126,6 +128,7 @@ def test_the_kernel_distance_of_one_kind_is_zero_on_average_and_its_error_is_hon
     assert 0.5 < errors.mean() / distances.std() < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", DISTANCES)
 def test_the_distance_grows_as_the_defects_fade(metric, defects, gabor):
     X, masks = defects

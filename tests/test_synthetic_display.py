@@ -167,6 +167,7 @@ def test_a_detector_shows_what_it_learned_from():
     assert len(SyntheticDefectsDisplay.from_estimator(without, 5).images) == 5
 
 
+@pytest.mark.slow
 def test_the_librarys_own_augmenter_and_detector_are_shown(squares):
     X, y, _ = squares
     augmenter = PerlinDefectAugmenter(n_synthetic=6, random_state=0)
@@ -212,6 +213,7 @@ def test_an_estimator_without_synthetic_defects_is_refused():
         SyntheticDefectsDisplay.from_estimator(make_pipeline(Detector(n_synthetic=0)).fit(None))
 
 
+@pytest.mark.slow
 def test_importing_the_display_does_not_import_matplotlib():
     code = "import sys; from sklearn_exdd import SyntheticDefectsDisplay; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,10 +1,13 @@
 """The training loop: budgets, averages, accidents, and runs that resume as if nothing had happened."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from sklearn_exdd import _training
 from sklearn_exdd._torch import seeded
 from sklearn_exdd._training import train
 
@@ -48,11 +51,12 @@ def trained(**options):
     return module, run
 
 
-def assert_same_weights(module, other):
+def assert_same_state(module, other):
     for (name, value), (_, expected) in zip(module.state_dict().items(), other.state_dict().items()):
         assert torch.equal(value, expected), name
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_module_ends_in_evaluation_mode():
     module, run = trained(max_steps=300)
     assert run.stopped_by == "steps"
@@ -64,7 +68,7 @@ def test_the_loss_falls_and_the_module_ends_in_evaluation_mode():
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     (module, run), (same, same_run), (other, _) = trained(seed=3), trained(seed=3), trained(seed=4)
-    assert_same_weights(module, same)
+    assert_same_state(module, same)
     np.testing.assert_array_equal(run.losses, same_run.losses)
     assert not torch.equal(module[0].weight, other[0].weight)
 
@@ -78,12 +82,12 @@ def test_the_global_random_generators_are_neither_read_nor_moved():
         results.append(trained(max_steps=5)[0])
         assert np.array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
         assert torch.equal(torch.get_rng_state(), before[1])
-    assert_same_weights(*results)
+    assert_same_state(*results)
 
 
 def test_seeded_builds_the_same_module_and_leaves_the_generator_where_it_was():
     before = torch.get_rng_state()
-    assert_same_weights(build(), build())
+    assert_same_state(build(), build())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -97,7 +101,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tmp_path, s
     resumed = build()
     run = train(resumed, regression(resumed, calls), **options)
     assert calls[0] == stop // 10 * 10
-    assert_same_weights(resumed, expected)
+    assert_same_state(resumed, expected)
     np.testing.assert_array_equal(run.losses, expected_run.losses)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["c.pt"] * (expected_run.stopped_by == "steps")
 
@@ -119,15 +123,16 @@ def test_a_damaged_checkpoint_is_told_and_training_starts_anew(tmp_path):
     (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
     with pytest.warns(RuntimeWarning, match=r"training: expected a checkpoint of this training in .*c\.pt, got"):
         module, _ = trained(checkpoint=tmp_path / "c.pt")
-    assert_same_weights(module, trained()[0])
+    assert_same_state(module, trained()[0])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path):
     options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 10}
     trained(**options)
     with pytest.warns(RuntimeWarning, match="got one of other settings. Training starts anew"):
         module, _ = trained(seed=1, **options)
-    assert_same_weights(module, trained(seed=1)[0])
+    assert_same_state(module, trained(seed=1)[0])
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_once(tmp_path):
@@ -135,12 +140,12 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once(tmp_path):
     with pytest.warns(RuntimeWarning, match="expected to write the checkpoint") as told:
         module, _ = trained(checkpoint=tmp_path / "file" / "c.pt", checkpoint_every=10)
     assert len(told) == 1
-    assert_same_weights(module, trained()[0])
+    assert_same_state(module, trained()[0])
 
 
 def test_a_budget_in_seconds_ends_the_training_and_the_schedule(monkeypatch):
     clock = iter(np.arange(0, 1000, 0.5))
-    monkeypatch.setattr("sklearn_exdd._training.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(_training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     _, run = trained(max_steps=1000, max_seconds=10)
     assert run.stopped_by == "seconds"
     assert run.complete
@@ -168,7 +173,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_weights():
             checkpoint_every=20,
         )
     assert (run.stopped_by, run.complete) == ("nan", False)
-    assert_same_weights(module, expected)
+    assert_same_state(module, expected)
 
 
 def test_a_loss_that_is_never_finite_is_an_error():
@@ -191,7 +196,7 @@ def test_an_interruption_keeps_what_was_learned_and_says_so():
             schedule="constant",
         )
     assert (run.stopped_by, run.complete) == ("interrupt", False)
-    assert_same_weights(module, expected)
+    assert_same_state(module, expected)
 
 
 def test_an_interruption_before_the_first_step_is_passed_on():
@@ -207,7 +212,7 @@ def test_the_weights_are_averaged_unless_that_is_switched_off():
     train(module, regression(module), max_steps=1, ema_decay=0.99)
     only = build()
     train(only, regression(only), max_steps=1, ema_decay=None)
-    assert_same_weights(module, only)
+    assert_same_state(module, only)
 
 
 def test_gradients_are_clipped_to_the_norm():

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from numbers import Integral, Real
-from pathlib import Path
 from types import CodeType
 from warnings import warn
 
@@ -15,7 +14,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from sklearn_exdd._cache import fingerprint_of_pixels
+from sklearn_exdd._cache import MEMORY, fingerprint_of_pixels, folder_of
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import find_defects
@@ -26,11 +25,11 @@ from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
 _MAX_DRAWS = 100  # of regions, until one lies on the foreground
 # Parameters that do not change the images made, given what fit learned.
-_NOT_IN_KEY = {"n_synthetic", "cache_dir", "pos_label", "random_state", "verbose"}
+_NOT_IN_KEY = {"n_synthetic", "memory", "pos_label", "random_state", "verbose"}
 
 
 class DefectAugmenterMixin(CheckedParams, TransformerMixin):
-    """The transformer's side: what is fitted gets defects attached, what is predicted passes."""
+    """The transformer's side of an augmenter: defects come with images that are fitted; others pass unchanged."""
 
     __metadata_request__fit = {"masks": True}
 
@@ -47,12 +46,12 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         Returns
         -------
         images : AugmentedImages
-            The images of X, with `synthetic`; what an earlier augmenter attached is kept.
+            The images of X, with `synthetic`, in which the defects of an earlier augmenter come first.
         """
         self.fit(X, y, masks=masks)
-        attached = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
-        attached = [part for part in attached if part is not None]
-        return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(attached) if attached else None)
+        parts = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
+        parts = [part for part in parts if part is not None]
+        return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None)
 
     def transform(self, X):
         """Return X as it is: what is predicted is never augmented.
@@ -99,7 +98,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         A defect whose mean change is below so many standard deviations of the texture is drawn again.
     max_redraws : int, default=10
         So many times at most; then the plainest is kept, with a warning.
-    cache_dir : str or path-like, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where finished images are kept, and what was learned: a later or interrupted call with the same images,
         parameters and seed (an int as random_state) continues there.
     pos_label : object, default=None
@@ -137,7 +136,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         "foreground": [StrOptions({"otsu"}), callable, None],
         "min_contrast": [Interval(Real, 0, None, closed="left")],
         "max_redraws": [Interval(Integral, 0, None, closed="left")],
-        "cache_dir": [str, Path, None],
+        "memory": MEMORY,
         "pos_label": "no_validation",
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -185,7 +184,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             if isinstance(drawer, MaskRegions):
                 drawer.check_masks(self.masks_)
         self.pixels_hash_ = None
-        if self.cache_dir is not None:
+        if folder_of(self.memory) is not None:
             self.pixels_hash_ = fingerprint_of_pixels(self.images_)
             if defects is not None:
                 defect_masks = own_masks and [own_masks.get(i, defects.shape(i)) for i in range(len(defects))]
@@ -373,7 +372,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     def _key(self, params):
         if self.pixels_hash_ is None:
-            raise ValueError("cache_dir: was None in fit, where the images' hash is found. Fit again.")
+            raise ValueError("memory: was None in fit, where the images' hash is found. Fit again.")
         values = {name: self._key_of(name, value) for name, value in sorted(params.items())}
         return joblib.hash((type(self).__qualname__, values, self.pixels_hash_, self.seed_))[:20]
 
@@ -383,18 +382,20 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     def _fit_dir(self):
         """The folder for what was learned, keyed by all that it depends on; None without a cache."""
-        if self.cache_dir is None:
+        folder = folder_of(self.memory)
+        if folder is None:
             return None
         key = self._key({name: getattr(self, name) for name in self._learned_from})
-        return Path(self.cache_dir) / f"{type(self).__name__}-learned-{key}"
+        return folder / f"{type(self).__name__}-learned-{key}"
 
     def _sample_cache(self, seed):
-        if self.cache_dir is None:
+        folder = folder_of(self.memory)
+        if folder is None:
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
         params = {name: value for name, value in self.get_params().items() if name.split("__")[0] not in hidden}
         key = self._key({**params, "sources_": self.sources_})  # what is kept names its source
-        return SampleCache(Path(self.cache_dir) / f"{type(self).__name__}-{key}-{seed}")
+        return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")
 
 
 def _content(code):

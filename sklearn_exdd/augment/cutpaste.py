@@ -22,7 +22,7 @@ class CutPasteDefectAugmenter(BaseDefectAugmenter):
     foreground : "otsu", callable or None, default=None
     min_contrast : float, default=1.0
     max_redraws : int, default=10
-    cache_dir : str or path-like, default=None
+    memory : str, path-like or joblib.Memory, default=None
     pos_label : object, default=None
     random_state : int, RandomState instance or None, default=None
     verbose : int, default=0
@@ -67,7 +67,7 @@ class CutPasteDefectAugmenter(BaseDefectAugmenter):
         foreground=None,
         min_contrast=1.0,
         max_redraws=10,
-        cache_dir=None,
+        memory=None,
         pos_label=None,
         random_state=None,
         verbose=0,
@@ -78,7 +78,7 @@ class CutPasteDefectAugmenter(BaseDefectAugmenter):
         self.foreground = foreground
         self.min_contrast = min_contrast
         self.max_redraws = max_redraws
-        self.cache_dir = cache_dir
+        self.memory = memory
         self.pos_label = pos_label
         self.random_state = random_state
         self.verbose = verbose

@@ -83,7 +83,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     foreground : "otsu", callable or None, default=None
     min_contrast : float, default=0.5
     max_redraws : int, default=10
-    cache_dir : str or path-like, default=None
+    memory : str, path-like or joblib.Memory, default=None
         The trained weights are kept there too, as safetensors, and a training that was cut off resumes.
     pos_label : object, default=None
     random_state : int, RandomState instance or None, default=None
@@ -198,7 +198,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         foreground=None,
         min_contrast=0.5,
         max_redraws=10,
-        cache_dir=None,
+        memory=None,
         pos_label=None,
         random_state=None,
         verbose=0,
@@ -226,7 +226,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         self.foreground = foreground
         self.min_contrast = min_contrast
         self.max_redraws = max_redraws
-        self.cache_dir = cache_dir
+        self.memory = memory
         self.pos_label = pos_label
         self.random_state = random_state
         self.verbose = verbose

@@ -75,9 +75,9 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     foreground : "otsu", callable or None, default=None
     min_contrast : float, default=1.0
     max_redraws : int, default=10
-    cache_dir : str or path-like, default=None
+    memory : str, path-like or joblib.Memory, default=None
         In its key a local folder stands by the content of its files, a model on the hub by its id, and a function by
-        its module and name: rename it, or empty `cache_dir`, after changing what it returns.
+        its module and name: rename it, or empty `memory`, after changing what it returns.
     pos_label : object, default=None
     random_state : int, RandomState instance or None, default=None
     verbose : int, default=0
@@ -163,7 +163,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         foreground=None,
         min_contrast=1.0,
         max_redraws=10,
-        cache_dir=None,
+        memory=None,
         pos_label=None,
         random_state=None,
         verbose=0,
@@ -188,7 +188,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         self.foreground = foreground
         self.min_contrast = min_contrast
         self.max_redraws = max_redraws
-        self.cache_dir = cache_dir
+        self.memory = memory
         self.pos_label = pos_label
         self.random_state = random_state
         self.verbose = verbose

@@ -70,7 +70,7 @@ def model_key(model):
     if not isinstance(model, FunctionType):
         return joblib.hash(model)
     if model.__name__ == "<lambda>":
-        raise ValueError("cache_dir: expected a model with a name to keep its images by, got a lambda. Use `def`.")
+        raise ValueError("memory: expected a model with a name to keep its images by, got a lambda. Use `def`.")
     return model_name(model)
 
 

@@ -68,7 +68,7 @@ class SampleCache:
         except OSError as error:
             self._writable = False
             warn(
-                f"cache_dir: expected to write into {self.folder}, got {type(error).__name__}: {error}. The samples "
+                f"memory: expected to write into {self.folder}, got {type(error).__name__}: {error}. The samples "
                 "are made all the same, but those from here on are not kept; make room or choose another folder.",
                 RuntimeWarning,
                 stacklevel=3,

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from math import isfinite
+from pathlib import Path
 
 from sklearn_exdd import __version__
 
@@ -12,7 +13,7 @@ AUGMENTERS = ("cutpaste", "perlin", "offset", "mixed", "ddpm")
 
 _EPILOG = """exit codes:
   0    done
-  1    done, and an image is called defective (only with --fail_on_defect)
+  1    done, and an image is called defective (only with --fail-on-defect)
   2    bad use: the message says what was expected; nothing is written
   3    done, but some images could not be used
   4    an error that should not happen, with its traceback
@@ -22,16 +23,34 @@ _LAYOUT = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpForm
 _FOLDER = "folder of images: index.csv; normal/ (or good/), defect/ and masks/; MVTec AD; or KSDD2"
 
 
+class Parser(argparse.ArgumentParser):
+    """Parser that accepts underscores in the names of options, too: Python's spelling of the parameters."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        n_options = args.index("--") if "--" in args else len(args)
+        return super().parse_known_args([*map(_hyphenated, args[:n_options]), *args[n_options:]], namespace)
+
+
+def _hyphenated(argument):
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
 def parser():
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sklearn_exdd", description="Find and locate surface defects in pictures of parts.", **_LAYOUT
+    """Return the parser of the command line."""
+    is_script = Path(sys.argv[0]).stem == "sklearn-exdd"
+    parser = Parser(
+        prog="sklearn-exdd" if is_script else "python -m sklearn_exdd",
+        description="Find and locate surface defects in images of parts.",
+        **_LAYOUT,
     )
     parser.add_argument("--version", action="version", version=f"sklearn_exdd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)
     _add_predict(commands)
     _add_evaluate(commands)
+    _add_versions(commands)
     return parser
 
 
@@ -49,20 +68,20 @@ def _add_fit(commands):
         "classifier: a backbone with pretrained weights, and defects (default: %(default)s)",
     )
     fit.add_argument(
-        "--feature_extractor",
+        "--feature-extractor",
         metavar="NAME",
         help="of exdd: auto, gabor, learned, a torchvision model, or timm:NAME (default: auto)",
     )
-    fit.add_argument("--n_neighbors", metavar="N", type=_number_or_word, help="of exdd: a number, or auto (default)")
+    fit.add_argument("--n-neighbors", metavar="N", type=_number_or_word, help="of exdd: a number, or auto (default)")
     fit.add_argument("--augmenter", choices=AUGMENTERS, help="makes synthetic defects to learn from")
-    fit.add_argument("--n_synthetic", metavar="N", type=int, help="number of synthetic defects")
+    fit.add_argument("--n-synthetic", metavar="N", type=int, help="number of synthetic defects")
     fit.add_argument(
-        "--max_false_alarm_rate",
+        "--max-false-alarm-rate",
         metavar="SHARE",
         type=float,
         help="share of normal images that may be called defective (default: 0.01)",
     )
-    fit.add_argument("--random_state", metavar="SEED", type=int, default=0, help="default: %(default)s")
+    fit.add_argument("--random-state", metavar="SEED", type=int, default=0, help="default: %(default)s")
     fit.add_argument(
         "--params",
         metavar="JSON",
@@ -86,14 +105,14 @@ def _add_predict(commands):
         help="folder to write: report.html, scores.csv and maps/. An earlier report is replaced",
     )
     predict.add_argument(
-        "--n_shown",
+        "--n-shown",
         metavar="N",
         type=int,
         default=1000,
         help="images with a map and a place in report.html, the worst ones; scores.csv has all (default: %(default)s)",
     )
     _add_threshold(predict)
-    predict.add_argument("--fail_on_defect", action="store_true", help="end with code 1 if there is a defect")
+    predict.add_argument("--fail-on-defect", action="store_true", help="end with code 1 if there is a defect")
     _add_verbose(predict)
 
 
@@ -103,9 +122,14 @@ def _add_evaluate(commands):
     evaluate.add_argument("model", metavar="MODEL", help="file that fit has written")
     evaluate.add_argument("folder", metavar="FOLDER", help=f"{_FOLDER}. Of the last two, the test part")
     _add_threshold(evaluate)
-    evaluate.add_argument("--no_maps", action="store_true", help="only compare scores: saves half the time")
+    evaluate.add_argument("--no-maps", action="store_true", help="only compare scores: saves half the time")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_verbose(evaluate)
+
+
+def _add_versions(commands):
+    what = "print the versions of Python, this library and its dependencies"
+    commands.add_parser("versions", help=what, description=what.capitalize() + ".", **_LAYOUT)
 
 
 def _add_threshold(command):

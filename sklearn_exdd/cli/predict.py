@@ -38,7 +38,7 @@ def run(options):
     """Score the images, and write the report."""
     out, folder = _check_place(options.out), open_folder(options.folder)
     if options.n_shown < 0:
-        raise ValueError(f"--n_shown: expected 0 or more, got {options.n_shown}.")
+        raise ValueError(f"--n-shown: expected 0 or more, got {options.n_shown}.")
     detector = model.load(options.model)
     threshold = float(detector.threshold_ if options.threshold is None else options.threshold)
     results = [Result(path, path.relative_to(folder).as_posix()) for path in list_images(folder)]

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import scoring
+from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
@@ -81,7 +82,7 @@ class ExDDDetector(BaseDefectDetector):
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
-    memory : str or joblib.Memory, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
         with the same one. Files count as the same while path, size and time of writing are.
@@ -191,7 +192,7 @@ class ExDDDetector(BaseDefectDetector):
         "algorithm": [StrOptions({"auto", "brute", "pynndescent"})],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
-        "memory": [str, HasMethods("cache"), None],
+        "memory": MEMORY,
         "shard_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],

@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 
 from sklearn_exdd import scoring
+from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import N_JOBS
@@ -49,7 +50,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
-    memory : str or joblib.Memory, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image.
     batch_size : int, default=16
         Images extracted together.
@@ -112,7 +113,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
-        "memory": [str, HasMethods("cache"), None],
+        "memory": MEMORY,
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "n_jobs": N_JOBS,

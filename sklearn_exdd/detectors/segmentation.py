@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
+from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
@@ -53,7 +54,7 @@ class SegmentationDetector(BaseDefectDetector):
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
-    memory : str or joblib.Memory, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where trained weights and maps are kept. An ExDDDetector on "learned" features with the same memory and the same
         images shares the training.
     batch_size : int, default=16
@@ -120,7 +121,7 @@ class SegmentationDetector(BaseDefectDetector):
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
-        "memory": [str, HasMethods("cache"), None],
+        "memory": MEMORY,
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "n_jobs": N_JOBS,

@@ -10,11 +10,11 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import gen_batches
-from sklearn.utils._param_validation import HasMethods, Interval
-from sklearn.utils.validation import check_is_fitted, check_memory
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from sklearn_exdd._cache import load, store
+from sklearn_exdd._cache import MEMORY, as_memory, load, store
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, CheckedParams, check_image_size, validate
 from sklearn_exdd._torch import resize, resolve_device, share_out_threads
@@ -51,7 +51,7 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     batch_size : int, default=16
         Images of one shape that are extracted together; on a CPU fewer, where they are
         large: it takes less memory, and no longer.
-    memory : str or joblib.Memory, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, keyed by its pixels and the
         parameters of the extractor.
     n_jobs : int, default=None
@@ -92,7 +92,7 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
         "tile_size": [Interval(Integral, 1, None, closed="left")],
         "whiten": ["boolean"],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "memory": [str, HasMethods("cache"), None],
+        "memory": MEMORY,
         "n_jobs": N_JOBS,
         "verbose": ["verbose"],
     }
@@ -305,7 +305,7 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
 
     def _read(self, images, batch, own_key):
         """For each image of a batch its key in the cache, and its feature map from there or else its pixels."""
-        memory, items = self._memory(), []
+        memory, items = as_memory(self.memory), []
         for index in range(batch.start, batch.stop):
             image = images[index]
             self._check_size(image.shape, images.where(index))
@@ -316,7 +316,7 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
 
     def _extracted(self, items):
         """Feature maps of a batch that was read."""
-        memory, maps, missing = self._memory(), [feature_map for _, feature_map, _ in items], {}
+        memory, maps, missing = as_memory(self.memory), [feature_map for _, feature_map, _ in items], {}
         for i, (_, feature_map, pixels) in enumerate(items):
             if feature_map is None:
                 missing.setdefault(pixels.shape, []).append(i)
@@ -342,9 +342,6 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     def _own_key(self):
         """What all entries of this extractor have in common in a cache."""
         return joblib.hash(self._cache_key()) if self.memory is not None else None
-
-    def _memory(self):
-        return None if self.memory is None else check_memory(self.memory)
 
     def _cache_key(self):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import name_of
 
 from sklearn_exdd.augment import (
     BaseDefectAugmenter,
@@ -23,10 +24,6 @@ AUGMENTERS = [
 ALONE = [augmenter for augmenter in AUGMENTERS if isinstance(augmenter, BaseDefectAugmenter)]
 
 NEED_NO_DEFECTS = [augmenter for augmenter in AUGMENTERS if not isinstance(augmenter, DefectPasteAugmenter)]
-
-
-def name_of(estimator):
-    return type(estimator).__name__
 
 
 each_augmenter = pytest.mark.parametrize("augmenter", AUGMENTERS, ids=name_of)
@@ -67,12 +64,3 @@ def assert_outside_the_masks_all_is_as_it_was(synthetic, X):
         changed = (image != source).reshape(*mask.shape, -1).any(axis=2)
         assert mask.sum() >= 4
         assert changed[mask].mean() > 0.6
-
-
-def assert_same_samples(first, second):
-    assert len(first.images) == len(second.images)
-    for part in ("images", "masks"):
-        for one, other in zip(getattr(first, part), getattr(second, part)):
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
-    assert first.provenance == second.provenance

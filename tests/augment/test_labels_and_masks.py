@@ -3,9 +3,9 @@
 import joblib
 import numpy as np
 import pytest
+from assertions import assert_same_samples
 from cheap_augmenters import (
     Shift,
-    assert_same_samples,
     colour_of,
     each_augmenter,
     each_augmenter_alone,
@@ -110,7 +110,7 @@ def test_images_of_other_channels_are_refused_by_name(augmenter, surfaces, tmp_p
     images = list(X)
     images[np.flatnonzero(y)[0]] = colour_of(X[:1])[0]
     with pytest.raises(ValueError, match=rf"^X\[{np.flatnonzero(y)[0]}\]: expected 1 channel"):
-        clone(augmenter).set_params(cache_dir=tmp_path).fit(images, y, masks=masks).sample(1)
+        clone(augmenter).set_params(memory=tmp_path).fit(images, y, masks=masks).sample(1)
 
 
 @each_augmenter

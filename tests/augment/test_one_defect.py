@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from cheap_augmenters import Shift, assert_same_samples, colour_of, each_augmenter_alone, name_of
+from assertions import assert_same_samples
+from cheap_augmenters import Shift, colour_of, each_augmenter_alone
+from conftest import name_of
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 

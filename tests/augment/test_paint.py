@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cheap_augmenters import Shift, assert_outside_the_masks_all_is_as_it_was, assert_same_samples, colour_of
+from assertions import assert_same_samples
+from cheap_augmenters import Shift, assert_outside_the_masks_all_is_as_it_was, colour_of
 from sklearn.base import clone
 
 from sklearn_exdd.augment import (

@@ -17,7 +17,7 @@ from sklearn_exdd.augment import OffsetDefectAugmenter, PerlinDefectAugmenter
         ({"foreground": "bright"}, "The 'foreground' parameter of OffsetDefectAugmenter must be"),
         ({"min_contrast": -0.1}, "The 'min_contrast' parameter of OffsetDefectAugmenter must be"),
         ({"max_redraws": 1.5}, "The 'max_redraws' parameter of OffsetDefectAugmenter must be"),
-        ({"cache_dir": 3}, "The 'cache_dir' parameter of OffsetDefectAugmenter must be"),
+        ({"memory": 3}, "The 'memory' parameter of OffsetDefectAugmenter must be"),
         ({"random_state": "x"}, "The 'random_state' parameter of OffsetDefectAugmenter must be"),
         ({"offset": (0.5, 0.2)}, r"^offset: expected two numbers in ascending order, at least 0, got \(0.5, 0.2\)"),
         ({"offset": (0.5,)}, "^offset: expected two numbers in ascending order"),

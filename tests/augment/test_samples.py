@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
+from assertions import assert_same_samples
 from cheap_augmenters import (
     Shift,
     assert_outside_the_masks_all_is_as_it_was,
-    assert_same_samples,
     colour_of,
     each_augmenter,
     each_augmenter_alone,
     each_that_needs_no_defects,
     in_form_of_samples,
-    name_of,
 )
+from conftest import name_of
 from PIL import Image
 from sklearn.base import clone
 

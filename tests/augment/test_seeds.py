@@ -3,14 +3,9 @@
 import joblib
 import numpy as np
 import pytest
-from cheap_augmenters import assert_same_samples, each_augmenter
+from assertions import assert_same_samples, beginning
+from cheap_augmenters import each_augmenter
 from sklearn.base import clone
-
-from sklearn_exdd.augment import SyntheticDefects
-
-
-def beginning(synthetic, n_samples):
-    return SyntheticDefects(synthetic.images[:n_samples], synthetic.masks[:n_samples], synthetic.provenance[:n_samples])
 
 
 @each_augmenter

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from cheap_augmenters import Shift, assert_same_samples, each_augmenter, name_of
+from assertions import assert_same_samples
+from cheap_augmenters import Shift, each_augmenter
+from conftest import name_of
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 

@@ -173,6 +173,7 @@ def test_the_threshold_follows_the_banks(n_top_patches, dual, rate, side, tolera
     assert detector.threshold_ == pytest.approx(naive_threshold(scores, rate), rel=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", ["scale", 1e-6])
 def test_a_correction_without_news_leaves_the_threshold_as_it_was(epsilon):
     X, y, masks = make_surface_defects(30, image_shape=(160, 160), random_state=0)

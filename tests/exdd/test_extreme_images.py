@@ -16,6 +16,7 @@ def test_identical_images_in_both_banks_give_finite_scores(epsilon, image_score,
     assert np.isfinite(detector.predict_map(squares[0])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
 @pytest.mark.parametrize("image_score", ["top_mean", "exdd", "exdd_code"])
 @pytest.mark.parametrize("value", [0, 100, 255])

@@ -85,6 +85,7 @@ def test_scores_and_maps_are_the_published_formula(image_score, dual, n_support,
         np.testing.assert_allclose(pixel_map, expected_map, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_scores_are_the_published_formula_on_features_of_a_backbone(squares, unseen_squares):
     X, y, _ = squares
     extractor = TorchvisionFeatureExtractor("resnet18", weights=None)
@@ -161,6 +162,7 @@ def test_by_default_a_bank_of_one_row_will_do(squares, cells):
     assert np.isfinite(detector.decision_function(X)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("border_rings", [0, 2, 9])
 def test_scores_are_in_units_of_what_is_normal_at_their_distance_from_the_border(border_rings, surfaces, cells):
     X, y, masks = surfaces

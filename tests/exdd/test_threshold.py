@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn_exdd import ExDDDetector
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_score", ["top_mean", "exdd", "exdd_code"])
 @pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["images", "groups"])
@@ -55,6 +56,7 @@ def test_with_few_normal_images_the_attainable_rate_is_told(squares, cells):
     assert looser.threshold_ < few.threshold_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
 @pytest.mark.parametrize("params", [{"n_neighbors": 1}, {"n_neighbors": 3, "normal_coreset": 0.5}], ids=str)
 def test_new_normal_samples_raise_no_more_false_alarms_than_promised(dual, params):
@@ -70,6 +72,7 @@ def test_new_normal_samples_raise_no_more_false_alarms_than_promised(dual, param
     assert np.mean(rates) > 0.02
 
 
+@pytest.mark.slow
 def test_groups_keep_the_promise_where_samples_of_a_group_are_alike():
     with_groups, without = [], []
     for seed in range(20):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from assertions import assert_same_maps
 from PIL import Image
-from tiny_extractors import CellMeans, assert_same_maps, random_images, random_pixels, resnet18
+from tiny_extractors import CellMeans, random_images, random_pixels, resnet18
 
 from sklearn_exdd.features import GaborFeatureExtractor
 

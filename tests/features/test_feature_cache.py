@@ -3,9 +3,10 @@
 import joblib
 import numpy as np
 import pytest
+from assertions import assert_same_maps
 from PIL import Image
 from sklearn.base import clone
-from tiny_extractors import CellMeans, Pixels, assert_same_maps, random_images, random_pixels, resnet18
+from tiny_extractors import CellMeans, Pixels, random_images, random_pixels, resnet18
 
 
 @pytest.fixture
@@ -80,6 +81,7 @@ def test_extractors_of_other_kinds_do_not_share_entries(tmp_path):
     assert maps[0].shape != maps[1].shape
 
 
+@pytest.mark.slow
 def test_backbones_of_other_seeds_do_not_share_entries(tmp_path):
     X = random_images(0, 1, 64, 64)
     first, other = (resnet18(random_state=seed, memory=str(tmp_path)).transform(X)[0] for seed in (0, 1))

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from assertions import assert_same_maps
 from PIL import Image
 from sklearn.exceptions import NotFittedError
-from tiny_extractors import CellMeans, assert_same_maps, patches_of, random_images, random_pixels, tiny_network
+from tiny_extractors import CellMeans, patches_of, random_images, random_pixels, tiny_network
 
 from sklearn_exdd.features import (
     ForeignFeatureExtractor,

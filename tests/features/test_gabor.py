@@ -58,5 +58,7 @@ def test_an_unknown_response_is_refused():
 
 @pytest.mark.parametrize("n_levels", [0, 9])
 def test_a_number_of_levels_that_does_not_fit_the_grid_is_refused(n_levels):
-    with pytest.raises(ValueError, match=rf"The 'n_levels' parameter of .* an int in the range \[1, 4\]. Got {n_levels}"):
+    with pytest.raises(
+        ValueError, match=rf"The 'n_levels' parameter of .* an int in the range \[1, 4\]. Got {n_levels}"
+    ):
         GaborFeatureExtractor(n_levels=n_levels).fit(random_images(0, 2, 64, 64))

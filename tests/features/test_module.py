@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
+from assertions import assert_same_maps
 from sklearn.base import clone
-from tiny_extractors import as_maps, assert_same_maps, random_images, resnet18, tiny_network
+from tiny_extractors import as_maps, random_images, resnet18, tiny_network
 from torch import nn
 from torch.nn import functional
 from torchvision import models
@@ -113,6 +114,7 @@ def test_a_process_holds_one_module_for_all_clones_and_fits():
     assert len(CALLS) == 1
 
 
+@pytest.mark.slow
 def test_equal_backbones_are_built_once(monkeypatch):
     built = []
 
@@ -189,6 +191,7 @@ def test_a_network_can_be_loaded_where_gradients_are_switched_off(mode):
     assert_same_maps(resnet18(random_state=303 + (mode is torch.no_grad)).transform(X), maps)
 
 
+@pytest.mark.slow
 def test_a_network_first_loaded_by_several_threads_is_the_same(tmp_path):
     # In a process of its own: a trace that fails half-way leaves torch.fx unusable.
     code = (

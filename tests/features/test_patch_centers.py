@@ -81,6 +81,7 @@ def test_a_module_finds_a_dot_exactly_where_it_is(build, shape, image_size):
     assert abs(errors).max() < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", SIZES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_random_backbone_finds_a_dot_about_where_it_is(shape, image_size):

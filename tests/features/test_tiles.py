@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from tiny_extractors import CellMeans, assert_same_maps, random_images, resnet18
+from assertions import assert_same_maps
+from tiny_extractors import CellMeans, random_images, resnet18
 
 from sklearn_exdd.features import GaborFeatureExtractor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile_size", [64, 100, 128])
 @pytest.mark.parametrize("shape", [(256, 320), (333, 401), (257, 129), (300, 90)])
 def test_gabor_maps_of_tiles_are_those_of_the_whole(shape, tile_size):
@@ -22,6 +24,7 @@ def test_backbone_maps_of_tiles_are_those_of_the_whole(shape):
     assert_same_maps(resnet18(tile_size=128).transform(X), resnet18(tile_size=1024).transform(X), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer2", "layer3"])
 @pytest.mark.parametrize("shape", [(600, 77), (75, 581)])
 def test_maps_of_one_layer_are_stitched_at_any_size(shape, layer):

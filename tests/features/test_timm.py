@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from assertions import assert_same_maps
 from sklearn.base import clone
-from tiny_extractors import assert_same_maps, random_images
+from tiny_extractors import random_images
 
 from sklearn_exdd.features import TimmFeatureExtractor
 
@@ -22,6 +23,7 @@ def test_a_timm_model_works_by_name():
     assert not np.allclose(other[0], maps[0])
 
 
+@pytest.mark.slow
 def test_a_timm_model_takes_a_local_file(tmp_path):
     import timm
 

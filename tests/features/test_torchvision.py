@@ -9,8 +9,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from assertions import assert_same_maps
 from sklearn.base import clone
-from tiny_extractors import as_maps, assert_same_maps, random_images, resnet18
+from tiny_extractors import as_maps, random_images, resnet18
 from torch.nn import functional
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -40,6 +41,7 @@ def test_maps_of_one_layer_are_the_pooled_outputs_of_torchvision(layer, shape):
     assert_same_maps(resnet18(layers=(layer,)).transform(X), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 5])
 def test_layers_are_joined_on_the_finest_grid_as_in_torchvision(seed):
     X = random_images(1, 3, 96, 160, 3)
@@ -78,7 +80,9 @@ def test_bfloat16_comes_close_to_float32():
     assert rough.dtype == np.float32
     error = np.linalg.norm(rough - exact, axis=3) / np.linalg.norm(exact, axis=3)
     assert 0 < error.max() < 0.05
-    with pytest.raises(ValueError, match=r"The 'precision' parameter of Torch.* must be a str among {.*}. Got 'float16'"):
+    with pytest.raises(
+        ValueError, match=r"The 'precision' parameter of Torch.* must be a str among {.*}. Got 'float16'"
+    ):
         resnet18(precision="float16").transform(X)
 
 
@@ -111,6 +115,7 @@ def test_features_of_another_precision_are_other_entries_of_the_cache(monkeypatc
         assert_same_maps(cached, resnet18(precision=name).transform(X), rtol=0)
 
 
+@pytest.mark.slow
 def test_random_weights_follow_their_seed_and_leave_the_global_generator_alone():
     X = random_images(0, 1, 64, 64)
     state = torch.random.get_rng_state()
@@ -119,6 +124,7 @@ def test_random_weights_follow_their_seed_and_leave_the_global_generator_alone()
     assert not np.allclose(first, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_other_backbones_of_torchvision_work_by_name(backbone):
     extractor = TorchvisionFeatureExtractor(backbone, weights=None)
@@ -152,6 +158,7 @@ def weights_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [str, Path])
 def test_weights_can_be_a_local_file(weights_file, kind):
     X = random_images(0, 1, 64, 64)
@@ -204,6 +211,7 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch, error):
         TorchvisionFeatureExtractor("resnet18").transform(random_images(0, 1, 64, 64))
 
 
+@pytest.mark.slow
 def test_other_weights_in_the_same_file_are_other_features(tmp_path):
     X, path, cache = random_images(0, 1, 64, 64), tmp_path / "weights.pth", str(tmp_path / "cache")
     maps = []

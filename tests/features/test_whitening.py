@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from assertions import assert_same_maps
 from sklearn.exceptions import NotFittedError
-from tiny_extractors import CellMeans, Pixels, assert_same_maps, patches_of, random_images, resnet18
+from tiny_extractors import CellMeans, Pixels, patches_of, random_images, resnet18
 
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import GaborFeatureExtractor

@@ -43,13 +43,6 @@ def resnet18(**options):
     return TorchvisionFeatureExtractor("resnet18", weights=None, **{"precision": "float32", **options})
 
 
-def assert_same_maps(maps, expected, **tolerance):
-    assert [feature_map.shape for feature_map in maps] == [feature_map.shape for feature_map in expected]
-    for feature_map, same in zip(maps, expected):
-        assert feature_map.dtype == np.float32
-        np.testing.assert_allclose(feature_map, same, **tolerance)
-
-
 def as_maps(outputs):
     return list(torch.cat(outputs, dim=1).permute(0, 2, 3, 1).numpy())
 

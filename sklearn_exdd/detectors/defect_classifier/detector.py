@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
+from sklearn_exdd._cache import MEMORY, folder_of
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, check_image_size
 from sklearn_exdd._torch import arrays_of, check_device, load_weights, seeded
@@ -85,7 +86,7 @@ class DefectClassifier(BaseDefectDetector):
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
-    cache_dir : str or path-like, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where an interrupted training is kept, to be resumed by the next fit on the same images with the same
         parameters and an int as `random_state`.
     batch_size : int, default=16
@@ -170,7 +171,7 @@ class DefectClassifier(BaseDefectDetector):
         "train_batch_size": [Interval(Integral, 2, None, closed="left")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
-        "cache_dir": [str, Path, None],
+        "memory": MEMORY,
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
         "n_jobs": N_JOBS,
@@ -198,7 +199,7 @@ class DefectClassifier(BaseDefectDetector):
         train_batch_size=32,
         max_false_alarm_rate=0.01,
         pos_label=None,
-        cache_dir=None,
+        memory=None,
         batch_size=16,
         device=None,
         n_jobs=None,
@@ -222,7 +223,7 @@ class DefectClassifier(BaseDefectDetector):
         self.train_batch_size = train_batch_size
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
-        self.cache_dir = cache_dir
+        self.memory = memory
         self.batch_size = batch_size
         self.device = device
         self.n_jobs = n_jobs
@@ -360,11 +361,12 @@ class DefectClassifier(BaseDefectDetector):
 
     def _checkpoint(self, *training):
         """Return the file that keeps exactly this training, or None without a cache."""
-        if self.cache_dir is None:
+        folder = folder_of(self.memory)
+        if folder is None:
             return None
         params = [getattr(self, name) for name in _TRAINED_FROM]
         weights = file_sha256(self.weights) or str(self.weights)
-        return Path(self.cache_dir) / f"{joblib.hash((training, params, weights))}.pt"
+        return folder / f"{joblib.hash((training, params, weights))}.pt"
 
     # Prediction
 

@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
+from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._params import check_layers, validate_parts
 from sklearn_exdd._torch import arrays_of, check_device, load_weights, resize
 from sklearn_exdd._training_set import in_one_form
@@ -85,7 +86,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
-    cache_dir : str or path-like, default=None
+    memory : str, path-like or joblib.Memory, default=None
         Where trained weights are kept: a search over parameters that do not change them trains once for each fold, and
         an interrupted training resumes.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
@@ -167,7 +168,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         "tile_size": [Interval(Integral, 256, None, closed="left")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
-        "cache_dir": [str, Path, None],
+        "memory": MEMORY,
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "device": [str, None],
         "random_state": ["random_state"],
@@ -200,7 +201,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         tile_size=1024,
         max_false_alarm_rate=0.01,
         pos_label=None,
-        cache_dir=None,
+        memory=None,
         precision="auto",
         device=None,
         random_state=None,
@@ -229,7 +230,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         self.tile_size = tile_size
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
-        self.cache_dir = cache_dir
+        self.memory = memory
         self.precision = precision
         self.device = device
         self.random_state = random_state

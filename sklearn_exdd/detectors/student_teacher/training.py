@@ -1,13 +1,12 @@
 """The training of a student-teacher. Importing this module loads no torch."""
 
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import joblib
 from sklearn.base import BaseEstimator
 
-from sklearn_exdd._cache import fingerprint, fingerprint_of_pixels
+from sklearn_exdd._cache import fingerprint, fingerprint_of_pixels, folder_of
 from sklearn_exdd._torch import arrays_of, load_weights, resolve_device, resolve_precision, seeded
 from sklearn_exdd._training import train
 from sklearn_exdd._weights import read_weights, write_weights
@@ -103,7 +102,7 @@ class Training:
         from sklearn_exdd.detectors.student_teacher.networks import Trained
 
         real_defects = None if real is None else Defects.from_training_set(real)
-        pixels = None if self.params.cache_dir is None else _fingerprint(normal, real_defects)
+        pixels = None if folder_of(self.params.memory) is None else _fingerprint(normal, real_defects)
 
         @cache
         def crops():
@@ -125,9 +124,9 @@ class Training:
 
     def _part(self, name, module, pixels, learn):
         """Load the weights of a part from the cache or train it; return its losses."""
-        folder = None
-        if self.params.cache_dir is not None:
-            folder = Path(self.params.cache_dir) / f"StudentTeacherDetector-{name}-{self._key(name, pixels)}"
+        folder = folder_of(self.params.memory)
+        if folder is not None:
+            folder = folder / f"StudentTeacherDetector-{name}-{self._key(name, pixels)}"
         learned = None if folder is None else read_weights(folder / "weights.safetensors")
         if learned is None:
             runs = learn(folder)

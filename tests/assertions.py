@@ -1,0 +1,77 @@
+"""Comparisons that several test files make, and the ways to store an estimator that they compare."""
+
+import io
+import os
+import pickle
+import signal
+import time
+
+import joblib
+import numpy as np
+import pytest
+
+from sklearn_exdd.augment import SyntheticDefects
+
+
+def assert_same_maps(maps, expected, **tolerance):
+    """Check float32 maps of equal shapes: bit for bit, or within a tolerance of `numpy.testing.assert_allclose`."""
+    assert [one.shape for one in maps] == [one.shape for one in expected]
+    for one, other in zip(maps, expected):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, **{"rtol": 0, "atol": 0, **tolerance})
+
+
+def assert_same_samples(samples, expected, *, provenance=True):
+    """Check synthetic defects: images and masks bit for bit, and their provenance unless it may differ."""
+    assert len(samples.images) == len(expected.images)
+    assert len(samples.masks) == len(expected.masks)
+    for part in ("images", "masks"):
+        for one, other in zip(getattr(samples, part), getattr(expected, part)):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+    if provenance:
+        assert samples.provenance == expected.provenance
+
+
+def beginning(synthetic, n_samples):
+    """Return the first samples of synthetic defects."""
+    return SyntheticDefects(synthetic.images[:n_samples], synthetic.masks[:n_samples], synthetic.provenance[:n_samples])
+
+
+def through_pickle(estimator):
+    """Return the estimator after pickling and unpickling."""
+    return pickle.loads(pickle.dumps(estimator))
+
+
+def through_joblib(estimator):
+    """Return the estimator after a round trip through joblib."""
+    file = io.BytesIO()
+    joblib.dump(estimator, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+def through_skops(estimator, ours=("sklearn_exdd.",)):
+    """Return the estimator after a round trip through skops, to which no types but ours are unknown."""
+    skops_io = pytest.importorskip("skops.io")
+    data = skops_io.dumps(estimator)
+    unknown = skops_io.get_untrusted_types(data=data)
+    assert [name for name in unknown if not name.startswith(ours)] == []
+    return skops_io.loads(data, trusted=unknown)
+
+
+STORES = ["pickle", "joblib", "skops"]
+each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_joblib, through_skops], ids=STORES)
+
+
+def status_of(process, patience=300):
+    """Wait for a forked process and return its status as `os.waitpid` does; kill it if it takes too many seconds."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.005)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    pytest.fail(f"The forked process {process} did not end within {patience} s.")
