@@ -122,15 +122,15 @@ def test_all_kinds_of_defect_are_drawn_unless_some_are_named():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_samples": 0}, "n_samples must be an integer of at least 1, got 0"),
-        ({"n_samples": 2.5}, "n_samples must be an integer of at least 1, got 2.5"),
-        ({"defect_fraction": 1.1}, r"defect_fraction must be a number in \[0, 1\], got 1.1"),
-        ({"defect_fraction": float("nan")}, r"defect_fraction must be a number in \[0, 1\], got nan"),
+        ({"n_samples": 0}, r"^n_samples: expected an integer of at least 1, got 0"),
+        ({"n_samples": 2.5}, r"^n_samples: expected an integer of at least 1, got 2.5"),
+        ({"defect_fraction": 1.1}, r"^defect_fraction: expected a number in \[0, 1\], got 1.1"),
+        ({"defect_fraction": float("nan")}, r"^defect_fraction: expected a number in \[0, 1\], got nan"),
         ({"image_shape": (31, 64)}, r"two integers of at least 32, got \(31, 64\)"),
-        ({"image_shape": (64, 64, 3)}, "image_shape must be"),
-        ({"image_shape": 64}, "image_shape must be"),
-        ({"image_shape": (64.0, 64)}, "image_shape must be"),
-        ({"texture": "wood"}, r"texture must be one of \['metal', 'cast', 'fabric', 'tile'\], got 'wood'"),
+        ({"image_shape": (64, 64, 3)}, r"^image_shape: expected \(height, width\)"),
+        ({"image_shape": 64}, r"^image_shape: expected \(height, width\)"),
+        ({"image_shape": (64.0, 64)}, r"^image_shape: expected \(height, width\)"),
+        ({"texture": "wood"}, r"^texture: expected one of \['metal', 'cast', 'fabric', 'tile'\], got 'wood'"),
         ({"defects": "rust"}, r"one or more of \['scratch', 'crack', 'pit', 'stain', 'dent'\], got 'rust'"),
         ({"defects": ["pit", "rust"]}, r"got \['pit', 'rust'\]"),
         ({"defects": []}, r"one or more of .* got \[\]"),
@@ -269,7 +269,7 @@ def test_the_two_subsets_together_are_the_whole(load, layout, request):
     assert train.masks + test.masks == both.masks
     assert not train.is_test.any()
     assert test.is_test.all()
-    with pytest.raises(ValueError, match=r"subset must be 'train', 'test' or None \(both\), got 'val'"):
+    with pytest.raises(ValueError, match=r"^subset: expected 'train', 'test' or None \(both\), got 'val'"):
         load(path, subset="val")
 
 
@@ -305,8 +305,8 @@ def test_load_index_needs_only_image_and_label(tmp_path):
         (["image,label", "x/a.png,0", "x/c.png,1"], FileNotFoundError, "line 3: there is no file 'x/c.png'"),
         (["image,label,mask", "x/a.png,1,m/a.png"], FileNotFoundError, "line 2: there is no file 'm/a.png'"),
         (["image,label", ",0"], FileNotFoundError, "line 2: there is no file ''"),
-        (["image,label", "x/a.png,2"], ValueError, r"line 2: label must be one of \['0', 'normal'.*\], got '2'"),
-        (["image,label", "x/a.png"], ValueError, "line 2: label must be one of .* got ''"),
+        (["image,label", "x/a.png,2"], ValueError, r"line 2: expected a label of \['0', 'normal'.*\], got '2'"),
+        (["image,label", "x/a.png"], ValueError, "line 2: expected a label of .*, got ''"),
         (["file;label", "x/a.png;0"], ValueError, r"columns image, label.*got the columns \['file;label'\]"),
         ([], ValueError, "got the columns None"),
         (["image,label"], ValueError, "Found no images"),

@@ -439,7 +439,7 @@ def test_training_starts_from_a_local_state_dict_and_leaves_the_shared_network_a
             FileNotFoundError,
             "^weights: expected one of .*'missing.pt'",
         ),
-        ({"image_size": (64, 64, 3)}, ValueError, r"^image_size: expected an int, \(height, width\) or None, got \(64"),
+        ({"image_size": (64, 64, 3)}, ValueError, r"^image_size: expected an integer .* or None, got \(64"),
         (
             {"image_size": 4},
             ValueError,

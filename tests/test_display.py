@@ -267,18 +267,18 @@ def test_axes_of_the_user_are_drawn_into():
     assert display.axes_[1, 1] is axes[1, 1]
     assert display.axes_[0, 1].images[1].get_cmap().name == "viridis"
     figure.canvas.draw()
-    with pytest.raises(ValueError, match=r"axes must hold 4 axes \(2 images with 2 panels each\), got 3"):
+    with pytest.raises(ValueError, match=r"^axes: expected 4 axes \(2 images with 2 panels each\), got 3"):
         display.plot(axes=axes.ravel()[:3])
 
 
 def test_data_that_do_not_belong_together_are_refused():
     images, masks = make_surfaces([(32, 32)] * 2)
     maps = [image / 100 for image in images]
-    with pytest.raises(ValueError, match="maps must have one entry for each of the 2 images, got 1"):
+    with pytest.raises(ValueError, match=r"^maps: expected one entry for each of the 2 images, got 1"):
         DefectMapDisplay.from_predictions(images, maps[:1])
-    with pytest.raises(ValueError, match="masks must have one entry for each of the 2 images, got 3"):
+    with pytest.raises(ValueError, match=r"^masks: expected one entry for each of the 2 images, got 3"):
         DefectMapDisplay.from_predictions(images, maps, masks=[*masks, None])
-    with pytest.raises(ValueError, match=r"its image, \(32, 32\) at index 1, got a map of shape \(16, 16\)"):
+    with pytest.raises(ValueError, match=r"^maps\[1\]: expected the size of its image, \(32, 32\), got \(16, 16\)"):
         DefectMapDisplay.from_predictions(images, [maps[0], maps[1][::2, ::2]])
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         DefectMapDisplay.from_predictions(images, maps, colour="red")

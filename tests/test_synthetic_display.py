@@ -184,7 +184,7 @@ def test_axes_of_the_user_are_drawn_into():
     display = SyntheticDefectsDisplay.from_samples(synthetic, axes=axes)
     assert display.figure_ is figure
     assert axes[0, 0].get_legend() is not None
-    with pytest.raises(ValueError, match=r"axes must hold 4 axes \(2 images with 2 panels each\), got 3"):
+    with pytest.raises(ValueError, match=r"^axes: expected 4 axes \(2 images with 2 panels each\), got 3"):
         display.plot(axes=axes.ravel()[:3])
 
 

@@ -19,7 +19,7 @@ def _folder(path, layout):
 
 def _parts(subset):
     if subset not in (None, "train", "test"):
-        raise ValueError(f"subset must be 'train', 'test' or None (both), got {subset!r}.")
+        raise ValueError(f"subset: expected 'train', 'test' or None (both), got {subset!r}.")
     return ["train", "test"] if subset is None else [subset]
 
 
@@ -254,7 +254,7 @@ def load_index(path):
                 (row.get(name) or "").strip() for name in ("image", "label", "mask", "type", "group")
             )
             if label.lower() not in labels:
-                raise ValueError(f"{index}, line {rows.line_num}: label must be one of {list(labels)}, got {label!r}.")
+                raise ValueError(f"{index}, line {rows.line_num}: expected a label of {list(labels)}, got {label!r}.")
             for name in [image, mask] if mask else [image]:
                 if not (index.parent / name).is_file():
                     raise FileNotFoundError(f"{index}, line {rows.line_num}: there is no file {name!r} in the folder.")

@@ -266,16 +266,16 @@ def make_surface_defects(
     True
     """
     if not isinstance(n_samples, Integral) or n_samples < 1:
-        raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}.")
+        raise ValueError(f"n_samples: expected an integer of at least 1, got {n_samples!r}.")
     if not isinstance(defect_fraction, Real) or not 0 <= defect_fraction <= 1:
-        raise ValueError(f"defect_fraction must be a number in [0, 1], got {defect_fraction!r}.")
+        raise ValueError(f"defect_fraction: expected a number in [0, 1], got {defect_fraction!r}.")
     if np.shape(image_shape) != (2,) or not all(isinstance(side, Integral) and side >= 32 for side in image_shape):
-        raise ValueError(f"image_shape must be (height, width), two integers of at least 32, got {image_shape!r}.")
+        raise ValueError(f"image_shape: expected (height, width), two integers of at least 32, got {image_shape!r}.")
     if texture not in list(_TEXTURES):
-        raise ValueError(f"texture must be one of {list(_TEXTURES)}, got {texture!r}.")
+        raise ValueError(f"texture: expected one of {list(_TEXTURES)}, got {texture!r}.")
     kinds = list(_DEFECTS) if defects is None else [defects] if isinstance(defects, str) else list(defects)
     if not kinds or any(kind not in list(_DEFECTS) for kind in kinds):
-        raise ValueError(f"defects must be None (all kinds), or one or more of {list(_DEFECTS)}, got {defects!r}.")
+        raise ValueError(f"defects: expected None (all kinds), or one or more of {list(_DEFECTS)}, got {defects!r}.")
     rng = check_random_state(random_state)
     X = np.stack([_photograph(rng, tuple(image_shape), texture) for _ in range(n_samples)])
     y, masks = np.zeros(n_samples, dtype=int), np.zeros(X.shape, dtype=bool)

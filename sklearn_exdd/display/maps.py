@@ -212,7 +212,7 @@ class DefectMapDisplay:
             self.axes_, bar = np.asarray(axes, dtype=object), None
             if self.axes_.size != len(images) * len(panels):
                 raise ValueError(
-                    f"axes must hold {len(images) * len(panels)} axes ({len(images)} images with {len(panels)} panels "
+                    f"axes: expected {len(images) * len(panels)} axes ({len(images)} images with {len(panels)} panels "
                     f"each), got {self.axes_.size}."
                 )
             self.axes_ = self.axes_.reshape(len(images), len(panels))
@@ -257,13 +257,13 @@ class DefectMapDisplay:
         for name in ("maps", "scores", "masks", "labels", "explanations"):
             values = getattr(self, name)
             if values is not None and len(values) != len(images):
-                raise ValueError(f"{name} must have one entry for each of the {len(images)} images, got {len(values)}.")
+                raise ValueError(f"{name}: expected one entry for each of the {len(images)} images, got {len(values)}.")
         maps = [np.asarray(anomaly_map, dtype=float) for anomaly_map in self.maps]
         for i, (image, anomaly_map) in enumerate(zip(images, maps)):
             if anomaly_map.shape != image.shape[:2]:
                 raise ValueError(
-                    f"Each map must have the height and width of its image, {image.shape[:2]} at index {i}, "
-                    f"got a map of shape {anomaly_map.shape}."
+                    f"maps[{i}]: expected the size of its image, {image.shape[:2]}, got {anomaly_map.shape}. "
+                    "Resize the map to the size of the image."
                 )
         masks = None if self.masks is None else Masks(self.masks, len(images))
         return images, maps, [masks and masks.get(i, image.shape) for i, image in enumerate(images)]

@@ -176,7 +176,7 @@ class SyntheticDefectsDisplay:
             self.axes_ = np.asarray(axes, dtype=object)
             if self.axes_.size != len(images) * n_panels:
                 raise ValueError(
-                    f"axes must hold {len(images) * n_panels} axes ({len(images)} images with {n_panels} panels "
+                    f"axes: expected {len(images) * n_panels} axes ({len(images)} images with {n_panels} panels "
                     f"each), got {self.axes_.size}."
                 )
             self.axes_ = self.axes_.reshape(len(images), n_panels)
