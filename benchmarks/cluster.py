@@ -20,7 +20,8 @@ import numpy as np
 from distributed import Client, LocalCluster
 from memory import extractor_of, written
 
-from sklearn_exdd import ExDDDetector, shards
+from sklearn_exdd import ExDDDetector
+from sklearn_exdd.banks import shards
 
 
 def seconds(detector, paths, n_runs, client=None):

@@ -83,7 +83,8 @@ class Training:
     def do(self, folder):
         import torch
 
-        from sklearn_exdd._training import seeded, train
+        from sklearn_exdd._torch import seeded
+        from sklearn_exdd._training import train
 
         folder.mkdir(exist_ok=True)
         with seeded(0):

@@ -40,7 +40,7 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.augment import AugmentedImages, SyntheticDefects
 from sklearn_exdd.augment.pipelines import model_key
 from sklearn_exdd.datasets import load_ksdd2
-from sklearn_exdd.features.torchvision import fingerprint
+from sklearn_exdd.features.torchvision import file_sha256
 from sklearn_exdd.metrics import kernel_distance, per_region_overlap_score, pixel_roc_auc_score
 
 SPLIT = {"train": (2085, 246), "test": (894, 110)}  # normal images and defects
@@ -389,13 +389,13 @@ def methods_of(arguments, data):
         backbone, weights = arguments.exdd_backbone, arguments.exdd_weights
         check_backbone(backbone, weights, "--exdd-weights")
         settings = {**EXDD, **arguments.exdd_params}
-        known = {**settings, "backbone": backbone, "weights": fingerprint(weights) or weights, "shape": EXDD_SHAPE}
+        known = {**settings, "backbone": backbone, "weights": file_sha256(weights) or weights, "shape": EXDD_SHAPE}
         methods["ExDD"] = COUNTS["ExDD"], known, partial(run_exdd, data, backbone, weights, settings)
     if arguments.diag:
         backbone, weights = arguments.diag_backbone, arguments.diag_weights
         check_backbone(backbone, weights, "--diag-weights")
         settings = {**DIAG, **arguments.diag_params}
-        known = {**settings, "backbone": backbone, "weights": fingerprint(weights) or weights}
+        known = {**settings, "backbone": backbone, "weights": file_sha256(weights) or weights}
         for shot in arguments.shots:
             run = partial(run_diag, data, shot == "full", backbone, weights, settings, arguments.work / "training")
             methods[f"DIAG {shot}-shot"] = COUNTS["DIAG"], known, run

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from sklearn_exdd import DDPMDefectAugmenter, StudentTeacherDetector, __version__
 from sklearn_exdd.datasets import load_mvtec
-from sklearn_exdd.features.torchvision import fingerprint
+from sklearn_exdd.features.torchvision import file_sha256
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
 
 SPLIT = {  # normal training images, normal test images, defects
@@ -145,7 +145,7 @@ def main(argv=None):
     settings, augmenter = {**DETECTOR, **arguments.params}, {**AUGMENTER, **arguments.augmenter_params}
     shape = (arguments.size, arguments.size)
     known = {"version": __version__, "shape": shape, "detector": settings, "augmenter": augmenter}
-    known |= {"teacher": teacher, "weights": None if teacher == "learned" else fingerprint(weights) or weights}
+    known |= {"teacher": teacher, "weights": None if teacher == "learned" else file_sha256(weights) or weights}
     runs = Runs(work / "runs", arguments.seeds * len(categories))
     results = {name: [] for name in categories}
     with resumable(work):

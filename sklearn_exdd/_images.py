@@ -95,9 +95,9 @@ class Images:
 
     @property
     def n_channels(self):
-        """Number of channels that all images have, alpha not counted: by default that of the first image."""
+        """Number of channels that all images have, alpha not counted; by default that of the first image read."""
         if self._n_channels is None:
-            self._n_channels = _as_unit_float(*self._item(0)).shape[2]
+            self[0]
         return self._n_channels
 
     def with_channels(self, n_channels):
@@ -145,9 +145,11 @@ class Images:
     def __getitem__(self, index):
         item, where = self._item(index)
         image = _as_unit_float(item, where)
-        if image.shape[2] != self.n_channels:
+        if self._n_channels is None:
+            self._n_channels = image.shape[2]
+        if image.shape[2] != self._n_channels:
             raise ValueError(
-                f"{where}: expected {_channels(self.n_channels)} as in the other images, "
+                f"{where}: expected {_channels(self._n_channels)} as in the other images, "
                 f"got {_channels(image.shape[2])}."
             )
         self._shapes[index] = image.shape[:2]

@@ -182,7 +182,8 @@ def _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, mi
         if len(images) < min_images:
             raise ValueError(f"{name}: expected at least {min_images} images, got {len(images)}.")
         kinds.append((images, None if masks is None else Masks(masks, len(images), name=f"{name}_masks")))
-    kinds[1] = (kinds[1][0].with_channels(kinds[0][0].n_channels), kinds[1][1])
+    (real, _), (synthetic, its_masks) = kinds
+    kinds[1] = synthetic.with_channels(real.n_channels), its_masks
     extractor = make_feature_extractor(feature_extractor)
     samples = []
     for (images, masks), extract in zip(kinds, (extractor.fit_transform, extractor.iter_transform)):
