@@ -23,7 +23,7 @@ from sklearn_exdd.coreset import greedy_k_center
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.features import make_feature_extractor
 
-PATIENCE = 300  # seconds after which a thread or process that others wait for is taken for missing
+PATIENCE = 300  # seconds to wait for a thread or a process before it counts as missing
 
 
 @pytest.fixture
@@ -578,13 +578,17 @@ def test_processes_that_are_lost_again_and_again_end_the_fit(fatal, squares):
 
 @pytest.fixture(scope="module")
 def client():
-    """Of a cluster of two workers."""
+    """A client of a cluster of two workers."""
     distributed = pytest.importorskip("distributed", reason="extra cluster")
+    import dask
+
+    timeouts = {f"distributed.comm.timeouts.{name}": f"{PATIENCE}s" for name in ("connect", "tcp")}
     with (
+        dask.config.set(timeouts),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
         ) as cluster,
-        distributed.Client(cluster) as client,
+        distributed.Client(cluster, timeout=PATIENCE) as client,
     ):
         yield client
 
