@@ -35,7 +35,10 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     farther than `margin` pixels, and needs images of at least `min_size` pixels a side.
     What it takes from the image as a whole belongs in ``_prepare(images)``, which runs
     before large images are cut into tiles. Its own parameters are checked if it lists them in
-    `_parameter_constraints`, beside those of this class.
+    `_parameter_constraints`, beside those of this class. Two class attributes say what its
+    ``fit`` needs: `learns_from_defects` is True if it takes ``y`` and ``masks`` and learns
+    from marked defects, and `fits_in_shards` is False if it learns more than the whitening
+    (the default for a class with a ``fit`` of its own).
 
     Parameters
     ----------
