@@ -17,6 +17,7 @@ from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, split_by_class
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_patches
 from sklearn_exdd.banks.dual_bank import DualBank, cached_batches, patch_batches
+from sklearn_exdd.banks.left_out import LeftOutBanks
 from sklearn_exdd.banks.memory_bank import MemoryBank
 from sklearn_exdd.banks.normal_patches import normal_patches
 from sklearn_exdd.banks.patches import Patches, border_rings
@@ -277,7 +278,9 @@ class ExDDDetector(BaseDefectDetector):
         normal.check_masks_empty()
         rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset, self._seeds["normal"])
         banks = self._dual_bank(self._bank(rows, "normal", n_patches))
-        distances = banks.distances_of(sample, banks.normal, self.verbose)
+        extractor = self.feature_extractor_ if normal.has_images else None
+        left_out = LeftOutBanks.from_patches(banks, normals, extractor, self._seeds["normal"])
+        distances = left_out.distances_of(sample, "normal", self.verbose)
         self._normal_cutoff = float(np.quantile(distances[0], NORMAL_SHARE))
 
         self.synthetic_ = self._synthesize(normal, defect, self._seeds["synthetic"])
@@ -285,9 +288,10 @@ class ExDDDetector(BaseDefectDetector):
         if self.synthetic_ is not None:
             defects.append(self._defect_patches(self._synthetic_set(normal), banks, synthetic=True))
         if defects:
-            banks = replace(banks, defect=self._defect_bank(Patches.concatenate(defects)))
-        banks, scores = banks.scaled(sample, distances, epsilon=self.epsilon, verbose=self.verbose)
-        self._keep(banks, *normals.scored(banks, scores))
+            left_out = left_out.with_defects(self._defect_bank(Patches.concatenate(defects)))
+        left_out, scores = left_out.scaled(sample, distances, epsilon=self.epsilon, verbose=self.verbose)
+        image_scores, top_patches = normals.scored(left_out, scores)
+        self._keep(left_out.banks, image_scores, top_patches)
 
     def _normal_patches(self, normal, defect):
         """Fit the extractor; return the patches of the normal samples."""
