@@ -174,6 +174,26 @@ class LeftOutBanks:
             top.append(rows.start + best)
         return scores, patches.take(np.concatenate(top))
 
+    def inflation(self, patches):
+        """Return by how much the scores of images rise if whitening and scales leave their fold out.
+
+        Parameters
+        ----------
+        patches : Patches
+            Top patches of normal images.
+
+        Returns
+        -------
+        factors : ndarray of shape (n_images,)
+            Over the scores that leave out only the bank rows of the image's group; at least 1.
+        """
+        scores, _ = self.score_images(patches, self.patch_scores(patches))
+        own_scores, _ = self.banks.score_without_own_group(
+            patches, self.banks.patch_scores(patches.features, patches.groups)
+        )
+        own_scores = np.maximum(own_scores, np.finfo(np.float32).tiny)
+        return np.maximum(np.asarray(scores) / own_scores, 1.0)
+
     def _rows_of_folds(self, groups):
         folds = self.fold_of_group[groups]
         return [(fold, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]

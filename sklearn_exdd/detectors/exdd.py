@@ -291,7 +291,7 @@ class ExDDDetector(BaseDefectDetector):
             left_out = left_out.with_defects(self._defect_bank(Patches.concatenate(defects)))
         left_out, scores = left_out.scaled(sample, distances, epsilon=self.epsilon, verbose=self.verbose)
         image_scores, top_patches = normals.scored(left_out, scores)
-        self._keep(left_out.banks, image_scores, top_patches)
+        self._keep(left_out.banks, image_scores, top_patches, left_out.inflation(top_patches))
 
     def _normal_patches(self, normal, defect):
         """Fit the extractor; return the patches of the normal samples."""
@@ -370,12 +370,12 @@ class ExDDDetector(BaseDefectDetector):
         """Return the fitted dual bank."""
         return self._dual_bank(self.normal_bank_, self.defect_bank_, self.epsilon_, self.border_profile_)
 
-    def _keep(self, banks, image_scores, top_patches):
-        """Set the fitted attributes; `top_patches` are those behind the scores of normal images."""
+    def _keep(self, banks, image_scores, top_patches, inflation):
+        """Set the fitted attributes; `top_patches` and `inflation` let a correction find the threshold again."""
         self.normal_bank_, self.defect_bank_ = banks.normal, banks.defect
         self.epsilon_, self.border_profile_ = banks.epsilon, banks.border_profile
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
-        self._calibration = top_patches
+        self._calibration, self._inflation = top_patches, inflation
 
     def _score(self, samples):
         banks = self._banks()
@@ -480,6 +480,7 @@ class ExDDDetector(BaseDefectDetector):
         self._n_images += n_samples
         self._n_groups += n_samples
         banks, calibration = self._banks(), self._calibration
+        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # files of older versions have none
         if normal is not None:
             patches = self._patches(normal)
             normal.check_masks_empty()
@@ -490,13 +491,15 @@ class ExDDDetector(BaseDefectDetector):
             if alarming.any():
                 banks = replace(banks, normal=_extended(banks.normal, patches.take(np.flatnonzero(alarming))))
             calibration = Patches.concatenate([calibration, patches])
+            inflation = np.append(inflation, np.ones(len(normal)))  # fit has not seen these images
         if defect is not None:
             added = self._defect_patches(defect, banks)
             bank = self._defect_bank(added) if banks.defect is None else _extended(banks.defect, added)
             banks = replace(banks, defect=bank)
         distances = banks.distances_of(calibration, banks.normal)
         banks, scores = banks.scaled(calibration, distances, epsilon=self.epsilon)
-        self._keep(banks, *calibration.scored(banks, scores))
+        image_scores, top_patches = banks.score_without_own_group(calibration, scores)
+        self._keep(banks, inflation * image_scores, top_patches, inflation)
 
 
 def _extended(bank, patches):
