@@ -12,6 +12,7 @@ from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.features.whitening import whitenings_without
 
 _N_FOLDS = 20
+_N_FOLDS_OF_INDEX = 4  # each compiles an index of its own
 _MAX_BYTES = 2**26  # of the whitenings of all folds
 
 
@@ -38,7 +39,7 @@ class LeftOutBanks:
         self._fold_banks = {}
 
     @classmethod
-    def from_patches(cls, banks, patches, extractor, seed):
+    def from_patches(cls, banks, patches, extractor, n_groups, seed):
         """Divide the images into folds, and find their whitenings.
 
         Parameters
@@ -47,7 +48,9 @@ class LeftOutBanks:
         patches : Patches or Shards
             Patches of all normal images.
         extractor : BaseFeatureExtractor or None
-            Fitted on these images; None for feature rows.
+            Whose whitening these images have defined, if there is one.
+        n_groups : int
+            Number of groups that there may be.
         seed : int
 
         Returns
@@ -59,7 +62,9 @@ class LeftOutBanks:
         n_folds = min(len(groups), _N_FOLDS)
         if is_whitened:
             n_folds = min(n_folds, max(2, _MAX_BYTES // (4 * extractor.components_.shape[1] ** 2)))
-        fold_of_group = np.full(groups.max() + 1, -1)
+            if not banks.normal.is_exact:
+                n_folds = min(n_folds, _N_FOLDS_OF_INDEX)
+        fold_of_group = np.full(n_groups, -1)
         for fold, own in enumerate(np.array_split(groups, n_folds)):
             fold_of_group[own] = fold
         whitenings = None
