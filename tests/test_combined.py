@@ -87,7 +87,15 @@ def test_scores_are_standardised_on_normal_images_held_out_and_averaged(weights,
         low, middle, high = np.percentile(own, [25, 50, 75])
         expected += share * (member.score_samples(unseen_squares[0]) - middle) / (high - low)
     np.testing.assert_allclose(detector.score_samples(unseen_squares[0]), expected)
-    assert detector.threshold_ == pytest.approx(detector.score_samples(X[rows]).max())
+    # A calibration score is standardised by the other images.
+    calibration = np.zeros(len(rows))
+    for member, share in zip(detector.detectors_, shares):
+        own = member.score_samples(X[rows])
+        for i in range(len(rows)):
+            low, middle, high = np.percentile(np.delete(own, i), [25, 50, 75])
+            calibration[i] += share * (own[i] - middle) / (high - low)
+    np.testing.assert_allclose(detector.calibration_scores_[rows], calibration)
+    assert detector.threshold_ == pytest.approx(calibration.max())
     assert detector.false_alarm_rate_ == 1 / 6
 
 

@@ -135,8 +135,7 @@ class DualBank:
         if self.defect is not None:
             defect_distances = self.distances_of(patches, self.defect, verbose)
             if self.epsilon is None:
-                scale = max(_EPSILON_SHARE * float(np.median(defect_distances[0])), 1e-12)
-                banks = replace(self, epsilon=scale if epsilon == "scale" else float(epsilon))
+                banks = replace(self, epsilon=epsilon_of(defect_distances[0], epsilon))
         scores = banks.scores_at(normal_distances, defect_distances)
         if banks.border_profile is None:
             profile = scoring.border_profile(scores.scores, patches.rings, self.border_rings)
@@ -247,13 +246,34 @@ class DualBank:
         top_patches : Patches
             Patches that the scores are made of, or may be after a correction.
         """
-        relative, n_top = self.relative_scores(patch_scores, patches.rings), max(10, 2 * self.n_top_patches)
         scores, top = [], []
         for rows in patches.slices:
             own = patches.rings[rows], patches.features[rows], patches.groups[rows.start]
-            scores.append(self.score_image(patch_scores.take(rows), *own))
-            top.append(rows.start + np.sort(np.argsort(-relative[rows], kind="stable")[:n_top]))
+            score, best = self.score_left_out(patch_scores.take(rows), *own)
+            scores.append(score)
+            top.append(rows.start + best)
         return scores, patches.take(np.concatenate(top))
+
+    def score_left_out(self, patch_scores, rings, features, group):
+        """Score one normal image without the bank rows of its group.
+
+        Parameters
+        ----------
+        patch_scores : PatchScores
+            Scores of its patches, each without the rows of the group.
+        rings, features
+            Of its patches.
+        group : int
+
+        Returns
+        -------
+        score : float
+        top : ndarray of int, ascending
+            Patches that the score is made of, or may be after a correction.
+        """
+        relative, n_top = self.relative_scores(patch_scores, rings), max(10, 2 * self.n_top_patches)
+        top = np.sort(np.argsort(-relative, kind="stable")[:n_top])
+        return self.score_image(patch_scores, rings, features, group), top
 
     def _weight(self, bank, feature, nearest, exclude):
         """Return the neighbourhood weight of a patch whose nearest row is given."""
@@ -270,6 +290,11 @@ class DualBank:
         # Dask goes by the size of an object: it sends a large one to each worker once, a small one with every task.
         banks = [bank for bank in (self.normal, self.defect) if bank is not None]
         return object.__sizeof__(self) + sum(bank.features.nbytes for bank in banks)
+
+
+def epsilon_of(defect_distances, epsilon):
+    """Return epsilon: a float as it is, "scale" from the distances of normal patches to the defect bank."""
+    return max(_EPSILON_SHARE * float(np.median(defect_distances)), 1e-12) if epsilon == "scale" else float(epsilon)
 
 
 def patch_batches(maps):

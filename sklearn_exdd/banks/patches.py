@@ -9,6 +9,7 @@ from sklearn.utils import check_random_state
 
 from sklearn_exdd import coreset
 from sklearn_exdd._cache import cached, fingerprint
+from sklearn_exdd.features.whitening import moments_of
 
 
 class LazyFeatures:
@@ -73,10 +74,31 @@ class Patches:
         """Rows of each sample, a list of slices."""
         return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
 
+    @property
+    def unique_groups(self):
+        """Groups of the samples, ascending."""
+        return np.unique(self.groups)
+
+    def select(self, rows, features):
+        """Select rows, in ascending order, with other features."""
+        provenance = {name: values[rows] for name, values in self.provenance.items()}
+        return Patches(features, provenance, np.searchsorted(rows, self.starts), self.rings[rows])
+
     def take(self, rows):
         """Select rows, in ascending order, with the samples they belong to."""
-        provenance = {name: values[rows] for name, values in self.provenance.items()}
-        return Patches(self.features[rows], provenance, np.searchsorted(rows, self.starts), self.rings[rows])
+        return self.select(rows, self.features[rows])
+
+    def moments_of_folds(self, fold_of_group, n_folds):
+        """Return the moments of the features of each fold of groups, see :func:`moments_of`; the shift is 0."""
+
+        def compute():
+            features, folds = np.asarray(self.features), fold_of_group[self.groups]
+            shift = np.zeros(features.shape[1])
+            return [moments_of([features[None, folds == fold]], shift) for fold in range(n_folds)]
+
+        if not isinstance(self.features, LazyFeatures):
+            return compute()
+        return cached(self.features.memory, "moments", fingerprint(self.features.key, fold_of_group, n_folds), compute)
 
     def coreset(self, size, method, seed):
         """Choose rows for a memory bank.
@@ -114,14 +136,14 @@ class Patches:
         rows = coreset.greedy_k_center(projected, n_chosen, start=random_state.randint(n_patches))
         return patches.take(np.sort(rows))
 
-    def scored(self, banks, patch_scores):
-        """Score normal samples, each without the bank rows of its own group.
+    def scored(self, left_out, patch_scores):
+        """Score normal samples as if fit had not seen them.
 
         Parameters
         ----------
-        banks : DualBank
+        left_out : LeftOutBanks
         patch_scores : PatchScores
-            Scores of all patches, each without the rows of its own group.
+            Scores of all patches, as of its ``patch_scores``.
 
         Returns
         -------
@@ -130,7 +152,7 @@ class Patches:
         top_patches : Patches
             Patches that the scores are made of, or may be after a correction.
         """
-        return banks.score_without_own_group(self, patch_scores)
+        return left_out.score_images(self, patch_scores)
 
     @classmethod
     def from_rows(cls, training_set):

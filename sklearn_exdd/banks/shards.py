@@ -110,14 +110,24 @@ class Shards:
         maps = self._extractor.iter_transform(self._images.take(some))
         return int(len(self._images) * np.mean([one.shape[0] * one.shape[1] for one in maps]))
 
-    def scored(self, banks, patch_scores):
+    @property
+    def unique_groups(self):
+        """Groups of the images, ascending."""
+        return np.unique(np.concatenate([part.groups for part in self._parts]))
+
+    def moments_of_folds(self, fold_of_group, n_folds):
+        """Return the moments of the features of each fold of groups, see :meth:`Patches.moments_of_folds`."""
+        parts = self._run("whitening", _moments_of_folds, fold_of_group, n_folds)
+        return [tuple(map(sum, zip(*own))) for own in zip(*parts)]
+
+    def scored(self, left_out, patch_scores):
         """Score the images, see :meth:`Patches.scored`; the patch scores of the sample are not used.
 
         Only 1000 random images have top patches.
         """
         numbers = np.concatenate([part.indices for part in self._parts])
         chosen = np.random.RandomState(self._seed).permutation(numbers)[:_N_CALIBRATING]
-        scores, top_patches = zip(*self._run("scores", _scored, banks, set(chosen.tolist())))
+        scores, top_patches = zip(*self._run("scores", _scored, left_out, set(chosen.tolist())))
         return np.concatenate(scores), Patches.concatenate(filter(None, top_patches))
 
     def _run(self, name, task, *args):
@@ -186,12 +196,19 @@ def _rows_beyond(extractor, part, centers, limit, seed):
     return Patches.concatenate(chosen), np.concatenate(distances)
 
 
-def _scored(extractor, part, banks, chosen):
+def _moments_of_folds(extractor, part, fold_of_group, n_folds):
+    moments = None
+    for patches in _patches_of(extractor, part):
+        own = patches.moments_of_folds(fold_of_group, n_folds)
+        moments = own if moments is None else [tuple(map(sum, zip(*both))) for both in zip(moments, own)]
+    return moments
+
+
+def _scored(extractor, part, left_out, chosen):
     """Return the image scores, and the top patches of the chosen images or None."""
     scores, top_patches = [], []
     for number, patches in zip(part.indices, _patches_of(extractor, part)):
-        patch_scores = banks.patch_scores(patches.features, patches.groups)
-        own_score, own_top = banks.score_without_own_group(patches, patch_scores)
+        own_score, own_top = left_out.score_images(patches, left_out.patch_scores(patches))
         scores += own_score
         if number in chosen:
             top_patches.append(own_top)

@@ -11,6 +11,7 @@ from sklearn.utils import column_or_1d, metadata_routing
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
 
+from sklearn_exdd import scoring
 from sklearn_exdd._images import Images, Masks, holds_images
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
@@ -21,7 +22,8 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
 
     A subclass writes ``_fit(normal, defect)`` on two training sets (`defect` may be
-    None), which sets `threshold_`, and ``_score(samples)``; and ``_maps(images)`` if it
+    None), which calls ``_set_threshold(scores, indices)`` with scores of normal samples
+    as if fit had not seen them, and ``_score(samples)``; and ``_maps(images)`` if it
     locates defects. It has the parameters `pos_label` and `max_false_alarm_rate`. A
     training set has `samples` (images, or feature rows), `masks`, `groups` and
     `indices`; images are read one at a time, ``samples[i]``, as float32 (height, width,
@@ -32,7 +34,6 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     >>> import numpy as np
     >>> from sklearn_exdd import BaseDefectDetector
     >>> from sklearn_exdd.datasets import make_surface_defects
-    >>> from sklearn_exdd.scoring import conformal_threshold
     >>> class DarkestPixelDetector(BaseDefectDetector):
     ...     def __init__(self, *, max_false_alarm_rate=0.1, pos_label=None):
     ...         self.max_false_alarm_rate = max_false_alarm_rate
@@ -40,9 +41,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     ...
     ...     def _fit(self, normal, defect):
     ...         self.n_channels_ = normal.samples.n_channels
-    ...         scores = self._score(normal.samples)
-    ...         rate = self.max_false_alarm_rate
-    ...         self.threshold_, self.false_alarm_rate_ = conformal_threshold(scores, rate)
+    ...         self._set_threshold(self._score(normal.samples), normal.indices)
     ...
     ...     def _maps(self, images):
     ...         return [1 - image.mean(axis=2) for image in images]
@@ -226,7 +225,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
             samples, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         if not images and masks is not None:
             raise ValueError("masks: expected None for feature rows, which have no pixels.")
-        n_samples = len(samples)
+        self._n_samples = n_samples = len(samples)
         groups = group_numbers(groups, n_samples)
         if y is None:
             self._set_classes(None)
@@ -245,6 +244,20 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
             raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(y)}.")
         self._set_classes(y)
         return split_by_class(samples, y == self._label(1), groups, masks)
+
+    def _set_threshold(self, scores, indices):
+        """Set `threshold_`, `false_alarm_rate_` and `calibration_scores_`.
+
+        Parameters
+        ----------
+        scores : array-like of shape (n_calibrating,)
+            Scores of normal samples, each as if fit had not seen it.
+        indices : ndarray of shape (n_calibrating,), int
+            Position of each in the X of fit.
+        """
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, self.max_false_alarm_rate)
+        self.calibration_scores_ = np.full(max(getattr(self, "_n_samples", 0), 1 + indices.max()), np.nan)
+        self.calibration_scores_[indices] = scores
 
     def _synthesize(self, normal, defect, seed, default=None):
         """Return the synthetic defects that came with the images, or those that the augmenter makes, or None.

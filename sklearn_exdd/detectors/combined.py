@@ -9,7 +9,6 @@ from sklearn.utils import check_random_state, get_tags
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _BaseComposition
 
-from sklearn_exdd import scoring
 from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
@@ -52,6 +51,9 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         Labels, sorted.
     threshold_ : float
         Scores above it mean defect.
+    calibration_scores_ : ndarray of shape (n_samples,)
+        Scores of the normal samples of X that fit has not seen; NaN for all others.
+        `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n held-out images are too few
         for that.
@@ -160,20 +162,19 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         self.detectors_ = Parallel(n_jobs=self.n_jobs)(
             delayed(_fitted)(name, detector, X, y, params) for name, detector in members
         )
-        held_out = normal.samples
-        if isinstance(held_out, Images):
-            self.n_channels_ = held_out.n_channels
-            held_out = held_out.take(np.flatnonzero(is_held_out))
-        else:
-            held_out = held_out[is_held_out]
-        scores = self._scores_of_all(held_out)
+        held_out = normal.take(np.flatnonzero(is_held_out))
+        scores = self._scores_of_all(held_out.samples)
         self.score_centers_, self.score_scales_ = np.median(scores, axis=1), _spread(scores)
-        if isinstance(held_out, Images):
-            moments = [_moments(maps) for maps in self._maps_of_all(held_out)]
+        if held_out.has_images:
+            self.n_channels_ = normal.samples.n_channels
+            moments = [_moments(maps) for maps in self._maps_of_all(held_out.samples)]
             self.map_centers_, self.map_scales_ = np.array(moments).T
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
-            self._score(held_out), self.max_false_alarm_rate
-        )
+        sums = []
+        for i, group in enumerate(held_out.groups):
+            others = scores[:, held_out.groups != group]
+            others = others if others.shape[1] else scores
+            sums.append(self._weights @ ((scores[:, i] - np.median(others, axis=1)) / _spread(others)))
+        self._set_threshold(sums, held_out.indices)
 
     def _members(self, random_state):
         """Weights and (name, clone with a seed) of the detectors that are not dropped."""

@@ -14,9 +14,10 @@ from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
-from sklearn_exdd._training_set import TrainingSet, split_by_class
+from sklearn_exdd._training_set import TrainingSet, hold_out, split_by_class
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_patches
 from sklearn_exdd.banks.dual_bank import DualBank, cached_batches, patch_batches
+from sklearn_exdd.banks.left_out import LeftOutBanks
 from sklearn_exdd.banks.memory_bank import MemoryBank
 from sklearn_exdd.banks.normal_patches import normal_patches
 from sklearn_exdd.banks.patches import Patches, border_rings
@@ -82,6 +83,9 @@ class ExDDDetector(BaseDefectDetector):
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
+    validation_fraction : float, default=0.2
+        Share of the normal images, by groups, that an extractor which learns from them ("learned", or one of your
+        own with a `fit`) does not see; the threshold comes from these. Not used with other extractors.
     memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
@@ -117,6 +121,9 @@ class ExDDDetector(BaseDefectDetector):
         Labels, sorted.
     threshold_ : float
         Scores above it mean defect.
+    calibration_scores_ : ndarray of shape (n_samples,)
+        Scores of normal samples of X as if fit had not seen them; NaN for all others.
+        `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where
         n normal images are too few for that.
@@ -142,11 +149,11 @@ class ExDDDetector(BaseDefectDetector):
     coreset is chosen among random patches first, and then among those that these cover worst.
 
     The threshold needs no images apart: every bank row knows its image, so each normal
-    training image is scored with the rows of its own group left out, and `threshold_` is
-    the conformal quantile of these scores. An extractor that fit trains ("learned") has seen
-    these images, though, and is a little optimistic about them; a
-    :class:`CombinedDefectDetector` of this one detector finds its threshold on normal images
-    that are held out.
+    training image is scored with the rows of its own group left out, with the whitening,
+    epsilon and border profile of the other images (in up to 20 folds), and `threshold_` is the
+    conformal quantile of these scores. An extractor that learns from the images knows them by
+    heart, though: it is fitted without a share `validation_fraction` of them, from which the
+    threshold comes.
 
     "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest
     d_n, where w is ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around f*'s
@@ -192,6 +199,7 @@ class ExDDDetector(BaseDefectDetector):
         "algorithm": [StrOptions({"auto", "brute", "pynndescent"})],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "memory": MEMORY,
         "shard_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -221,6 +229,7 @@ class ExDDDetector(BaseDefectDetector):
         algorithm="auto",
         max_false_alarm_rate=0.01,
         pos_label=None,
+        validation_fraction=0.2,
         memory=None,
         shard_size="auto",
         batch_size=16,
@@ -246,6 +255,7 @@ class ExDDDetector(BaseDefectDetector):
         self.algorithm = algorithm
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
+        self.validation_fraction = validation_fraction
         self.memory = memory
         self.shard_size = shard_size
         self.batch_size = batch_size
@@ -273,11 +283,23 @@ class ExDDDetector(BaseDefectDetector):
         self._n_images = 1 + int(max(part.indices.max() for part in parts))
         self._n_groups = 1 + int(max(part.groups.max() for part in parts))
 
+        calibrating = None
+        if normal.has_images:
+            self.feature_extractor_ = self._extractor()
+            if self.feature_extractor_.learns_from_normals:
+                random_state = np.random.RandomState(self._seeds["normal"])
+                is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
+                calibrating = normal.take(np.flatnonzero(is_held_out))
+                normal = normal.take(np.flatnonzero(~is_held_out))
         normals = self._normal_patches(normal, defect)
-        normal.check_masks_empty()
+        for part in (normal, calibrating):
+            if part is not None:
+                part.check_masks_empty()
         rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset, self._seeds["normal"])
         banks = self._dual_bank(self._bank(rows, "normal", n_patches))
-        distances = banks.distances_of(sample, banks.normal, self.verbose)
+        extractor = self.feature_extractor_ if normal.has_images and calibrating is None else None
+        left_out = LeftOutBanks.from_patches(banks, normals, extractor, self._n_groups, self._seeds["normal"])
+        distances = left_out.distances_of(sample, "normal", self.verbose)
         self._normal_cutoff = float(np.quantile(distances[0], NORMAL_SHARE))
 
         self.synthetic_ = self._synthesize(normal, defect, self._seeds["synthetic"])
@@ -285,15 +307,16 @@ class ExDDDetector(BaseDefectDetector):
         if self.synthetic_ is not None:
             defects.append(self._defect_patches(self._synthetic_set(normal), banks, synthetic=True))
         if defects:
-            banks = replace(banks, defect=self._defect_bank(Patches.concatenate(defects)))
-        banks, scores = banks.scaled(sample, distances, epsilon=self.epsilon, verbose=self.verbose)
-        self._keep(banks, *normals.scored(banks, scores))
+            left_out = left_out.with_defects(self._defect_bank(Patches.concatenate(defects)))
+        left_out, scores = left_out.scaled(sample, distances, epsilon=self.epsilon, verbose=self.verbose)
+        if calibrating is None:
+            indices, (image_scores, top_patches) = normal.indices, normals.scored(left_out, scores)
+        else:
+            indices, (image_scores, top_patches) = calibrating.indices, self._scored(calibrating, left_out)
+        self._keep(left_out.banks, image_scores, indices, top_patches, left_out.inflation(top_patches))
 
-    def _normal_patches(self, normal, defect):
-        """Fit the extractor; return the patches of the normal samples."""
-        if not normal.has_images:
-            return Patches.from_rows(normal)
-        self.feature_extractor_ = make_feature_extractor(
+    def _extractor(self):
+        return make_feature_extractor(
             self.feature_extractor,
             batch_size=self.batch_size,
             device=self.device,
@@ -301,6 +324,21 @@ class ExDDDetector(BaseDefectDetector):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
+
+    def _scored(self, calibrating, left_out):
+        """Score images that fit has not seen, as :meth:`LeftOutBanks.score_images`, one image in memory at a time."""
+        calibrating, scores, top_patches = calibrating.with_channels(self.n_channels_), [], []
+        maps = self.feature_extractor_.iter_transform(calibrating.samples)
+        for patches in Patches.from_maps(maps, calibrating, self.feature_extractor_):
+            (score,), top = left_out.score_images(patches, left_out.patch_scores(patches))
+            scores.append(score)
+            top_patches.append(top)
+        return scores, Patches.concatenate(top_patches)
+
+    def _normal_patches(self, normal, defect):
+        """Fit the extractor; return the patches of the normal samples."""
+        if not normal.has_images:
+            return Patches.from_rows(normal)
         patches = normal_patches(
             normal,
             defect,
@@ -366,12 +404,12 @@ class ExDDDetector(BaseDefectDetector):
         """Return the fitted dual bank."""
         return self._dual_bank(self.normal_bank_, self.defect_bank_, self.epsilon_, self.border_profile_)
 
-    def _keep(self, banks, image_scores, top_patches):
-        """Set the fitted attributes; `top_patches` are those behind the scores of normal images."""
+    def _keep(self, banks, image_scores, indices, top_patches, inflation):
+        """Set the fitted attributes; `top_patches` and `inflation` let a correction find the threshold again."""
         self.normal_bank_, self.defect_bank_ = banks.normal, banks.defect
         self.epsilon_, self.border_profile_ = banks.epsilon, banks.border_profile
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(image_scores, self.max_false_alarm_rate)
-        self._calibration = top_patches
+        self._set_threshold(image_scores, indices)
+        self._calibration, self._inflation = top_patches, inflation
 
     def _score(self, samples):
         banks = self._banks()
@@ -476,6 +514,7 @@ class ExDDDetector(BaseDefectDetector):
         self._n_images += n_samples
         self._n_groups += n_samples
         banks, calibration = self._banks(), self._calibration
+        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # files of older versions have none
         if normal is not None:
             patches = self._patches(normal)
             normal.check_masks_empty()
@@ -486,13 +525,16 @@ class ExDDDetector(BaseDefectDetector):
             if alarming.any():
                 banks = replace(banks, normal=_extended(banks.normal, patches.take(np.flatnonzero(alarming))))
             calibration = Patches.concatenate([calibration, patches])
+            inflation = np.append(inflation, np.ones(len(normal)))  # fit has not seen these images
         if defect is not None:
             added = self._defect_patches(defect, banks)
             bank = self._defect_bank(added) if banks.defect is None else _extended(banks.defect, added)
             banks = replace(banks, defect=bank)
         distances = banks.distances_of(calibration, banks.normal)
         banks, scores = banks.scaled(calibration, distances, epsilon=self.epsilon)
-        self._keep(banks, *calibration.scored(banks, scores))
+        image_scores, top_patches = banks.score_without_own_group(calibration, scores)
+        indices = calibration.provenance["image"][calibration.starts[:-1]]
+        self._keep(banks, inflation * image_scores, indices, top_patches, inflation)
 
 
 def _extended(bank, patches):

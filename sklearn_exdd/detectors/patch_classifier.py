@@ -74,6 +74,9 @@ class PatchClassifierDetector(BaseDefectDetector):
         Labels, sorted.
     threshold_ : float
         Scores above it mean defect.
+    calibration_scores_ : ndarray of shape (n_samples,)
+        Scores of the normal samples of X that fit has not seen; NaN for all others.
+        `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
         for that.
@@ -188,9 +191,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         classifier = clone_with_seed(classifier, seeds[1], keep_pos_label=True)
         y = np.repeat([0, 1], [len(normals), len(defects)])
         self.classifier_ = classifier.fit(np.concatenate([normals, defects]), y)
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
-            self._score(held_out.samples), self.max_false_alarm_rate
-        )
+        self._set_threshold(self._score(held_out.samples), held_out.indices)
 
     def _fit_extractor(self, normal, defect):
         self.feature_extractor_ = make_feature_extractor(

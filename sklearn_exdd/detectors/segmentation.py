@@ -76,6 +76,9 @@ class SegmentationDetector(BaseDefectDetector):
         Labels, sorted.
     threshold_ : float
         Scores above it mean defect.
+    calibration_scores_ : ndarray of shape (n_samples,)
+        Scores of the normal samples of X that fit has not seen; NaN for all others.
+        `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
         for that.
@@ -189,9 +192,7 @@ class SegmentationDetector(BaseDefectDetector):
         ]
         self.n_channels_ = extractor.n_channels_
         calibrating = normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
-            self._score(calibrating.samples), self.max_false_alarm_rate
-        )
+        self._set_threshold(self._score(calibrating.samples), calibrating.indices)
 
     def _trained(self, extractor, normal, defect, without):
         X, labels, masks = joined(normal, None if without else defect)

@@ -100,6 +100,11 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    @property
+    def learns_from_normals(self):
+        """Whether ``fit`` learns more from normal images than the whitening, so that it knows them by heart."""
+        return not self.fits_in_shards
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if {"fit", "fit_transform"} & vars(cls).keys() and "fits_in_shards" not in vars(cls):

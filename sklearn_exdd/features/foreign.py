@@ -54,6 +54,11 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
         )
         self.extractor = extractor
 
+    @property
+    def learns_from_normals(self):
+        """Whether the object has a ``fit``."""
+        return hasattr(self.extractor, "fit")
+
     def fit_transform(self, X, y=None):
         validate(self)
         images = X if isinstance(X, Images) else Images(X)

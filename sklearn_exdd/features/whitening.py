@@ -66,3 +66,37 @@ def whitening_of(shift, moments):
     shrunk = (1 - _SHRINKAGE) * variances[:n_kept] + _SHRINKAGE * mean_variance
     components = directions[:, :n_kept] / scale[:, None] / np.sqrt(shrunk)
     return (shift + mean).astype(np.float32), components.astype(np.float32)
+
+
+def whitenings_without(mean, components, moments):
+    """Return, for each fold of images, the map from features whitened by all images to features whitened without it.
+
+    Parameters
+    ----------
+    mean, components : ndarray
+        Whitening of all images, as of :func:`whitening_of`.
+    moments : list of tuple
+        For each fold, :func:`moments_of` its whitened features with a shift of 0.
+
+    Returns
+    -------
+    maps : list of (ndarray of shape (n_kept, n_kept'), ndarray of shape (n_kept',)), float32
+        ``whitened @ matrix + offset`` are the features whitened without the fold.
+
+    Notes
+    -----
+    Features before whitening are recovered from whitened ones but for the directions of the least variance, 0.1 %,
+    which whitening drops.
+    """
+    mean, components = mean.astype(np.float64), components.astype(np.float64)
+    back = np.linalg.pinv(components)
+    weights = np.linalg.norm(components, axis=1)
+    back[:, weights < 1e-9 * weights.max(initial=0)] = 0  # constant features stay exactly constant
+    total = [sum(terms) for terms in zip(*moments)]
+    maps = []
+    for own in moments:
+        count, sums, products = (everything - part for everything, part in zip(total, own))
+        own_mean, own_components = whitening_of(mean, (count, sums @ back, back.T @ products @ back))
+        matrix, offset = back @ own_components, (mean - own_mean) @ own_components
+        maps.append((matrix.astype(np.float32), offset.astype(np.float32)))
+    return maps

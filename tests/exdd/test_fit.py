@@ -190,7 +190,7 @@ def test_an_extractor_that_learns_from_defects_gets_them_with_masks(squares, cel
     seen = []
 
     class LearningCells(type(cells)):
-        learns_from_defects = True
+        learns_from_defects, learns_from_normals = True, False
 
         def fit_transform(self, X, y=None, *, masks=None):
             seen.append((X, y, masks))

@@ -5,7 +5,8 @@ import pytest
 from naive_exdd import EVERYTHING, naive_distances, naive_threshold, patch_rows
 from sklearn.base import clone
 
-from sklearn_exdd import ExDDDetector
+from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
+from sklearn_exdd.datasets import make_surface_defects
 
 
 @pytest.mark.slow
@@ -32,18 +33,86 @@ def test_the_threshold_is_that_of_refits_without_each_image_or_its_group(image_s
 
 def test_the_threshold_leaves_an_image_its_own_coreset_rows_only(surfaces):
     X, y, masks = surfaces
+    params = {"normal_coreset": 300, "n_neighbors": 3, "n_top_patches": 3, "border_rings": 0}
     detector = ExDDDetector(
-        normal_coreset=300, n_neighbors=3, n_top_patches=3, border_rings=0, max_false_alarm_rate=0.25, random_state=0
+        GaborFeatureExtractor(whiten=False), **params, max_false_alarm_rate=0.25, random_state=0
     ).fit(X, y, masks=masks)
-    scores = []
-    for image in np.flatnonzero(y == 0):
+    normals, normal, defect, scores = np.flatnonzero(y == 0), [], [], []
+    for image in normals:
         patches, _ = patch_rows(detector, X[image])
         kept = detector.normal_bank_.provenance["image"] != image
         assert 0 < (~kept).sum() < 64
-        normal = naive_distances(detector.normal_bank_, patches, 3, kept)
-        defect = naive_distances(detector.defect_bank_, patches, 3)
-        scores.append(np.sort(normal / (defect + detector.epsilon_))[-3:].mean())
+        normal.append(naive_distances(detector.normal_bank_, patches, 3, kept))
+        defect.append(naive_distances(detector.defect_bank_, patches, 3))
+    for i in range(len(normals)):
+        epsilon = 0.5 * np.median(np.delete(defect, i, axis=0))
+        scores.append(np.sort(normal[i] / (defect[i] + epsilon))[-3:].mean())
+    np.testing.assert_allclose(detector.calibration_scores_[normals], scores, rtol=1e-4)
     assert detector.threshold_ == pytest.approx(naive_threshold(scores, 0.25), rel=1e-4)
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["one class", "dual"])
+def test_calibration_scores_are_those_of_refits_that_whiten_without_the_image(dual, surfaces):
+    X, y, masks = surfaces
+    detector = ExDDDetector(normal_coreset=1.0, defect_coreset=1.0, max_defect_patches=None, random_state=0)
+    X, y, masks = (X, y, masks) if dual else (X[y == 0], y[y == 0], masks[y == 0])
+    detector.fit(X, y, masks=masks)
+    refits = []
+    for image in np.flatnonzero(y == 0):
+        rest = np.arange(len(X)) != image
+        refits.append(clone(detector).fit(X[rest], y[rest], masks=masks[rest]).score_samples(X[[image]])[0])
+    own = detector.calibration_scores_[y == 0]
+    np.testing.assert_allclose(own, refits, rtol=0.03)
+    assert np.isnan(detector.calibration_scores_[y == 1]).all()
+    assert (own > detector.score_samples(X[y == 0])).all()
+
+
+@pytest.mark.parametrize("extractor", ["gabor", "cells"])
+def test_the_promised_rate_is_kept_on_new_images(extractor, cells):
+    extractor = cells if extractor == "cells" else extractor
+    X, _, _ = make_surface_defects(10 * 60, defect_fraction=0, image_shape=(64, 64), random_state=3)
+    rates = []
+    for seed, own in enumerate(np.split(X, 10)):
+        detector = ExDDDetector(extractor, max_false_alarm_rate=0.1, random_state=seed).fit(own[:19])
+        rates.append((detector.decision_function(own[19:]) > 0).mean())
+    assert np.mean(rates) < 0.1 + 2 * np.std(rates, ddof=1) / np.sqrt(len(rates))
+
+
+def test_an_extractor_that_learns_does_not_see_the_images_of_the_threshold(squares, cells):
+    X, y, masks = squares
+    seen = []
+
+    class Learning(type(cells)):
+        def fit(self, X, y=None):
+            seen.append(len(X))
+            return super().fit(X)
+
+        def fit_transform(self, X, y=None):
+            seen.append({X[i].tobytes() for i in range(len(X))})
+            return super().fit_transform(X)
+
+    detector = ExDDDetector(Learning(), validation_fraction=0.25, max_false_alarm_rate=0.3, random_state=0)
+    detector.fit(X, y, masks=masks)
+    (trained_on,) = seen
+    calibrating = np.flatnonzero(~np.isnan(detector.calibration_scores_))
+    assert len(calibrating) == 3
+    assert len(trained_on) == 9
+    assert not trained_on & {np.float32(X[i] / 255)[..., None].tobytes() for i in calibrating}
+    assert not np.isin(calibrating, detector.normal_bank_.provenance["image"]).any()
+    np.testing.assert_allclose(detector.calibration_scores_[calibrating], detector.score_samples(X[calibrating]))
+    assert detector.threshold_ == detector.calibration_scores_[calibrating].max()
+
+
+def test_groups_are_held_out_whole_from_an_extractor_that_learns(squares, cells):
+    X, y, masks = squares
+
+    class Learning(type(cells)):
+        fits_in_shards = False
+
+    groups = np.arange(len(X)) // 3
+    detector = ExDDDetector(Learning(), random_state=0).fit(X, y, masks=masks, groups=groups)
+    calibrating = ~np.isnan(detector.calibration_scores_)
+    assert not set(groups[calibrating]) & set(groups[detector.normal_bank_.provenance["image"]])
 
 
 def test_with_few_normal_images_the_attainable_rate_is_told(squares, cells):

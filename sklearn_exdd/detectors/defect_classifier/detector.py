@@ -106,6 +106,9 @@ class DefectClassifier(BaseDefectDetector):
         Labels, sorted.
     threshold_ : float
         Scores above it mean defect.
+    calibration_scores_ : ndarray of shape (n_samples,)
+        Scores of the normal samples of X that fit has not seen; NaN for all others.
+        `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal validation images are
         too few for that.
@@ -278,9 +281,8 @@ class DefectClassifier(BaseDefectDetector):
         is_validation = hold_out_of_each_kind(groups, self.validation_fraction, np.random.RandomState(split_seed))
         self._train(parts, is_validation, seed)
         self.n_channels_ = normal.samples.n_channels
-        held_out = normal.samples.take(np.flatnonzero(is_validation[0]))
-        scores = self._score(held_out)
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, self.max_false_alarm_rate)
+        held_out = normal.take(np.flatnonzero(is_validation[0]))
+        self._set_threshold(self._score(held_out.samples), held_out.indices)
 
     def _train(self, parts, is_validation, seed):
         import torch

@@ -116,6 +116,9 @@ class StudentTeacherDetector(BaseDefectDetector):
         Labels, sorted.
     threshold_ : float
         Scores above it mean defect.
+    calibration_scores_ : ndarray of shape (n_samples,)
+        Scores of the normal samples of X that fit has not seen; NaN for all others.
+        `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are kept out.
 
@@ -274,7 +277,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             apart = np.flatnonzero(~np.isin(defect.groups, normal.groups[held_out]))
             real = defect.take(apart) if len(apart) else defect  # all are better than none
         self._learn(learning, real)
-        self._calibrate(learning.samples, normal.samples.take(held_out))
+        self._calibrate(learning.samples, normal.take(held_out))
 
     def _check(self, normal):
         if not normal.has_images:
@@ -364,11 +367,11 @@ class StudentTeacherDetector(BaseDefectDetector):
         for i in range(len(images)):
             yield predict(network, *logarithms(images[i]), self.tile_size)
 
-    def _combine(self, raw):
+    def _combine(self, raw, scale=None):
         """Return the map that `map_source` asks for."""
         logits, distances = raw
         if self.map_source == "both":
-            (mean, deviation), (other_mean, other_deviation) = self.map_scale_
+            (mean, deviation), (other_mean, other_deviation) = self.map_scale_ if scale is None else scale
             return ((logits - mean) / deviation + (distances - other_mean) / other_deviation).astype(np.float32)
         return distances if self.map_source == "cosine" or self.head_weights_ is None else logits
 
@@ -377,12 +380,15 @@ class StudentTeacherDetector(BaseDefectDetector):
 
     def _calibrate(self, normals, held_out):
         """Find the scales of maps and the threshold from normal images that training did not see."""
-        raw = list(self._raw_maps(held_out))
-        parts = [np.concatenate([maps[part].ravel() for maps in raw]) for part in (0, 1)]
-        self.map_scale_ = np.array([[part.mean(), max(float(part.std()), 1e-12)] for part in parts], dtype=np.float64)
+        raw = list(self._raw_maps(held_out.samples))
+        self.map_scale_ = _map_scale(raw)
         self.position_map_ = self._mean_map(normals) if self.position_map else None
-        scores = [self._image_score(self._combine(maps)) for maps in raw]
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, self.max_false_alarm_rate)
+        scores = []
+        for group, maps in zip(held_out.groups, raw):
+            others = [other for other, own in zip(raw, held_out.groups) if own != group]
+            scale = _map_scale(others) if others and self.map_source == "both" else self.map_scale_
+            scores.append(self._image_score(self._combine(maps, scale)))
+        self._set_threshold(scores, held_out.indices)
 
     def _mean_map(self, normals):
         """Return the mean map of normal images, shrunk towards zero by the variance expected from chance alone."""
@@ -412,3 +418,9 @@ class StudentTeacherDetector(BaseDefectDetector):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         return tags
+
+
+def _map_scale(raw):
+    """Return mean and standard deviation of the logits and of the cosine distances of some images."""
+    parts = [np.concatenate([maps[part].ravel() for maps in raw]) for part in (0, 1)]
+    return np.array([[part.mean(), max(float(part.std()), 1e-12)] for part in parts], dtype=np.float64)

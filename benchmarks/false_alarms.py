@@ -1,0 +1,169 @@
+"""The promised false-alarm rate: how many new normal images the detectors call defective.
+
+    python benchmarks/false_alarms.py
+    python benchmarks/false_alarms.py --detectors "filters, one class" --n-normals 19 --sizes 64 --fits 100
+    python benchmarks/false_alarms.py --groups
+
+Each fit gets normal surfaces of its own (``make_surface_defects`` without defects) and is tried on others: training and
+test images are exchangeable, as the promise asks. The threshold for each rate comes from the `calibration_scores_` of
+one fit. A row holds if its mean lies within two standard errors of the promise or below. The networks are trained for a
+few steps only: a promise has to hold for a poor network, too.
+
+``--groups`` photographs each part five times, with slightly different light and noise, and compares fits that are told
+so (``groups=``) with fits that are not.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from sklearn_exdd import (
+    CombinedDefectDetector,
+    DefectClassifier,
+    ExDDDetector,
+    GaborFeatureExtractor,
+    LearnedFeatureExtractor,
+    PatchClassifierDetector,
+    SegmentationDetector,
+    StudentTeacherDetector,
+)
+from sklearn_exdd.augment import default_augmenter
+from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.scoring import conformal_threshold
+
+_PHOTOS = 5  # of each part
+
+
+def learned():
+    return LearnedFeatureExtractor(max_steps=10, n_synthetic=10, crop_size=64, train_batch_size=4, max_seconds=None)
+
+
+def synthetic():
+    return {"augmenter": default_augmenter(), "n_synthetic": 30}
+
+
+DETECTORS = {
+    "filters, one class": ExDDDetector,
+    "filters, dual": lambda: ExDDDetector(**synthetic()),
+    "filters, not whitened": lambda: ExDDDetector(GaborFeatureExtractor(whiten=False)),
+    "banks on learned features": lambda: ExDDDetector(learned()),
+    "segmentation": lambda: SegmentationDetector(learned(), n_networks=1),
+    "student-teacher": lambda: StudentTeacherDetector(
+        channels=(8, 16), n_synthetic=10, max_steps=10, train_batch_size=4, crop_size=64, map_source="both"
+    ),
+    "patch classifier": lambda: PatchClassifierDetector(**synthetic()),
+    "classifier": lambda: DefectClassifier("resnet18", weights=None, image_size=64, max_steps=4, **synthetic()),
+    "combined": lambda: CombinedDefectDetector(
+        [("filters", ExDDDetector()), ("plain", ExDDDetector(GaborFeatureExtractor(whiten=False)))]
+    ),
+}
+
+
+def one_fit(name, n_normals, size, n_test, rates, seed):
+    """Return for each rate the promised rate and the share of false alarms among new images."""
+    X, _, _ = make_surface_defects(n_normals + n_test, defect_fraction=0, image_shape=(size, size), random_state=seed)
+    detector = DETECTORS[name]().set_params(random_state=seed)
+    detector.fit(X[:n_normals])
+    return shares(detector, X[n_normals:], rates)
+
+
+def shares(detector, X, rates):
+    """Return for each rate the promised rate and the share of images above its threshold."""
+    calibration = detector.calibration_scores_[~np.isnan(detector.calibration_scores_)]
+    scores, rows = detector.score_samples(X), []
+    for rate in rates:
+        threshold, promised = conformal_threshold(calibration, rate)
+        rows.append((promised, float((scores > threshold).mean())))
+    return rows
+
+
+def one_fit_of_parts(n_parts, size, n_test, rates, seed):
+    """Return such rows for a fit without groups, and for one with them."""
+    parts, _, _ = make_surface_defects(n_parts + n_test, defect_fraction=0, image_shape=(size, size), random_state=seed)
+    rng = np.random.RandomState(seed)
+    photos = np.repeat(parts, _PHOTOS, axis=0) * rng.uniform(0.97, 1.03, (_PHOTOS * len(parts), 1, 1))
+    photos = np.rint(photos + rng.normal(0, 2, photos.shape)).clip(0, 255).astype(np.uint8)
+    n_normals, numbers = _PHOTOS * n_parts, np.repeat(np.arange(n_parts), _PHOTOS)
+    fits = [ExDDDetector(random_state=seed).fit(photos[:n_normals], groups=groups) for groups in (None, numbers)]
+    return [shares(detector, photos[n_normals:], rates) for detector in fits]
+
+
+def row_of(name, n_normals, size, rate, results):
+    """Return a row of the table from (promised, share) of each fit."""
+    promised, measured = np.array(results).T
+    error = measured.std(ddof=1) / np.sqrt(len(measured))
+    mean = measured.mean()
+    return {
+        "detector": name,
+        "n_normals": n_normals,
+        "size": size,
+        "rate": rate,
+        "promised": float(promised.mean()),
+        "measured": float(mean),
+        "standard_error": float(error),
+        "n_fits": len(results),
+        "holds": bool(mean <= promised.mean() + 2 * error),
+    }
+
+
+def show(row):
+    verdict = "holds" if row["holds"] else "BROKEN"
+    print(
+        f"| {row['detector']} | {row['n_normals']} | {row['size']} | {row['rate']:g} | {row['promised']:.3f} | "
+        f"{row['measured']:.3f} ± {row['standard_error']:.3f} | {verdict} |",
+        flush=True,
+    )
+
+
+def rows_of_detectors(arguments):
+    for name in arguments.detectors:
+        for size in arguments.sizes:
+            for n_normals in arguments.n_normals:
+                results = [
+                    one_fit(name, n_normals, size, arguments.n_test, arguments.rates, arguments.seed + fit)
+                    for fit in range(arguments.fits)
+                ]
+                for rate, own in zip(arguments.rates, zip(*results)):
+                    yield row_of(name, n_normals, size, rate, own)
+
+
+def rows_of_groups(arguments):
+    for size in arguments.sizes:
+        for n_parts in arguments.n_normals:
+            results = [
+                one_fit_of_parts(n_parts, size, arguments.n_test, arguments.rates, arguments.seed + fit)
+                for fit in range(arguments.fits)
+            ]
+            for name, fits in zip(("groups not given", "groups given"), zip(*results)):
+                for rate, own in zip(arguments.rates, zip(*fits)):
+                    yield row_of(name, _PHOTOS * n_parts, size, rate, own)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS), metavar="NAME")
+    parser.add_argument("--n-normals", nargs="+", type=int, default=[19, 49, 100, 300], help="of parts with --groups")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256], help="sides of the images, in pixels")
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.05, 0.01])
+    parser.add_argument("--fits", type=int, default=40, help="of each row (default: %(default)s)")
+    parser.add_argument("--n-test", type=int, default=100, help="new images, or parts, of each fit")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--groups", action="store_true", help="several photographs of each part")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args(arguments)
+    print("| detector | normal images | pixels | rate | promised | measured | |\n|---|---|---|---|---|---|---|")
+    rows, start = [], time.perf_counter()
+    for row in rows_of_groups(arguments) if arguments.groups else rows_of_detectors(arguments):
+        show(row)
+        rows.append(row)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    n_broken = sum(not row["holds"] for row in rows)
+    print(f"{len(rows)} rows, {n_broken} broken, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

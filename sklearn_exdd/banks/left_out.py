@@ -1,0 +1,233 @@
+"""Calibration: dual banks as they would be without some of the normal images."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from sklearn_exdd import scoring
+from sklearn_exdd._cache import fingerprint
+from sklearn_exdd.banks.dual_bank import epsilon_of
+from sklearn_exdd.banks.memory_bank import MemoryBank
+from sklearn_exdd.banks.patches import LazyFeatures
+from sklearn_exdd.features.whitening import whitenings_without
+
+_N_FOLDS = 20
+_N_FOLDS_OF_INDEX = 4  # each compiles an index of its own
+_MAX_BYTES = 2**26  # of the whitenings of all folds
+
+
+class LeftOutBanks:
+    """Dual banks that score normal images as if fit had not seen them.
+
+    The normal images are divided into folds by groups. An image is scored without the bank rows of its own group, and
+    with the whitening, `epsilon` and `border_profile` of the other folds.
+
+    Parameters
+    ----------
+    banks : DualBank
+        Banks of all images.
+    fold_of_group : ndarray of shape (n_groups,), int
+        -1 for a group that is in no fold: its images are scored by `banks`.
+    whitenings : list of (ndarray, ndarray) or None
+        For each fold, as of :func:`whitenings_without`; None if features are not whitened.
+    scales : list of (float, ndarray), default=None
+        `epsilon` and `border_profile` for each fold; found by :meth:`scaled`.
+    """
+
+    def __init__(self, banks, fold_of_group, whitenings, scales=None):
+        self.banks, self.fold_of_group, self.whitenings, self.scales = banks, fold_of_group, whitenings, scales
+        self._fold_banks = {}
+
+    @classmethod
+    def from_patches(cls, banks, patches, extractor, n_groups, seed):
+        """Divide the images into folds, and find their whitenings.
+
+        Parameters
+        ----------
+        banks : DualBank
+        patches : Patches or Shards
+            Patches of all normal images.
+        extractor : BaseFeatureExtractor or None
+            Whose whitening these images have defined, if there is one.
+        n_groups : int
+            Number of groups that there may be.
+        seed : int
+
+        Returns
+        -------
+        left_out : LeftOutBanks
+        """
+        groups = np.random.RandomState(seed).permutation(patches.unique_groups)
+        is_whitened = extractor is not None and extractor.whiten
+        n_folds = min(len(groups), _N_FOLDS)
+        if is_whitened:
+            n_folds = min(n_folds, max(2, _MAX_BYTES // (4 * extractor.components_.shape[1] ** 2)))
+            if not banks.normal.is_exact:
+                n_folds = min(n_folds, _N_FOLDS_OF_INDEX)
+        fold_of_group = np.full(n_groups, -1)
+        for fold, own in enumerate(np.array_split(groups, n_folds)):
+            fold_of_group[own] = fold
+        whitenings = None
+        if is_whitened:
+            moments = patches.moments_of_folds(fold_of_group, n_folds)
+            whitenings = whitenings_without(extractor.mean_, extractor.components_, moments)
+        return cls(banks, fold_of_group, whitenings)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_fold_banks": {}}  # made again where they are needed
+
+    def __sizeof__(self):
+        # Dask goes by the size of an object: it sends a large one to each worker once, a small one with every task.
+        maps = sum(matrix.nbytes + offset.nbytes for matrix, offset in self.whitenings or [])
+        return object.__sizeof__(self) + self.banks.__sizeof__() + maps
+
+    def with_defects(self, defect):
+        """Return the same folds with a bank of defect patches."""
+        return LeftOutBanks(replace(self.banks, defect=defect), self.fold_of_group, self.whitenings)
+
+    def distances_of(self, patches, kind, verbose=0):
+        """Return the distances to one of the banks, and the nearest rows, of patches in any folds.
+
+        Parameters
+        ----------
+        patches : Patches
+        kind : {"normal", "defect"}
+        verbose : int, default=0
+
+        Returns
+        -------
+        distances, indices : ndarray of shape (n_patches,)
+        """
+        if self.whitenings is None:
+            return self.banks.distances_of(patches, getattr(self.banks, kind), verbose)
+        distances, indices = np.empty(len(patches)), np.empty(len(patches), dtype=np.intp)
+        for fold, rows in self._rows_of_folds(patches.groups):
+            banks = self._banks_of(fold)
+            own = patches.select(rows, self._features(patches.features, rows, fold))
+            found = banks.distances_of(own, getattr(banks, kind), verbose)
+            distances[rows], indices[rows] = found
+        return distances.astype(found[0].dtype), indices
+
+    def scaled(self, patches, normal_distances, *, epsilon="scale", verbose=0):
+        """Find `epsilon` and `border_profile` of all images and without each fold.
+
+        Parameters
+        ----------
+        patches : Patches
+            Normal patches.
+        normal_distances : tuple of ndarray
+            As :meth:`distances_of` returns them for the normal bank.
+        epsilon : float or "scale", default="scale"
+            Parameter of :class:`ExDDDetector`.
+        verbose : int, default=0
+
+        Returns
+        -------
+        left_out : LeftOutBanks
+            Complete; so are its `banks`.
+        patch_scores : PatchScores
+            Scores of the patches.
+        """
+        folds = self.fold_of_group[patches.groups]
+        n_folds = self.fold_of_group.max() + 1
+        defect, epsilons, own_epsilon = None, [None] * (n_folds + 1), None
+        if self.banks.defect is not None:
+            defect = self.distances_of(patches, "defect", verbose)
+            epsilons = [epsilon_of(defect[0][folds != fold], epsilon) for fold in range(n_folds)]
+            epsilons.append(epsilon_of(defect[0], epsilon))
+            own_epsilon = np.array(epsilons, dtype=defect[0].dtype)[folds]
+        scores = replace(self.banks, epsilon=own_epsilon).scores_at(normal_distances, defect)
+        profiles = [self._profile(scores, patches, folds != fold) for fold in range(n_folds)]
+        profile = self._profile(scores, patches, slice(None))
+        banks = replace(self.banks, epsilon=epsilons[-1], border_profile=profile)
+        scales = list(zip(epsilons, profiles))
+        return LeftOutBanks(banks, self.fold_of_group, self.whitenings, scales), scores
+
+    def _profile(self, scores, patches, rows):
+        return scoring.border_profile(scores.scores[rows], patches.rings[rows], self.banks.border_rings)
+
+    def patch_scores(self, patches):
+        """Score patches in any folds."""
+        defect = None if self.banks.defect is None else self.distances_of(patches, "defect")
+        normal, folds = self.distances_of(patches, "normal"), self.fold_of_group[patches.groups]
+        epsilons = [epsilon for epsilon, _ in self.scales] + [self.banks.epsilon]
+        own_epsilon = None if defect is None else np.array(epsilons, dtype=defect[0].dtype)[folds]
+        return replace(self.banks, epsilon=own_epsilon).scores_at(normal, defect)
+
+    def score_images(self, patches, patch_scores):
+        """Score normal images.
+
+        Parameters
+        ----------
+        patches : Patches
+        patch_scores : PatchScores
+            Scores of these patches, as of :meth:`patch_scores`.
+
+        Returns
+        -------
+        scores : list of float
+        top_patches : Patches
+            Patches that the scores are made of, or may be after a correction.
+        """
+        scores, top = [], []
+        for rows in patches.slices:
+            fold = self.fold_of_group[patches.groups[rows.start]]
+            banks, own = self._banks_of(fold), patch_scores.take(rows)
+            features = self._features(patches.features, rows, fold)
+            score, best = banks.score_left_out(own, patches.rings[rows], features, patches.groups[rows.start])
+            scores.append(score)
+            top.append(rows.start + best)
+        return scores, patches.take(np.concatenate(top))
+
+    def inflation(self, patches):
+        """Return by how much the scores of images rise if whitening and scales leave their fold out.
+
+        Parameters
+        ----------
+        patches : Patches
+            Top patches of normal images.
+
+        Returns
+        -------
+        factors : ndarray of shape (n_images,)
+            Over the scores that leave out only the bank rows of the image's group; at least 1.
+        """
+        scores, _ = self.score_images(patches, self.patch_scores(patches))
+        own_scores, _ = self.banks.score_without_own_group(
+            patches, self.banks.patch_scores(patches.features, patches.groups)
+        )
+        own_scores = np.maximum(own_scores, np.finfo(np.float32).tiny)
+        return np.maximum(np.asarray(scores) / own_scores, 1.0)
+
+    def _rows_of_folds(self, groups):
+        folds = self.fold_of_group[groups]
+        return [(fold, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+
+    def _features(self, features, rows, fold):
+        """Return the features of some patches in the whitening of their fold."""
+        if self.whitenings is None or fold < 0:
+            return features[rows]
+        matrix, offset = self.whitenings[fold]
+        if not isinstance(features, LazyFeatures):
+            return features[rows] @ matrix + offset
+        key = fingerprint(features.key, (rows.start, rows.stop) if isinstance(rows, slice) else rows, matrix, offset)
+        return LazyFeatures(key, lambda: features.rows[rows] @ matrix + offset, features.memory)
+
+    def _banks_of(self, fold):
+        if fold < 0:
+            return self.banks
+        if fold not in self._fold_banks:
+            banks = self.banks
+            if self.whitenings is not None:
+                parts = {kind: getattr(banks, kind) for kind in ("normal", "defect")}
+                banks = replace(banks, **{kind: bank and self._whitened(bank, fold) for kind, bank in parts.items()})
+            if self.scales is not None:
+                epsilon, profile = self.scales[fold]
+                banks = replace(banks, epsilon=epsilon, border_profile=profile)
+            self._fold_banks[fold] = banks
+        return self._fold_banks[fold]
+
+    def _whitened(self, bank, fold):
+        matrix, offset = self.whitenings[fold]
+        features = bank.features @ matrix + offset
+        return MemoryBank(features, bank.provenance, algorithm=bank.algorithm, random_state=bank.random_state)
