@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -98,15 +99,19 @@ def test_the_classes_of_the_guide_for_contributors_work_in_a_search(surfaces):
     found = {}
     for block in re.findall(r"^```python\n(.*?)^```", (DOCS / "../CONTRIBUTING.md").read_text("utf-8"), re.M | re.S):
         exec(compile(block, "CONTRIBUTING.md", "exec"), found)
-    extractor, augmenter = found["CellMoments"](), found["SpeckDefectAugmenter"](min_contrast=0.3, random_state=0)
+    extractor, augmenter = found["GreyHistograms"](), found["SmearDefectAugmenter"](min_contrast=0.3, random_state=0)
+    pipeline = make_pipeline(augmenter, ExDDDetector(extractor))
     searches = [
-        GridSearchCV(ExDDDetector(extractor), {"feature_extractor__whiten": [False, True]}, cv=2),
-        GridSearchCV(
-            make_pipeline(augmenter, ExDDDetector(extractor)), {"speckdefectaugmenter__n_synthetic": [0, 3]}, cv=2
-        ),
+        GridSearchCV(ExDDDetector(extractor), {"feature_extractor__n_bins": [2, 4]}, cv=2),
+        GridSearchCV(pipeline, {"smeardefectaugmenter__n_synthetic": [0, 3]}, cv=2),
     ]
     for search in searches:
         assert np.isfinite(search.fit(X, y).cv_results_["mean_test_score"]).all()
+    tiled = clone(extractor).set_params(tile_size=32)
+    np.testing.assert_array_equal(tiled.transform(X[:2]), extractor.transform(X[:2]))
+    for wrong in (extractor.set_params(n_bins=1), augmenter.set_params(darkness=2)):
+        with pytest.raises(ValueError, match=r"'(n_bins|darkness)' parameter of"):
+            wrong.fit(X)
 
 
 def test_no_prompt_stands_in_a_block_that_is_not_run():

@@ -24,6 +24,8 @@ from sklearn_exdd.augment.sample_cache import SampleCache
 from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
 _MAX_DRAWS = 100  # of regions, until one lies on the foreground
+# Provenance that the base adds itself.
+_RESERVED = {"augmenter", "source", "region", "contrast", "visible", "seed", "number", "n_redraws"}
 # Parameters that do not change the images made, given what fit learned.
 _NOT_IN_KEY = {"n_synthetic", "memory", "pos_label", "random_state", "verbose"}
 
@@ -269,11 +271,18 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     @abstractmethod
     def _paint(self, image, region, random_state):
-        """The image with a defect in the region, and more provenance."""
+        """Return the image with a defect in the region, and a dict of more provenance.
+
+        Parameters
+        ----------
+        image : ndarray of shape (height, width, channels), float32 in [0, 1]
+        region : ndarray of shape (height, width), bool
+        random_state : RandomState
+        """
 
     @abstractmethod
     def _default_regions(self):
-        """Region drawer, or list of them, for regions="auto" without real masks."""
+        """Return the region drawer, or a list of them, for regions="auto" without real masks."""
 
     def _one(self, number, seed):
         random_state = np.random.RandomState(np.random.SeedSequence([seed, number]).generate_state(4))
@@ -295,7 +304,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         best = None
         for n_redraws in range(self.max_redraws + 1):  # noqa: B007
             drawn = draw(random_state)
-            painted, more = self._paint_drawn(drawn, random_state)
+            painted, more = self._checked(self._paint_drawn(drawn, random_state), drawn)
             image, mask, contrast = composite(drawn, painted)
             visible = mask.sum() >= MIN_AREA and contrast >= self.min_contrast
             if best is None or visible or (mask.any(), contrast) > (best[1].any(), best[2]["contrast"]):
@@ -320,10 +329,38 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             )
         return image, mask, {**provenance, "n_redraws": n_redraws}
 
+    def _checked(self, result, drawn):
+        """Refuse what is no painted image with a dict of provenance."""
+        shape = drawn.images[drawn.index].shape
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+            raise TypeError(
+                f"{type(self).__name__}._paint: expected (image, dict of provenance), got {got}. Return an empty "
+                "dict if there is no provenance to add."
+            )
+        painted = np.asarray(result[0])
+        if painted.shape != shape or painted.dtype.kind != "f":
+            raise ValueError(
+                f"{type(self).__name__}._paint: expected floats in [0, 1] of the shape of the image, {shape}, got "
+                f"{painted.dtype} of shape {painted.shape}."
+            )
+        reserved = sorted(result[1].keys() & _RESERVED)
+        if reserved:
+            raise ValueError(
+                f"{type(self).__name__}._paint: expected provenance of other names than {sorted(_RESERVED)}, got "
+                f"{reserved}. Rename them."
+            )
+        return painted, result[1]
+
     def _drawers(self):
         regions = self.regions
         if isinstance(regions, str) and regions == "auto":
             regions = MaskRegions() if self.masks_ else self._default_regions()
+            if regions is None:
+                raise TypeError(
+                    f"{type(self).__name__}._default_regions: expected a region drawer or a list of them, got None. "
+                    "Write this method, or set regions=."
+                )
         return region_drawers(regions)
 
     def _region(self, drawer, index, random_state):

@@ -373,15 +373,31 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     def _maps(self, images):
         images = self._prepare(images)
         if max(images.shape[1:3]) <= self.tile_size or self.stride is None:
-            return self._extract(images)
+            return self._extracted_maps(images)
         return stitched_map(
-            self._extract,
+            self._extracted_maps,
             images,
             tile_size=self.tile_size,
             stride=int(self.stride),
             margin=self.margin,
             min_size=self.min_size,
         )
+
+    def _extracted_maps(self, images):
+        """Extract, and refuse what is not a feature map for each image."""
+        name, shape, maps = type(self).__name__, images.shape, np.asarray(self._extract(images))
+        if maps.dtype.kind not in "buif" or maps.ndim != 4 or len(maps) != shape[0] or 0 in maps.shape:
+            raise ValueError(
+                f"{name}._extract: expected float32 of shape (n, height', width', n_features) with n = {shape[0]} for "
+                f"images of shape {shape}, got {maps.dtype} of shape {maps.shape}. Return a feature map for each image."
+            )
+        for axis, size in zip((1, 2), shape[1:3]):
+            if self.stride is not None and self.stride * (maps.shape[axis] - 1) >= size:
+                raise ValueError(
+                    f"{name}.stride: expected the pixels between two patches, about {size / maps.shape[axis]:g} for "
+                    f"{maps.shape[axis]} patches along {size} pixels, got {self.stride}. Set it to that of _extract."
+                )
+        return maps.astype(np.float32, copy=False)
 
     def _refined(self, feature_map):
         return (feature_map - self.mean_) @ self.components_ if self.whiten else feature_map
