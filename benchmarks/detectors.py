@@ -82,7 +82,7 @@ DETECTORS = {
     "segmentation": segmentation(),
     "learned and segmentation": lambda banks, network: CombinedDefectDetector(
         [
-            ("banks", DETECTORS["learned"](banks, network)),
+            ("banks", DETECTORS["learned"](banks, network).set_params(validation_fraction=0)),
             ("segmentation", segmentation(n_networks=1, validation_fraction=0)(banks, network)),
         ]
     ),

@@ -32,12 +32,14 @@ def corner(image_shape=(64, 96)):
 class Cells(features.BaseFeatureExtractor):
     """An extractor of a user, with parameters that have no constraint."""
 
-    stride = 8
-
     def __init__(self, size=8, *, device=None):
         super().__init__()
         self.size = size
         self.device = device
+
+    @property
+    def stride(self):
+        return self.size
 
     def _extract(self, images):
         return images[:, :: self.size, :: self.size]

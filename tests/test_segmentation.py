@@ -152,7 +152,7 @@ def test_an_augmenter_replaces_that_of_the_extractor(surfaces, trainings):
 def test_banks_and_head_of_a_combination_share_one_training(surfaces, trainings, tmp_path):
     X, y, masks = surfaces
     members = [
-        ("banks", ExDDDetector(NETWORK, memory=str(tmp_path))),
+        ("banks", ExDDDetector(NETWORK, validation_fraction=0, memory=str(tmp_path))),
         ("segmentation", SegmentationDetector(NETWORK, n_networks=1, validation_fraction=0, memory=str(tmp_path))),
     ]
     combined = CombinedDefectDetector(members, random_state=0).fit(X, y, masks=masks)

@@ -285,7 +285,7 @@ def test_whole_groups_are_kept_out_of_the_training(normals, monkeypatch):
     seen = {}
 
     def spy(detector, images, held_out):
-        seen.update(learning=images.raw(), held_out=held_out.raw())
+        seen.update(learning=images.raw(), held_out=held_out.samples.raw())
         return calibrate(detector, images, held_out)
 
     calibrate = StudentTeacherDetector._calibrate

@@ -57,7 +57,7 @@ class LeftOutBanks:
         -------
         left_out : LeftOutBanks
         """
-        groups = np.random.RandomState(seed).permutation(patches.unique_groups)
+        groups = patches.shuffled_groups(seed)
         is_whitened = extractor is not None and extractor.whiten
         n_folds = min(len(groups), _N_FOLDS)
         if is_whitened:
@@ -65,8 +65,7 @@ class LeftOutBanks:
             if not banks.normal.is_exact:
                 n_folds = min(n_folds, _N_FOLDS_OF_INDEX)
         fold_of_group = np.full(n_groups, -1)
-        for fold, own in enumerate(np.array_split(groups, n_folds)):
-            fold_of_group[own] = fold
+        fold_of_group[groups] = np.arange(len(groups)) % n_folds
         whitenings = None
         if is_whitened:
             moments = patches.moments_of_folds(fold_of_group, n_folds)
@@ -180,7 +179,7 @@ class LeftOutBanks:
         return scores, patches.take(np.concatenate(top))
 
     def inflation(self, patches):
-        """Return by how much the scores of images rise if whitening and scales leave their fold out.
+        """Return by which factor the scores of images rise if the whitening leaves their fold out.
 
         Parameters
         ----------
@@ -192,12 +191,14 @@ class LeftOutBanks:
         factors : ndarray of shape (n_images,)
             Over the scores that leave out only the bank rows of the image's group; at least 1.
         """
-        scores, _ = self.score_images(patches, self.patch_scores(patches))
-        own_scores, _ = self.banks.score_without_own_group(
-            patches, self.banks.patch_scores(patches.features, patches.groups)
-        )
-        own_scores = np.maximum(own_scores, np.finfo(np.float32).tiny)
-        return np.maximum(np.asarray(scores) / own_scores, 1.0)
+        if self.whitenings is None:
+            return np.ones(len(patches.slices))
+        # Not cached: the top patches differ from candidate to candidate of a search.
+        banks = replace(self.banks, memory=None)
+        left_out = LeftOutBanks(banks, self.fold_of_group, self.whitenings, self.scales)
+        scores, _ = left_out.score_images(patches, left_out.patch_scores(patches))
+        own_scores, _ = banks.score_without_own_group(patches, banks.patch_scores(patches.features, patches.groups))
+        return np.maximum(np.divide(scores, np.maximum(own_scores, np.finfo(np.float32).tiny)), 1.0)
 
     def _rows_of_folds(self, groups):
         folds = self.fold_of_group[groups]

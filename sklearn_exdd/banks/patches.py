@@ -74,10 +74,20 @@ class Patches:
         """Rows of each sample, a list of slices."""
         return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
 
-    @property
-    def unique_groups(self):
-        """Groups of the samples, ascending."""
-        return np.unique(self.groups)
+    def shuffled_groups(self, seed):
+        """Return the groups of the samples in an order that does not depend on that of the samples.
+
+        It goes by the features, so the seed is not used.
+        """
+
+        def compute():
+            groups, numbers = np.unique(self.groups, return_inverse=True)
+            sums = np.bincount(numbers, np.asarray(self.features).sum(axis=1, dtype=np.float64))
+            return groups[np.argsort(sums / np.bincount(numbers), kind="stable")]
+
+        if not isinstance(self.features, LazyFeatures):
+            return compute()
+        return cached(self.features.memory, "groups", fingerprint(self.features.key), compute)
 
     def select(self, rows, features):
         """Select rows, in ascending order, with other features."""

@@ -110,10 +110,10 @@ class Shards:
         maps = self._extractor.iter_transform(self._images.take(some))
         return int(len(self._images) * np.mean([one.shape[0] * one.shape[1] for one in maps]))
 
-    @property
-    def unique_groups(self):
-        """Groups of the images, ascending."""
-        return np.unique(np.concatenate([part.groups for part in self._parts]))
+    def shuffled_groups(self, seed):
+        """Return the groups of the images in random order."""
+        groups = np.unique(np.concatenate([part.groups for part in self._parts]))
+        return np.random.RandomState(seed).permutation(groups)
 
     def moments_of_folds(self, fold_of_group, n_folds):
         """Return the moments of the features of each fold of groups, see :meth:`Patches.moments_of_folds`."""

@@ -85,7 +85,9 @@ class ExDDDetector(BaseDefectDetector):
         Label that means defect; None takes the greater one.
     validation_fraction : float, default=0.2
         Share of the normal images, by groups, that an extractor which learns from them ("learned", or one of your
-        own with a `fit`) does not see; the threshold comes from these. Not used with other extractors.
+        own with a `fit`) does not see; the threshold comes from these. 0 lets it see all: for
+        a member of a :class:`CombinedDefectDetector`, which holds images out itself. Not
+        used with other extractors.
     memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
@@ -199,7 +201,7 @@ class ExDDDetector(BaseDefectDetector):
         "algorithm": [StrOptions({"auto", "brute", "pynndescent"})],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "memory": MEMORY,
         "shard_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -286,7 +288,7 @@ class ExDDDetector(BaseDefectDetector):
         calibrating = None
         if normal.has_images:
             self.feature_extractor_ = self._extractor()
-            if self.feature_extractor_.learns_from_normals:
+            if self.feature_extractor_.learns_from_normals and self.validation_fraction > 0:
                 random_state = np.random.RandomState(self._seeds["normal"])
                 is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
                 calibrating = normal.take(np.flatnonzero(is_held_out))
@@ -297,7 +299,9 @@ class ExDDDetector(BaseDefectDetector):
                 part.check_masks_empty()
         rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset, self._seeds["normal"])
         banks = self._dual_bank(self._bank(rows, "normal", n_patches))
-        extractor = self.feature_extractor_ if normal.has_images and calibrating is None else None
+        extractor = self.feature_extractor_ if normal.has_images else None
+        if extractor is not None and extractor.learns_from_normals:
+            extractor = None  # its whitening rests on features that know these images anyway
         left_out = LeftOutBanks.from_patches(banks, normals, extractor, self._n_groups, self._seeds["normal"])
         distances = left_out.distances_of(sample, "normal", self.verbose)
         self._normal_cutoff = float(np.quantile(distances[0], NORMAL_SHARE))
