@@ -55,6 +55,11 @@ def test_every_suffix_that_pillow_knows_for_a_format_that_is_read_is_looked_for(
     assert len(set(IMAGE_SUFFIXES)) == len(IMAGE_SUFFIXES)
 
 
+def test_the_guide_lists_every_suffix():
+    guide = (Path(__file__).parent.parent / "docs" / "guide" / "images.md").read_text(encoding="utf-8")
+    assert [suffix for suffix in IMAGE_SUFFIXES if f"`{suffix}`" not in guide] == []
+
+
 @LOADERS
 @pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".PGM", ".Jp2", ".GIF"])
 def test_all_formats_that_are_read_are_found_in_any_case(load, suffix, tmp_path):
@@ -160,6 +165,29 @@ def test_a_file_in_place_of_a_folder_is_named(load, tmp_path):
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         list_files(tmp_path / "gone")
+
+
+@LOADERS
+@pytest.mark.parametrize("spell", [str.upper, str.title])
+def test_folders_of_a_layout_may_be_written_in_upper_case(load, spell, tmp_path):
+    fill(load, tmp_path / "as documented")
+    expected = load(tmp_path / "as documented")
+    for path in sorted((tmp_path / "as documented").rglob("*.png")):
+        *folders, name = path.relative_to(tmp_path / "as documented").parts
+        place = tmp_path.joinpath("shouted", *(part if part == "scratch" else spell(part) for part in folders), name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    data = load(tmp_path / "shouted")
+    for name in ("X", "masks"):
+        assert [path and path.name for path in data[name]] == [path and path.name for path in expected[name]]
+    assert data.kinds.tolist() == expected.kinds.tolist()
+    assert data.masks[1] is not None
+
+
+def test_kinds_that_look_the_same_are_the_same(tmp_path):
+    for form in ("NFC", "NFD"):
+        write(tmp_path / "defect" / unicodedata.normalize(form, "größe") / f"{form}.png")
+    assert len(set(load_folder(tmp_path).kinds)) == 1
 
 
 # Masks

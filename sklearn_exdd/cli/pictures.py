@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from sklearn_exdd._image_files import Names
 from sklearn_exdd._images import IMAGE_SUFFIXES
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
-from sklearn_exdd.datasets.folders import list_image_files
+from sklearn_exdd.datasets.folders import list_image_files, sub_folder
 
 LAYOUTS = (
     "index.csv; normal/ (or good/), defect/ and, if there are any, masks/; train/good/ and test/<kind>/ (MVTec AD); "
@@ -55,11 +55,11 @@ def load_labelled(folder, subset):
 def _load_labelled(folder, subset):
     if (folder / "index.csv").exists():
         return load_index(folder)
-    if (folder / "train" / "good").is_dir() or (folder / "test" / "good").is_dir():
+    if any(sub_folder(sub_folder(folder, part), "good").is_dir() for part in ("train", "test")):
         return load_mvtec(folder, subset)
     if any(_masks_beside(list_image_files(folder, part)) for part in ("train", "test")):
         return load_ksdd2(folder, subset)
-    if any((folder / name).is_dir() for name in ("normal", "good", "defect")):
+    if any(sub_folder(folder, name).is_dir() for name in ("normal", "good", "defect")):
         data = load_folder(folder)
         unused = sorted(set(list_files(folder)[0]) - set(data.X))
         if unused:
@@ -113,7 +113,7 @@ def list_files(folder, model=None):
     """
     left_out = []
     paths = list_image_files(folder, left_out=left_out)
-    aside = [folder / name for name in ("masks", "ground_truth", "review")]
+    aside = [sub_folder(folder, name) for name in ("masks", "ground_truth", "review")]
     aside += [table.parent for table in folder.rglob("scores.csv") if (table.parent / "report.html").is_file()]
     masks = _masks_beside(paths)
     if (folder / "index.csv").exists():

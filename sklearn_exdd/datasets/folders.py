@@ -26,6 +26,14 @@ def _parts(subset):
     return ["train", "test"] if subset is None else [subset]
 
 
+def sub_folder(folder, name):
+    """Return a sub-folder by its name, whether or not it is there; in upper or lower case if a single one matches."""
+    if os.path.lexists(folder / name):
+        return folder / name
+    found = Names((child.name, child) for child in folder.iterdir()).alike(name) if folder.is_dir() else []
+    return found[0] if len(found) == 1 else folder / name
+
+
 def list_image_files(folder, part=".", left_out=None):
     """List the image files of a part of a folder, at any depth, in the order of their names.
 
@@ -41,7 +49,7 @@ def list_image_files(folder, part=".", left_out=None):
     -------
     paths : list of pathlib.Path
     """
-    root = folder / part
+    root = sub_folder(folder, part)
     if not os.path.lexists(root):
         return []
     if not root.is_dir():
@@ -139,7 +147,7 @@ def _bunch(path, layout, X, masks, kinds, groups=None, left_out=(), **more):
         raise ValueError(f"Found no images in {str(path)!r}; expected {layout}.{f' {message}.' if left_out else ''}")
     if left_out:
         warn(f"{message}: expected {layout}. Convert, move or remove what is not.", UserWarning, stacklevel=3)
-    kinds = np.array(kinds)
+    kinds = np.array([composed(kind) for kind in kinds])
     y = (kinds != "normal").astype(int)
     return Bunch(X=X, y=y, masks=masks, kinds=kinds, groups=groups, left_out=left_out, **more)
 
@@ -205,12 +213,13 @@ def load_folder(path):
     good, normal, defect, masks = (
         list_image_files(path, part, left_out) for part in ("good", "normal", "defect", "masks")
     )
-    names = [image.parent.relative_to(path / "defect").as_posix() for image in defect]
+    roots = {part: sub_folder(path, part) for part in ("good", "normal", "defect", "masks")}
+    names = [image.parent.relative_to(roots["defect"]).as_posix() for image in defect]
     kinds = ["normal"] * len(good + normal) + ["defect" if name in (".", "normal") else name for name in names]
     # Masks may also lie in masks/defect/ and masks/good/, as the images do.
-    pools = [[*_places(path / "defect", defect), *_places(path, defect)]]
-    pools += [[*_places(path / "good", good), *_places(path / "normal", normal), *_places(path, good + normal)]]
-    mask_of = _pair(pools, masks, path / "masks", path / "defect")
+    pools = [[*_places(roots["defect"], defect), *_places(path, defect)]]
+    pools += [[*_places(roots["good"], good), *_places(roots["normal"], normal), *_places(path, good + normal)]]
+    mask_of = _pair(pools, masks, roots["masks"], roots["defect"])
     X = good + normal + defect
     return _bunch(path, layout, X, [mask_of.get(image) for image in X], kinds, left_out=left_out)
 
@@ -251,18 +260,19 @@ def load_mvtec(path, subset=None):
     path, left_out = _folder(path, layout), []
     X, kinds, is_test = [], [], []
     for part in _parts(subset):
-        images = list_image_files(path, part, left_out)
-        left_out += [image for image in images if image.parent == path / part]
-        images = [image for image in images if image.parent != path / part]
-        names = [image.relative_to(path / part).parts[0] for image in images]
-        kinds += ["normal" if name == "good" else name for name in names]
+        root, images = sub_folder(path, part), list_image_files(path, part, left_out)
+        left_out += [image for image in images if image.parent == root]
+        images = [image for image in images if image.parent != root]
+        names = [image.relative_to(root).parts[0] for image in images]
+        kinds += ["normal" if name.lower() == "good" else name for name in names]
         is_test += [part == "test"] * len(images)
         X += images
     mask_of = {}
     if subset != "train":
         tested = [image for image, test in zip(X, is_test) if test]
         masks = list_image_files(path, "ground_truth", left_out)
-        mask_of = _pair([_places(path / "test", tested)], masks, path / "ground_truth", path / "test")
+        root = sub_folder(path, "test")
+        mask_of = _pair([_places(root, tested)], masks, sub_folder(path, "ground_truth"), root)
     masks, is_test = [mask_of.get(image) for image in X], np.array(is_test)
     return _bunch(path, layout, X, masks, kinds, left_out=left_out, is_test=is_test)
 
@@ -305,7 +315,9 @@ def load_ksdd2(path, subset=None):
     for part in _parts(subset):
         files = [file for file in list_image_files(path, part, left_out) if "(copy)" not in file.name]
         images = [file for file in files if not file.stem.lower().endswith("_gt")]
-        mask_of = _pair_ksdd2(path / part, images, [file for file in files if file.stem.lower().endswith("_gt")])
+        mask_of = _pair_ksdd2(
+            sub_folder(path, part), images, [file for file in files if file.stem.lower().endswith("_gt")]
+        )
         X += images
         masks += [mask_of[image] if read_image(mask_of[image]).any() else None for image in images]
         is_test += [part == "test"] * len(images)

@@ -26,8 +26,8 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
     layers : tuple of str, default=None
         Layers to use; None takes the last outputs at strides 8 and 16.
     weights : {"pretrained"}, path or None, default="pretrained"
-        "pretrained" lets timm download its weights; or path of a local state dict; or
-        None for random weights, drawn from `random_state`.
+        "pretrained" lets timm download its weights; or path of a local state dict, of torch
+        or safetensors; or None for random weights, drawn from `random_state`.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     random_state : int, default=0

@@ -24,7 +24,8 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         "layer3")`` of a ResNet, as in ExDD.
     weights : str, path or None, default="IMAGENET1K_V1"
         Name of the weights, which torchvision downloads once into its own cache; or path
-        of a local state dict; or None for random weights, drawn from `random_state`.
+        of a local state dict, of torch or safetensors; or None for random weights, drawn
+        from `random_state`.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     random_state : int, default=0
