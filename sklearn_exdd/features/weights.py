@@ -88,8 +88,9 @@ def damaged(path, name, error):
 
 
 def _short(error):
+    """Return the first sentence of a message: torch's own go on for a page."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:200]
+    return " ".join(lines[:2]).partition(". ")[0].rstrip(".")[:200]
 
 
 def file_sha256(weights):
