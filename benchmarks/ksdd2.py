@@ -40,7 +40,7 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.augment import AugmentedImages, SyntheticDefects
 from sklearn_exdd.augment.pipelines import model_key
 from sklearn_exdd.datasets import load_ksdd2
-from sklearn_exdd.features.torchvision import file_sha256
+from sklearn_exdd.features.weights import file_sha256
 from sklearn_exdd.metrics import kernel_distance, per_region_overlap_score, pixel_roc_auc_score
 
 SPLIT = {"train": (2085, 246), "test": (894, 110)}  # normal images and defects

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from sklearn_exdd import DDPMDefectAugmenter, StudentTeacherDetector, __version__
 from sklearn_exdd.datasets import load_mvtec
-from sklearn_exdd.features.torchvision import file_sha256
+from sklearn_exdd.features.weights import file_sha256
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
 
 SPLIT = {  # normal training images, normal test images, defects

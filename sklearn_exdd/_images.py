@@ -5,15 +5,12 @@ import os
 
 import numpy as np
 
+# Of the files that are looked for in folders: every suffix in use for the formats in _FORMATS.
 IMAGE_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # of the files that are looked for in folders
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpe", ".jfif", ".jfi", ".jif", ".mpo", ".dib", ".apng"),
+    *(".avif", ".avifs"),
+)
 
 _EXPECTED = (
     "expected images: an array (n, height, width) or (n, height, width, channels) with 1, 3 or 4 channels, "

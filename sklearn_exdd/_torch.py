@@ -1,11 +1,24 @@
 """The torch plumbing: devices, precision, seeds, threads, and arrays in and out."""
 
+import os
+import sys
 from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
 
 _BOX = 31  # pixels over which the directional means are taken
+
+
+def _compute_in_one_thread():
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
+
+
+# A forked child inherits torch's pool of threads without the threads: it would wait for them forever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_compute_in_one_thread)
 
 
 def resolve_device(device):

@@ -283,10 +283,11 @@ def index(root, *lines):
 
 
 def test_load_index_reads_all_columns_in_the_order_of_the_rows(tmp_path):
-    rows = ["x/b.png,1,m/b.png,crack,part 1", "x/a.png,0,m/b.png,,part 1", "x/a.png,Defect,,,part 2"]
+    write(tmp_path, "x/c.png", "m/a.png")
+    rows = ["x/b.png,1,m/b.png,crack,part 1", "x/a.png,0,m/a.png,,part 1", "x/c.png,Defect,,,part 2"]
     data = load_index(index(tmp_path, "image,label,mask,type,group", *rows))
-    assert names(tmp_path, data.X) == ["x/b.png", "x/a.png", "x/a.png"]
-    assert names(tmp_path, data.masks) == ["m/b.png", None, None]
+    assert names(tmp_path, data.X) == ["x/b.png", "x/a.png", "x/c.png"]
+    assert names(tmp_path, data.masks) == ["m/b.png", "m/a.png", None]
     assert data.y.tolist() == [1, 0, 1]
     assert data.kinds.tolist() == ["crack", "normal", "defect"]
     assert data.groups.tolist() == ["part 1", "part 1", "part 2"]

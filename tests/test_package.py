@@ -24,15 +24,27 @@ FLOORS = [
 # Beside the house: none of the floors may import these.
 AROUND = {
     "__main__": {"cli"},
+    "_image_files": {"_images"},
     "_versions": {""},
     "cli": {
-        *("", "_images", "_map_colors", "augment", "datasets", "detectors", "display", "features", "metrics"),
+        *(
+            "",
+            "_image_files",
+            "_images",
+            "_map_colors",
+            "augment",
+            "datasets",
+            "detectors",
+            "display",
+            "features",
+            "metrics",
+        ),
         *("_versions", "persistence", "review"),
     },
     "metrics": {"_images", "features", "scoring"},
-    "datasets": {"_images", "review"},  # an expert's decisions on the review page are data
+    "datasets": {"_image_files", "_images", "review"},  # an expert's decisions on the review page are data
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name
-    "review": {"_files", "_images", "_map_colors", "augment", "persistence"},
+    "review": {"_files", "_image_files", "_images", "_map_colors", "augment", "persistence"},
     "display": {"_images", "scoring", "metrics"},
 }
 

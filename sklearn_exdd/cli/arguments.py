@@ -15,7 +15,7 @@ _EPILOG = """exit codes:
   0    done
   1    done, and an image is called defective (only with --fail-on-defect)
   2    bad use: the message says what was expected; nothing is written
-  3    done, but some images could not be used
+  3    done, but some images or masks could not be used
   4    an error that should not happen, with its traceback
   130  interrupted; nothing is written
 """

@@ -1,6 +1,7 @@
 """``evaluate``: a model against the labels and masks of a folder."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn_exdd._images import Masks
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DONE, UNUSABLE
-from sklearn_exdd.cli.pictures import LAYOUTS, ask_each, load_labelled, open_folder
+from sklearn_exdd.cli.pictures import LAYOUTS, ask_each, ask_scores, load_labelled, open_folder
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_average_precision_score, pixel_roc_auc_score
 
 _RATES = (0.0, 0.05, 0.1, 0.2)  # of false alarms, for which other thresholds are told
@@ -18,17 +19,17 @@ _RATES = (0.0, 0.05, 0.1, 0.2)  # of false alarms, for which other thresholds ar
 def run(options):
     """Print the figures."""
     folder = open_folder(options.folder)
+    detector = model.load(options.model)
     data = load_labelled(folder, "test")
     if data is None:
         raise ValueError(f"{str(folder)!r}: expected labels to compare with, as in {LAYOUTS}.")
-    detector = model.load(options.model)
     threshold = detector.threshold_ if options.threshold is None else options.threshold
 
-    answers = list(ask_each(detector.score_samples, data.X, "scores", options.verbose))
+    answers = list(ask_scores(detector, data.X, options.verbose))
     usable = np.array([problem is None for _, problem in answers])
     for path, (_, problem) in zip(data.X, answers):
         if problem is not None:
-            print(f"{str(path)!r}: {problem}", file=sys.stderr)
+            _report(path, problem)
     if not usable.any():
         raise ValueError(f"{str(folder)!r}: expected images that can be used, got none.")
     scores = np.array([score for score, problem in answers if problem is None], dtype=float)
@@ -37,7 +38,11 @@ def run(options):
     if not options.no_maps:
         figures |= _compare_maps(detector, data, np.flatnonzero(usable), options.verbose)
     print(json.dumps(figures, indent=2) if options.json else describe(figures))
-    return DONE if usable.all() else UNUSABLE
+    return UNUSABLE if figures["n_unusable"] or figures.get("n_unusable_masks") else DONE
+
+
+def _report(path, problem):
+    print(f"{str(path)!r}: {problem}", file=sys.stderr)
 
 
 def compare_scores(is_defect, kinds, scores, threshold):
@@ -87,23 +92,59 @@ def _trade_off(is_defect, scores):
 
 
 def _compare_maps(detector, data, rows, verbose):
-    """Figures of the maps; defects whose place is not known are left out."""
-    all_masks, masks, maps = Masks(data.masks, len(data.X)), [], []
+    """Figures of the maps, without defects whose place is not known: no mask, an empty one, or one of no use.
+
+    A wrong mask must not cost the figures of the scores, which have been computed by now.
+    """
+    all_masks, masks, maps, empty, unusable = Masks(data.masks, len(data.X)), [], [], [], []
     rows = [i for i in rows if data.y[i] == 0 or data.masks[i] is not None]
     answers = ask_each(detector.predict_map, [data.X[i] for i in rows], "maps", verbose)
     for (pixel_map, problem), i in zip(answers, rows):
+        path = data.X[i] if problem is not None else data.masks[i]
+        if problem is None:
+            mask, problem = _read_mask(all_masks, i, pixel_map, data.y[i] == 1)
         if problem is not None:
-            raise ValueError(f"{str(data.X[i])!r}: {problem}")
-        maps.append(pixel_map)
-        masks.append(all_masks.get(i, pixel_map.shape))
-    figures = {"n_masks": sum(mask is not None for mask in masks)}
+            _report(path, problem)
+            unusable.append(path)
+        elif data.y[i] and not mask.any():
+            empty.append(path)
+        else:
+            masks.append(mask if data.y[i] else None)
+            maps.append(pixel_map)
+    figures = {
+        "n_masks": sum(mask is not None for mask in masks),
+        "n_empty_masks": len(empty),
+        "n_unusable_masks": len(unusable),
+        "first_empty_mask": str(empty[0]) if empty else None,
+        "first_unusable_mask": str(unusable[0]) if unusable else None,
+    }
     for name, score in (
         ("pixel_roc_auc", pixel_roc_auc_score),
         ("pixel_average_precision", pixel_average_precision_score),
         ("per_region_overlap", per_region_overlap_score),
     ):
-        figures[name] = score(masks, maps) if figures["n_masks"] else None
+        figures[name] = _score_maps(score, masks, maps) if figures["n_masks"] else None
     return figures
+
+
+def _read_mask(masks, index, pixel_map, is_defect):
+    """Return the mask of an image, or None, and its problem, or None."""
+    try:
+        mask = masks.get(index, pixel_map.shape)
+    except (OSError, ValueError) as error:
+        return None, re.sub(r"^masks\[\d+\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)
+    if not is_defect and mask is not None and mask.any():
+        return None, f"expected an empty mask of a normal image, got one with {mask.sum()} defect pixels."
+    return mask, None
+
+
+def _score_maps(score, masks, maps):
+    """Return a figure, or None where it is not defined: if there is no normal pixel, for example."""
+    try:
+        return score(masks, maps)
+    except ValueError as error:
+        print(f"{score.__name__}: {error}", file=sys.stderr)
+        return None
 
 
 def describe(figures):
@@ -123,6 +164,12 @@ def describe(figures):
             f"pixel AP       {_number(figures['pixel_average_precision'])}",
             f"AUPRO          {_number(figures['per_region_overlap'])}  (to 30 % of false positives)",
         ]
+        for count, first, what in (
+            ("n_empty_masks", "first_empty_mask", "mark nothing"),
+            ("n_unusable_masks", "first_unusable_mask", "could not be used"),
+        ):
+            if figures[count]:
+                lines.append(f"Masks that {what}: {figures[count]}, such as {figures[first]!r}. They are left out.")
     lines += [
         "",
         f"At the threshold {figures['threshold']:.4g}:",

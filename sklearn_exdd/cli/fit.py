@@ -16,13 +16,13 @@ def run(options):
     start = time.perf_counter()
     data = load_labelled(folder, "train")
     if data is None:
-        images = list_images(folder)
+        images = list_images(folder, path)
         if any(image.parent != folder for image in images):
             raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or, all normal, images without sub-folders.")
         print(f"{len(images)} images without labels: all are taken as normal.")
         detector.fit(images)
     else:
-        n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask in data.masks)
+        n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask, y in zip(data.masks, data.y) if y)
         print(f"{len(data.y) - n_defects} normal images, {n_defects} with a defect, of which {n_masks} have a mask.")
         detector.fit(data.X, data.y, masks=data.masks, groups=data.groups)
     model.save(detector, path)
@@ -47,7 +47,14 @@ def make_detector(options):
 
         own = detector.get_params(deep=False).get("feature_extractor", "auto")
         given["feature_extractor"] = make_feature_extractor(given.get("feature_extractor", own))
-    return detector.set_params(**given, **options.params)
+    try:
+        return detector.set_params(**given, **options.params)
+    except (AttributeError, TypeError) as error:  # of a parameter within something that has none
+        names = ", ".join(name for name in options.params if "__" in name)
+        raise ValueError(
+            f"--params: expected {names} to belong to an object that has parameters, but {error}. Give the object, "
+            "such as --augmenter perlin, or leave the parameter out."
+        ) from error
 
 
 def _detector_class(name):

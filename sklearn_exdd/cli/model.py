@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import persistence
+
+_SIDE = 256  # pixels of the image that a model is tried out on
 
 
 def check_place(path):
@@ -45,7 +48,8 @@ def load(path):
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file that fit has written, found no such file.")
+        came = "got a folder" if path.is_dir() else "found no such file"
+        raise FileNotFoundError(f"{path}: expected a file that fit has written, {came}.")
     detector = persistence.load(path)
     if not hasattr(detector, "predict_map"):
         raise ValueError(f"{path}: expected a detector, which has predict_map, got {type(detector).__name__}.")
@@ -53,7 +57,17 @@ def load(path):
     if hasattr(detector, "n_features_in_"):
         raise ValueError(f"{path}: expected a detector fitted on images, got one fitted on feature rows.")
     _silence(detector)
+    _try_out(detector, path)
     return detector
+
+
+def _try_out(detector, path):
+    """Score an image of noise, so that what the model or the machine lacks is not blamed on each image."""
+    shape = (_SIDE, _SIDE, detector.n_channels_) if detector.n_channels_ > 1 else (_SIDE, _SIDE)
+    try:
+        detector.score_samples([np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)])
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: this model cannot be used here. {error}") from error
 
 
 def _silence(estimator):

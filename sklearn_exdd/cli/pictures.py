@@ -2,12 +2,16 @@
 
 import re
 import sys
+import warnings
+from math import isfinite
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from sklearn_exdd._image_files import Names
+from sklearn_exdd._images import IMAGE_SUFFIXES
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
-from sklearn_exdd.datasets.folders import list_image_files
+from sklearn_exdd.datasets.folders import list_image_files, sub_folder
 
 LAYOUTS = (
     "index.csv; normal/ (or good/), defect/ and, if there are any, masks/; train/good/ and test/<kind>/ (MVTec AD); "
@@ -40,15 +44,24 @@ def load_labelled(folder, subset):
     data : Bunch or None
         As the loaders of :mod:`sklearn_exdd.datasets` return it; None for a folder in none of their layouts.
     """
-    if (folder / "index.csv").is_file():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = _load_labelled(folder, subset)
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
+    return data
+
+
+def _load_labelled(folder, subset):
+    if (folder / "index.csv").exists():
         return load_index(folder)
-    if (folder / "train" / "good").is_dir() or (folder / "test" / "good").is_dir():
+    if any(sub_folder(sub_folder(folder, part), "good").is_dir() for part in ("train", "test")):
         return load_mvtec(folder, subset)
-    if any(_masks_beside(folder / part) for part in ("train", "test")):
+    if any(_masks_beside(list_image_files(folder, part)) for part in ("train", "test")):
         return load_ksdd2(folder, subset)
-    if any((folder / name).is_dir() for name in ("normal", "good", "defect")):
+    if any(sub_folder(folder, name).is_dir() for name in ("normal", "good", "defect")):
         data = load_folder(folder)
-        unused = sorted(set(_usable(folder)) - set(data.X))
+        unused = sorted(set(list_files(folder)[0]) - set(data.X))
         if unused:
             print(
                 f"{len(unused)} images are not used, such as {str(unused[0].relative_to(folder))!r}: defects are "
@@ -59,40 +72,79 @@ def load_labelled(folder, subset):
     return None
 
 
-def list_images(folder):
+def list_images(folder, model=None):
     """All images at any depth, without masks, reports and what the review page has written.
+
+    Files that may be images, but are not in a format that is read, are named on the standard error.
 
     Parameters
     ----------
     folder : pathlib.Path
+    model : pathlib.Path, default=None
+        A file that is no image, wherever it is.
 
     Returns
     -------
     paths : list of pathlib.Path
         In the order of their names.
     """
-    paths = _usable(folder)
+    paths, left_out = list_files(folder, model)
     if not paths:
-        raise ValueError(f"{str(folder)!r}: expected images, found none.")
+        came = f"none, but {len(left_out)} other files such as {left_out[0].name!r}" if left_out else "none"
+        raise ValueError(f"{str(folder)!r}: expected images, found {came}.")
+    for path in left_out:
+        print(f"{str(path.relative_to(folder))!r}: {why_left_out(path)}", file=sys.stderr)
     return paths
 
 
-def _usable(folder):
-    left_out = [folder / name for name in ("masks", "ground_truth", "review")]
-    left_out += [table.parent for table in folder.rglob("scores.csv") if (table.parent / "report.html").is_file()]
-    masks = {mask for place in (folder, folder / "train", folder / "test") for mask in _masks_beside(place)}
-    if (folder / "index.csv").is_file():
+def list_files(folder, model=None):
+    """Images as :func:`list_images` lists them, and other files that may be images.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    model : pathlib.Path, default=None
+        A file that is no image, wherever it is.
+
+    Returns
+    -------
+    paths, left_out : list of pathlib.Path
+        In the order of their names.
+    """
+    left_out = []
+    paths = list_image_files(folder, left_out=left_out)
+    aside = [sub_folder(folder, name) for name in ("masks", "ground_truth", "review")]
+    aside += [table.parent for table in folder.rglob("scores.csv") if (table.parent / "report.html").is_file()]
+    masks = _masks_beside(paths)
+    if (folder / "index.csv").exists():
         masks.update(load_index(folder).masks)
+    model = model and model.resolve()
     return [
-        path
-        for path in list_image_files(folder)
-        if path not in masks and not any(path.is_relative_to(one) for one in left_out)
+        [
+            path
+            for path in files
+            if path not in masks and not any(path.is_relative_to(one) for one in aside) and path.resolve() != model
+        ]
+        for files in (paths, sorted(left_out))
     ]
 
 
-def _masks_beside(folder):
+def why_left_out(path):
+    """Return what is wrong with a file that may be an image, but has no suffix of a format that is read."""
+    if path.is_dir():
+        return "expected an image, got a link to a folder, which is not followed. Copy the images."
+    came = f"the suffix {path.suffix!r}" if path.suffix else "none"
+    return (
+        f"expected an image, with one of the suffixes {', '.join(IMAGE_SUFFIXES)}, got {came}. Convert the file, or "
+        "remove it if it is not an image."
+    )
+
+
+def _masks_beside(paths):
     """Masks as KSDD2 has them: 10000_GT.png beside 10000.png."""
-    return {mask for mask in folder.glob("*_GT.*") if mask.with_stem(mask.stem.removesuffix("_GT")).is_file()}
+    names = Names((path.with_suffix("").as_posix(), path) for path in paths)
+    masks = [path for path in paths if path.stem.lower().endswith("_gt")]
+    return {mask for mask in masks if names.find(mask.with_suffix("").as_posix()[: -len("_GT")])}
 
 
 def ask_each(method, paths, what, verbose):
@@ -122,6 +174,14 @@ def ask_each(method, paths, what, verbose):
                 answers = [_ask_one(method, path) for path in batch]
             progress.update(len(batch))
             yield from answers
+
+
+def ask_scores(detector, paths, verbose):
+    """Yield the score of each image and its problem, as :func:`ask_each` does; a score has to be finite."""
+    for score, problem in ask_each(detector.score_samples, paths, "scores", verbose):
+        if problem is None and not isfinite(score):  # which no threshold would stop
+            score, problem = None, f"expected a finite score, got {score}."
+        yield score, problem
 
 
 def _ask_one(method, path):

@@ -7,14 +7,13 @@ import secrets
 import shutil
 import sys
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 from sklearn_exdd._images import read_image
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DEFECT, DONE, UNUSABLE
 from sklearn_exdd.cli.map_colors import MapColors
-from sklearn_exdd.cli.pictures import REPORT, ask_each, list_images, open_folder
+from sklearn_exdd.cli.pictures import REPORT, ask_each, ask_scores, list_files, open_folder, why_left_out
 from sklearn_exdd.cli.report import Thumbnails, write_report
 
 _COLUMNS = ("image", "score", "threshold", "decision", "map", "problem")
@@ -41,14 +40,16 @@ def run(options):
         raise ValueError(f"--n-shown: expected 0 or more, got {options.n_shown}.")
     detector = model.load(options.model)
     threshold = float(detector.threshold_ if options.threshold is None else options.threshold)
-    results = [Result(path, path.relative_to(folder).as_posix()) for path in list_images(folder)]
-    answers = ask_each(detector.score_samples, [result.path for result in results], "scores", options.verbose)
-    for (score, problem), result in zip(answers, results):
+    paths, left_out = list_files(folder, Path(options.model).expanduser())
+    if not paths and not left_out:
+        raise ValueError(f"{str(folder)!r}: expected images, found none.")
+    results = [Result(path, path.relative_to(folder).as_posix()) for path in paths]
+    for (score, problem), result in zip(ask_scores(detector, paths, options.verbose), results):
         result.problem = problem
-        if problem is None and not isfinite(score):  # which no threshold would stop
-            result.problem = f"expected a finite score, got {score}."
-        if result.problem is None:
+        if problem is None:
             result.score, result.is_defect = float(score), bool(score > threshold)
+    # A file that is not looked at must not pass for one without a defect.
+    results += [Result(path, path.relative_to(folder).as_posix(), problem=why_left_out(path)) for path in left_out]
     ranking = sorted((result for result in results if result.score is not None), key=lambda result: -result.score)
 
     aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"

@@ -1,19 +1,22 @@
 """Folders of images on disk, in the layouts that data sets come in."""
 
-import csv
 import os
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_exdd._image_files import Names, composed, list_files
 from sklearn_exdd._images import IMAGE_SUFFIXES, read_image
+from sklearn_exdd.datasets.index_table import FileNames, read_rows
 
 
 def _folder(path, layout):
     path = Path(path).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path)!r}; expected one that holds {layout}.")
+        came = "; got a file" if path.exists() else ""
+        raise FileNotFoundError(f"There is no folder {str(path)!r}; expected one that holds {layout}{came}.")
     return path
 
 
@@ -23,13 +26,39 @@ def _parts(subset):
     return ["train", "test"] if subset is None else [subset]
 
 
-def list_image_files(folder, part="."):
-    """Return the image files of a part of a folder, at any depth, without hidden ones, in the order of their names."""
-    root = folder / part
-    places = sorted(
-        path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
-    )
-    images = [root / place for place in places if not place.startswith(".") and "/." not in place]
+def sub_folder(folder, name):
+    """Return a sub-folder by its name, whether or not it is there; in upper or lower case if a single one matches."""
+    if os.path.lexists(folder / name):
+        return folder / name
+    found = Names((child.name, child) for child in folder.iterdir()).alike(name) if folder.is_dir() else []
+    return found[0] if len(found) == 1 else folder / name
+
+
+def list_image_files(folder, part=".", left_out=None):
+    """List the image files of a part of a folder, at any depth, in the order of their names.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    part : str, default="."
+        A sub-folder, which need not be there.
+    left_out : list, default=None
+        Receives the paths of the files that :func:`~sklearn_exdd._image_files.list_files` leaves out but reports.
+
+    Returns
+    -------
+    paths : list of pathlib.Path
+    """
+    root = sub_folder(folder, part)
+    if not os.path.lexists(root):
+        return []
+    if not root.is_dir():
+        came = "a file" if root.exists() else "a link that leads nowhere"
+        raise ValueError(f"{str(root)!r}: expected a folder of images, got {came}.")
+    listing = list_files(root)
+    if left_out is not None:
+        left_out += [root / name for name in listing.left_out]
+    images = [root / name for name in listing.images]
     _check_inside(folder, images)
     return images
 
@@ -46,25 +75,81 @@ def _check_inside(folder, files):
             )
 
 
-def _pair(images, folder, part, mask_part):
-    """Find the mask of each defect image: same sub-folder, same stem with or without `_mask`."""
-    root = folder / part
-    places, mask_of = [image.relative_to(root).with_suffix("") for image in images], {}
-    for mask in list_image_files(folder, mask_part):
-        place = mask.relative_to(folder / mask_part).with_suffix("")
-        if place not in places:
-            place = place.with_name(place.name.removesuffix("_mask"))
-        if place not in places:
-            raise ValueError(f"The mask {str(mask)!r} has no defect image; expected {str(root / place)!r}.<extension>.")
-        mask_of[place] = mask
-    return [mask_of.get(place) for place in places]
+def _pair(pools, masks, mask_root, root):
+    """Find the mask of each image: same sub-folder, same stem with or without `_mask`.
+
+    Parameters
+    ----------
+    pools : list of list of (pathlib.Path, pathlib.Path)
+        Places, which are the sub-folder and file name that a mask should have, and their images. A mask belongs to an
+        image of the first pool that has one for it.
+    masks : list of pathlib.Path
+    mask_root : pathlib.Path
+        Folder of the masks.
+    root : pathlib.Path
+        Folder of the defect images, for messages.
+
+    Returns
+    -------
+    mask_of : dict of pathlib.Path to pathlib.Path
+        The mask of each image that has one.
+    """
+    names = [Names((_stem(place), image) for place, image in pool) for pool in pools]
+    mask_of = {}
+    for mask in masks:
+        place = mask.relative_to(mask_root)
+        images = _meant(place, names)
+        if not images:
+            raise ValueError(
+                f"The mask {str(mask)!r} has no defect image; expected {str(root / _without_mask(_stem(place)))!r}"
+                ".<extension>, or a normal image of this name. Rename the mask or remove it."
+            )
+        same = [image for image in images if image.name == mask.name]  # of a.png and a.jpg
+        for image in same or images:
+            if image in mask_of:
+                raise ValueError(
+                    f"{str(image)!r}: expected one mask, got {str(mask_of[image])!r} and {str(mask)!r}. Remove one."
+                )
+            mask_of[image] = mask
+    return mask_of
 
 
-def _bunch(path, layout, X, masks, kinds, groups=None, **more):
+def _stem(place):
+    return place.with_suffix("").as_posix()
+
+
+def _without_mask(stem):
+    name = stem.rpartition("/")[2]
+    return stem[: -len("_mask")] if name.lower().endswith("_mask") and len(name) > len("_mask") else stem
+
+
+def _meant(place, names):
+    """Images that a mask may be meant for, by a name that is equal or, failing that, differs in case."""
+    stem = _stem(place)
+    for look in (Names.equal, Names.alike):
+        for one in dict.fromkeys((stem, _without_mask(stem))):
+            for pool in names:
+                images = look(pool, one)
+                if images:
+                    return images
+    return []
+
+
+def _bunch(path, layout, X, masks, kinds, groups=None, left_out=(), **more):
+    layout = f"{layout}, as {', '.join(IMAGE_SUFFIXES)} files"
+    left_out = sorted(left_out)
+    if left_out:
+        message = (
+            f"{len(left_out)} file{'s' * (len(left_out) > 1)} in {str(path)!r} left out, such as "
+            f"{left_out[0].relative_to(path).as_posix()!r}"
+        )
     if not X:
-        raise ValueError(f"Found no images in {str(path)!r}; expected {layout}, as {', '.join(IMAGE_SUFFIXES)} files.")
-    kinds = np.array(kinds)
-    return Bunch(X=X, y=(kinds != "normal").astype(int), masks=masks, kinds=kinds, groups=groups, **more)
+        raise ValueError(f"Found no images in {str(path)!r}; expected {layout}.{f' {message}.' if left_out else ''}")
+    if left_out:
+        warn(f"{message}: expected {layout}. Convert, move or remove what is not.", UserWarning, stacklevel=3)
+    kinds = np.array([composed(kind) for kind in kinds])
+    y = (kinds != "normal").astype(int)
+    return Bunch(X=X, y=y, masks=masks, kinds=kinds, groups=groups, left_out=left_out, **more)
 
 
 def load_folder(path):
@@ -74,7 +159,8 @@ def load_folder(path):
     ----------
     path : str or path-like
         The folder. Sub-folders of `defect/` are kinds of defect. The mask of an image has the same stem, with or
-        without `_mask`, in the same sub-folder of `masks/`. Hidden files are left out.
+        without `_mask`, in the same sub-folder of `masks/`; normal images may have one, too, which must be empty.
+        Names are compared in Unicode's composed form, and in any case where a single name matches.
 
     Returns
     -------
@@ -84,18 +170,30 @@ def load_folder(path):
         y : ndarray of shape (n_samples,), dtype int
             1 for a defect, 0 for a normal image.
         masks : list of pathlib.Path or None, length n_samples
-            The mask file of each defect image that has one.
+            The mask file of each image that has one.
         kinds : ndarray of shape (n_samples,), dtype str
             The kind of defect ("defect" where it has no name), or "normal".
         groups : None
             Only :func:`load_index` knows which images belong together.
+        left_out : list of pathlib.Path
+            Files that may be images, but do not have a suffix of a format that is read, and links to folders.
 
     Raises
     ------
     FileNotFoundError
         If the folder is missing.
     ValueError
-        If there are no images, a mask has no image, or a link leads out of the folder.
+        If there are no images, a mask has no image, an image has two masks, or a link leads out of the folder.
+
+    Warns
+    -----
+    UserWarning
+        If files are left out: says how many, and names the first.
+
+    Notes
+    -----
+    Without a warning are left out: hidden files, thumbnails that operating systems and network drives write (such as
+    `Thumbs.db` and `@eaDir/`), and texts, tables and documents beside the images.
 
     Examples
     --------
@@ -111,12 +209,23 @@ def load_folder(path):
     ([0, 1], ['normal', 'scratch'], '2.png')
     """
     layout = "normal/ (or good/), defect/ and, if there are any, masks/"
-    path = _folder(path, layout)
-    normal, defect = list_image_files(path, "good") + list_image_files(path, "normal"), list_image_files(path, "defect")
-    names = [image.parent.relative_to(path / "defect").as_posix() for image in defect]
-    kinds = ["normal"] * len(normal) + ["defect" if name in (".", "normal") else name for name in names]
-    masks = [None] * len(normal) + _pair(defect, path, "defect", "masks")
-    return _bunch(path, layout, normal + defect, masks, kinds)
+    path, left_out = _folder(path, layout), []
+    good, normal, defect, masks = (
+        list_image_files(path, part, left_out) for part in ("good", "normal", "defect", "masks")
+    )
+    roots = {part: sub_folder(path, part) for part in ("good", "normal", "defect", "masks")}
+    names = [image.parent.relative_to(roots["defect"]).as_posix() for image in defect]
+    kinds = ["normal"] * len(good + normal) + ["defect" if name in (".", "normal") else name for name in names]
+    # Masks may also lie in masks/defect/ and masks/good/, as the images do.
+    pools = [[*_places(roots["defect"], defect), *_places(path, defect)]]
+    pools += [[*_places(roots["good"], good), *_places(roots["normal"], normal), *_places(path, good + normal)]]
+    mask_of = _pair(pools, masks, roots["masks"], roots["defect"])
+    X = good + normal + defect
+    return _bunch(path, layout, X, [mask_of.get(image) for image in X], kinds, left_out=left_out)
+
+
+def _places(root, images):
+    return [(image.relative_to(root), image) for image in images]
 
 
 def load_mvtec(path, subset=None):
@@ -148,17 +257,24 @@ def load_mvtec(path, subset=None):
     (['normal', 'hole'], [False, True], '0_mask.png')
     """
     layout = "train/good/, test/<kind>/ and ground_truth/<kind>/<stem>_mask.png"
-    path = _folder(path, layout)
+    path, left_out = _folder(path, layout), []
     X, kinds, is_test = [], [], []
     for part in _parts(subset):
-        images = [image for image in list_image_files(path, part) if image.parent != path / part]
-        names = [image.relative_to(path / part).parts[0] for image in images]
-        kinds += ["normal" if name == "good" else name for name in names]
+        root, images = sub_folder(path, part), list_image_files(path, part, left_out)
+        left_out += [image for image in images if image.parent == root]
+        images = [image for image in images if image.parent != root]
+        names = [image.relative_to(root).parts[0] for image in images]
+        kinds += ["normal" if name.lower() == "good" else name for name in names]
         is_test += [part == "test"] * len(images)
         X += images
-    tested = [image for image, kind, test in zip(X, kinds, is_test) if test and kind != "normal"]
-    mask_of = dict(zip(tested, _pair(tested, path, "test", "ground_truth"))) if subset != "train" else {}
-    return _bunch(path, layout, X, [mask_of.get(image) for image in X], kinds, is_test=np.array(is_test))
+    mask_of = {}
+    if subset != "train":
+        tested = [image for image, test in zip(X, is_test) if test]
+        masks = list_image_files(path, "ground_truth", left_out)
+        root = sub_folder(path, "test")
+        mask_of = _pair([_places(root, tested)], masks, sub_folder(path, "ground_truth"), root)
+    masks, is_test = [mask_of.get(image) for image in X], np.array(is_test)
+    return _bunch(path, layout, X, masks, kinds, left_out=left_out, is_test=is_test)
 
 
 def load_ksdd2(path, subset=None):
@@ -194,20 +310,44 @@ def load_ksdd2(path, subset=None):
     ([0, 1], [None, '2_GT.png'])
     """
     layout = "train/ and test/ with 10000.png and its mask 10000_GT.png"
-    path = _folder(path, layout)
+    path, left_out = _folder(path, layout), []
     X, masks, is_test = [], [], []
     for part in _parts(subset):
-        files = {file.stem: file for file in list_image_files(path, part) if "(copy)" not in file.name}
-        for stem, file in files.items():
-            image, mask = stem.removesuffix("_GT"), stem.removesuffix("_GT") + "_GT"
-            if image not in files or mask not in files:
-                raise ValueError(f"In {str(path / part)!r}, expected both {image}.png and {mask}.png, got {file.name}.")
-            if stem == image:
-                masks.append(files[mask] if read_image(files[mask]).any() else None)
-                X.append(file)
-                is_test.append(part == "test")
+        files = [file for file in list_image_files(path, part, left_out) if "(copy)" not in file.name]
+        images = [file for file in files if not file.stem.lower().endswith("_gt")]
+        mask_of = _pair_ksdd2(
+            sub_folder(path, part), images, [file for file in files if file.stem.lower().endswith("_gt")]
+        )
+        X += images
+        masks += [mask_of[image] if read_image(mask_of[image]).any() else None for image in images]
+        is_test += [part == "test"] * len(images)
     kinds = ["normal" if mask is None else "defect" for mask in masks]
-    return _bunch(path, layout, X, masks, kinds, is_test=np.array(is_test))
+    return _bunch(path, layout, X, masks, kinds, left_out=left_out, is_test=np.array(is_test))
+
+
+def _pair_ksdd2(root, images, masks):
+    """Find the mask of every image, and refuse images and masks that stand alone or twice."""
+    names = Names((_stem(place), image) for place, image in _places(root, images))
+    mask_of = {}
+    for mask in masks:
+        stem = _stem(mask.relative_to(root))[: -len("_GT")]
+        found = names.find(stem)
+        if not found:
+            raise ValueError(_lonely(root, stem.rpartition("/")[2], mask))
+        if len(found) > 1 or found[0] in mask_of:
+            twice = sorted({mask.name, mask_of.get(found[0], mask).name, *(image.name for image in found)})
+            raise ValueError(
+                f"In {str(root)!r}, expected one image and one mask of each name, got {twice}. Remove one."
+            )
+        mask_of[found[0]] = mask
+    for image in images:
+        if image not in mask_of:
+            raise ValueError(_lonely(root, image.stem, image))
+    return mask_of
+
+
+def _lonely(root, stem, file):
+    return f"In {str(root)!r}, expected both {stem}.png and {stem}_GT.png, got {file.name}."
 
 
 def load_index(path):
@@ -217,13 +357,15 @@ def load_index(path):
     ----------
     path : str or path-like
         The folder that holds `index.csv`. Its columns are `image` and `label` (0 or "normal", 1 or "defect") and, if
-        there are any, `mask`, `type` (the kind of defect) and `group` (images of one part share it). Paths are
-        relative to the folder, and do not lead out of it.
+        there are any, `mask`, `type` (the kind of defect) and `group` (images of one part share it; an image without
+        one is a group of its own). Paths are relative to the folder, and do not lead out of it. The table is UTF-8 or
+        UTF-16 with a byte order mark, separated by commas, semicolons or tabs, and has one row for each image.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        As :func:`load_folder` returns; with a column `group`, `groups` is an ndarray of shape (n_samples,), dtype str.
+        As :func:`load_folder` returns; with a column `group` that is not blank, `groups` is an ndarray of shape
+        (n_samples,), dtype str.
 
     Examples
     --------
@@ -242,27 +384,47 @@ def load_index(path):
     layout = "index.csv with the columns image, label and, if wanted, mask, type, group"
     index = _folder(path, layout) / "index.csv"
     if not index.is_file():
-        raise FileNotFoundError(f"There is no {str(index)!r}; expected {layout}.")
+        came = "; got a folder of this name" if index.is_dir() else ""
+        raise FileNotFoundError(f"There is no {str(index)!r}; expected {layout}{came}.")
     labels = {"0": "normal", "normal": "normal", "good": "normal", "1": "defect", "defect": "defect"}
-    X, masks, kinds, groups = [], [], [], []
-    with open(index, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"image", "label"} <= set(rows.fieldnames or []):
-            raise ValueError(f"Expected {layout}, got the columns {rows.fieldnames} in {str(index)!r}.")
-        for row in rows:
-            image, label, mask, kind, group = (
-                (row.get(name) or "").strip() for name in ("image", "label", "mask", "type", "group")
+    X, masks, kinds, groups, lines = [], [], [], [], {}
+    files = FileNames(index.parent)
+    for line, row in read_rows(index, layout, {"image", "label"}):
+        image, label, mask, kind, group = (row.get(name, "") for name in ("image", "label", "mask", "type", "group"))
+        if label.lower() not in labels:
+            raise ValueError(f"{index}, line {line}: expected a label of {list(labels)}, got {label!r}.")
+        image, mask = _named(files, index, line, image), _named(files, index, line, mask) if mask else None
+        if lines.setdefault(image, line) != line:
+            raise ValueError(
+                f"{index}, line {line}: expected one row for each image, got {str(image)!r} again, as in line "
+                f"{lines[image]}. Remove one of the rows; join the masks of an image with several defects."
             )
-            if label.lower() not in labels:
-                raise ValueError(f"{index}, line {rows.line_num}: expected a label of {list(labels)}, got {label!r}.")
-            for name in [image, mask] if mask else [image]:
-                if not (index.parent / name).is_file():
-                    raise FileNotFoundError(f"{index}, line {rows.line_num}: there is no file {name!r} in the folder.")
-                _check_inside(index.parent, [index.parent / name])
-            label = labels[label.lower()]
-            X.append(index.parent / image)
-            masks.append(index.parent / mask if mask and label == "defect" else None)
-            kinds.append(kind if label == "defect" and kind not in ("", "normal") else label)
-            groups.append(group)
-    has_groups = "group" in rows.fieldnames
-    return _bunch(index.parent, layout, X, masks, kinds, np.array(groups) if has_groups else None)
+        label = labels[label.lower()]
+        X.append(image)
+        masks.append(mask)
+        kinds.append(kind if label == "defect" and kind not in ("", "normal") else label)
+        groups.append(group)
+    groups = _own_groups(groups, X, index.parent) if any(groups) else None
+    return _bunch(index.parent, layout, X, masks, kinds, groups)
+
+
+def _named(files, index, line, name):
+    path = files.locate(name)
+    if path is None:
+        there = name and (index.parent / name).is_dir()
+        came = f"{name!r} is a folder, not a file" if there else f"there is no file {name!r} in the folder"
+        raise FileNotFoundError(f"{index}, line {line}: {came}.")
+    _check_inside(index.parent, [path])
+    return path
+
+
+def _own_groups(groups, X, folder):
+    """Give an image without a group its own, named after the image."""
+    taken, own = {composed(group) for group in groups}, []
+    for group, image in zip(map(composed, groups), X):
+        if not group:
+            group = image.relative_to(folder).as_posix()
+            while group in taken:
+                group += " alone"
+        own.append(group)
+    return np.array(own)

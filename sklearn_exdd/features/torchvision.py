@@ -1,8 +1,6 @@
 """Feature maps from torchvision's backbones."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -11,6 +9,7 @@ from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._torch import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
+from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
 
 class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
@@ -25,7 +24,8 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         "layer3")`` of a ResNet, as in ExDD.
     weights : str, path or None, default="IMAGENET1K_V1"
         Name of the weights, which torchvision downloads once into its own cache; or path
-        of a local state dict; or None for random weights, drawn from `random_state`.
+        of a local state dict, of torch or safetensors; or None for random weights, drawn
+        from `random_state`.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     random_state : int, default=0
@@ -123,17 +123,24 @@ class TorchvisionModel:
             return models.get_model(self.backbone, weights=None)
         names = [entry.name for entry in models.get_model_weights(self.backbone)] + ["DEFAULT"]
         if str(self.weights) in names:
-            try:
-                return models.get_model(self.backbone, weights=str(self.weights))
-            except OSError as error:
-                raise OSError(
-                    f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
-                    "as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
-                ) from error
+            return self._pretrained(models)
         state = read_state_dict(self.weights, self.weights_sha256, names)
-        module = models.get_model(self.backbone, weights=None)
-        module.load_state_dict(state)
-        return module
+        return load_state(models.get_model(self.backbone, weights=None), state, self.weights, self.backbone)
+
+    def _pretrained(self, models):
+        import torch
+
+        try:
+            return models.get_model(self.backbone, weights=str(self.weights))
+        except Exception as error:  # an interrupted download fails in as many ways as there are places to cut a file
+            name = models.get_model_weights(self.backbone)[str(self.weights)].url.rpartition("/")[2]
+            file = Path(torch.hub.get_dir(), "checkpoints", name)
+            if file.is_file():
+                raise damaged(file, self.backbone, error) from error
+            raise OSError(
+                f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
+                "as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
+            ) from error
 
 
 def load_backbone(name, weights, random_state):
@@ -152,53 +159,3 @@ def load_backbone(name, weights, random_state):
     module : torch.nn.Module
     """
     return TorchvisionModel(name, weights, None, random_state, file_sha256(weights))()
-
-
-def read_state_dict(path, sha256=None, names=()):
-    """Read the state dict of a local file, which can hold nothing but tensors.
-
-    Parameters
-    ----------
-    path : str or path-like
-    sha256 : str, default=None
-        Expected SHA-256 of the file in hexadecimal digits.
-    names : sequence of str, default=()
-        Names that would have been accepted instead, for the message.
-
-    Returns
-    -------
-    state_dict : dict of str to torch.Tensor
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If its hash is another one.
-    """
-    import torch
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weights: expected one of {list(names)} or an existing file, got {str(path)!r}.")
-    if sha256 is not None:
-        digest = file_sha256(path)
-        if digest != sha256.lower():
-            raise ValueError(f"weights: expected SHA-256 {sha256} of {path}, got {digest}. The file is another one.")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def file_sha256(weights):
-    """Return the SHA-256 of a weights file, or None if there is no such file.
-
-    Other weights under the same name are another model.
-    """
-    if weights is None or not Path(weights).is_file():
-        return None
-    path = Path(weights)
-    return _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
-
-
-@lru_cache
-def _sha256(path, *stat):
-    return hashlib.sha256(path.read_bytes()).hexdigest()

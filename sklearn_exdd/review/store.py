@@ -14,7 +14,8 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_exdd._files import write_whole
-from sklearn_exdd._images import IMAGE_SUFFIXES, read_image
+from sklearn_exdd._image_files import list_files
+from sklearn_exdd._images import read_image
 
 _LABELS = {"normal": 0, "good": 0, "defect": 1}
 _WHATS = ("accepted", "rejected", "corrected", "withdrawn")
@@ -68,7 +69,8 @@ class ReviewFolder:
     def __init__(self, path):
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
-            raise FileNotFoundError(f"There is no folder {str(self.path)!r}; expected one that holds images.")
+            came = "; got a file" if self.path.exists() else ""
+            raise FileNotFoundError(f"There is no folder {str(self.path)!r}; expected one that holds images{came}.")
 
     def entries(self):
         """The images of the folder, masks and decisions left out.
@@ -78,14 +80,8 @@ class ReviewFolder:
         entries : list of Entry
             In the order of their names.
         """
-        names = []
-        for place, folders, files in os.walk(self.path):  # which follows no links to folders
-            within = Path(place).relative_to(self.path)
-            left_out = ("masks", _OWN) if within == Path() else ()
-            folders[:] = [folder for folder in folders if not folder.startswith(".") and folder not in left_out]
-            images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")]
-            names += [(within / file).as_posix() for file in images]
-        return [self._entry(name) for name in sorted(names)]
+        names = list_files(self.path).images
+        return [self._entry(name) for name in names if name.partition("/")[0] not in ("masks", _OWN)]
 
     def _entry(self, name):
         problem = None
@@ -118,7 +114,8 @@ class ReviewFolder:
         if os.path.isabs(name) or not self._holds(path):
             raise ValueError(f"{name!r}: expected a file within the folder, got one that leads outside it.")
         if not path.is_file():
-            raise FileNotFoundError(f"{name!r}: there is no such file in the folder.")
+            came = "this is a folder, not a file" if path.is_dir() else "there is no such file in the folder"
+            raise FileNotFoundError(f"{name!r}: {came}.")
         return path
 
     def _holds(self, path):

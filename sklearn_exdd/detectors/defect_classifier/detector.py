@@ -19,7 +19,7 @@ from sklearn_exdd._training_set import hold_out_of_each_kind, in_one_form
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.detectors.defect_classifier.batches import Batches
 from sklearn_exdd.detectors.defect_classifier.network import PatchLogitMaps, build_network, stack_images
-from sklearn_exdd.features.torchvision import file_sha256
+from sklearn_exdd.features.weights import file_sha256
 
 _N_STATISTICS = 20  # batches, at most, from which the statistics of batch normalisation are estimated
 # Parameters that a training depends on, beside its images, its seed and its initial weights.

@@ -11,7 +11,8 @@ from sklearn_exdd._torch import arrays_of, load_weights, resolve_device, resolve
 from sklearn_exdd._training import train
 from sklearn_exdd._weights import read_weights, write_weights
 from sklearn_exdd.detectors.student_teacher.defects import Defects
-from sklearn_exdd.features.torchvision import file_sha256, load_backbone
+from sklearn_exdd.features.torchvision import load_backbone
+from sklearn_exdd.features.weights import file_sha256
 
 _CHECKPOINT_EVERY = 100  # steps
 _TEACHER_SHARE = 0.3  # of the budget, for a teacher that is learned

@@ -1,0 +1,130 @@
+"""Image files of a folder, by their names: which are images, and which of the others have to be reported."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from sklearn_exdd._images import IMAGE_SUFFIXES
+
+# Texts, tables, documents and programs that accompany images. No image hides behind these suffixes.
+_SIDECAR_SUFFIXES = frozenset(
+    [
+        *(".txt", ".md", ".rst", ".log", ".pdf", ".html", ".htm", ".css", ".js", ".tex", ".rtf"),
+        *(".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf"),
+        *(".xls", ".xlsx", ".xlsm", ".ods", ".doc", ".docx", ".odt", ".ppt", ".pptx", ".odp", ".parquet", ".feather"),
+        *(".db", ".sqlite", ".sqlite3", ".xmp", ".exif", ".md5", ".sha1", ".sha256", ".sha512", ".lock", ".bib"),
+        *(".py", ".pyc", ".ipynb", ".r", ".m", ".sh", ".bat", ".cmd", ".ps1", ".exe", ".dll", ".so", ".url"),
+        *(".safetensors", ".pt", ".pth", ".ckpt", ".onnx", ".pkl", ".pickle", ".joblib", ".skops"),
+    ]
+)
+_SIDECAR_NAMES = frozenset(["readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile"])
+# Written by operating systems and network drives without being asked. Hidden ones need no entry.
+_COMPANION_FILES = frozenset(["thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"])
+_COMPANION_FOLDERS = frozenset(
+    [
+        *("@eadir", "__macosx", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "$recycle.bin"),
+        *("system volume information", "network trash folder", "temporary items", "lost+found", "__pycache__"),
+    ]
+)
+
+
+class Listing(NamedTuple):
+    """Files of a folder, as sorted posix paths relative to it: images, and files that are left out but reported."""
+
+    images: list
+    left_out: list
+
+
+def list_files(folder):
+    """Find the images in a folder, at any depth.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+
+    Returns
+    -------
+    listing : Listing
+        `left_out` holds every file that may be an image, but does not have one of the suffixes of the formats that are
+        read, and links to folders, which are not followed. Hidden files, companions that operating systems write, and
+        sidecars (texts, tables, documents, programs) are in neither list.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be listed.
+    """
+    images, left_out = [], []
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        within = Path(place).relative_to(folder)
+        visible = [name for name in folders if not name.startswith(".") and name.lower() not in _COMPANION_FOLDERS]
+        links = [name for name in visible if os.path.islink(os.path.join(place, name))]
+        folders[:] = [name for name in visible if name not in links]
+        left_out += [within / name for name in links if not _leads_up(place, name)]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                images.append(within / name)
+            elif not _is_companion(name):
+                left_out.append(within / name)
+    return Listing(*(sorted(path.as_posix() for path in paths) for paths in (images, left_out)))
+
+
+def _raise(error):
+    raise error
+
+
+def _leads_up(place, name):
+    """Tell whether a link closes a circle: what it leads to is listed anyway, or is not in the folder's parts."""
+    target = os.path.realpath(os.path.join(place, name))
+    return Path(os.path.realpath(place)).is_relative_to(target)
+
+
+def _is_companion(name):
+    name = name.lower()
+    stem, suffix = os.path.splitext(name)
+    return (
+        name.startswith(".")
+        or name in _COMPANION_FILES
+        or name.endswith(":zone.identifier")
+        or suffix in _SIDECAR_SUFFIXES
+        or (not suffix and stem in _SIDECAR_NAMES)
+    )
+
+
+class Names:
+    """A lookup of names that look the same.
+
+    Names are compared in Unicode's composed form (NFC), because some systems write the same letter as two characters.
+    If no name is equal, upper and lower case are not distinguished, provided that a single name matches then.
+
+    Parameters
+    ----------
+    pairs : iterable of (str, object)
+        Names and what each of them stands for.
+    """
+
+    def __init__(self, pairs):
+        self._exact, self._folded = defaultdict(list), defaultdict(list)
+        for name, value in pairs:
+            self._exact[composed(name)].append(value)
+            self._folded[composed(name).casefold()].append((composed(name), value))
+
+    def equal(self, name):
+        """Return a list of all values under a name."""
+        return self._exact.get(composed(name), [])
+
+    def alike(self, name):
+        """Return a list of all values under the only name that differs at most in case, or an empty list."""
+        found = self._folded.get(composed(name).casefold(), [])
+        return [value for _, value in found] if len({one for one, _ in found}) == 1 else []
+
+    def find(self, name):
+        """Return a list of all values under a name, in upper or lower case if that is unambiguous."""
+        return self.equal(name) or self.alike(name)
+
+
+def composed(name):
+    """Return a name in Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", name)
