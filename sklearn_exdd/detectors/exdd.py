@@ -81,7 +81,10 @@ class ExDDDetector(BaseDefectDetector):
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect; None takes the greater one.
+        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+    image_channels : {"grey", "colour"}, default=None
+        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
@@ -192,6 +195,7 @@ class ExDDDetector(BaseDefectDetector):
         "algorithm": [StrOptions({"auto", "brute", "pynndescent"})],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
+        "image_channels": [StrOptions({"grey", "colour"}), None],
         "memory": MEMORY,
         "shard_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -221,6 +225,7 @@ class ExDDDetector(BaseDefectDetector):
         algorithm="auto",
         max_false_alarm_rate=0.01,
         pos_label=None,
+        image_channels=None,
         memory=None,
         shard_size="auto",
         batch_size=16,
@@ -246,6 +251,7 @@ class ExDDDetector(BaseDefectDetector):
         self.algorithm = algorithm
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
+        self.image_channels = image_channels
         self.memory = memory
         self.shard_size = shard_size
         self.batch_size = batch_size
