@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.utils import column_or_1d
 
-from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._images import Images, Masks, check_listed, is_missing
+from sklearn_exdd._labels import find_positive
 
 
 @dataclass
@@ -149,13 +150,24 @@ def split_by_class(samples, is_defect, groups, masks):
 
 
 def group_numbers(groups, n_samples):
-    """Number the groups from 0; without groups every sample is its own."""
+    """Number the groups from 0. Without a group (None, NaN or an empty text), a sample is a group of its own."""
     if groups is None:
         return np.arange(n_samples)
-    groups = column_or_1d(groups)
+    check_listed(groups, "groups")
+    if getattr(groups, "ndim", 1) == 1:
+        is_blank = np.array([is_missing(item) or (isinstance(item, str) and not item.strip()) for item in groups])
+    else:
+        groups = column_or_1d(groups)
+        is_blank = np.zeros(len(groups), dtype=bool)
     if len(groups) != n_samples:
         raise ValueError(f"groups: expected one for each of the {n_samples} samples of X, got {len(groups)}.")
-    return np.unique(groups, return_inverse=True)[1]
+    if not is_blank.any():
+        return np.unique(column_or_1d(groups), return_inverse=True)[1]
+    numbers = np.empty(n_samples, dtype=int)
+    named = [item for item, blank in zip(groups, is_blank) if not blank]
+    numbers[~is_blank] = np.unique(column_or_1d(named), return_inverse=True)[1] if named else []
+    numbers[is_blank] = len(named) + np.arange(is_blank.sum())
+    return np.unique(numbers, return_inverse=True)[1]
 
 
 def hold_out_of_each_kind(groups, fraction, random_state):
@@ -197,14 +209,11 @@ def find_defects(y, n_images, pos_label):
     """Tell which images are defects by their labels; without labels none is."""
     if y is None:
         return np.zeros(n_images, dtype=bool)
+    check_listed(y, "y")
     y = column_or_1d(y)
     if len(y) != n_images:
         raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
     classes = np.unique(y)
     if len(classes) > 2:
         raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
-    if pos_label is not None:
-        if len(classes) == 2 and pos_label not in classes:
-            raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {pos_label!r}.")
-        return y == pos_label
-    return y == (classes[1] if len(classes) == 2 else 1)
+    return y == find_positive(classes, pos_label)

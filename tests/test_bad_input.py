@@ -113,7 +113,7 @@ def test_floats_up_to_255_are_refused_with_advice(squares, cells):
         ExDDDetector(cells).fit(squares[0][squares[1] == 0].astype(float))
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint32, complex, object, "U3"])
+@pytest.mark.parametrize("dtype", [np.int8, complex, object, "U3"])
 def test_an_unknown_dtype_is_refused(dtype, fitted, squares):
     with pytest.raises(ValueError, match=r"X\[0\]: expected dtype uint8, uint16, bool or float, got"):
         fitted.predict((squares[0] // 2).astype(dtype))
@@ -148,14 +148,14 @@ def test_one_path_instead_of_a_list_is_refused(path, cells):
 def test_another_number_of_channels_is_refused(fitted, squares, cells):
     X, y, _ = squares
     colour = np.stack([X] * 3, axis=3)
-    match = r"X\[0\]: expected 1 channel \(grey\) as in the other images, got 3 channels"
+    match = r"X\[0\]: expected 1 channel \(grey\) as in fit, got 3 channels\. Convert it, or set image_channels='grey'"
     for method in ("score_samples", "predict", "predict_map", "explain"):
         with pytest.raises(ValueError, match=match):
             getattr(fitted, method)(colour)
     with pytest.raises(ValueError, match=match):
         fitted.partial_fit(colour, y)
     on_colour = ExDDDetector(cells).fit(colour, y)
-    with pytest.raises(ValueError, match=r"X\[0\]: expected 3 channels .*, got 1 channel \(grey\)"):
+    with pytest.raises(ValueError, match=r"X\[0\]: expected 3 channels as in fit, got 1 channel \(grey\)"):
         on_colour.predict(X)
 
 
@@ -205,7 +205,7 @@ def write_truncated_jpeg(path):
         ("half.jpg", write_truncated_jpeg, ValueError, "an image that Pillow can decode, got OSError: .*trunc"),
         ("notes.txt", lambda path: path.write_text("no image"), ValueError, "expected an image that Pillow can decode"),
         ("empty.png", lambda path: path.touch(), ValueError, "expected an image that Pillow can decode"),
-        ("folder", lambda path: path.mkdir(), FileNotFoundError, "expected an image file, found no such file"),
+        ("folder", lambda path: path.mkdir(), FileNotFoundError, "expected an image file, got a folder"),
         ("gone.png", lambda path: None, FileNotFoundError, "expected an image file, found no such file"),
     ],
     ids=["truncated", "text", "empty", "folder", "missing"],

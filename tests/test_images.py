@@ -50,8 +50,8 @@ def test_arrays_of_images_and_lists_of_arrays_or_paths_are_images(X):
 
 @pytest.mark.parametrize(
     "X",
-    [np.zeros((4, 3)), np.zeros(4), [[0.0, 1.0], [2.0, 3.0]], [0, 1, 1], np.zeros(0), None, 3, iter([])],
-    ids=["2-D", "1-D", "rows as lists", "labels", "empty array", "None", "number", "iterator"],
+    [np.zeros((4, 3)), np.zeros(4), [[0.0, 1.0], [2.0, 3.0]], [0, 1, 1], np.zeros(0), None, 3],
+    ids=["2-D", "1-D", "rows as lists", "labels", "empty array", "None", "number"],
 )
 def test_tables_of_numbers_and_other_objects_are_not_images(X):
     assert holds_images(X) is False
@@ -269,8 +269,7 @@ GOOD = np.full((4, 5), 0.5)
         (np.where(np.eye(4, 5), -np.inf, 0.5), "expected finite values, got NaN or infinity"),
         (GOOD * 255, r"expected floats in \[0, 1\], got values from 127\.5 to 127\.5\. Rescale them, or pass uint8"),
         (GOOD - 1, r"expected floats in \[0, 1\], got values from -0\.5 to -0\.5"),
-        (np.zeros((4, 5), dtype=np.int32), "expected dtype uint8, uint16, bool or float, got int32"),
-        (np.zeros((4, 5), dtype=np.int64), "expected dtype .*, got int64"),
+        (np.zeros((4, 5), dtype=np.int8), "expected dtype uint8, uint16, bool or float, got int8"),
         (np.zeros((4, 5), dtype=complex), "expected dtype .*, got complex128"),
         (np.array([["a", "b"]]), "expected dtype .*, got <U1"),
         (np.zeros((0, 5)), r"expected at least one pixel, got shape \(0, 5, 1\)"),
@@ -328,14 +327,17 @@ def test_a_text_file_is_no_image_whatever_its_name(tmp_path):
 
 
 def test_a_folder_is_no_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^X\[0\] \(.*\): expected an image file, found no such file"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^X\[0\] \(.*\): expected an image file, got a folder\. Pass the paths"
+    ):
         Images([tmp_path])[0]
 
 
 @pytest.mark.parametrize("value", [-1, 65536])
 def test_more_than_sixteen_bits_a_pixel_are_refused(tmp_path, value):
     path = saved(tmp_path / "wide.tif", np.full((4, 5), value, dtype=np.int32))
-    with pytest.raises(ValueError, match=r"wide\.tif\): expected at most 16 bits a pixel, got values up to "):
+    message = rf"wide\.tif\): expected at most 16 bits a pixel, .* got values from {value} to {value}\."
+    with pytest.raises(ValueError, match=message):
         Images([path])[0]
 
 

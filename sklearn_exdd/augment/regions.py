@@ -1,13 +1,12 @@
 """Region drawers: where on an image a synthetic defect goes, as a boolean mask."""
 
 from numbers import Integral, Real
-from os import PathLike
 
 import numpy as np
 from scipy import ndimage
 from sklearn.utils._param_validation import Interval
 
-from sklearn_exdd._images import Masks, read_image
+from sklearn_exdd._images import Masks, is_image
 from sklearn_exdd._params import check_interval, is_finite
 from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.noise import perlin_noise
@@ -277,7 +276,7 @@ class MaskRegions(RegionDrawer):
         if self.masks is not None:
             _check_list("masks", self.masks)
             for number, mask in enumerate(self.masks):
-                if not isinstance(mask, (str, PathLike)) and getattr(mask, "ndim", 0) < 2:
+                if not is_image(mask):
                     raise ValueError(f"masks[{number}]: expected an array (height, width) or a path, got {mask!r}.")
         check_interval("scale", self.scale, 0)
 
@@ -331,9 +330,7 @@ class MaskRegions(RegionDrawer):
         if self.masks is None:
             return masks[random_state.randint(len(masks))]
         number = random_state.randint(len(self.masks))
-        item = self.masks[number]
-        shape = (np.asarray(item) if hasattr(item, "shape") else read_image(item, f"masks[{number}]")).shape
-        mask = Masks(self.masks, len(self.masks)).get(number, shape)
+        mask = Masks(self.masks, len(self.masks)).get(number)
         if not mask.any():
             raise ValueError(f"masks[{number}]: expected a mask that marks something, got an empty one.")
         return mask

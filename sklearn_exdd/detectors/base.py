@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from pathlib import PurePath
+from dataclasses import replace
 from warnings import warn
 
 import numpy as np
@@ -12,7 +12,8 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
 
 from sklearn_exdd import scoring
-from sklearn_exdd._images import Images, Masks, holds_images
+from sklearn_exdd._images import Images, Masks, as_array, check_listed, holds_images, is_image
+from sklearn_exdd._labels import are_paths, find_positive
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
@@ -72,8 +73,9 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
             file paths, read when needed. A two-dimensional array holds features, one
             patch a sample.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X, of which ``classes_[1]`` (or `pos_label`) means defect. Or the
-            defect images themselves: ``fit(X_normal, X_defect)``. None: X is normal.
+            Labels of X, of which `pos_label`, or else "bad", "NG" and the like beside
+            "good" or "OK", or else ``classes_[1]`` means defect. Or the defect images
+            themselves: ``fit(X_normal, X_defect)``. None: X is normal.
         X_defect : images or array-like of shape (n_defects, n_features), default=None
             Defect images, where y is None.
         masks : array or list, default=None
@@ -98,7 +100,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(fitted, name)
         normal, defect = fitted._training_sets(X, y, X_defect, masks, groups)
-        normal.synthetic = getattr(X, "synthetic", None)
+        normal.synthetic = fitted._synthetic_of(X)
         fitted._fit(normal, defect)
         return self._become(fitted)
 
@@ -195,7 +197,9 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         return self.classes_[positive if is_defect else 1 - positive]
 
     def _positive_index(self):
-        return 0 if self.pos_label is not None and self.pos_label == self.classes_[0] else 1
+        # Models of earlier versions lack pos_label_: theirs was the last class unless pos_label said otherwise.
+        positive = getattr(self, "pos_label_", self.pos_label)
+        return 0 if positive is not None and positive == self.classes_[0] else 1
 
     def _samples(self, X):
         """Validated Images or feature rows for prediction."""
@@ -203,26 +207,42 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         if holds_images(X) and fitted_on_rows:
             raise ValueError(f"X: expected feature rows of shape (n, {self.n_features_in_}) as in fit, got images.")
         if fitted_on_rows:
-            return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return Images(X, n_channels=self.n_channels_)
+            return validate_data(self, _rows(X, "X"), reset=False, dtype=[np.float64, np.float32])
+        return self._images(X, "X")
+
+    def _images(self, X, name):
+        """Images, to be read as those that were seen before."""
+        n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
+        return Images(X, name, n_channels=n_channels, channels=getattr(self, "image_channels", None), bits=bits)
+
+    def _synthetic_of(self, X):
+        """Synthetic defects that an earlier Pipeline step made on X, brought to the channels of the detector."""
+        synthetic, channels = getattr(X, "synthetic", None), getattr(self, "image_channels", None)
+        if synthetic is None or channels is None:
+            return synthetic
+        images = Images(synthetic.images, "synthetic images", channels=channels).raw()
+        return replace(synthetic, images=images)
 
     def _training_sets(self, X, y, X_defect, masks, groups):
         """Sort what fit got into normal and defect samples."""
-        if _are_images_not_labels(y):
+        for name, values in (("y", y), ("X_defect", X_defect)):
+            check_listed(values, name)
+        images = holds_images(X)
+        if _are_images_not_labels(y, images, X):
             if X_defect is not None:
                 raise ValueError("fit: got defect images both as y and as X_defect; pass them once.")
             y, X_defect = None, y
         if y is not None and X_defect is not None:
             raise ValueError("fit: expected labels y or images X_defect, got both; put the defect images into X.")
-        images = holds_images(X)
         if images:
-            samples = Images(X)
+            samples = self._images(X, "X")
+            self.bits_ = samples.bits
             if y is not None:
                 y = column_or_1d(_check_y(y, estimator=self), warn=True)
         elif y is None:
-            samples = validate_data(self, X, dtype=[np.float64, np.float32])
+            samples = validate_data(self, _rows(X, "X"), dtype=[np.float64, np.float32])
         else:
-            samples, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+            samples, y = validate_data(self, _rows(X, "X"), y, dtype=[np.float64, np.float32])
         if not images and masks is not None:
             raise ValueError("masks: expected None for feature rows, which have no pixels.")
         self._n_samples = n_samples = len(samples)
@@ -234,7 +254,10 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
                 if masks is not None:
                     raise ValueError("masks: expected None without defect images; normal images have no masks.")
                 return normal, None
-            defect = Images(X_defect, "X_defect") if images else validate_data(self, X_defect, reset=False)
+            if images:
+                defect = self._images(X_defect, "X_defect")
+            else:
+                defect = validate_data(self, _rows(X_defect, "X_defect"), reset=False)
             n_defects = len(defect)
             masks = None if masks is None else Masks(masks, n_defects)
             # Groups are those of X: a defect image handed in apart belongs to none of them.
@@ -293,7 +316,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
 
     def _set_classes(self, y):
         if y is None:
-            self.classes_ = np.array([0, 1])
+            self.classes_, self.pos_label_ = np.array([0, 1]), 1
             return
         kind = type_of_target(y, input_name="y", raise_unknown=True)
         if kind not in ("binary", "multiclass"):
@@ -304,21 +327,23 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
                 f"Only binary classification is supported. The type of the target is {kind}: expected two classes, "
                 f"normal and defect, got {len(classes)}."
             )
-        if self.pos_label is not None and len(classes) == 2 and self.pos_label not in classes:
-            raise ValueError(f"pos_label: expected one of the classes {classes.tolist()}, got {self.pos_label!r}.")
+        self.pos_label_ = find_positive(classes, self.pos_label)
         if len(classes) == 1:
             (only,) = classes.tolist()
-            positive = self.pos_label if self.pos_label is not None else 1
-            if only == positive:
+            if only == self.pos_label_:
                 raise ValueError(f"y: expected normal samples, got one class only, {only!r}, which means defect.")
             if self.pos_label is None and only != 0:
                 raise ValueError(f"y: got one class only, {only!r}; set pos_label to say which label means defect.")
-            classes = np.unique(np.array([only, positive], dtype=classes.dtype if self.pos_label is None else None))
+            dtype = classes.dtype if self.pos_label is None else None
+            classes = np.unique(np.array([only, self.pos_label_], dtype=dtype))
         self.classes_ = classes
         if self._positive_index() == 0:
+            given = (
+                f"pos_label={self.pos_label!r}" if self.pos_label is not None else f"y: {self.pos_label_!r}, a defect,"
+            )
             warn(
-                f"pos_label={self.pos_label!r} sorts before the label of normal samples. scikit-learn's scorers take "
-                "the last class as the positive one: pass them pos_label too, or use labels 0 and 1.",
+                f"{given} sorts before the label of normal samples. scikit-learn's scorers take the last class as the "
+                "positive one: pass them pos_label too, or use labels 0 and 1.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -332,8 +357,18 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _are_images_not_labels(y):
+def _are_images_not_labels(y, with_images, X):
     """Whether the second argument of fit is X_defect rather than labels."""
-    if isinstance(y, (list, tuple)) and len(y):
-        return isinstance(y[0], PurePath) or getattr(y[0], "ndim", 0) > 1
-    return getattr(y, "ndim", 1) > 2
+    if y is None or getattr(y, "ndim", 1) != 1:
+        return getattr(y, "ndim", 1) > 2
+    if not hasattr(y, "__len__") or len(y) == 0:
+        return False
+    first = next(iter(y))
+    if not isinstance(first, str):
+        return is_image(first)
+    return with_images and are_paths(y, len(X))
+
+
+def _rows(X, name):
+    """Feature rows as an array, if torch holds them."""
+    return as_array(X, name) if type(X).__module__.partition(".")[0] == "torch" else X

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.utils import check_random_state, get_tags
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 
 from sklearn_exdd._clones import clone_with_seed
@@ -37,7 +37,10 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect; None takes the greater one.
+        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+    image_channels : {"grey", "colour"}, default=None
+        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        601, or three channels. None leaves them as they are: all grey or all in colour.
     n_jobs : int, default=None
         Detectors fitted at a time, each in a process of its own.
     random_state : int, RandomState instance or None, default=None
@@ -95,6 +98,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
+        "image_channels": [StrOptions({"grey", "colour"}), None],
         "n_jobs": N_JOBS,
         "random_state": ["random_state"],
     }
@@ -107,6 +111,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         validation_fraction=0.2,
         max_false_alarm_rate=0.01,
         pos_label=None,
+        image_channels=None,
         n_jobs=None,
         random_state=None,
     ):
@@ -115,6 +120,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         self.validation_fraction = validation_fraction
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
+        self.image_channels = image_channels
         self.n_jobs = n_jobs
         self.random_state = random_state
 

@@ -82,7 +82,10 @@ class ExDDDetector(BaseDefectDetector):
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect; None takes the greater one.
+        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+    image_channels : {"grey", "colour"}, default=None
+        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        601, or three channels. None leaves them as they are: all grey or all in colour.
     validation_fraction : float, default=0.2
         Share of the normal images, by groups, that an extractor which learns from them ("learned", or one of your
         own with a `fit`) does not see; the threshold comes from these. 0 lets it see all: for
@@ -201,6 +204,7 @@ class ExDDDetector(BaseDefectDetector):
         "algorithm": [StrOptions({"auto", "brute", "pynndescent"})],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
+        "image_channels": [StrOptions({"grey", "colour"}), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "memory": MEMORY,
         "shard_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -231,6 +235,7 @@ class ExDDDetector(BaseDefectDetector):
         algorithm="auto",
         max_false_alarm_rate=0.01,
         pos_label=None,
+        image_channels=None,
         validation_fraction=0.2,
         memory=None,
         shard_size="auto",
@@ -257,6 +262,7 @@ class ExDDDetector(BaseDefectDetector):
         self.algorithm = algorithm
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
+        self.image_channels = image_channels
         self.validation_fraction = validation_fraction
         self.memory = memory
         self.shard_size = shard_size

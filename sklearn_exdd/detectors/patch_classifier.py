@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import logit
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
@@ -49,7 +49,10 @@ class PatchClassifierDetector(BaseDefectDetector):
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect; None takes the greater one.
+        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+    image_channels : {"grey", "colour"}, default=None
+        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image.
     batch_size : int, default=16
@@ -116,6 +119,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
+        "image_channels": [StrOptions({"grey", "colour"}), None],
         "memory": MEMORY,
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
@@ -138,6 +142,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         validation_fraction=0.2,
         max_false_alarm_rate=0.01,
         pos_label=None,
+        image_channels=None,
         memory=None,
         batch_size=16,
         device=None,
@@ -156,6 +161,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         self.validation_fraction = validation_fraction
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
+        self.image_channels = image_channels
         self.memory = memory
         self.batch_size = batch_size
         self.device = device

@@ -114,8 +114,9 @@ class DefectMapDisplay:
         display : DefectMapDisplay
         """
         detector, X_detector = follow_to_detector(estimator, X)
+        channels = getattr(detector, "image_channels", None)
         return cls(
-            images=X,
+            images=X if channels is None else Images(X, "images", channels=channels).raw(),
             maps=detector.predict_map(X_detector),
             scores=detector.score_samples(X_detector),
             threshold=getattr(detector, "threshold_", None),

@@ -14,7 +14,7 @@ def score_label(detector):
 
 def are_defects(detector, y):
     """Whether labels, in the classes of a fitted detector, mean defect; an ndarray of bool."""
-    pos_label = getattr(detector, "pos_label", None)
+    pos_label = getattr(detector, "pos_label_", getattr(detector, "pos_label", None))
     return np.asarray(y) == (detector.classes_[-1] if pos_label is None else pos_label)
 
 

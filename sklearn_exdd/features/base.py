@@ -289,8 +289,12 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
             n_jobs = joblib.effective_n_jobs(self.n_jobs)
         computed = self._one_after_the_other if n_jobs == 1 else self._side_by_side
         with tqdm(total=len(images), desc="features", unit="image", disable=not self.verbose) as progress:
+            index = 0
             for maps in computed(images, batches, n_jobs):
-                yield from maps
+                for feature_map in maps:
+                    self._check_numbers(feature_map, images.where(index))
+                    yield feature_map
+                    index += 1
                 progress.update(len(maps))
 
     def _one_after_the_other(self, images, batches, n_jobs):
@@ -354,6 +358,17 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     def _cache_key(self):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}
         return type(self).__qualname__, params
+
+    def _check_numbers(self, feature_map, where):
+        if feature_map.size and np.isnan(feature_map.min()):  # the least value is NaN if one is, at little cost
+            raise ValueError(
+                f"{where}: expected numbers as features, got NaN from feature_extractor {self._name}. Check what it "
+                "computes for this image."
+            )
+
+    @property
+    def _name(self):
+        return type(self).__name__
 
     def _check_size(self, image_shape, where):
         working_shape = self._working_shape(image_shape)

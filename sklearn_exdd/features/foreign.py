@@ -72,6 +72,10 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
         check_is_fitted(self, "extractor_")
         yield from super().iter_transform(X)
 
+    @property
+    def _name(self):
+        return type(self.extractor).__name__
+
     def _cache_key(self):
         return type(self.extractor_).__qualname__, self.image_size, self.extractor_
 

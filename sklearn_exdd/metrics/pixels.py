@@ -6,12 +6,15 @@ import numpy as np
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
+from sklearn_exdd._images import Masks, as_array, check_listed
+
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def _checked_pairs(masks, maps):
     """Return the masks as bool and the maps as floating-point arrays, image by image, after checking each pair."""
     for name, values in (("masks", masks), ("maps", maps)):
+        check_listed(values, name)
         if not hasattr(values, "__len__"):
             raise TypeError(
                 f"{name}: expected an array (n_images, height, width) or a list of arrays (height, width), got "
@@ -22,13 +25,18 @@ def _checked_pairs(masks, maps):
             f"masks, maps: expected one of each for every image, got {len(masks)} masks and {len(maps)} maps. "
             "Give None as the mask of an image without a defect."
         )
-    pairs = []
-    for index, (mask, anomaly_map) in enumerate(zip(masks, maps)):
-        anomaly_map = np.asarray(anomaly_map)
+    pairs, masks = [], Masks(masks, len(masks), soft=False)
+    for index, anomaly_map in enumerate(maps):
+        mask = masks.get(index)
+        anomaly_map = as_array(anomaly_map, f"maps[{index}]")
         if anomaly_map.ndim != 2:
             raise ValueError(
                 f"maps[{index}]: expected a 2-D array (height, width), got shape {anomaly_map.shape}. Pass one map for "
-                "each image, without a channel axis."
+                "each image, without a channel axis, after the masks."
+            )
+        if anomaly_map.dtype.kind not in "buif":
+            raise ValueError(
+                f"maps[{index}]: expected numbers, got dtype {anomaly_map.dtype}. Pass the masks first, then the maps."
             )
         # float32 is sorted as it is: converting it would double the memory and change no rank.
         if anomaly_map.dtype not in (np.float32, np.float64):
@@ -37,13 +45,13 @@ def _checked_pairs(masks, maps):
             raise ValueError(
                 f"maps[{index}]: expected finite values, got NaN or infinity. Check the detector that made the map."
             )
-        mask = np.zeros(anomaly_map.shape, dtype=bool) if mask is None else np.asarray(mask)
+        mask = np.zeros(anomaly_map.shape, dtype=bool) if mask is None else mask
         if mask.shape != anomaly_map.shape:
             raise ValueError(
-                f"masks[{index}]: expected the shape of its map, {anomaly_map.shape}, got {mask.shape}. Resize the map "
-                "to the size of the mask."
+                f"{masks.where(index)}: expected the shape of its map, {anomaly_map.shape}, got {mask.shape}. Resize "
+                "the map to the size of the mask."
             )
-        pairs.append((mask if mask.dtype == bool else mask != 0, anomaly_map))
+        pairs.append((mask, anomaly_map))
     return pairs
 
 
@@ -94,8 +102,9 @@ def pixel_roc_auc_score(masks, maps):
 
     Parameters
     ----------
-    masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width) or None)
-        True (any value but zero) on the defect, `None` for an image without a defect. The images may differ in size.
+    masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width), path or None)
+        True masks, in every form that `fit` takes, read by the same rule; `None` for an image without a defect. Floats
+        other than 0 and 1 are refused: they are usually maps. The images may differ in size.
     maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
         The anomaly maps, higher = more defective, each of the shape of its mask.
 

@@ -85,7 +85,10 @@ class DefectClassifier(BaseDefectDetector):
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect; None takes the greater one.
+        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+    image_channels : {"grey", "colour"}, default=None
+        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Where an interrupted training is kept, to be resumed by the next fit on the same images with the same
         parameters and an int as `random_state`.
@@ -174,6 +177,7 @@ class DefectClassifier(BaseDefectDetector):
         "train_batch_size": [Interval(Integral, 2, None, closed="left")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
+        "image_channels": [StrOptions({"grey", "colour"}), None],
         "memory": MEMORY,
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, None],
@@ -202,6 +206,7 @@ class DefectClassifier(BaseDefectDetector):
         train_batch_size=32,
         max_false_alarm_rate=0.01,
         pos_label=None,
+        image_channels=None,
         memory=None,
         batch_size=16,
         device=None,
@@ -226,6 +231,7 @@ class DefectClassifier(BaseDefectDetector):
         self.train_batch_size = train_batch_size
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
+        self.image_channels = image_channels
         self.memory = memory
         self.batch_size = batch_size
         self.device = device

@@ -85,7 +85,10 @@ class StudentTeacherDetector(BaseDefectDetector):
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect; None takes the greater one.
+        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+    image_channels : {"grey", "colour"}, default=None
+        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Where trained weights are kept: a search over parameters that do not change them trains once for each fold, and
         an interrupted training resumes.
@@ -171,6 +174,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         "tile_size": [Interval(Integral, 256, None, closed="left")],
         "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
         "pos_label": "no_validation",
+        "image_channels": [StrOptions({"grey", "colour"}), None],
         "memory": MEMORY,
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "device": [str, None],
@@ -204,6 +208,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         tile_size=1024,
         max_false_alarm_rate=0.01,
         pos_label=None,
+        image_channels=None,
         memory=None,
         precision="auto",
         device=None,
@@ -233,6 +238,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         self.tile_size = tile_size
         self.max_false_alarm_rate = max_false_alarm_rate
         self.pos_label = pos_label
+        self.image_channels = image_channels
         self.memory = memory
         self.precision = precision
         self.device = device

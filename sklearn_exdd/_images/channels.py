@@ -1,0 +1,73 @@
+"""Channels: images brought to grey or to three channels."""
+
+import os
+
+import numpy as np
+
+from sklearn_exdd._images.decoding import read_image
+
+_LUMA = (19595, 38470, 7471)  # ITU-R 601, in 65536ths, as Pillow computes its mode "L"
+
+
+def in_channels(image, channels):
+    """Bring an image to grey or to three channels, in its dtype.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width) or (height, width, channels)
+        Anything else is returned as it is, for the message about it.
+    channels : {"grey", "colour"}
+
+    Returns
+    -------
+    image : ndarray of shape (height, width) or (height, width, 3)
+        Alpha is dropped, and bool in colour becomes uint8: it has no greys.
+    """
+    n_channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
+    if n_channels not in (1, 3, 4) or image.dtype.kind not in "buf":
+        return image
+    if n_channels == 1:
+        grey = image.reshape(image.shape[:2])
+        return grey if channels == "grey" else np.repeat(grey[..., None], 3, axis=2)
+    return _luma(image[..., :3]) if channels == "grey" else image[..., :3]
+
+
+def _luma(image):
+    if image.dtype == bool:
+        image = image.astype(np.uint8) * 255
+    if image.dtype.kind == "f":
+        weights = np.array(_LUMA) / 65536
+        return (image.astype(np.result_type(image.dtype, np.float32)) @ weights).astype(image.dtype)
+    red, green, blue = (image[..., i].astype(np.uint32) * weight for i, weight in enumerate(_LUMA))
+    return ((red + green + blue + 0x8000) >> 16).astype(image.dtype)
+
+
+class FileInChannels:
+    """File whose image is brought to grey or to three channels when it is read.
+
+    ``np.asarray`` reads it.
+
+    Parameters
+    ----------
+    path : str, path-like or FileInChannels
+    channels : {"grey", "colour"}
+    """
+
+    is_image = True
+
+    def __init__(self, path, channels):
+        self.file, self.channels = path, channels
+
+    @property
+    def path(self):
+        """Path of the file."""
+        return self.file.path if isinstance(self.file, FileInChannels) else os.fspath(self.file)
+
+    def read(self, where=None):
+        """Return the image."""
+        is_nested = isinstance(self.file, FileInChannels)
+        image = self.file.read(where) if is_nested else read_image(self.file, where)
+        return in_channels(image, self.channels)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.read(), dtype=dtype)

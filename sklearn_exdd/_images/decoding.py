@@ -1,0 +1,169 @@
+"""Decoding: files and Pillow images to arrays."""
+
+import os
+
+import numpy as np
+
+# Of the files that are looked for in folders: every suffix in use for the formats in _FORMATS.
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpe", ".jfif", ".jfi", ".jif", ".mpo", ".dib", ".apng"),
+    *(".avif", ".avifs"),
+)
+
+# What cameras, scanners and painting programs write. Pillow knows more formats, and hands one of them, PostScript, to a
+# program outside, whatever the name of the file is.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_ORIENTATION = 0x0112  # tag of EXIF
+
+
+def read_image(path, where=None):
+    """Decode one image file.
+
+    Parameters
+    ----------
+    path : str or path-like
+    where : str, default=None
+        How messages call it.
+
+    Returns
+    -------
+    image : ndarray of shape (height, width) or (height, width, 3)
+        uint8, uint16 or float32, turned upright as its EXIF tag says; the first one of several in a file. Alpha is
+        dropped. A file of 32-bit integers holds 16 bits; a palette whose colours are all grey gives a grey image.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has more than
+        twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` allows: 179 million, unless you set it.
+    """
+    return _checked(*_decoded_file(path, where or str(path), pixels_of))
+
+
+def read_marks(path, where):
+    """Decode one mask file; see :func:`levels_of`."""
+    return _decoded_file(path, where, levels_of)[0]
+
+
+def decode_image(picture, where):
+    """Convert a Pillow image to an array exactly as :func:`read_image` converts a file."""
+    return _checked(_decoded(picture, where, pixels_of), where)
+
+
+def decode_marks(picture, where):
+    """Convert a Pillow image exactly as :func:`read_marks` converts a file."""
+    return _decoded(picture, where, levels_of)
+
+
+def _decoded_file(path, where, convert):
+    from PIL import Image
+
+    if os.path.isdir(path):
+        raise FileNotFoundError(f"{where}: expected an image file, got a folder. Pass the paths of the files in it.")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{where}: expected an image file, found no such file. Check the path.")
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
+            return convert(_upright(picture)), where
+    except Exception as error:  # decoders fail in as many ways as there are bytes
+        raise _undecodable(
+            error, where, f"Replace the file or leave it out; read are {', '.join(_FORMATS)}."
+        ) from error
+
+
+def _decoded(picture, where, convert):
+    try:
+        return convert(_upright(picture))
+    except Exception as error:
+        raise _undecodable(error, where, f"It is a Pillow image of mode {picture.mode!r}.") from error
+
+
+def _undecodable(error, where, advice):
+    from PIL import UnidentifiedImageError
+
+    # Of a file that no decoder knows Pillow says no more than its name.
+    said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+    return ValueError(f"{where}: expected an image that Pillow can decode, got {type(error).__name__}{said}. {advice}")
+
+
+def _upright(picture):
+    """Turn a picture as its EXIF tag says. EXIF that cannot be read says nothing."""
+    from PIL import Image
+
+    picture.load()
+    try:
+        turn = {
+            2: Image.Transpose.FLIP_LEFT_RIGHT,
+            3: Image.Transpose.ROTATE_180,
+            4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_270,
+            7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_90,
+        }.get(picture.getexif().get(_ORIENTATION))
+    except Exception:  # nothing in EXIF is worth an image
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def pixels_of(picture):
+    """Pixels of a Pillow image of any mode: grey or RGB, without alpha."""
+    mode = picture.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return _native(np.asarray(picture))
+    if mode in ("1", "L", "LA"):
+        return np.asarray(picture if mode == "L" else picture.convert("L"))
+    if mode == "La":
+        return np.asarray(picture.convert("LA"))[..., 0]
+    if mode in ("RGB", "RGBX"):
+        return np.asarray(picture)[..., :3]
+    if mode in ("RGBA", "RGBa", "P", "PA"):
+        return _grey_if_palette(np.asarray(picture.convert("RGBA"))[..., :3], mode)
+    return np.asarray(picture.convert("RGB"))
+
+
+def levels_of(picture):
+    """Return the levels of a mask, its opacity, and whether its format blurs colours.
+
+    Returns
+    -------
+    levels : ndarray of shape (height, width) or (height, width, 3)
+    opacity : ndarray of shape (height, width), uint8, or None
+        None if the picture has no transparency.
+    is_lossy : bool
+    """
+    mode = picture.mode
+    if mode in ("LA", "La", "RGBA", "RGBa", "PA") or (
+        mode in ("1", "L", "P", "RGB") and "transparency" in picture.info
+    ):
+        colours = np.asarray((picture.convert("LA") if mode == "La" else picture).convert("RGBA"))
+        return colours[..., :3], colours[..., 3], False
+    return pixels_of(picture), None, picture.format in ("JPEG", "MPO")
+
+
+def _grey_if_palette(pixels, mode):
+    is_grey = mode in ("P", "PA") and (pixels == pixels[..., :1]).all()
+    return pixels[..., 0] if is_grey else pixels
+
+
+def _native(pixels):
+    return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
+
+
+def _checked(pixels, where):
+    if 0 in pixels.shape:
+        raise ValueError(f"{where}: expected at least one pixel, got an image of shape {pixels.shape}.")
+    if pixels.dtype == np.int32:  # Pillow's mode "I": 16-bit files of older formats
+        low, high = pixels.min(), pixels.max()
+        if low < 0 or high > 65535:
+            raise ValueError(
+                f"{where}: expected at most 16 bits a pixel, values from 0 to 65535, got values from {low} to {high}. "
+                "Rescale them and save them as uint16."
+            )
+        pixels = pixels.astype(np.uint16)
+    return pixels

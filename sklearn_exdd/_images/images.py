@@ -1,0 +1,278 @@
+"""Images: one validated image at a time."""
+
+import copy
+import os
+
+import numpy as np
+
+from sklearn_exdd._images.channels import FileInChannels, in_channels
+from sklearn_exdd._images.containers import (
+    EXPECTED_IMAGES,
+    as_array,
+    described,
+    holds_images,
+    is_missing,
+    is_path,
+    is_picture,
+)
+from sklearn_exdd._images.decoding import decode_image, read_image
+
+_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
+_MIN_SIDE = 16  # pixels: an array (h, w, 1), (h, w, 3) or (h, w, 4) of at least these sides looks like one image
+_ROUNDING = 1e-6  # by which floats may leave [0, 1]
+_NEAR = 0.1  # excess up to which clipping is the likelier remedy
+
+
+class Images:
+    """A sequence of images, decoded and validated when they are asked for.
+
+    Parameters
+    ----------
+    X : array or list
+        An array ``(n, h, w)`` or ``(n, h, w, c)``, a list of arrays or Pillow images
+        of different sizes, or a list of file paths.
+    name : str, default="X"
+        How messages call it.
+    n_channels : int, default=None
+        Channels that fit saw (alpha not counted); None takes those of the first image.
+    channels : {"grey", "colour"}, default=None
+        What all images are brought to; None leaves them as they are.
+    bits : {8, 16}, default=None
+        Depth of images in integer types other than uint8 and uint16. None takes it from
+        the images in uint8 or uint16 beside them, or else from the largest value of all.
+
+    Notes
+    -----
+    ``images[i]`` is float32 ``(height, width, channels)`` in [0, 1] with 1 or 3 channels;
+    alpha is dropped. A copy of the user's pixels is made only then.
+    """
+
+    def __init__(self, X, name="X", n_channels=None, channels=None, bits=None):
+        self.name = name
+        self._n_channels = n_channels
+        self._expected_by = "fit"
+        if not holds_images(X, name):
+            single = getattr(X, "ndim", None) == 2
+            advice = f" A single image? Pass {name}[None]." if single else ""
+            raise ValueError(f"{name}: {EXPECTED_IMAGES}; got {described(X)}.{advice}")
+        if getattr(X, "ndim", 1) > 1:
+            X = as_array(X, name)
+            if X.ndim > 4:
+                raise ValueError(f"{name}: {EXPECTED_IMAGES}; got an array of shape {X.shape}.")
+            if X.ndim == 3 and X.shape[2] in (1, 3, 4) and min(X.shape[:2]) >= _MIN_SIDE:
+                raise ValueError(
+                    f"{name}: {EXPECTED_IMAGES}; got an array of shape {X.shape}. A single image? Pass "
+                    f"{name}[None]. Images of {X.shape[2]} pixels a row? Pass {name}[..., None]."
+                )
+        else:
+            X = [_item(item, f"{name}[{i}]") for i, item in enumerate(X)]
+        if len(X) == 0:
+            raise ValueError(f"{name}: expected at least one image, got none.")
+        X, self.bits = _of_known_depth(X, name, bits)
+        if channels is not None:
+            X = [FileInChannels(item, channels) if _is_file(item) else in_channels(item, channels) for item in X]
+        self._items = X
+        self._numbers = range(len(X))
+        self._shapes = {}
+        self._layouts = {}
+
+    def __len__(self):
+        return len(self._items)
+
+    @property
+    def n_channels(self):
+        """Number of channels that all images have, alpha not counted; by default that of the first image read."""
+        if self._n_channels is None:
+            self[0]
+        return self._n_channels
+
+    def with_channels(self, n_channels):
+        """Return the same images, which are now expected to have this number of channels."""
+        same = copy.copy(self)
+        if n_channels != self._n_channels:
+            same._n_channels, same._expected_by = n_channels, "the other images"
+            same._shapes, same._layouts = {}, {}  # images that were read under another expectation are read again
+        return same
+
+    def check_all(self):
+        """Read every image once, so that a wrong one is reported now, under the user's number."""
+        for i in range(len(self)):
+            self.shape(i)
+
+    def as_uint8(self):
+        """Return the same images, those of at most 256 grey levels as uint8.
+
+        The same pixels then train the same network, whatever dtype they came in. Files stay files.
+        """
+        items = self.raw()
+        for i, item in enumerate(items):
+            if not _is_file(item) and item.dtype != np.uint8:
+                levels = self[i] * 255
+                if np.abs(levels - np.rint(levels)).max() < 1e-3:
+                    items[i] = np.rint(levels).astype(np.uint8)
+        same = self.take(range(len(items)))
+        same._items = items
+        return same
+
+    def raw(self):
+        """Return the images as a list of paths and arrays, those that came as arrays as the user gave them."""
+        return list(self._items)
+
+    def where(self, index):
+        """Return what messages call an image."""
+        return f"{self.name}[{self._numbers[index]}]"
+
+    def shape(self, index):
+        """Return the height and width of an image, which is read once for it."""
+        if index not in self._shapes:
+            self[index]
+        return self._shapes[index]
+
+    def __getitem__(self, index):
+        item, where = self._item(index)
+        image = _as_unit_float(item, where)
+        if self._n_channels is None:
+            self._n_channels, self._expected_by = image.shape[2], "the other images"
+        if image.shape[2] != self._n_channels:
+            wanted = "grey" if self._n_channels == 1 else "colour"
+            raise ValueError(
+                f"{where}: expected {_channels(self._n_channels)} as in {self._expected_by}, got "
+                f"{_channels(image.shape[2])}. Convert it, or set image_channels={wanted!r} of the detector, which "
+                "converts all images."
+            )
+        self._shapes[index] = image.shape[:2]
+        self._layouts[index] = item.dtype.str, item.ndim
+        return image
+
+    def original(self, index):
+        """An image exactly as it came, but without alpha, and bool as uint8, in the form of :meth:`restore`."""
+        item, _ = self._item(index)
+        item = item[..., :3] if item.ndim == 3 else item
+        return item.astype(np.uint8) * 255 if item.dtype == bool else item
+
+    def restore(self, index, pixels):
+        """Pixels as this class gives them, back in the dtype and the dimensions of an image.
+
+        Parameters
+        ----------
+        index : int
+        pixels : ndarray of shape (height, width, channels), float in [0, 1]
+
+        Returns
+        -------
+        image : ndarray of shape (height, width) or (height, width, channels)
+            Alpha is gone, and bool has become uint8: it has no greys.
+        """
+        if index not in self._layouts:
+            self[index]
+        dtype, ndim = np.dtype(self._layouts[index][0]), self._layouts[index][1]
+        if dtype == np.uint16:
+            pixels = np.rint(pixels * 65535)
+        elif dtype.kind != "f":
+            dtype, pixels = np.dtype(np.uint8), np.rint(pixels * 255)
+        return (pixels[..., 0] if ndim == 2 else pixels).astype(dtype)
+
+    def take(self, indices):
+        """The images at some indices; messages keep calling them by their own numbers."""
+        taken = copy.copy(self)
+        taken._items = [self._items[i] for i in indices]
+        taken._numbers = [self._numbers[i] for i in indices]
+        taken._shapes, taken._layouts = {}, {}
+        return taken
+
+    def _item(self, index):
+        """An image as an array, and how messages call it."""
+        item, where = self._items[index], self.where(index)
+        if isinstance(item, FileInChannels):
+            where += f" ({item.path})"
+            return item.read(where), where
+        if is_path(item):
+            where += f" ({os.fspath(item)})"
+            item = read_image(item, where)
+        return item, where
+
+
+def _item(item, where):
+    """An item of a list as a path or an array."""
+    if is_missing(item):
+        raise ValueError(
+            f"{where}: expected an image, got {item} (cv2.imread returns None for a file that it cannot read). Check "
+            "its path, or leave it out, with its label."
+        )
+    if _is_file(item):
+        return item
+    return decode_image(item, where) if is_picture(item) else as_array(item, where)
+
+
+def _is_file(item):
+    return is_path(item) or isinstance(item, FileInChannels)
+
+
+def _of_known_depth(items, name, bits):
+    """Take integers of other types for 8 or 16 bits, all images of one call alike; return the depth, too."""
+    if isinstance(items, np.ndarray):
+        arrays, whole = {0: items}, True
+    else:
+        arrays, whole = {i: item for i, item in enumerate(items) if isinstance(item, np.ndarray)}, False
+    depths = {_BITS[array.dtype] for array in arrays.values() if array.dtype in _BITS}
+    wide = {i: array for i, array in arrays.items() if array.dtype.kind in "iu" and array.dtype.itemsize > 1}
+    wide = {i: array for i, array in wide.items() if array.dtype != np.uint16 and array.ndim > 1 and array.size}
+    if bits is None and len(depths) == 1:
+        (bits,) = depths
+    if not wide:
+        return items, bits
+    if bits is None:
+        bits = 8 if max(array.max() for array in wide.values()) <= 255 else 16
+    limit, dtype = 2**bits - 1, np.dtype(f"u{bits // 8}")
+    for i, array in wide.items():
+        low, high = array.min(), array.max()
+        if low < 0 or high > limit:
+            if whole:
+                i = int(np.flatnonzero([one.min() < 0 or one.max() > limit for one in array])[0])
+                low, high = array[i].min(), array[i].max()
+            raise ValueError(
+                f"{name}[{i}]: expected integers from 0 to {limit}, got {array.dtype} with values from {low} to "
+                f"{high}. Rescale them, and pass uint8 (0 to 255) or uint16 (0 to 65535)."
+            )
+    if whole:
+        return items.astype(dtype), bits
+    return [item.astype(dtype) if i in wide else item for i, item in enumerate(items)], bits
+
+
+def _as_unit_float(image, where):
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        hint = " Move the channels to the end." if image.ndim == 3 and image.shape[0] in (1, 3, 4) else ""
+        raise ValueError(
+            f"{where}: expected shape (height, width) or (height, width, channels) with 1, 3 or 4 channels, "
+            f"got {image.shape}.{hint}"
+        )
+    if 0 in image.shape:
+        raise ValueError(f"{where}: expected at least one pixel, got shape {image.shape}.")
+    if image.shape[2] == 4:
+        image = image[..., :3]
+    if image.dtype == np.uint8:
+        return np.divide(image, 255, dtype=np.float32)
+    if image.dtype == np.uint16:
+        return np.divide(image, 65535, dtype=np.float32)
+    if image.dtype == bool:
+        return image.astype(np.float32)
+    if image.dtype.kind != "f":
+        raise ValueError(f"{where}: expected dtype uint8, uint16, bool or float, got {image.dtype}.")
+    low, high = image.min(), image.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{where}: expected finite values, got NaN or infinity.")
+    rounding = max(_ROUNDING, np.finfo(image.dtype).eps)
+    if low < -rounding or high > 1 + rounding:
+        is_near = low > -_NEAR and high < 1 + _NEAR
+        raise ValueError(
+            f"{where}: expected floats in [0, 1], got values from {low:.9g} to {high:.9g}. "
+            + ("Clip them with np.clip(image, 0, 1), or rescale them." if is_near else "Rescale them, or pass uint8.")
+        )
+    image = image.astype(np.float32)
+    return np.clip(image, 0, 1, out=image) if low < 0 or high > 1 else image
+
+
+def _channels(n):
+    return "1 channel (grey)" if n == 1 else f"{n} channels"

@@ -1,0 +1,183 @@
+"""Masks, and the one rule for the pixels that they mark."""
+
+import copy
+import os
+
+import numpy as np
+
+from sklearn_exdd._images.containers import as_array, check_listed, is_missing, is_path, is_picture
+from sklearn_exdd._images.decoding import decode_marks, read_marks
+
+_ROUNDING = 1e-6  # by which floats may leave [0, 1]
+
+
+class Masks:
+    """Masks of images: True on the defect, or None where an image has no mask.
+
+    Parameters
+    ----------
+    masks : array (n, height, width) or list of arrays, Pillow images, paths or None
+        One for each image, by position. :func:`marked` says which pixels of a mask are marked.
+    n_images : int
+        Expected number.
+    name : str, default="masks"
+    soft : bool, default=True
+        Whether floats between 0 and 1 are accepted. Metrics do not: they are usually maps in the place of masks.
+    """
+
+    def __init__(self, masks, n_images, name="masks", soft=True):
+        self.name = name
+        self._soft = soft
+        self._numbers = range(n_images)
+        check_listed(masks, name)
+        if not hasattr(masks, "__len__") or isinstance(masks, str) or len(masks) != n_images:
+            n_masks = len(masks) if hasattr(masks, "__len__") else type(masks).__name__
+            raise ValueError(f"{name}: expected one mask for each of the {n_images} images, got {n_masks}.")
+        if getattr(masks, "ndim", 1) > 1:
+            self._items = as_array(masks, name)
+        else:
+            # By position: a pandas Series would look its entries up by label.
+            self._items = [self._item(item, i) for i, item in enumerate(masks)]
+
+    def _item(self, item, index):
+        """An item of a list as None, a path or an array."""
+        if is_missing(item) or is_path(item):
+            return None if is_missing(item) else item
+        where = self.where(index)
+        if is_picture(item):
+            return marked(*decode_marks(item, where), where=where, soft=self._soft)
+        return as_array(item, where)
+
+    def take(self, indices):
+        """The masks at some indices; messages keep calling them by their own numbers."""
+        taken = copy.copy(self)
+        taken._items = [self._items[i] for i in indices]
+        taken._numbers = [self._numbers[i] for i in indices]
+        return taken
+
+    def get(self, index, image_shape=None):
+        """Return the mask of one image as bool (height, width), or None.
+
+        Parameters
+        ----------
+        index : int
+        image_shape : tuple of int (height, width, ...), default=None
+            Expected shape; None accepts any.
+        """
+        item = self._items[index]
+        if item is None:
+            return None
+        where = self.where(index)
+        if is_path(item):
+            where += f" ({os.fspath(item)})"
+            mask = marked(*read_marks(item, where), where=where, soft=self._soft)
+        else:
+            mask = _marked_in_array(item, where, self._soft, image_shape)
+        if image_shape is not None and mask.shape != tuple(image_shape[:2]):
+            raise ValueError(f"{where}: expected the shape of its image, {tuple(image_shape[:2])}, got {mask.shape}.")
+        return mask
+
+    def raw(self):
+        """Return the masks as a list of paths, arrays and None, those that came as arrays as the user gave them."""
+        return list(self._items)
+
+    def where(self, index):
+        """How messages call a mask."""
+        return f"{self.name}[{self._numbers[index]}]"
+
+
+def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
+    """Tell which pixels of a mask are marked: the rule for all masks, in files, Pillow images and arrays.
+
+    ========================== ================================================================================
+    mask                       marked
+    ========================== ================================================================================
+    bool                       True
+    float                      > 0.5; values outside [0, 1] and NaN are errors
+    8-bit grey                 > 127 if any value exceeds 127, which leaves out grey fringes; else > 0 (labels)
+    wider integers             > 127 if the largest value is 255; > 32767 if it is from 32768 to 65535; else > 0
+    colour, palette in colour  any colour but black
+    JPEG                       > half of the largest value of any channel, and > 16: its values blur
+    with transparency          as above, where the opacity is marked by the rule of 8-bit grey
+    ========================== ================================================================================
+
+    A picture in colour or with a palette all of whose colours are grey is a grey one. Negative integers are errors, and
+    so is black paint on a transparent background.
+
+    Parameters
+    ----------
+    levels : ndarray of shape (height, width) or (height, width, 3)
+    opacity : ndarray of shape (height, width), default=None
+    is_lossy : bool, default=False
+    where : str, default="mask"
+        How messages call it.
+    soft : bool, default=True
+        Whether floats between 0 and 1 are accepted.
+
+    Returns
+    -------
+    marked : ndarray of shape (height, width), bool
+    """
+    if opacity is not None and (opacity == 0).all():
+        if (levels != levels[:1, :1]).any():
+            raise ValueError(
+                f"{where}: expected opaque paint on the defect, got a mask that is transparent everywhere."
+            )
+        return np.zeros(opacity.shape, dtype=bool)
+    if is_lossy:
+        levels = levels if levels.ndim == 2 else levels.max(axis=2)
+        return levels > max(levels.max() / 2, 16)
+    if levels.ndim == 3:
+        is_grey = (levels == levels[..., :1])[True if opacity is None else opacity > 0].all()
+        levels = levels.max(axis=2)
+        levels = levels if is_grey else levels > 0
+    if opacity is None or opacity.min(initial=255) == 255:
+        return _above_half(levels, where, soft)
+    visible = _above_half(opacity, where, soft)
+    if not visible.all() and not levels[visible].any():
+        raise ValueError(
+            f"{where}: expected white or coloured paint on the defect, got black paint on a transparent background. "
+            "Paint the defect in white."
+        )
+    return _above_half(np.where(opacity > 0, levels, 0), where, soft) & visible
+
+
+def _above_half(levels, where, soft):
+    """Apply the rule to one level a pixel."""
+    if levels.dtype == bool or levels.size == 0:
+        return levels.astype(bool)
+    low, high = levels.min(), levels.max()
+    if levels.dtype.kind == "f":
+        if not soft and not ((levels == 0) | (levels == 1)).all():
+            example = levels[(levels != 0) & (levels != 1)].flat[0]
+            raise ValueError(
+                f"{where}: expected True or 1 on the defect and False or 0 elsewhere, got floats such as {example:g}. "
+                "Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. Of soft masks, pass "
+                "mask > 0.5."
+            )
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            raise ValueError(
+                f"{where}: expected floats in [0, 1], of which those > 0.5 are marked, got values from {low:.9g} to "
+                f"{high:.9g}. Pass mask > 0, or integers."
+            )
+        return levels > 0.5
+    if low < 0:
+        raise ValueError(f"{where}: expected integers of at least 0, got values from {low}. Pass mask != 0, or bool.")
+    if levels.dtype.itemsize == 1:
+        threshold = 127 if high > 127 else 0
+    else:
+        threshold = 127 if high == 255 else 32767 if 32767 < high <= 65535 else 0
+    return levels > threshold
+
+
+def _marked_in_array(mask, where, soft, image_shape):
+    if mask.dtype.kind not in "buif":
+        raise ValueError(f"{where}: expected a mask of bool, integers or floats, got dtype {mask.dtype}.")
+    if mask.ndim == 3 and mask.shape[2] == 1:
+        mask = mask[..., 0]
+    if mask.ndim == 3 and mask.shape[2] in (3, 4) and mask.dtype == np.uint8:  # such as cv2.imread gives them
+        return marked(mask[..., :3], mask[..., 3] if mask.shape[2] == 4 else None, where=where)
+    if mask.ndim != 2:
+        expected = "(height, width)" if image_shape is None else tuple(image_shape[:2])
+        raise ValueError(f"{where}: expected the shape of its image, {expected}, got {mask.shape}.")
+    return marked(mask, where=where, soft=soft)

@@ -1,0 +1,123 @@
+"""Labels: which of two means defect."""
+
+import os
+from pathlib import PurePath
+from warnings import warn
+
+import numpy as np
+
+# Endings of the files of pictures, whether they can be read or not: no label ends like this.
+_SUFFIXES = {
+    *(
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+    ),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+}
+
+_NORMAL = {
+    *("good", "ok", "okay", "normal", "negative", "neg", "pass", "passed", "accept", "accepted", "clean", "healthy"),
+    *(
+        "defect free",
+        "no defect",
+        "no defects",
+        "non defective",
+        "not defective",
+        "without defect",
+        "flawless",
+        "intact",
+    ),
+    *("undamaged", "inlier", "i.o.", "io", "gut", "0", "0.0", "false"),
+}
+_DEFECT = {
+    *("bad", "ng", "nok", "not ok", "ko", "defect", "defects", "defective", "anomaly", "anomalous", "abnormal"),
+    *("positive", "pos", "fail", "failed", "fault", "faulty", "reject", "rejected", "not good", "no good", "broken"),
+    *("damaged", "flawed", "scrap", "outlier", "n.i.o.", "nio", "schlecht", "1", "1.0", "true"),
+}
+
+
+def are_paths(texts, n_samples):
+    """Tell whether texts beside images are paths of defect images rather than labels.
+
+    Parameters
+    ----------
+    texts : sequence
+        The first one is a str.
+    n_samples : int
+        Number of images.
+
+    Returns
+    -------
+    bool
+        Paths end like pictures, or are files and not one for each image.
+    """
+    different = {text for text in texts if isinstance(text, str)}
+    like_pictures = [PurePath(text).suffix.lower() in _SUFFIXES for text in different]
+    if any(like_pictures) and not all(like_pictures):
+        example = sorted(text for text, is_like in zip(different, like_pictures) if not is_like)[0]
+        raise ValueError(
+            f"y: expected labels or the paths of defect images, got paths and {example!r}. Pass paths as X_defect=, "
+            "and labels as y."
+        )
+    return all(like_pictures) or (len(texts) != n_samples and all(map(os.path.isfile, different)))
+
+
+def find_positive(classes, pos_label):
+    """Tell which label means defect.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (1,) or (2,)
+        The labels in y, sorted.
+    pos_label : object
+        The user's choice; None takes the label that is known to mean defect ("bad", "NG"), or is left over beside one
+        that is known to mean normal ("good", "OK"), in any case. Of other labels it is the greater one, with a warning
+        unless they are numbers or bool.
+
+    Returns
+    -------
+    positive : object
+        Of one class that means normal, a label that is not in `classes`.
+    """
+    labels = classes.tolist()
+    if pos_label is not None:
+        if len(labels) == 2 and pos_label not in labels:
+            raise ValueError(f"pos_label: expected one of the classes {labels}, got {pos_label!r}.")
+        return pos_label
+    meanings = [_meaning(label) for label in labels]
+    if len(labels) == 1:
+        if meanings[0] is True and isinstance(labels[0], str):
+            return labels[0]
+        if meanings[0] is None and labels[0] not in (0, 1):
+            raise ValueError(f"y: got one class only, {labels[0]!r}; set pos_label to say which label means defect.")
+        return 1
+    if meanings in ([True, False], [True, None], [None, False]):
+        return labels[0]
+    if meanings not in ([False, True], [False, None], [None, True]) and np.asarray(classes).dtype.kind not in "buif":
+        warn(
+            f"y: took {labels[1]!r} of the labels {labels} for the defect, because it sorts last. Set pos_label to say "
+            "which label means defect.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return labels[1]
+
+
+def _meaning(label):
+    """Return whether a label is known to mean defect (True) or normal (False), or None if it is not known."""
+    if not isinstance(label, str):
+        return None
+    word = " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
+    return True if word in _DEFECT else False if word in _NORMAL else None
