@@ -6,26 +6,7 @@ from warnings import warn
 
 import numpy as np
 
-# Endings of the files of pictures, whether they can be read or not: no label ends like this.
-_SUFFIXES = {
-    *(
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-    ),
-    *(".ppm", ".tif", ".tiff", ".webp"),
-}
+from sklearn_exdd._images import IMAGE_SUFFIXES
 
 _NORMAL = {
     *("good", "ok", "okay", "normal", "negative", "neg", "pass", "passed", "accept", "accepted", "clean", "healthy"),
@@ -64,7 +45,7 @@ def are_paths(texts, n_samples):
         Paths end like pictures, or are files and not one for each image.
     """
     different = {text for text in texts if isinstance(text, str)}
-    like_pictures = [PurePath(text).suffix.lower() in _SUFFIXES for text in different]
+    like_pictures = [PurePath(text).suffix.lower() in IMAGE_SUFFIXES for text in different]
     if any(like_pictures) and not all(like_pictures):
         example = sorted(text for text, is_like in zip(different, like_pictures) if not is_like)[0]
         raise ValueError(

@@ -14,8 +14,8 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 
 # From the bottom up: a room (a module or a folder of the package) may import from lower floors and from itself.
 FLOORS = [
-    {"_cache", "_clones", "_files", "_images", "_labels", "_map_colors", "_params", "_torch"},
-    {"_training", "_training_set", "_weights", "neighbors", "scoring"},
+    {"_cache", "_clones", "_files", "_images", "_map_colors", "_params", "_torch"},
+    {"_labels", "_training", "_training_set", "_weights", "neighbors", "scoring"},
     {"augment", "coreset"},
     {"features"},
     {"banks"},
@@ -24,12 +24,10 @@ FLOORS = [
 # Beside the house: none of the floors may import these.
 AROUND = {
     "__main__": {"cli"},
-    "_image_files": {"_images"},
     "_versions": {""},
     "cli": {
         *(
             "",
-            "_image_files",
             "_images",
             "_map_colors",
             "augment",
@@ -42,9 +40,9 @@ AROUND = {
         *("_versions", "persistence", "review"),
     },
     "metrics": {"_images", "features", "scoring"},
-    "datasets": {"_image_files", "_images", "review"},  # an expert's decisions on the review page are data
+    "datasets": {"_images", "review"},  # an expert's decisions on the review page are data
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name
-    "review": {"_files", "_image_files", "_images", "_map_colors", "augment", "persistence"},
+    "review": {"_files", "_images", "_map_colors", "augment", "persistence"},
     "display": {"_images", "scoring", "metrics"},
 }
 

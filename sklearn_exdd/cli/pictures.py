@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from sklearn_exdd._image_files import Names
 from sklearn_exdd._images import IMAGE_SUFFIXES
+from sklearn_exdd._images.files import Names
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.datasets.folders import list_image_files, sub_folder
 

@@ -7,8 +7,8 @@ from warnings import warn
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_exdd._image_files import Names, composed, list_files
 from sklearn_exdd._images import IMAGE_SUFFIXES, read_image
+from sklearn_exdd._images.files import Names, composed, list_files
 from sklearn_exdd.datasets.index_table import FileNames, read_rows
 
 
@@ -43,7 +43,7 @@ def list_image_files(folder, part=".", left_out=None):
     part : str, default="."
         A sub-folder, which need not be there.
     left_out : list, default=None
-        Receives the paths of the files that :func:`~sklearn_exdd._image_files.list_files` leaves out but reports.
+        Receives the paths of the files that :func:`~sklearn_exdd._images.files.list_files` leaves out but reports.
 
     Returns
     -------

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from sklearn_exdd._image_files import Names
+from sklearn_exdd._images.files import Names
 
 _SEPARATORS = (",", ";", "\t")  # German Excel writes semicolons
 _BLANK = frozenset(["", "nan", "none", "null", "n/a", "#n/a", "<na>"])  # an empty cell, as programs write it

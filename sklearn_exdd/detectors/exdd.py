@@ -87,10 +87,9 @@ class ExDDDetector(BaseDefectDetector):
         What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     validation_fraction : float, default=0.2
-        Share of the normal images, by groups, that an extractor which learns from them ("learned", or one of your
-        own with a `fit`) does not see; the threshold comes from these. 0 lets it see all: for
-        a member of a :class:`CombinedDefectDetector`, which holds images out itself. Not
-        used with other extractors.
+        Share of the normal images, by groups, that an extractor which learns ("learned", or one of
+        your own with a `fit`) does not see; the threshold comes from these. 0 is for members of a
+        :class:`CombinedDefectDetector`, which holds images out itself.
     memory : str, path-like or joblib.Memory, default=None
         Where feature maps are kept, an entry an image, and the distances to the banks: a
         search then extracts each image once, and searches a bank once for all candidates
@@ -300,9 +299,8 @@ class ExDDDetector(BaseDefectDetector):
                 calibrating = normal.take(np.flatnonzero(is_held_out))
                 normal = normal.take(np.flatnonzero(~is_held_out))
         normals = self._normal_patches(normal, defect)
-        for part in (normal, calibrating):
-            if part is not None:
-                part.check_masks_empty()
+        for part in filter(None, (normal, calibrating)):
+            part.check_masks_empty()
         rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset, self._seeds["normal"])
         banks = self._dual_bank(self._bank(rows, "normal", n_patches))
         extractor = self.feature_extractor_ if normal.has_images else None

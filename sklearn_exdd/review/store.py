@@ -14,8 +14,8 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_exdd._files import write_whole
-from sklearn_exdd._image_files import list_files
 from sklearn_exdd._images import read_image
+from sklearn_exdd._images.files import list_files
 
 _LABELS = {"normal": 0, "good": 0, "defect": 1}
 _WHATS = ("accepted", "rejected", "corrected", "withdrawn")

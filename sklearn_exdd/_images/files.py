@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from sklearn_exdd._images import IMAGE_SUFFIXES
+from sklearn_exdd._images.decoding import IMAGE_SUFFIXES
 
 # Texts, tables, documents and programs that accompany images. No image hides behind these suffixes.
 _SIDECAR_SUFFIXES = frozenset(
