@@ -5,10 +5,11 @@ import os
 import pickle
 from pathlib import Path
 
-import joblib
 import numpy as np
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_memory
+
+from sklearn_exdd._code import fingerprint_of_code, versions
 
 #: Constraint of every parameter `memory`.
 MEMORY = [str, os.PathLike, HasMethods("cache"), None]
@@ -43,7 +44,7 @@ def load(memory, kind, key):
     """Return the cached result of a key, or None if there is no undamaged entry."""
     if memory is None:
         return None
-    entries, key = _entries(memory), f"{kind} {key}"
+    entries, key = _entries(memory), _entry(kind, key)
     if not entries.check_call_in_cache(key):
         return None
     try:
@@ -61,11 +62,11 @@ def load(memory, kind, key):
 def store(memory, kind, key, result):
     """Cache a result other than None."""
     if memory is not None:
-        _entries(memory)(f"{kind} {key}", result)
+        _entries(memory)(_entry(kind, key), result)
 
 
 def fingerprint(*things):
-    """Return a checksum of arrays and other picklable objects.
+    """Return a checksum of arrays and other objects.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def fingerprint(*things):
             total.update(f"{thing.dtype} {thing.shape}".encode())
             total.update(np.ascontiguousarray(thing))  # twice as fast as joblib.hash
         else:
-            total.update(f"other {joblib.hash(thing)}".encode())
+            total.update(f"other {fingerprint_of_code(thing)}".encode())
     return total.hexdigest()
 
 
@@ -138,6 +139,10 @@ def as_memory(memory):
     if memory is None:
         return None
     return check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
+
+
+def _entry(kind, key):
+    return f"{kind} {key} {versions()}"  # what is computed from arrays alone depends on the library, too
 
 
 def _entries(memory):

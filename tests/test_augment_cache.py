@@ -483,7 +483,8 @@ def test_a_read_only_folder_is_read_and_told_once(normals, tmp_path, made):
 def test_what_was_finished_before_an_interruption_is_not_made_again(error, normals, tmp_path, made, monkeypatch):
     expected = counting(None).fit(normals).sample(6)
     made()
-    paint, one = Counting._paint, Counting._one
+    # On the library's class: the code of Counting is part of the key.
+    paint, one = OffsetDefectAugmenter._paint, OffsetDefectAugmenter._one
 
     def interrupted(self, number, seed):
         if number == 3:
@@ -491,15 +492,15 @@ def test_what_was_finished_before_an_interruption_is_not_made_again(error, norma
             def fail(image, region, random_state):
                 raise error
 
-            monkeypatch.setattr(Counting, "_paint", lambda self, *args: fail(*args))
+            monkeypatch.setattr(OffsetDefectAugmenter, "_paint", lambda self, *args: fail(*args))
         return one(self, number, seed)
 
-    monkeypatch.setattr(Counting, "_one", interrupted)
+    monkeypatch.setattr(OffsetDefectAugmenter, "_one", interrupted)
     with pytest.raises(error):
         counting(tmp_path).fit(normals).sample(6)
     assert files(tmp_path) == names_of(3)
-    monkeypatch.setattr(Counting, "_paint", paint)
-    monkeypatch.setattr(Counting, "_one", one)
+    monkeypatch.setattr(OffsetDefectAugmenter, "_paint", paint)
+    monkeypatch.setattr(OffsetDefectAugmenter, "_one", one)
     made()
     assert_same_samples(counting(tmp_path).fit(normals).sample(6), expected)
     assert made() == 3

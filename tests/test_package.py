@@ -14,6 +14,7 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 
 # From the bottom up: a room (a module or a folder of the package) may import from lower floors and from itself.
 FLOORS = [
+    {"_code"},
     {"_cache", "_clones", "_files", "_images", "_map_colors", "_params", "_torch"},
     {"_labels"},
     {"_training", "_training_set", "_weights", "neighbors", "scoring"},

@@ -2,10 +2,8 @@
 
 from abc import abstractmethod
 from numbers import Integral, Real
-from types import CodeType
 from warnings import warn
 
-import joblib
 import numpy as np
 from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
@@ -15,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from sklearn_exdd._cache import MEMORY, fingerprint_of_pixels, folder_of
+from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import find_defects
@@ -131,6 +130,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     _learned_from = ()
     _not_in_key = ()
+    _packages = ()  # distributions that images depend on, beside those that all keys name
 
     _parameter_constraints = {
         "n_synthetic": [Interval(Integral, 0, None, closed="left")],
@@ -411,11 +411,12 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         if self.pixels_hash_ is None:
             raise ValueError("memory: was None in fit, where the images' hash is found. Fit again.")
         values = {name: self._key_of(name, value) for name, value in sorted(params.items())}
-        return joblib.hash((type(self).__qualname__, values, self.pixels_hash_, self.seed_))[:20]
+        key = fingerprint_of_code(type(self), values, self.pixels_hash_, self.seed_, packages=self._packages)
+        return key[:20]
 
     def _key_of(self, name, value):
         """What a parameter adds to the cache's key."""
-        return _content(value.__code__) if name == "foreground" and hasattr(value, "__code__") else value
+        return value
 
     def _fit_dir(self):
         """The folder for what was learned, keyed by all that it depends on; None without a cache."""
@@ -430,12 +431,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         if folder is None:
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
-        params = {name: value for name, value in self.get_params().items() if name.split("__")[0] not in hidden}
+        params = {name: value for name, value in self.get_params(deep=False).items() if name not in hidden}
         key = self._key({**params, "sources_": self.sources_})  # what is kept names its source
         return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")
-
-
-def _content(code):
-    """What a function does, whatever its name; a lambda has none."""
-    constants = [_content(value) if isinstance(value, CodeType) else value for value in code.co_consts]
-    return code.co_code, code.co_names, constants

@@ -149,6 +149,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         "flip",
     )
     _not_in_key = ("batch_size", "device")
+    _packages = ("diffusers",)
 
     _parameter_constraints = {
         **BaseDefectAugmenter._parameter_constraints,

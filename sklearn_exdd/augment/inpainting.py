@@ -139,6 +139,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     }
 
     _not_in_key = ("device", "attention_slicing", "cpu_offload")
+    _packages = ("diffusers", "transformers")
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ from types import FunctionType
 
 import joblib
 
+from sklearn_exdd._code import fingerprint_of_code
+
 _INDEX = "model_index.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)")
 _MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
@@ -64,14 +66,10 @@ def model_name(model):
 
 
 def model_key(model):
-    """What stands for a model in the key of images on disk, on whatever machine."""
+    """Return a machine-independent cache key of a model: its id, a checksum of its files, or one of its code."""
     if isinstance(model, (str, os.PathLike)):
         return _content(Path(model)) if Path(model).exists() else str(model)
-    if not isinstance(model, FunctionType):
-        return joblib.hash(model)
-    if model.__name__ == "<lambda>":
-        raise ValueError("memory: expected a model with a name to keep its images by, got a lambda. Use `def`.")
-    return model_name(model)
+    return fingerprint_of_code(model)
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ def _state(model):
     if isinstance(model, (str, os.PathLike)):
         return str(model), tuple(_files(Path(model)))
     # A copy of a function is the function itself; a copy of another callable is a new object that does the same.
-    return model if isinstance(model, FunctionType) else joblib.hash(model)
+    return model if isinstance(model, FunctionType) else fingerprint_of_code(model)
 
 
 def _content(path):

@@ -40,7 +40,8 @@ def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synth
     if banks.memory is not None:
         masks = [None] * len(defect) if defect.masks is None else defect.masks.raw()
         far = None if all(mask is not None for mask in masks) else (banks.normal.key, banks.n_neighbors, cutoff)
-        parts = (extractor, far, max_patches, seed, synthetic, defect.indices, defect.groups)
+        extractor_key = extractor.key, defect.samples.n_channels
+        parts = (extractor_key, far, max_patches, seed, synthetic, defect.indices, defect.groups)
         key = fingerprint(parts, defect.samples.raw(), masks)
     find = partial(_find, defect, extractor, banks, cutoff, max_patches, seed, synthetic)
     return cached(banks.memory, "defect patches", key, find)

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from sklearn_exdd._cache import MEMORY, as_memory, load, store
+from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, CheckedParams, check_image_size, validate
 from sklearn_exdd._torch import resize, resolve_device, share_out_threads
@@ -55,8 +56,8 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
         Images of one shape that are extracted together; on a CPU fewer, where they are
         large: it takes less memory, and no longer.
     memory : str, path-like or joblib.Memory, default=None
-        Where feature maps are kept, an entry an image, keyed by its pixels and the
-        parameters of the extractor.
+        Folder for feature maps, one entry per image, keyed by its pixels, by the
+        parameters and the code of the extractor, and by the versions of the libraries.
     n_jobs : int, default=None
         Batches extracted at a time, by threads that share out those of torch. With one, the
         next batch is read meanwhile.
@@ -87,6 +88,8 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     learns_from_defects = False
     #: Whether ``fit`` learns no more than the whitening, which can be accumulated shard by shard.
     fits_in_shards = True
+    # Distributions that features depend on, beside those that all keys name.
+    _packages = ()
     # Pixels computed at a time by one thread of a CPU: larger buffers would be allocated anew for every operation.
     _n_pixels = None
 
@@ -240,7 +243,7 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
     def key(self):
         """Hash of all that feature maps depend on, but for the images."""
         whitening = getattr(self, "mean_", None), getattr(self, "components_", None)
-        return joblib.hash((self._cache_key(), self.whiten, self.whiten and whitening))
+        return fingerprint_of_code(self._cache_key(), self.whiten, self.whiten and whitening, packages=self._packages)
 
     def patch_centers(self, map_shape, image_shape):
         """Where the patches of a map lie in the image.
@@ -353,11 +356,13 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
 
     def _own_key(self):
         """What all entries of this extractor have in common in a cache."""
-        return joblib.hash(self._cache_key()) if self.memory is not None else None
+        if self.memory is None:
+            return None
+        return fingerprint_of_code(self._cache_key(), packages=self._packages)
 
     def _cache_key(self):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}
-        return type(self).__qualname__, params
+        return type(self), params
 
     def _check_numbers(self, feature_map, where):
         if feature_map.size and np.isnan(feature_map.min()):  # the least value is NaN if one is, at little cost

@@ -77,7 +77,7 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
         return type(self.extractor).__name__
 
     def _cache_key(self):
-        return type(self.extractor_).__qualname__, self.image_size, self.extractor_
+        return type(self), self.image_size, self.extractor_
 
     def _extract(self, images):
         maps = np.asarray(self.extractor_.transform(images), dtype=np.float32)

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd._cache import fingerprint, load, store
+from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import check_interval, validate, validate_parts
 from sklearn_exdd._torch import check_device, resize, resolve_device, resolve_precision
@@ -293,8 +294,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         for i in range(0 if marked is None else len(marked)):
             pixels.append(fingerprint(marked.samples[i], marked.mask(i)))
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_TRAINING}
-        augmenter = self.augmenter and (type(self.augmenter).__qualname__, self.augmenter.get_params())
-        return joblib.hash((type(self).__qualname__, params, augmenter, self._bfloat16(), seed, pixels))
+        return fingerprint_of_code(type(self), params, self.augmenter, self._bfloat16(), seed, pixels)
 
     def _bfloat16(self):
         return resolve_precision(self.precision, resolve_device(self.device))
@@ -341,7 +341,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
     def _cache_key(self):
         check_is_fitted(self)
-        return type(self).__qualname__, self.image_size, self.tile_size, self.weights_key_
+        return type(self), self.image_size, self.tile_size, self.weights_key_
 
     def _prepare(self, images):
         logs = np.log(images + _LOG_OFFSET)

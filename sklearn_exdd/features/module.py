@@ -74,6 +74,7 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
     """
 
     margin = 160
+    _packages = ("torchvision",)
     _n_pixels = 2**18
 
     _parameter_constraints = {

@@ -46,6 +46,8 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
     (8, 12, 384)
     """
 
+    _packages = ("timm", "torchvision")
+
     _parameter_constraints = {
         **ModuleFeatureExtractor._parameter_constraints,
         "backbone": [str],

@@ -3,10 +3,8 @@
 from functools import cache
 from types import SimpleNamespace
 
-import joblib
-from sklearn.base import BaseEstimator
-
 from sklearn_exdd._cache import fingerprint, fingerprint_of_pixels, folder_of
+from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._torch import arrays_of, load_weights, resolve_device, resolve_precision, seeded
 from sklearn_exdd._training import train
 from sklearn_exdd._weights import read_weights, write_weights
@@ -144,11 +142,8 @@ class Training:
     def _key(self, name, pixels):
         names = _TEACHER_FROM if name == "teacher" else _STUDENT_FROM
         params = {name: getattr(self.params, name) for name in names}
-        for part in ("augmenter", "teacher"):
-            if isinstance(params[part], BaseEstimator):
-                params[part] = type(params[part]).__qualname__, params[part].get_params()
         params["weights"] = str(self.params.weights), file_sha256(self.params.weights)
-        return joblib.hash((params, self._bfloat16(), self.seeds, pixels))[:20]
+        return fingerprint_of_code(params, self._bfloat16(), self.seeds, pixels, packages=("torchvision",))[:20]
 
     def _crops(self, levels, normals, real, synthetic):
         from sklearn_exdd.detectors.student_teacher.crops import DefectCrops, crop_shape, shares_of
