@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import (
@@ -22,7 +23,13 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, MemoryBank
+from sklearn_exdd import (
+    CutPasteDefectAugmenter,
+    ExDDDetector,
+    GaborFeatureExtractor,
+    MemoryBank,
+    PatchClassifierDetector,
+)
 from sklearn_exdd.banks.dual_bank import DualBank
 from sklearn_exdd.features import BaseFeatureExtractor, make_feature_extractor
 from sklearn_exdd.metrics import per_region_overlap_scorer, pixel_roc_auc_score, pixel_roc_auc_scorer
@@ -464,3 +471,26 @@ def test_a_path_object_serves_as_memory(squares, cells, tmp_path):
     expected = ExDDDetector(cells, random_state=0).fit(X, y, masks=masks).score_samples(X)
     np.testing.assert_allclose(detector.score_samples(X), expected)
     assert (tmp_path / "cache" / "joblib").is_dir()
+
+
+@pytest.mark.parametrize(
+    "detector", [ExDDDetector(), PatchClassifierDetector(augmenter=CutPasteDefectAugmenter())], ids=str
+)
+def test_parameters_of_an_extractor_that_is_given_by_name_can_be_searched(detector, squares):
+    X, y, _ = squares
+    detector = clone(detector).set_params(random_state=0)
+    search = GridSearchCV(detector, {"feature_extractor__image_size": [None, 96]}, cv=2, scoring="roc_auc").fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert detector.feature_extractor == "auto"
+    changed = clone(detector).set_params(feature_extractor__image_size=96)
+    given = clone(detector).set_params(feature_extractor=GaborFeatureExtractor(image_size=96))
+    np.testing.assert_array_equal(changed.fit(X, y).score_samples(X), given.fit(X, y).score_samples(X))
+
+
+@pytest.mark.parametrize(("part", "value"), [("augmenter", None), ("augmenter", "none")])
+def test_parameters_of_a_part_that_is_not_there_are_refused(part, value):
+    detector = ExDDDetector()
+    with pytest.raises(ValueError, match=rf"^{part}: expected an estimator whose parameters can be set, got {value!r}"):
+        detector.set_params(**{part: value, f"{part}__n_synthetic": 3})
+    with pytest.raises(ValueError, match="Invalid parameter 'size'"):
+        detector.set_params(feature_extractor__size=3)

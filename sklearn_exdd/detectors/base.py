@@ -17,6 +17,7 @@ from sklearn_exdd._labels import are_paths, find_positive
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
+from sklearn_exdd.features import make_feature_extractor
 
 
 class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
@@ -60,6 +61,33 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     # is not, every fold would get the whole.
     __metadata_request__fit = {"masks": True, "groups": True, "X_defect": metadata_routing.UNUSED}
     __metadata_request__partial_fit = {"masks": True, "classes": metadata_routing.UNUSED}
+
+    def set_params(self, **params):
+        """Set parameters; those of a feature extractor that is given by its name, too.
+
+        Parameters
+        ----------
+        **params : dict
+            ``feature_extractor__image_size=96`` turns the name, such as "auto", into its extractor first.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If a parameter is unknown, or belongs to an augmenter or estimator that is None.
+        """
+        for part in sorted({name.partition("__")[0] for name in params if "__" in name}):
+            own = params.get(part, getattr(self, part, self))
+            if part == "feature_extractor" and isinstance(own, str):
+                params[part] = make_feature_extractor(own)
+            elif own is None or isinstance(own, str):
+                raise ValueError(
+                    f"{part}: expected an estimator whose parameters can be set, got {own!r}. Set {part}= to one first."
+                )
+        return super().set_params(**params)
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, X_defect=None, masks=None, groups=None):
