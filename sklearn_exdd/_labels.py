@@ -91,7 +91,7 @@ def find_positive(classes, pos_label):
             f"y: took {labels[1]!r} of the labels {labels} for the defect, because it sorts last. Set pos_label to say "
             "which label means defect.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=6,
         )
     return labels[1]
 

@@ -103,7 +103,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         Where finished images are kept, and what was learned: a later or interrupted call with the same images,
         parameters and seed (an int as random_state) continues there.
     pos_label : object, default=None
-        Label of defect images in y; None takes the greater one.
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
         Image i depends on this and on i only: 50 images are the first 50 of 100.
     verbose : int, default=0
@@ -243,7 +243,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         ----------
         image : array of shape (height, width) or (height, width, channels), or path
         region : array of shape (height, width)
-            A mask: True, or above 127, where the defect goes.
+            A mask that marks where the defect goes.
         random_state : int, RandomState instance or None, default=None
 
         Returns

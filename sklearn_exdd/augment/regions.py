@@ -236,7 +236,7 @@ class MaskRegions(RegionDrawer):
     Parameters
     ----------
     masks : list of ndarray of shape (height, width) or of paths, default=None
-        As everywhere (True, or above 127, on the defect). None takes the masks of the real defects that the augmenter's
+        Marked as in the guide on masks. None takes the masks of the real defects that the augmenter's
         fit got.
     flip : bool, default=True
         Whether it may be mirrored, along each axis with probability 1/2.

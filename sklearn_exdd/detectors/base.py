@@ -97,8 +97,8 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         ----------
         X : images or array-like of shape (n_samples, n_features)
             Array (n, height, width) or (n, height, width, channels) of uint8, uint16,
-            bool or float in [0, 1]; list of such images of different sizes; list of
-            file paths, read when needed. A two-dimensional array holds features, one
+            bool or float in [0, 1]; list of such images, or of Pillow images, of
+            different sizes; list of file paths, read when needed. A two-dimensional array holds features, one
             patch a sample.
         y : array-like of shape (n_samples,) or images, default=None
             Labels of X, of which `pos_label`, or else "bad", "NG" and the like beside
@@ -107,12 +107,13 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         X_defect : images or array-like of shape (n_defects, n_features), default=None
             Defect images, where y is None.
         masks : array or list, default=None
-            Masks of the defect images, True on the defect: arrays, paths, or None for an
-            image without. Aligned with X where y is labels (those of normal images are
+            Masks of the defect images, True on the defect: arrays, Pillow images, paths,
+            or None for an image without. Aligned with X where y is labels (those of normal images are
             None or empty), with the defect images otherwise.
         groups : array-like of shape (n_samples,), default=None
             Images of one group (several photographs of one part) are not independent:
-            they are left out together when the threshold is found. Aligned with X.
+            they are left out together when the threshold is found. Aligned with X. One
+            without a group (None, NaN or "") is a group of its own.
 
         Returns
         -------
@@ -373,7 +374,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
                 f"{given} sorts before the label of normal samples. scikit-learn's scorers take the last class as the "
                 "positive one: pass them pos_label too, or use labels 0 and 1.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def __sklearn_tags__(self):

@@ -65,7 +65,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     device : str, default=None
         For example "cpu" or "cuda:0"; None takes CUDA where there is some.
     pos_label : object, default=None
-        Label of defect images in y; None takes the greater one.
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=0
         Seed of the crops, the weights and, where it has none of its own, the augmenter.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
