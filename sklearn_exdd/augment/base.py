@@ -31,9 +31,12 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
     """The transformer's side of an augmenter: defects come with images that are fitted; others pass unchanged."""
 
     __metadata_request__fit = {"masks": True}
+    _postpones = False  # whether fit leaves the learning to the first call of sample or paint
 
     def fit_transform(self, X, y=None, *, masks=None):
         """Fit, and attach `n_synthetic` synthetic defects.
+
+        With ``n_synthetic=0`` nothing is learned either, until ``sample`` or ``paint`` is called.
 
         Parameters
         ----------
@@ -47,10 +50,21 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         images : AugmentedImages
             The images of X, with `synthetic`, in which the defects of an earlier augmenter come first.
         """
-        self.fit(X, y, masks=masks)
+        if self.n_synthetic:
+            self.fit(X, y, masks=masks)
+        else:
+            self._fit_later(X, y, masks)
         parts = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
         parts = [part for part in parts if part is not None]
         return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None)
+
+    def _fit_later(self, X, y, masks):
+        """Fit, but postpone the learning."""
+        self._postpones = True
+        try:
+            return self.fit(X, y, masks=masks)
+        finally:
+            del self._postpones
 
     def transform(self, X):
         """Return X as it is: what is predicted is never augmented.
@@ -98,8 +112,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
     max_redraws : int, default=10
         So many times at most; then the plainest is kept, with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        Where finished images are kept, and what was learned: a later or interrupted call with the same images,
-        parameters and seed (an int as random_state) continues there.
+        Folder for finished images and for what was learned. A later or interrupted call with the same images, the same
+        parameters, code and libraries, and the same seed (an int as random_state) continues there.
     pos_label : object, default=None
         Label of defect images in y; None takes the greater one.
     random_state : int, RandomState instance or None, default=None
@@ -189,7 +203,11 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             if defects is not None:
                 defect_masks = own_masks and [own_masks.get(i, defects.shape(i)) for i in range(len(defects))]
                 self.pixels_hash_ += fingerprint_of_pixels(defects, defect_masks)
-        self._learn(self.images_, defects, own_masks, random_state)
+        vars(self).pop("_postponed", None)  # of an earlier fit
+        if self._postpones:
+            self._postponed = defects, own_masks, random_state.get_state()
+        else:
+            self._learn(self.images_, defects, own_masks, random_state)
         return self
 
     def sample(self, n_samples, random_state=None):
@@ -209,6 +227,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples: expected an integer of at least 1, got {n_samples!r}.")
+        self._learn_postponed()
         seed = self.seed_
         if random_state is not None and random_state is not self.random_state:
             seed = int(check_random_state(random_state).randint(2**31 - 1))
@@ -250,6 +269,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             One image.
         """
         check_is_fitted(self)
+        self._learn_postponed()
         images = Images([image], "image", n_channels=self.n_channels_)
         region = Masks([region], 1, "region").get(0, images.shape(0))
         if region is None or not region.any():
@@ -266,6 +286,15 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     def _learn(self, images, defects, masks, random_state):
         """Learn from the normal images, and from the defects where there are some."""
+
+    def _learn_postponed(self):
+        """Learn now if ``fit_transform`` attached nothing and therefore learned nothing."""
+        if hasattr(self, "_postponed"):
+            defects, masks, state = self._postponed
+            random_state = np.random.RandomState()
+            random_state.set_state(state)
+            self._learn(self.images_, defects, masks, random_state)
+            del self._postponed
 
     @abstractmethod
     def _paint(self, image, region, random_state):
@@ -395,5 +424,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in hidden}
-        key = self._key({**params, "sources_": self.sources_})  # what is kept names its source
+        # An entry names its source and its model, which differs after an interrupted training.
+        key = self._key({**params, "sources_": self.sources_, "model_": getattr(self, "model_", None)})
         return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")
