@@ -88,7 +88,9 @@ class ExDDDetector(BaseDefectDetector):
         with the same one. Files count as the same while path, size and time of writing are.
         The cache also stores the coreset of each training set, its whitened features if the
         extractor whitens, and about 70 bytes per patch for every bank searched;
-        ``joblib.Memory.reduce_size`` removes old entries.
+        ``joblib.Memory.reduce_size`` removes old entries. An `augmenter` without a `memory`
+        of its own keeps its images and its training there, too. An edited extractor and
+        another version of a library are noticed.
     shard_size : int or "auto", default="auto"
         If there are more normal images than this, `fit` does not keep their features in
         memory. It makes several passes over shards of `shard_size` images, `n_jobs` shards in

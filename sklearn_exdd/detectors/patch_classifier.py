@@ -51,7 +51,8 @@ class PatchClassifierDetector(BaseDefectDetector):
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
     memory : str, path-like or joblib.Memory, default=None
-        Where feature maps are kept, an entry an image.
+        Folder for feature maps, one entry per image, and for what an `augmenter` without a `memory` of its own
+        paints and learns.
     batch_size : int, default=16
         Images extracted together.
     device : str, default=None

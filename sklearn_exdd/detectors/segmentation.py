@@ -55,8 +55,8 @@ class SegmentationDetector(BaseDefectDetector):
     pos_label : object, default=None
         Label that means defect; None takes the greater one.
     memory : str, path-like or joblib.Memory, default=None
-        Where trained weights and maps are kept. An ExDDDetector on "learned" features with the same memory and the same
-        images shares the training.
+        Folder for trained weights, maps, and what an `augmenter` without a `memory` of its own paints and learns. An
+        ExDDDetector on "learned" features with the same memory and the same images shares the training.
     batch_size : int, default=16
         Images predicted together.
     device : str, default=None
