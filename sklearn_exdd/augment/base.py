@@ -17,14 +17,12 @@ from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import find_defects
-from sklearn_exdd.augment.composite import MIN_AREA, Drawn, composite
+from sklearn_exdd.augment.composite import MIN_AREA, Drawn, check_painted, composite
 from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground, region_drawers
 from sklearn_exdd.augment.sample_cache import SampleCache
 from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
 _MAX_DRAWS = 100  # of regions, until one lies on the foreground
-# Provenance that the base adds itself.
-_RESERVED = {"augmenter", "source", "region", "contrast", "visible", "seed", "number", "n_redraws"}
 # Parameters that do not change the images made, given what fit learned.
 _NOT_IN_KEY = {"n_synthetic", "memory", "pos_label", "random_state", "verbose"}
 
@@ -33,9 +31,12 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
     """The transformer's side of an augmenter: defects come with images that are fitted; others pass unchanged."""
 
     __metadata_request__fit = {"masks": True}
+    _postpones = False  # whether fit leaves the learning to the first call of sample or paint
 
     def fit_transform(self, X, y=None, *, masks=None):
         """Fit, and attach `n_synthetic` synthetic defects.
+
+        With ``n_synthetic=0`` nothing is learned either, until ``sample`` or ``paint`` is called.
 
         Parameters
         ----------
@@ -49,10 +50,21 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         images : AugmentedImages
             The images of X, with `synthetic`, in which the defects of an earlier augmenter come first.
         """
-        self.fit(X, y, masks=masks)
+        if self.n_synthetic:
+            self.fit(X, y, masks=masks)
+        else:
+            self._fit_later(X, y, masks)
         parts = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
         parts = [part for part in parts if part is not None]
         return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None)
+
+    def _fit_later(self, X, y, masks):
+        """Fit, but postpone the learning."""
+        self._postpones = True
+        try:
+            return self.fit(X, y, masks=masks)
+        finally:
+            del self._postpones
 
     def transform(self, X):
         """Return X as it is: what is predicted is never augmented.
@@ -100,8 +112,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
     max_redraws : int, default=10
         So many times at most; then the plainest is kept, with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        Where finished images are kept, and what was learned: a later or interrupted call with the same images,
-        parameters and seed (an int as random_state) continues there.
+        Folder for finished images and for what was learned. A later or interrupted call with the same images, the same
+        parameters, code and libraries, and the same seed (an int as random_state) continues there.
     pos_label : object, default=None
         Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
@@ -191,7 +203,11 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             if defects is not None:
                 defect_masks = own_masks and [own_masks.get(i, defects.shape(i)) for i in range(len(defects))]
                 self.pixels_hash_ += fingerprint_of_pixels(defects, defect_masks)
-        self._learn(self.images_, defects, own_masks, random_state)
+        vars(self).pop("_postponed", None)  # of an earlier fit
+        if self._postpones:
+            self._postponed = defects, own_masks, random_state.get_state()
+        else:
+            self._learn(self.images_, defects, own_masks, random_state)
         return self
 
     def sample(self, n_samples, random_state=None):
@@ -211,6 +227,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples: expected an integer of at least 1, got {n_samples!r}.")
+        self._learn_postponed()
         seed = self.seed_
         if random_state is not None and random_state is not self.random_state:
             seed = int(check_random_state(random_state).randint(2**31 - 1))
@@ -252,6 +269,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             One image.
         """
         check_is_fitted(self)
+        self._learn_postponed()
         images = Images([image], "image", n_channels=self.n_channels_)
         region = Masks([region], 1, "region").get(0, images.shape(0))
         if region is None or not region.any():
@@ -268,6 +286,15 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     def _learn(self, images, defects, masks, random_state):
         """Learn from the normal images, and from the defects where there are some."""
+
+    def _learn_postponed(self):
+        """Learn now if ``fit_transform`` attached nothing and therefore learned nothing."""
+        if hasattr(self, "_postponed"):
+            defects, masks, state = self._postponed
+            random_state = np.random.RandomState()
+            random_state.set_state(state)
+            self._learn(self.images_, defects, masks, random_state)
+            del self._postponed
 
     @abstractmethod
     def _paint(self, image, region, random_state):
@@ -304,7 +331,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         best = None
         for n_redraws in range(self.max_redraws + 1):  # noqa: B007
             drawn = draw(random_state)
-            painted, more = self._checked(self._paint_drawn(drawn, random_state), drawn)
+            painted, more = check_painted(type(self).__name__, self._paint_drawn(drawn, random_state), drawn)
             image, mask, contrast = composite(drawn, painted)
             visible = mask.sum() >= MIN_AREA and contrast >= self.min_contrast
             if best is None or visible or (mask.any(), contrast) > (best[1].any(), best[2]["contrast"]):
@@ -328,29 +355,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 f"none in {self.max_redraws + 1} tries. Use larger regions or stronger defects."
             )
         return image, mask, {**provenance, "n_redraws": n_redraws}
-
-    def _checked(self, result, drawn):
-        """Refuse what is no painted image with a dict of provenance."""
-        shape = drawn.images[drawn.index].shape
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-            got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
-            raise TypeError(
-                f"{type(self).__name__}._paint: expected (image, dict of provenance), got {got}. Return an empty "
-                "dict if there is no provenance to add."
-            )
-        painted = np.asarray(result[0])
-        if painted.shape != shape or painted.dtype.kind != "f":
-            raise ValueError(
-                f"{type(self).__name__}._paint: expected floats in [0, 1] of the shape of the image, {shape}, got "
-                f"{painted.dtype} of shape {painted.shape}."
-            )
-        reserved = sorted(result[1].keys() & _RESERVED)
-        if reserved:
-            raise ValueError(
-                f"{type(self).__name__}._paint: expected provenance of other names than {sorted(_RESERVED)}, got "
-                f"{reserved}. Rename them."
-            )
-        return painted, result[1]
 
     def _drawers(self):
         regions = self.regions
@@ -432,5 +436,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in hidden}
-        key = self._key({**params, "sources_": self.sources_})  # what is kept names its source
+        # An entry names its source and its model, which differs after an interrupted training.
+        key = self._key({**params, "sources_": self.sources_, "model_": getattr(self, "model_", None)})
         return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")

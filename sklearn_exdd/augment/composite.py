@@ -10,6 +10,8 @@ from sklearn_exdd._images import Images
 # A pixel belongs to the mask where it changed by this share of the texture's standard deviation.
 _CHANGE = 0.25
 MIN_AREA = 8  # pixels that a defect has at least
+# Provenance that augmenters add to what their `_paint` returns.
+_RESERVED = {"augmenter", "source", "region", "contrast", "visible", "seed", "number", "n_redraws"}
 
 
 class Drawn(NamedTuple):
@@ -20,6 +22,43 @@ class Drawn(NamedTuple):
     region: np.ndarray
     name: str  # of the region's class
     content: object = None  # where the defect comes with its region
+
+
+def check_painted(name, result, drawn):
+    """Refuse anything but a painted image and a dict of provenance.
+
+    Parameters
+    ----------
+    name : str
+        Name of the augmenter's class.
+    result : tuple of (ndarray, dict)
+        What its ``_paint`` returned.
+    drawn : Drawn
+
+    Returns
+    -------
+    painted : ndarray of shape (height, width, channels), float
+    provenance : dict
+    """
+    shape = drawn.images[drawn.index].shape
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+        raise TypeError(
+            f"{name}._paint: expected (image, dict of provenance), got {got}. Return an empty dict if there is no "
+            "provenance to add."
+        )
+    painted, provenance = np.asarray(result[0]), result[1]
+    if painted.shape != shape or painted.dtype.kind != "f":
+        raise ValueError(
+            f"{name}._paint: expected floats in [0, 1] of the shape of the image, {shape}, got {painted.dtype} of "
+            f"shape {painted.shape}."
+        )
+    reserved = sorted(provenance.keys() & _RESERVED)
+    if reserved:
+        raise ValueError(
+            f"{name}._paint: expected provenance of other names than {sorted(_RESERVED)}, got {reserved}. Rename them."
+        )
+    return painted, provenance
 
 
 def composite(drawn, painted):

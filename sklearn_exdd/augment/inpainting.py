@@ -76,8 +76,8 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     min_contrast : float, default=1.0
     max_redraws : int, default=10
     memory : str, path-like or joblib.Memory, default=None
-        In its key a local folder stands by the content of its files, a model on the hub by its id, and a function by
-        its module and name: rename it, or empty `memory`, after changing what it returns.
+        A local folder is identified by the content of its files, a model on the hub by its id, and a function by its
+        code: empty `memory` if the function loads other weights from the same place.
     pos_label : object, default=None
     random_state : int, RandomState instance or None, default=None
     verbose : int, default=0

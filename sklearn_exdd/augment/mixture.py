@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd._params import finite_numbers, validate_parts
 from sklearn_exdd.augment.base import DefectAugmenterMixin
@@ -31,6 +32,8 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         How much of each, > 0; None is equal shares.
     n_synthetic : int, default=100
         Images that ``fit_transform`` attaches.
+    memory : str, path-like or joblib.Memory, default=None
+        Cache of the augmenters whose own `memory` is None, see :class:`BaseDefectAugmenter`.
     random_state : int, RandomState instance or None, default=None
         Seeds the augmenters whose own random_state is None.
 
@@ -60,13 +63,15 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         "augmenters": [list],
         "shares": ["array-like", None],
         "n_synthetic": [Interval(Integral, 0, None, closed="left")],
+        "memory": MEMORY,
         "random_state": ["random_state"],
     }
 
-    def __init__(self, augmenters, *, shares=None, n_synthetic=100, random_state=None):
+    def __init__(self, augmenters, *, shares=None, n_synthetic=100, memory=None, random_state=None):
         self.augmenters = augmenters
         self.shares = shares
         self.n_synthetic = n_synthetic
+        self.memory = memory
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -87,8 +92,10 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         random_state = check_random_state(self.random_state)
         fitted = []
         for _, augmenter in self.augmenters:
-            augmenter = clone_with_seed(augmenter, int(random_state.randint(2**31 - 1)), keep_pos_label=True)
-            fitted.append(augmenter.fit(X, y, masks=masks))
+            seed = int(random_state.randint(2**31 - 1))
+            augmenter = clone_with_seed(augmenter, seed, keep_pos_label=True, memory=self.memory)
+            postpones = self._postpones and isinstance(augmenter, DefectAugmenterMixin)
+            fitted.append(augmenter._fit_later(X, y, masks) if postpones else augmenter.fit(X, y, masks=masks))
         self.augmenters_ = fitted
         return self
 

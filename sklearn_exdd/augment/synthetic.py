@@ -129,7 +129,7 @@ class GivenDefects(BaseEstimator):
         return self.synthetic
 
 
-def synthesize(augmenter, n_samples, images, labels, masks, *, seed):
+def synthesize(augmenter, n_samples, images, labels, masks, *, seed, memory=None):
     """Fit a clone of an augmenter and make synthetic defects.
 
     Parameters
@@ -141,13 +141,15 @@ def synthesize(augmenter, n_samples, images, labels, masks, *, seed):
         Images to fit on, 1 for those with defects, and masks or None.
     seed : int
         Used unless the augmenter has a `random_state` of its own.
+    memory : str, path-like, joblib.Memory or None, default=None
+        Used unless the augmenter has a `memory` of its own.
 
     Returns
     -------
     synthetic : SyntheticDefects
         Or what the sample method of a foreign augmenter returns.
     """
-    augmenter = clone_with_seed(augmenter, seed)
+    augmenter = clone_with_seed(augmenter, seed, memory=memory)
     random_state = augmenter.get_params(deep=False).get("random_state", seed)
     return augmenter.fit(images, labels, masks=masks).sample(n_samples, random_state=random_state)
 

@@ -48,7 +48,7 @@ class LeftOutBanks:
         patches : Patches or Shards
             Patches of all normal images.
         extractor : BaseFeatureExtractor or None
-            Whose whitening these images have defined, if there is one.
+            Fitted on these images; None for feature rows.
         n_groups : int
             Number of groups that there may be.
         seed : int
@@ -58,7 +58,8 @@ class LeftOutBanks:
         left_out : LeftOutBanks
         """
         groups = patches.shuffled_groups(seed)
-        is_whitened = extractor is not None and extractor.whiten
+        # The features of an extractor that learns know these images anyway.
+        is_whitened = extractor is not None and extractor.whiten and not extractor.learns_from_normals
         n_folds = min(len(groups), _N_FOLDS)
         if is_whitened:
             n_folds = min(n_folds, max(2, _MAX_BYTES // (4 * extractor.components_.shape[1] ** 2)))

@@ -330,7 +330,9 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
             return normal.synthetic
         if not normal.has_images:
             raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
-        return synthesize(augmenter, self.n_synthetic, *joined(normal, defect), seed=seed)
+        # The default mixture paints faster than a cache reads.
+        memory = None if self.augmenter is None else getattr(self, "memory", None)
+        return synthesize(augmenter, self.n_synthetic, *joined(normal, defect), seed=seed, memory=memory)
 
     def _synthetic_groups(self, normal, unknown):
         """Return the groups of the normal images that synthetic defects were made on, or new ones from `unknown` on."""

@@ -96,7 +96,9 @@ class ExDDDetector(BaseDefectDetector):
         with the same one. Files count as the same while path, size and time of writing are.
         The cache also stores the coreset of each training set, its whitened features if the
         extractor whitens, and about 70 bytes per patch for every bank searched;
-        ``joblib.Memory.reduce_size`` removes old entries.
+        ``joblib.Memory.reduce_size`` removes old entries. An `augmenter` without a `memory`
+        of its own keeps its images and its training there, too. An edited extractor and
+        another version of a library are noticed.
     shard_size : int or "auto", default="auto"
         If there are more normal images than this, `fit` does not keep their features in
         memory. It makes several passes over shards of `shard_size` images, `n_jobs` shards in
@@ -304,8 +306,6 @@ class ExDDDetector(BaseDefectDetector):
         rows, sample, n_patches = normals.coreset(self.normal_coreset, self.coreset, self._seeds["normal"])
         banks = self._dual_bank(self._bank(rows, "normal", n_patches))
         extractor = self.feature_extractor_ if normal.has_images else None
-        if extractor is not None and extractor.learns_from_normals:
-            extractor = None  # its whitening rests on features that know these images anyway
         left_out = LeftOutBanks.from_patches(banks, normals, extractor, self._n_groups, self._seeds["normal"])
         distances = left_out.distances_of(sample, "normal", self.verbose)
         self._normal_cutoff = float(np.quantile(distances[0], NORMAL_SHARE))

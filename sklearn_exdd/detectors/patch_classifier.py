@@ -54,7 +54,8 @@ class PatchClassifierDetector(BaseDefectDetector):
         What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Where feature maps are kept, an entry an image.
+        Folder for feature maps, one entry per image, and for what an `augmenter` without a `memory` of its own
+        paints and learns.
     batch_size : int, default=16
         Images extracted together.
     device : str, default=None

@@ -58,8 +58,8 @@ class SegmentationDetector(BaseDefectDetector):
         What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Where trained weights and maps are kept. An ExDDDetector on "learned" features with the same memory and the same
-        images shares the training.
+        Folder for trained weights, maps, and what an `augmenter` without a `memory` of its own paints and learns. An
+        ExDDDetector on "learned" features with the same memory and the same images shares the training.
     batch_size : int, default=16
         Images predicted together.
     device : str, default=None

@@ -311,6 +311,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             stride=_HEAD_STRIDE,
             planes_of=lambda image: self._prepare(self._resized(image)[None])[0],
             seed=seed,
+            memory=self.memory,
         )
         weights, run = train_segmentation_network(
             planes,

@@ -17,7 +17,7 @@ _SHARES = {"real": 0.2, "pasted": 0.35, "synthetic": 0.2, "clean": 0.25}
 _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
 
 
-def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, stride, planes_of, seed):
+def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, stride, planes_of, seed, memory=None):
     """Crops of normal images, of synthetic defects on them, and of real defects where there are some.
 
     Parameters
@@ -37,6 +37,8 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     planes_of : callable
         From an image (height, width, channels), float32 in [0, 1], to planes (height', width', n_planes), float32.
     seed : int
+    memory : str, path-like, joblib.Memory or None, default=None
+        Cache of an `augmenter` that has none of its own.
 
     Returns
     -------
@@ -46,8 +48,10 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     """
     random_state = np.random.RandomState(seed)
     seeds = [int(seed) for seed in random_state.randint(2**31 - 1, size=2)]
-    augmenter, training = default_augmenter() if augmenter is None else augmenter, joined(normal, marked)
-    synthetic = synthesize(augmenter, n_synthetic, *training, seed=seeds[0])
+    training = joined(normal, marked)
+    if augmenter is None:
+        augmenter, memory = default_augmenter(), None  # faster painted than read from a cache
+    synthetic = synthesize(augmenter, n_synthetic, *training, seed=seeds[0], memory=memory)
     sources = {"clean": (normal.samples, None), "synthetic": _as_images(synthetic)}
     if marked is not None:
         pasted = synthesize(DefectPasteAugmenter(), n_synthetic, *training, seed=seeds[1])

@@ -3,7 +3,6 @@
 from numbers import Integral, Real
 from pathlib import Path
 
-import joblib
 import numpy as np
 from scipy.special import expit
 from sklearn.utils import check_random_state
@@ -11,16 +10,19 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY, folder_of
+from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, check_image_size
 from sklearn_exdd._torch import arrays_of, check_device, load_weights, seeded
 from sklearn_exdd._training import train
 from sklearn_exdd._training_set import hold_out_of_each_kind, in_one_form
+from sklearn_exdd._weights import read_weights, write_weights
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.detectors.defect_classifier.batches import Batches
 from sklearn_exdd.detectors.defect_classifier.network import PatchLogitMaps, build_network, stack_images
 from sklearn_exdd.features.weights import file_sha256
 
+_WEIGHTS, _CHECKPOINT = "weights.safetensors", "training.pt"
 _N_STATISTICS = 20  # batches, at most, from which the statistics of batch normalisation are estimated
 # Parameters that a training depends on, beside its images, its seed and its initial weights.
 _TRAINED_FROM = (
@@ -90,8 +92,9 @@ class DefectClassifier(BaseDefectDetector):
         What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Where an interrupted training is kept, to be resumed by the next fit on the same images with the same
-        parameters and an int as `random_state`.
+        Folder for trained weights and for the images of an `augmenter` that has no `memory` of its own. With an int as
+        `random_state`, a search over parameters that do not change the training trains once for each fold, and an
+        interrupted training resumes.
     batch_size : int, default=16
         Images predicted together.
     device : str, default=None
@@ -303,7 +306,11 @@ class DefectClassifier(BaseDefectDetector):
         training, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
         held_out = Images([images[i] for i in validation])
         batches = Batches(labels, training, self.train_batch_size, self.class_balance == "sampling", seed)
-        checkpoint = self._checkpoint(images, labels, is_validation, seed)
+        folder = self._training_folder(images, labels, is_validation, seed)
+        learned = None if folder is None else read_weights(folder / _WEIGHTS)
+        if learned is not None:
+            self._take_over(module, learned)
+            return
 
         def batch_of(rows):
             return stack_images([images[i] for i in rows]).to(device) / 65535
@@ -346,17 +353,22 @@ class DefectClassifier(BaseDefectDetector):
             patience=None if self.patience is None else self.patience * batches.n_per_epoch,
             evaluate=None if self.patience is None else evaluate,
             evaluate_every=batches.n_per_epoch,
-            checkpoint=checkpoint,
+            checkpoint=None if folder is None else folder / _CHECKPOINT,
             verbose=self.verbose,
             description=f"DefectClassifier on {self.backbone}",
         )
         with seeded(seed, device):
             update_batch_norm(module)
-        if checkpoint is not None and run.complete:
-            checkpoint.unlink(missing_ok=True)
-        self._module = module
-        self.losses_, self.validation_losses_ = run.losses, run.evaluations
-        self.weights_ = arrays_of(module)
+        learned = {**arrays_of(module), "losses": run.losses, "validation_losses": run.evaluations}
+        if folder is not None and run.complete and write_weights(folder / _WEIGHTS, learned):
+            (folder / _CHECKPOINT).unlink(missing_ok=True)
+        self._take_over(module, learned)
+
+    def _take_over(self, module, learned):
+        """Set what a training has learned, now or in an earlier fit."""
+        self.losses_, self.validation_losses_ = learned.pop("losses"), learned.pop("validation_losses")
+        load_weights(module, learned)
+        self._module, self.weights_ = module, learned
 
     def _build(self, weights, seed=0):
         return build_network(self.backbone, self.layer, weights, self.weights_sha256, self.device, seed)
@@ -367,14 +379,15 @@ class DefectClassifier(BaseDefectDetector):
         resized = (extractor.resized(part, i) for part in parts for i in range(len(part)))
         return [np.rint(image * 65535).astype(np.uint16) for image in resized]
 
-    def _checkpoint(self, *training):
-        """Return the file that keeps exactly this training, or None without a cache."""
+    def _training_folder(self, *training):
+        """Return the folder that keeps exactly this training, or None without a cache."""
         folder = folder_of(self.memory)
         if folder is None:
             return None
         params = [getattr(self, name) for name in _TRAINED_FROM]
         weights = file_sha256(self.weights) or str(self.weights)
-        return folder / f"{joblib.hash((training, params, weights))}.pt"
+        key = fingerprint_of_code(type(self), training, params, weights, packages=("torchvision",))
+        return folder / f"{type(self).__name__}-{key[:20]}"
 
     # Prediction
 

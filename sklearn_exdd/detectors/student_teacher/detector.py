@@ -90,7 +90,8 @@ class StudentTeacherDetector(BaseDefectDetector):
         What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Where trained weights are kept: a search over parameters that do not change them trains once for each fold, and
+        Folder for trained weights and for what an `augmenter` without a `memory` of its own paints and learns. With an
+        int as `random_state`, a search over parameters that do not change the weights trains once for each fold, and
         an interrupted training resumes.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the training; "auto" is bfloat16 where the processor computes with it. Predictions are float32.
