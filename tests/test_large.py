@@ -588,7 +588,7 @@ def client():
     with (
         dask.config.set(timeouts),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0", silence_logs=50
         ) as cluster,
         distributed.Client(cluster, timeout=PATIENCE) as client,
     ):
