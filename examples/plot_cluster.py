@@ -65,12 +65,14 @@ for candidate, precision in zip(search.cv_results_["params"], search.cv_results_
 # %%
 # Who did what, and when
 # ----------------------
-# A fit goes over the shards three times: to learn the scale of the features, to draw patches for
-# the bank, and to score each picture for the threshold. Between two passes one machine joins what
-# has come in. A search hands out a task for each candidate and fold.
+# A fit goes over the shards four times: to learn the scale of the features, to draw patches for
+# the bank, to learn the scale without some of the images, and to score each image for the
+# threshold. Between two passes one machine joins the results. A search hands out a task for each
+# candidate and fold.
 names = {
     "_on_images": ("fit: features", "#56B4E9"),
     "_sampled": ("fit: patches for the bank", "#009E73"),
+    "_moments_of_folds": ("fit: features without a fold", "#0072B2"),
     "_scored": ("fit: scores for the threshold", "#E69F00"),
     "_fit_and_score": ("search: candidate and fold", "#CC79A7"),
 }

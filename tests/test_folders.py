@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sklearn_exdd._images import _FORMATS, IMAGE_SUFFIXES, read_image
+from sklearn_exdd._images.decoding import _FORMATS, IMAGE_SUFFIXES, read_image
 from sklearn_exdd._images.files import list_files
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.detectors.exdd import ExDDDetector

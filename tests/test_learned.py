@@ -371,7 +371,7 @@ def test_colour_is_seen_and_equal_channels_are_not_grey(surfaces):
     other = colour.copy()
     other[:, 20:40, 20:40, 0] //= 2
     assert np.abs(extractor.transform(other)[0] - extractor.transform(colour)[0]).max() > 0.1
-    with pytest.raises(ValueError, match=r"X\[0\]: expected 3 channels as in the other images, got 1 channel"):
+    with pytest.raises(ValueError, match=r"X\[0\]: expected 3 channels as in fit, got 1 channel"):
         extractor.transform(X)
 
 

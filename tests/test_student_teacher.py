@@ -477,7 +477,7 @@ def test_colour_images_and_images_of_different_sizes_are_learned(fitted):
     colour = [np.stack([image, image // 2, image // 3], axis=2) for image in images]
     detector = tiny().fit(colour)
     assert [pixel_map.shape for pixel_map in detector.predict_map(colour)] == shapes
-    with pytest.raises(ValueError, match="expected 3 channels as in the other images, got 1 channel"):
+    with pytest.raises(ValueError, match="expected 3 channels as in fit, got 1 channel"):
         detector.predict(images)
 
 

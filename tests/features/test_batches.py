@@ -70,9 +70,7 @@ def test_arrays_lists_and_files_give_the_same_maps(tmp_path):
 
 def test_images_with_other_channels_than_in_fit_are_refused():
     extractor = CellMeans().fit(random_images(0, 2, 8, 8))
-    with pytest.raises(
-        ValueError, match=r"^X\[0\]: expected 1 channel \(grey\) as in the other images, got 3 channels"
-    ):
+    with pytest.raises(ValueError, match=r"^X\[0\]: expected 1 channel \(grey\) as in fit, got 3 channels"):
         extractor.transform(random_images(0, 2, 8, 8, 3))
 
 
