@@ -37,7 +37,7 @@ def check_listed(values, name):
     Parameters
     ----------
     values : object
-        What a user passed.
+        Value that a user passed.
     name : str
         Parameter, for messages.
     """
@@ -92,7 +92,7 @@ def holds_images(X, name="X"):
     Parameters
     ----------
     X : object
-        What a user passed as X or as X_defect.
+        Value of X or of X_defect.
     name : str, default="X"
         How messages call it.
 

@@ -36,7 +36,7 @@ class Images:
     n_channels : int, default=None
         Channels that fit saw (alpha not counted); None takes those of the first image.
     channels : {"grey", "colour"}, default=None
-        What all images are brought to; None leaves them as they are.
+        Colours to convert all images to; None leaves them as they are.
     bits : {8, 16}, default=None
         Depth of images in integer types other than uint8 and uint16. None takes it from
         the images in uint8 or uint16 beside them, or else from the largest value of all.

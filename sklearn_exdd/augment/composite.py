@@ -32,7 +32,7 @@ def check_painted(name, result, drawn):
     name : str
         Name of the augmenter's class.
     result : tuple of (ndarray, dict)
-        What its ``_paint`` returned.
+        Result of its ``_paint``.
     drawn : Drawn
 
     Returns

@@ -39,7 +39,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
     pos_label : object, default=None
         Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
     image_channels : {"grey", "colour"}, default=None
-        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     n_jobs : int, default=None
         Detectors fitted at a time, each in a process of its own.

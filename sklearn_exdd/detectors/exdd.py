@@ -84,7 +84,7 @@ class ExDDDetector(BaseDefectDetector):
     pos_label : object, default=None
         Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
     image_channels : {"grey", "colour"}, default=None
-        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     validation_fraction : float, default=0.2
         Share of the normal images, by groups, that an extractor which learns ("learned", or one of

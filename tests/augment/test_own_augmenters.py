@@ -1,4 +1,4 @@
-"""What is said of an augmenter of the user's own that does not keep to the rules."""
+"""Messages about a user's own augmenter that does not keep to the rules."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is said of an extractor of the user's own that does not keep to the rules."""
+"""Messages about a user's own extractor that does not keep to the rules."""
 
 import numpy as np
 import pytest

@@ -87,7 +87,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     pos_label : object, default=None
         Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
     image_channels : {"grey", "colour"}, default=None
-        What all images are brought to, in fit and afterwards: grey by the luma of ITU-R
+        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
         601, or three channels. None leaves them as they are: all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Folder for trained weights and for what an `augmenter` without a `memory` of its own paints and learns. With an
