@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from assertions import assert_same_samples
 from conftest import CellStatistics
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -19,6 +20,7 @@ from sklearn_exdd import (
     LearnedFeatureExtractor,
     MixedDefectAugmenter,
     OffsetDefectAugmenter,
+    persistence,
 )
 from sklearn_exdd._clones import clone_with_seed
 from sklearn_exdd.augment import BoxRegions
@@ -199,6 +201,17 @@ def test_without_synthetic_defects_nothing_is_learned_until_some_are_asked_for(a
     np.testing.assert_array_equal(found, clone(augmenter).fit(X, y).sample(2).images)
     postponed.fit(X, y)
     assert len(trainings) == 3
+
+
+def test_what_is_learned_later_can_be_dumped_before(tmp_path):
+    X, y, masks = make_surface_defects(8, image_shape=(64, 64), random_state=0)
+    augmenter = DefectPasteAugmenter(n_synthetic=0, random_state=0)
+    augmenter.fit_transform(X, y, masks=masks)
+    persistence.dump(augmenter, tmp_path / "augmenter.safetensors")
+    loaded = persistence.load(tmp_path / "augmenter.safetensors")
+    expected = DefectPasteAugmenter(random_state=0).fit(X, y, masks=masks).sample(2)
+    for one in (augmenter, loaded):
+        assert_same_samples(one.sample(2), expected)
 
 
 def test_an_augmenter_that_lacks_defects_is_no_error_where_it_makes_none(data):

@@ -205,7 +205,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 self.pixels_hash_ += fingerprint_of_pixels(defects, defect_masks)
         vars(self).pop("_postponed", None)  # of an earlier fit
         if self._postpones:
-            self._postponed = defects, own_masks, random_state.get_state()
+            self._postponed = defects, own_masks and own_masks.raw(), random_state.get_state()
         else:
             self._learn(self.images_, defects, own_masks, random_state)
         return self
@@ -293,7 +293,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             defects, masks, state = self._postponed
             random_state = np.random.RandomState()
             random_state.set_state(state)
-            self._learn(self.images_, defects, masks, random_state)
+            self._learn(self.images_, defects, masks and Masks(masks, len(defects)), random_state)
             del self._postponed
 
     @abstractmethod
