@@ -70,7 +70,7 @@ def find_positive(classes, pos_label):
     Returns
     -------
     positive : object
-        Of one class that means normal, a label that is not in `classes`.
+        Label that means defect; one that is not in `classes` if their only one means normal.
     """
     labels = classes.tolist()
     if pos_label is not None:

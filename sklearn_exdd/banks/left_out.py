@@ -130,13 +130,12 @@ class LeftOutBanks:
         """
         folds = self.fold_of_group[patches.groups]
         n_folds = self.fold_of_group.max() + 1
-        defect, epsilons, own_epsilon = None, [None] * (n_folds + 1), None
+        defect, epsilons = None, [None] * (n_folds + 1)
         if self.banks.defect is not None:
             defect = self.distances_of(patches, "defect", verbose)
             epsilons = [epsilon_of(defect[0][folds != fold], epsilon) for fold in range(n_folds)]
             epsilons.append(epsilon_of(defect[0], epsilon))
-            own_epsilon = np.array(epsilons, dtype=defect[0].dtype)[folds]
-        scores = replace(self.banks, epsilon=own_epsilon).scores_at(normal_distances, defect)
+        scores = self._scores_at(patches, normal_distances, defect, epsilons)
         profiles = [self._profile(scores, patches, folds != fold) for fold in range(n_folds)]
         profile = self._profile(scores, patches, slice(None))
         banks = replace(self.banks, epsilon=epsilons[-1], border_profile=profile)
@@ -149,10 +148,15 @@ class LeftOutBanks:
     def patch_scores(self, patches):
         """Score patches in any folds."""
         defect = None if self.banks.defect is None else self.distances_of(patches, "defect")
-        normal, folds = self.distances_of(patches, "normal"), self.fold_of_group[patches.groups]
         epsilons = [epsilon for epsilon, _ in self.scales] + [self.banks.epsilon]
-        own_epsilon = None if defect is None else np.array(epsilons, dtype=defect[0].dtype)[folds]
-        return replace(self.banks, epsilon=own_epsilon).scores_at(normal, defect)
+        return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
+
+    def _scores_at(self, patches, normal, defect, epsilons):
+        """Score patches by their distances, each with the epsilon of its fold; that of all images comes last."""
+        own = None
+        if defect is not None:
+            own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]
+        return replace(self.banks, epsilon=own).scores_at(normal, defect)
 
     def score_images(self, patches, patch_scores):
         """Score normal images.
