@@ -13,7 +13,8 @@ _SIGMA = 1.8
 _WAVELENGTH = 2.5 * _SIGMA
 _LOG_OFFSET = 0.05
 _RESPONSE_OFFSET = 0.004  # of their logarithm; the noise of a smooth surface
-# Symmetric windows over the cells of 8 pixels: about 16 and 32 pixels wide.
+# Symmetric windows over the cells of 8 pixels: about 8, 16 and 32 pixels wide.
+_CELL = (1.0,)
 _NARROW = (0.25, 0.5, 0.25)
 _WIDE = tuple(np.exp(-(np.arange(-3, 4) ** 2) / 2) / np.exp(-(np.arange(-3, 4) ** 2) / 2).sum())
 
@@ -133,7 +134,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
             planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
             height, width = planes.shape[2:]
             planes = functional.pad(planes, (0, -width % self.stride, 0, -height % self.stride), mode="reflect")
-            features = [*_moments(planes, self.stride, None), *_moments(planes, self.stride, _WIDE)]
+            features = _moments(planes, self.stride, _CELL, _WIDE)
             level_image = planes[:, :1]
             for level in range(self.n_levels):
                 if level:
@@ -150,14 +151,23 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
             return torch.cat(features, dim=1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _moments(planes, block, window):
-    """Mean and standard deviation around each cell of the grid."""
+def _moments(planes, block, *windows):
+    """Return the mean and the standard deviation around each cell of the grid, for each window in turn.
+
+    The variance is the mean variance within the cells plus the variance between them: the mean of the squares less the
+    square of the mean would be rounding noise where the pixels are constant.
+    """
     from torch.nn import functional
 
-    mean, square = functional.avg_pool2d(planes, block), functional.avg_pool2d(planes.square(), block)
-    if window is not None:
-        mean, square = _weighted(mean, window), _weighted(square, window)
-    return [mean, (square - mean.square()).clamp_(min=0).sqrt_()]
+    mean = functional.avg_pool2d(planes, block)
+    deviations = planes - functional.interpolate(mean, scale_factor=block)
+    variance, moments = functional.avg_pool2d(deviations.square_(), block), []
+    for window in windows:
+        smooth = _weighted(mean.double(), window)
+        between = _weighted(mean.double().square(), window) - smooth.square()
+        within = _weighted(variance, window)
+        moments += [smooth.float(), (within + between.float()).clamp_(min=0).sqrt_()]
+    return moments
 
 
 def _weighted(cells, window):

@@ -33,6 +33,19 @@ def test_gabor_features_do_not_depend_on_the_strength_of_the_light():
     assert abs(bright - dim).max() < 0.05 * abs(bright).max()
 
 
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_pixels_of_one_value_have_no_deviation(value, n_channels):
+    X = random_images(0, 1, 256, 128, n_channels)
+    X[:, 128:] = value / 255  # the widest window reaches 15 pixels on, the widest filter 44
+    (feature_map,) = GaborFeatureExtractor(whiten=False, response="linear").transform(X)
+    constant = feature_map[-6:]
+    means = slice(0, n_channels), slice(2 * n_channels, 3 * n_channels)
+    deviations = np.delete(constant, np.r_[means], axis=2)
+    assert abs(deviations).max() < 2e-6
+    assert abs(constant[..., means[0]] - constant[..., means[1]]).max() < 1e-6
+
+
 def test_gabor_features_see_a_change_of_colour_alone():
     X = np.full((2, 64, 64, 3), 0.4, dtype=np.float32)
     X[1, 24:40, 24:40] = [0.6, 0.2, 0.4]  # as bright as the rest
