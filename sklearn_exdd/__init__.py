@@ -32,6 +32,10 @@ _HOME = {
     "SyntheticDefectsDisplay": "display",
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
+    "explain": "_composition",
+    "fitted_detector": "_composition",
+    "partial_fit": "_composition",
+    "predict_map": "_composition",
     "show_versions": "_versions",
 }
 _MODULES = ["augment", "coreset", "datasets", "features", "metrics", "persistence", "scoring"]

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from warnings import warn
 
 import numpy as np
+from sklearn.utils.multiclass import type_of_target
 
 from sklearn_exdd._images import IMAGE_SUFFIXES
 
@@ -91,7 +92,7 @@ def find_positive(classes, pos_label):
             f"y: took {labels[1]!r} of the labels {labels} for the defect, because it sorts last. Set pos_label to say "
             "which label means defect.",
             UserWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
     return labels[1]
 
@@ -102,3 +103,37 @@ def _meaning(label):
         return None
     word = " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
     return True if word in _DEFECT else False if word in _NORMAL else None
+
+
+def two_classes(y, pos_label):
+    """Return the sorted classes of labels, and the one that means defect; if y has normal samples only, add it.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+    pos_label : object or None
+        Parameter of the detectors.
+
+    Returns
+    -------
+    classes : ndarray of shape (2,)
+    positive : object
+    """
+    kind = type_of_target(y, input_name="y", raise_unknown=True)
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(f"Unknown label type: expected two classes, normal and defect, got {kind} y.")
+    classes = np.unique(y)
+    if len(classes) > 2:
+        raise ValueError(
+            f"Only binary classification is supported. The type of the target is {kind}: expected two classes, "
+            f"normal and defect, got {len(classes)}."
+        )
+    positive = find_positive(classes, pos_label)
+    if len(classes) == 1:
+        (only,) = classes.tolist()
+        if only == positive:
+            raise ValueError(f"y: expected normal samples, got one class only, {only!r}, which means defect.")
+        if pos_label is None and only != 0:
+            raise ValueError(f"y: got one class only, {only!r}; set pos_label to say which label means defect.")
+        classes = np.unique(np.array([only, positive], dtype=classes.dtype if pos_label is None else None))
+    return classes, positive

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.utils import column_or_1d
 
-from sklearn_exdd._images import Images, Masks, check_listed, is_missing
-from sklearn_exdd._labels import find_positive
+from sklearn_exdd._images import Images, Masks, check_listed, is_image, is_missing
+from sklearn_exdd._labels import are_paths, find_positive
 
 
 @dataclass
@@ -205,11 +205,37 @@ def hold_out_of_each_kind(groups, fraction, random_state):
     return is_validation
 
 
+def are_defect_images(y, X, holds_images=True):
+    """Tell whether the second argument of fit holds defect images rather than labels of X.
+
+    Parameters
+    ----------
+    y : array-like or None
+    X : sequence
+    holds_images : bool, default=True
+        Whether X holds images rather than feature rows; texts beside images may be paths.
+
+    Returns
+    -------
+    bool
+    """
+    if y is None or getattr(y, "ndim", 1) != 1:
+        return getattr(y, "ndim", 1) > 2
+    if not hasattr(y, "__len__") or len(y) == 0:
+        return False
+    first = next(iter(y))
+    if not isinstance(first, str):
+        return is_image(first)
+    return holds_images and are_paths(y, len(X))
+
+
 def find_defects(y, n_images, pos_label):
     """Tell which images are defects by their labels; without labels none is."""
     if y is None:
         return np.zeros(n_images, dtype=bool)
     check_listed(y, "y")
+    if are_defect_images(y, (), holds_images=False):
+        raise ValueError("y: expected labels, one for each image of X, got images. Add them to X, with labels 0 and 1.")
     y = column_or_1d(y)
     if len(y) != n_images:
         raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
@@ -217,3 +243,19 @@ def find_defects(y, n_images, pos_label):
     if len(classes) > 2:
         raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
     return y == find_positive(classes, pos_label)
+
+
+def images_by_class(X, y, masks, pos_label):
+    """Split what fit of an augmenter received into the training sets of normal images and of defect images, or None."""
+    images = Images(X)
+    if are_defect_images(y, images):
+        numbers, defects = np.arange(len(images)), Images(y, "X_defect")
+        apart = np.arange(len(defects))
+        masks = None if masks is None else Masks(masks, len(defects))
+        return TrainingSet(images, numbers, numbers), TrainingSet(defects, apart, len(images) + apart, masks)
+    if masks is not None and y is None:
+        raise ValueError("masks: expected None without labels y, which say what images are defects. Pass y, too.")
+    is_defect = find_defects(y, len(images), pos_label)
+    if is_defect.all():
+        raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
+    return split_by_class(images, is_defect, np.arange(len(images)), masks)

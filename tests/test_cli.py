@@ -461,8 +461,17 @@ def test_the_figures_are_those_of_scikit_learn_and_of_our_metrics(model, unseen,
     assert figures["false_alarms"] == ((scores > threshold) & (y == 0)).sum()
     counts = {name: figures[name] for name in ("n_normal", "n_defect", "n_masks", "n_unusable")}
     assert counts == {"n_normal": 6, "n_defect": 6, "n_masks": 6, "n_unusable": 0}
+    assert figures["n_training"] == 0
     assert sum(kind["found"] for kind in figures["found_by_kind"].values()) == figures["found"]
     assert figures["found_by_kind"].keys() == {"pit", "scratch"}
+
+
+def test_images_that_fit_has_seen_are_counted(model, parts, capsys):
+    n_images = len(load_folder(parts).y)
+    assert run("evaluate", model, parts, "--no-maps", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["n_training"] == n_images
+    assert run("evaluate", model, parts, "--no-maps") == 0
+    assert f"{n_images} of them were used in fit: on new images the figures are worse." in capsys.readouterr().out
 
 
 def test_other_thresholds_are_told_with_what_they_cost(model, unseen, answers, capsys):

@@ -15,7 +15,7 @@ HEAVY = ["torch", "torchvision", "diffusers", "pynndescent", "numba", "matplotli
 # From the bottom up: a room (a module or a folder of the package) may import from lower floors and from itself.
 FLOORS = [
     {"_code"},
-    {"_cache", "_clones", "_files", "_images", "_map_colors", "_params", "_torch"},
+    {"_cache", "_composition", "_files", "_images", "_map_colors", "_params", "_torch"},
     {"_labels"},
     {"_training", "_training_set", "_weights", "neighbors", "scoring"},
     {"augment", "coreset"},
@@ -41,11 +41,11 @@ AROUND = {
         ),
         *("_versions", "persistence", "review"),
     },
-    "metrics": {"_images", "features", "scoring"},
+    "metrics": {"_composition", "_images", "features", "scoring"},
     "datasets": {"_images", "review"},  # an expert's decisions on the review page are data
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name
     "review": {"_files", "_images", "_map_colors", "augment", "persistence"},
-    "display": {"_images", "scoring", "metrics"},
+    "display": {"_composition", "_images", "scoring"},
 }
 
 

@@ -22,7 +22,7 @@ from sklearn_exdd import (
     OffsetDefectAugmenter,
     persistence,
 )
-from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._composition import clone_with_seed
 from sklearn_exdd.augment import BoxRegions
 from sklearn_exdd.datasets import make_surface_defects
 

@@ -2,6 +2,7 @@
 
 from sklearn_exdd._images.containers import as_array, check_listed, holds_images, is_image, is_missing
 from sklearn_exdd._images.decoding import IMAGE_SUFFIXES, read_image
+from sklearn_exdd._images.digests import are_known, training_digests
 from sklearn_exdd._images.images import Images
 from sklearn_exdd._images.masks import Masks
 
@@ -9,10 +10,12 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Images",
     "Masks",
+    "are_known",
     "as_array",
     "check_listed",
     "holds_images",
     "is_image",
     "is_missing",
     "read_image",
+    "training_digests",
 ]

@@ -118,6 +118,11 @@ class Images:
         """Return the images as a list of paths and arrays, those that came as arrays as the user gave them."""
         return list(self._items)
 
+    def path(self, index):
+        """Return the path of an image, or None if it is in memory."""
+        item = self._items[index]
+        return item.path if isinstance(item, FileInChannels) else item if is_path(item) else None
+
     def where(self, index):
         """Return what messages call an image."""
         return f"{self.name}[{self._numbers[index]}]"
@@ -243,7 +248,11 @@ def _as_unit_float(image, where):
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-        hint = " Move the channels to the end." if image.ndim == 3 and image.shape[0] in (1, 3, 4) else ""
+        hint = ""
+        if image.ndim == 3 and image.shape[0] in (1, 3, 4):
+            hint = " Move the channels to the end."
+        elif image.ndim == 3 and image.shape[2] > 4:
+            hint = " Feature maps? Pass images, and the extractor to the detector as feature_extractor=."
         raise ValueError(
             f"{where}: expected shape (height, width) or (height, width, channels) with 1, 3 or 4 channels, "
             f"got {image.shape}.{hint}"

@@ -16,7 +16,7 @@ from sklearn_exdd._cache import MEMORY, fingerprint_of_pixels, folder_of
 from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import CheckedParams, validate_parts
-from sklearn_exdd._training_set import find_defects
+from sklearn_exdd._training_set import images_by_class
 from sklearn_exdd.augment.composite import MIN_AREA, Drawn, check_painted, composite
 from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground, region_drawers
 from sklearn_exdd.augment.sample_cache import SampleCache
@@ -41,7 +41,7 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         Parameters
         ----------
         X : images
-        y : array-like of shape (n_samples,), default=None
+        y : array-like of shape (n_samples,) or images, default=None
         masks : array or list, default=None
             As in :meth:`fit`.
 
@@ -165,30 +165,23 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         X : images
             Array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in [0, 1]; list
             of such images of different sizes; list of file paths.
-        y : array-like of shape (n_samples,), default=None
-            0 for normal images; only these are painted on. None: all are normal.
+        y : array-like of shape (n_samples,) or images, default=None
+            Labels of X, 0 for normal images; only these are painted on. Or the defect images themselves:
+            ``fit(X_normal, X_defect)``. None: all are normal.
         masks : array or list, default=None
-            Masks of the defect images among X, aligned with it; None for an image without one.
+            Masks of the defect images, None for an image without one. Aligned with X where y is labels, with the
+            defect images otherwise.
 
         Returns
         -------
         self : object
         """
-        images = Images(X)
-        is_defect = find_defects(y, len(images), self.pos_label)
-        normal, defect = np.flatnonzero(~is_defect), np.flatnonzero(is_defect)
-        if len(normal) == 0:
-            raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
-        if masks is not None and y is None:
-            raise ValueError("masks: expected None without labels y, which say what images are defects. Pass y, too.")
-        masks = None if masks is None else Masks(masks, len(images))
-        self.sources_ = normal
-        self.images_ = images.take(normal)
-        self.n_channels_ = self.images_.n_channels
-        defects = images.take(defect).with_channels(self.n_channels_) if len(defect) else None
-        own_masks = masks.take(defect) if defects is not None and masks is not None else None
+        normal, defect = images_by_class(X, y, masks, self.pos_label)
+        self.sources_, self.images_, self.n_channels_ = normal.indices, normal.samples, normal.samples.n_channels
+        defects = defect and defect.samples.with_channels(self.n_channels_)
+        own_masks = defect and defect.masks
         self.masks_ = []
-        for i in range(len(defect) if own_masks is not None else 0):
+        for i in range(len(defects) if own_masks is not None else 0):
             mask = own_masks.get(i, defects.shape(i))
             if mask is not None and mask.any():
                 self.masks_.append(mask)

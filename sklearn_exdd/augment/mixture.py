@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd._cache import MEMORY
-from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._composition import clone_with_seed
 from sklearn_exdd._params import finite_numbers, validate_parts
 from sklearn_exdd.augment.base import DefectAugmenterMixin
 from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
@@ -81,7 +81,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         Parameters
         ----------
         X : images
-        y : array-like of shape (n_samples,), default=None
+        y : array-like of shape (n_samples,) or images, default=None
         masks : array or list, default=None
             As in :meth:`BaseDefectAugmenter.fit`.
 

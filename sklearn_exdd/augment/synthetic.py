@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
 
-from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._composition import clone_with_seed
 
 
 @dataclass

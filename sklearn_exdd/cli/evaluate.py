@@ -33,7 +33,8 @@ def run(options):
     if not usable.any():
         raise ValueError(f"{str(folder)!r}: expected images that can be used, got none.")
     scores = np.array([score for score, problem in answers if problem is None], dtype=float)
-    figures = {"threshold": float(threshold), "n_unusable": int((~usable).sum())}
+    is_known = detector.is_training_image([data.X[i] for i in np.flatnonzero(usable)])
+    figures = {"threshold": float(threshold), "n_unusable": int((~usable).sum()), "n_training": int(is_known.sum())}
     figures |= compare_scores(data.y[usable] == 1, data.kinds[usable], scores, threshold)
     if not options.no_maps:
         figures |= _compare_maps(detector, data, np.flatnonzero(usable), options.verbose)
@@ -154,6 +155,11 @@ def describe(figures):
     )
     lines = [
         f"{n_normal} normal images, {n_defect} with a defect, {figures['n_unusable']} that could not be used",
+        *(
+            [f"{figures['n_training']} of them were used in fit: on new images the figures are worse. Leave them out."]
+            if figures["n_training"]
+            else []
+        ),
         "",
         f"image AUROC    {_number(figures['image_roc_auc'])}",
         f"image AP       {_number(figures['image_average_precision'])}",

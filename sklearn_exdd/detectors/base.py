@@ -8,14 +8,21 @@ from warnings import warn
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import column_or_1d, metadata_routing
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
 
 from sklearn_exdd import scoring
-from sklearn_exdd._images import Images, Masks, as_array, check_listed, holds_images, is_image
-from sklearn_exdd._labels import are_paths, find_positive
+from sklearn_exdd._images import (
+    Images,
+    Masks,
+    are_known,
+    as_array,
+    check_listed,
+    holds_images,
+    training_digests,
+)
+from sklearn_exdd._labels import two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
-from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
+from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
 from sklearn_exdd.features import make_feature_extractor
 
@@ -131,7 +138,14 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         normal, defect = fitted._training_sets(X, y, X_defect, masks, groups)
         normal.synthetic = fitted._synthetic_of(X)
         fitted._fit(normal, defect)
+        fitted._remember(normal, defect)
         return self._become(fitted)
+
+    def _remember(self, *training_sets):
+        """Add images to those that :meth:`is_training_image` recognises."""
+        samples = [one.samples for one in training_sets if one is not None and one.has_images]
+        own = [getattr(self, "training_digests_", np.empty(0, dtype=np.uint64)), *map(training_digests, samples)]
+        self.training_digests_ = np.unique(np.concatenate(own))
 
     def _check_params(self):
         validate_parts([getattr(self, "augmenter", None)])  # before features are extracted
@@ -221,6 +235,60 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         maps = self._maps(samples)
         return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
 
+    def is_training_image(self, X):
+        """Tell which images were used in ``fit`` or ``partial_fit``: their scores are too low for a fair figure.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        is_training_image : ndarray of shape (n_samples,), bool
+
+        Notes
+        -----
+        An image in memory is recognised by its pixels at 8 bits, a file by its bytes or, if fit received arrays, by its
+        pixels. Arrays are not recognised if fit received files; nor is an image that was cropped, resized or compressed
+        again.
+        """
+        check_is_fitted(self)
+        samples = self._samples(X)
+        if not isinstance(samples, Images):
+            raise ValueError("is_training_image: expected images, got feature rows.")
+        # Files of earlier versions hold no digests.
+        return are_known(samples, getattr(self, "training_digests_", np.empty(0, dtype=np.uint64)))
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy of the decisions.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        accuracy : float
+            Share of the samples whose label is right, in [0, 1].
+
+        Warns
+        -----
+        UserWarning
+            If some images of X were used in fit: the accuracy on new images is lower.
+        """
+        check_is_fitted(self)
+        if holds_images(X) and (n_known := int(self.is_training_image(X).sum())):
+            warn(
+                f"score: {n_known} of {len(X)} images were used in fit. Their scores are lower than those of new "
+                "images. Leave them out, or see calibration_scores_.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return super().score(X, y, sample_weight)
+
     def _label(self, is_defect):
         positive = self._positive_index()
         return self.classes_[positive if is_defect else 1 - positive]
@@ -257,7 +325,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         for name, values in (("y", y), ("X_defect", X_defect)):
             check_listed(values, name)
         images = holds_images(X)
-        if _are_images_not_labels(y, images, X):
+        if are_defect_images(y, X, images):
             if X_defect is not None:
                 raise ValueError("fit: got defect images both as y and as X_defect; pass them once.")
             y, X_defect = None, y
@@ -349,25 +417,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         if y is None:
             self.classes_, self.pos_label_ = np.array([0, 1]), 1
             return
-        kind = type_of_target(y, input_name="y", raise_unknown=True)
-        if kind not in ("binary", "multiclass"):
-            raise ValueError(f"Unknown label type: expected two classes, normal and defect, got {kind} y.")
-        classes = np.unique(y)
-        if len(classes) > 2:
-            raise ValueError(
-                f"Only binary classification is supported. The type of the target is {kind}: expected two classes, "
-                f"normal and defect, got {len(classes)}."
-            )
-        self.pos_label_ = find_positive(classes, self.pos_label)
-        if len(classes) == 1:
-            (only,) = classes.tolist()
-            if only == self.pos_label_:
-                raise ValueError(f"y: expected normal samples, got one class only, {only!r}, which means defect.")
-            if self.pos_label is None and only != 0:
-                raise ValueError(f"y: got one class only, {only!r}; set pos_label to say which label means defect.")
-            dtype = classes.dtype if self.pos_label is None else None
-            classes = np.unique(np.array([only, self.pos_label_], dtype=dtype))
-        self.classes_ = classes
+        self.classes_, self.pos_label_ = two_classes(y, self.pos_label)
         if self._positive_index() == 0:
             given = (
                 f"pos_label={self.pos_label!r}" if self.pos_label is not None else f"y: {self.pos_label_!r}, a defect,"
@@ -386,18 +436,6 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
-
-
-def _are_images_not_labels(y, with_images, X):
-    """Whether the second argument of fit is X_defect rather than labels."""
-    if y is None or getattr(y, "ndim", 1) != 1:
-        return getattr(y, "ndim", 1) > 2
-    if not hasattr(y, "__len__") or len(y) == 0:
-        return False
-    first = next(iter(y))
-    if not isinstance(first, str):
-        return is_image(first)
-    return with_images and are_paths(y, len(X))
 
 
 def _rows(X, name):

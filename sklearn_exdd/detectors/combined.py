@@ -5,11 +5,15 @@ from numbers import Real
 
 import numpy as np
 from joblib import Parallel, delayed
+from sklearn import get_config
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.validation import has_fit_parameter
 
-from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._composition import clone_with_seed, fitted_detector, predict_map
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
 from sklearn_exdd._training_set import hold_out
@@ -28,7 +32,9 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
     detectors : list of (str, detector) tuples
         Names and detectors, as in a VotingClassifier: their parameters are reached as ``name__parameter``, and "drop"
         in the place of a detector leaves it out. A detector has ``fit(X, y, masks=, groups=)``, ``score_samples``,
-        higher for defects, and perhaps ``predict_map``. Its own threshold is not used.
+        higher for defects, and perhaps ``predict_map``; it may be a Pipeline that ends in one. Its own threshold is
+        not used. Each is cloned and fitted, a fitted one, too. A FrozenEstimator keeps what it has learned, from
+        images other than those that the combination is fitted on.
     weights : array-like of shape (n_detectors,), default=None
         How much each counts, > 0; None is equal weights.
     validation_fraction : float, default=0.2
@@ -165,10 +171,11 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
         X, y, masks, groups = _training_data(normal, defect, np.flatnonzero(~is_held_out))
         params = {name: value for name, value in (("masks", masks), ("groups", groups)) if value is not None}
+        held_out = normal.take(np.flatnonzero(is_held_out))
+        _check_frozen(members, held_out)
         self.detectors_ = Parallel(n_jobs=self.n_jobs)(
             delayed(_fitted)(name, detector, X, y, params) for name, detector in members
         )
-        held_out = normal.take(np.flatnonzero(is_held_out))
         scores = self._scores_of_all(held_out.samples)
         self.score_centers_, self.score_scales_ = np.median(scores, axis=1), _spread(scores)
         if held_out.has_images:
@@ -199,8 +206,7 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
 
     def _maps_of_all(self, images):
         """For each detector its maps, or None."""
-        has_maps = [hasattr(detector, "predict_map") for detector in self.detectors_]
-        return [detector.predict_map(images.raw()) if has else None for detector, has in zip(self.detectors_, has_maps)]
+        return [predict_map(one, images.raw()) if _has_maps(one) else None for one in self.detectors_]
 
     def _score(self, samples):
         scores = self._scores_of_all(samples)
@@ -244,8 +250,37 @@ def _naming(name):
         raise
 
 
+def _has_maps(detector):
+    while isinstance(detector, (Pipeline, FrozenEstimator)):
+        detector = detector[-1] if isinstance(detector, Pipeline) else detector.estimator
+    return hasattr(detector, "predict_map")
+
+
+def _check_frozen(members, held_out):
+    """Refuse frozen detectors that were fitted on images which shall tell how new ones score."""
+    for name, detector in members:
+        if isinstance(detector, FrozenEstimator) and held_out.has_images and _has_maps(detector):
+            inner = fitted_detector(detector)
+            is_known = getattr(inner, "is_training_image", lambda X: np.zeros(len(X), dtype=bool))
+            n_known = int(is_known(held_out.samples.raw()).sum())
+            if n_known:
+                raise ValueError(
+                    f"detectors: expected {name!r}, a FrozenEstimator, to have been fitted on other images, got one "
+                    f"that was fitted on {n_known} of the {len(held_out)} normal images held out for the threshold. "
+                    "Fit the combination on images of its own, or pass the detector without FrozenEstimator, so that "
+                    "it is fitted again."
+                )
+
+
 def _fitted(name, detector, X, y, params):
     with _naming(name):
+        if isinstance(detector, Pipeline) and not get_config()["enable_metadata_routing"]:
+            steps = [(step, param) for step, _ in detector.steps for param in params]
+            params = {
+                f"{step}__{param}": params[param]
+                for step, param in steps
+                if has_fit_parameter(detector.named_steps[step], param)
+            }
         return detector.fit(X, y, **params)
 
 

@@ -514,13 +514,12 @@ class ExDDDetector(BaseDefectDetector):
                 f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}"
                 + (f", {unknown} among them." if unknown else ".")
             )
-        n_samples = len(samples)
-        normal, defect = split_by_class(samples, y == self._label(1), np.arange(n_samples), masks)
+        normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks)
         for training_set in filter(None, (normal, defect)):
             training_set.indices = training_set.indices + self._n_images
             training_set.groups = training_set.groups + self._n_groups
-        self._n_images += n_samples
-        self._n_groups += n_samples
+        self._n_images += len(y)
+        self._n_groups += len(y)
         banks, calibration = self._banks(), self._calibration
         inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # files of older versions have none
         if normal is not None:
@@ -543,6 +542,7 @@ class ExDDDetector(BaseDefectDetector):
         image_scores, top_patches = banks.score_without_own_group(calibration, scores)
         indices = calibration.provenance["image"][calibration.starts[:-1]]
         self._keep(banks, inflation * image_scores, indices, top_patches, inflation)
+        self._remember(normal, defect)
 
 
 def _extended(bank, patches):

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
-from sklearn_exdd._clones import clone_with_seed
+from sklearn_exdd._composition import clone_with_seed
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device

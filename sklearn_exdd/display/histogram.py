@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.utils import column_or_1d
 
+from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd.display.scores import are_defects, count_scores, score_edges, score_label
-from sklearn_exdd.metrics.scorers import follow_to_detector
 
 # Okabe-Ito blue and vermilion; defects are hatched as well, for print in grey and for any colour vision.
 _NORMAL_COLOR, _DEFECT_COLOR = "#0072B2", "#D55E00"

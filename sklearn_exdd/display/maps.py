@@ -5,10 +5,10 @@ from inspect import signature
 
 import numpy as np
 
+from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.display.panels import MAP_LINE, MASK_LINE, PATCH_LINE, box, new_axes, outline, show, write_legend
 from sklearn_exdd.display.scores import are_defects, score_label
-from sklearn_exdd.metrics.scorers import follow_to_detector
 
 _WRONG_DECISION = "#D55E00"
 

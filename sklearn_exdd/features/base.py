@@ -8,7 +8,7 @@ from numbers import Integral
 import joblib
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -27,7 +27,9 @@ _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
 _KIND = "feature map"  # of cache entries
 
 
-class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
+class BaseFeatureExtractor(
+    CheckedParams, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+):
     """Base of the feature extractors: images in, feature maps out.
 
     A subclass writes ``_extract(images)``, which takes float32 (n, height, width,
@@ -108,8 +110,12 @@ class BaseFeatureExtractor(CheckedParams, TransformerMixin, BaseEstimator):
         """Whether ``fit`` learns more from normal images than the whitening, so that it knows them by heart."""
         return not self.fits_in_shards
 
+    @property
+    def _n_features_out(self):
+        return self.n_features_out_  # get_feature_names_out asks for it
+
     def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__(**{"auto_wrap_output_keys": None} | kwargs)  # feature maps are no tables
         if {"fit", "fit_transform"} & vars(cls).keys() and "fits_in_shards" not in vars(cls):
             cls.fits_in_shards = False  # a fit of its own may learn what no shard alone can tell
 

@@ -1,33 +1,13 @@
 """Scorers of anomaly maps for cross-validation and searches."""
 
-from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import UNUSED, _MetadataRequester
 
+from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd.metrics.pixels import (
     per_region_overlap_score,
     pixel_average_precision_score,
     pixel_roc_auc_score,
 )
-
-
-def follow_to_detector(estimator, X):
-    """Return the fitted detector inside pipelines and searches, and X as the steps before it hand it over."""
-    outer = estimator
-    while not hasattr(estimator, "predict_map"):
-        if isinstance(estimator, Pipeline):
-            if len(estimator) > 1:
-                X = estimator[:-1].transform(X)
-            estimator = estimator[-1]
-        elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
-            estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_
-        else:
-            raise TypeError(
-                "estimator: expected a fitted detector with the method predict_map, or a Pipeline or a search around "
-                f"one, got {type(outer).__name__}"
-                + (f" around {type(estimator).__name__}. " if estimator is not outer else ". ")
-                + "Fit it first, or give it a detector as its last step."
-            )
-    return estimator, X
 
 
 class PixelScorer(_MetadataRequester):

@@ -1,0 +1,210 @@
+"""Estimators that hold detectors: clones of what they hold, and the way from a Pipeline or a search to its detector."""
+
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+
+
+def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
+    """Clone an estimator, seed the clone and give it a cache if it has none of its own, and unset its `pos_label`.
+
+    An estimator that holds others makes their labels itself: 1 means defect, whatever the labels in the user's y are.
+
+    Parameters
+    ----------
+    estimator : object
+        Follows scikit-learn's conventions on parameters. A FrozenEstimator stays as it is; of a Pipeline the steps are
+        seeded.
+    seed : int
+        Value of `random_state` if the estimator has that parameter and it is None.
+    keep_pos_label : bool, default=False
+        True for an estimator that receives the user's labels.
+    memory : str, path-like, joblib.Memory or None, default=None
+        Value of each parameter `memory` that is None, those of nested estimators among them.
+
+    Returns
+    -------
+    estimator : object
+    """
+    twin = clone(estimator)
+    if isinstance(twin, FrozenEstimator):
+        return twin
+    params = {}
+    if not keep_pos_label:
+        params = {name: None for name in twin.get_params() if name.split("__")[-1] == "pos_label"}
+    if memory is not None:
+        without = [name for name, value in twin.get_params().items() if value is None]
+        params |= {name: memory for name in without if name.split("__")[-1] == "memory"}
+    names = [f"{step}__random_state" for step, _ in twin.steps] if isinstance(twin, Pipeline) else ["random_state"]
+    own = twin.get_params()
+    params |= {name: seed for name in names if own.get(name, seed) is None}
+    return twin.set_params(**params)
+
+
+def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=True):
+    """Return the fitted detector inside pipelines and searches, and X as the steps before the detector hand it over."""
+    outer = estimator
+    while isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "predict_map"):
+        if isinstance(estimator, Pipeline):
+            if X is not None and len(estimator) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator[-1]
+        elif isinstance(estimator, FrozenEstimator):
+            if not allow_frozen:
+                raise TypeError(f"{method}: a FrozenEstimator does not learn. Pass the estimator inside it.")
+            estimator = estimator.estimator
+        elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
+            estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_
+        else:
+            raise TypeError(
+                "estimator: expected a fitted detector with the method predict_map, or a Pipeline or a search around "
+                f"one, got {type(outer).__name__}"
+                + (f" around {type(estimator).__name__}. " if estimator is not outer else ". ")
+                + "Fit it first, or give it a detector as its last step."
+            )
+    if not hasattr(estimator, method):
+        raise TypeError(f"estimator: expected a detector with the method {method}, got {type(estimator).__name__}.")
+    return estimator, X
+
+
+def fitted_detector(estimator):
+    """Return the fitted detector inside a Pipeline, a search or another estimator that holds one.
+
+    scikit-learn passes on only the methods that it knows. This function, :func:`predict_map`, :func:`explain` and
+    :func:`partial_fit` reach the others.
+
+    Parameters
+    ----------
+    estimator : object
+        Detector, or a fitted Pipeline, GridSearchCV (or another search with ``refit=True``), FrozenEstimator,
+        TunedThresholdClassifierCV or FixedThresholdClassifier around one, nested at will.
+
+    Returns
+    -------
+    detector : object
+        The detector itself, not a copy. It takes images as the steps before it hand them over.
+
+    Raises
+    ------
+    TypeError
+        If there is no detector with maps inside, or the search is not fitted.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, fitted_detector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(20, image_shape=(64, 64), random_state=0)
+    >>> pipeline = make_pipeline(CutPasteDefectAugmenter(random_state=0), ExDDDetector(random_state=0)).fit(X, y)
+    >>> fitted_detector(pipeline).threshold_ > 0
+    True
+    """
+    detector, _ = follow_to_detector(estimator)
+    return detector
+
+
+def predict_map(estimator, X):
+    """Predict the anomaly maps of the detector inside a Pipeline or a search.
+
+    Parameters
+    ----------
+    estimator : object
+        As in :func:`fitted_detector`.
+    X : images
+        What `predict` of the estimator takes; the steps before the detector transform them.
+
+    Returns
+    -------
+    maps : ndarray of shape (n_images, height, width), or list of such arrays
+        float32, at the size of the images that reach the detector; a list where their sizes differ.
+
+    Raises
+    ------
+    TypeError
+        If there is no detector with maps inside, or the search is not fitted.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn_exdd import ExDDDetector, predict_map
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(20, image_shape=(64, 64), random_state=0)
+    >>> search = GridSearchCV(ExDDDetector(random_state=0), {"blur": [0, 4]}, cv=2, scoring="roc_auc").fit(X, y)
+    >>> predict_map(search, X[:2]).shape
+    (2, 64, 64)
+    """
+    detector, X = follow_to_detector(estimator, X)
+    return detector.predict_map(X)
+
+
+def explain(estimator, X):
+    """Explain the decisions of the detector inside a Pipeline or a search.
+
+    Parameters
+    ----------
+    estimator : object
+        As in :func:`fitted_detector`, with a detector that has the method `explain`, such as an ExDDDetector.
+    X : images
+        What `predict` of the estimator takes; the steps before the detector transform them.
+
+    Returns
+    -------
+    explanations : list of dict
+        See :meth:`ExDDDetector.explain`. Images are counted as fit of the Pipeline received them.
+
+    Raises
+    ------
+    TypeError
+        If there is no detector with explanations inside, or the search is not fitted.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, explain
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(20, image_shape=(64, 64), random_state=0)
+    >>> pipeline = make_pipeline(CutPasteDefectAugmenter(random_state=0), ExDDDetector(random_state=0)).fit(X, y)
+    >>> sorted(explain(pipeline, X[:1])[0])[:3]
+    ['defect_distance', 'defect_image', 'defect_patch']
+    """
+    detector, X = follow_to_detector(estimator, X, method="explain")
+    return detector.explain(X)
+
+
+def partial_fit(estimator, X, y, masks=None):
+    """Correct the detector inside a Pipeline or a search by further labelled images.
+
+    Parameters
+    ----------
+    estimator : object
+        As in :func:`fitted_detector`, with a detector that has the method `partial_fit`, such as an ExDDDetector.
+        The steps before the detector stay as they are. A FrozenEstimator is refused: it does not learn.
+    X : images
+    y : array-like of shape (n_images,)
+        Labels of X, from the classes of fit.
+    masks : array or list, default=None
+        Masks of the defect images, aligned with X.
+
+    Returns
+    -------
+    estimator : object
+        The estimator that was passed, which holds the corrected detector.
+
+    Raises
+    ------
+    TypeError
+        If there is no detector inside that can be corrected, or the search is not fitted.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, partial_fit
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(30, image_shape=(64, 64), random_state=0)
+    >>> pipeline = make_pipeline(CutPasteDefectAugmenter(random_state=0), ExDDDetector(random_state=0))
+    >>> partial_fit(pipeline.fit(X[:20], y[:20]), X[20:], y[20:]) is pipeline
+    True
+    """
+    detector, X = follow_to_detector(estimator, X, method="partial_fit", allow_frozen=False)
+    detector.partial_fit(X, y, masks=masks)
+    return estimator

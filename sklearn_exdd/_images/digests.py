@@ -1,0 +1,53 @@
+"""Digests of images, by which a detector recognises those that it was fitted on."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+
+def training_digests(images):
+    """Return the digests of images: of a file its bytes, of an array its pixels.
+
+    Parameters
+    ----------
+    images : Images
+
+    Returns
+    -------
+    digests : ndarray of shape (n_images,), uint64
+    """
+    return np.array([_of_file(images, i) or _of_pixels(images[i]) for i in range(len(images))], dtype=np.uint64)
+
+
+def are_known(images, digests):
+    """Tell which images have one of some digests.
+
+    Parameters
+    ----------
+    images : Images
+    digests : ndarray of uint64
+        As :func:`training_digests` returns them.
+
+    Returns
+    -------
+    are_known : ndarray of shape (n_images,), bool
+    """
+    known = set(digests.tolist())
+    return np.array([_of_file(images, i) in known or _of_pixels(images[i]) in known for i in range(len(images))])
+
+
+def _of_file(images, index):
+    """Return the digest of the bytes of a file, or None for an image in memory."""
+    path = images.path(index)
+    return None if path is None else _number(hashlib.sha256(Path(path).read_bytes()))
+
+
+def _of_pixels(image):
+    """Return the digest of an image at 8 bits, whatever dtype it came in."""
+    levels = np.rint(image * 255).astype(np.uint8)
+    return _number(hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()))
+
+
+def _number(digest):
+    return int.from_bytes(digest.digest()[:8], "big")
