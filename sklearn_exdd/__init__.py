@@ -16,6 +16,7 @@ _HOME = {
     "DefectMapDisplay": "display",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",
+    "EfficientNetLiteFeatureExtractor": "features",
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
     "LearnedFeatureExtractor": "features",

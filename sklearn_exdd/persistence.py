@@ -27,6 +27,7 @@ _HOME = {
     "DefectClassifier": "detectors.defect_classifier",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",
+    "EfficientNetLiteFeatureExtractor": "features",
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
     "GivenDefects": "augment.synthetic",
@@ -83,7 +84,7 @@ def dump(estimator, path):
 
     Notes
     -----
-    The weights of a torchvision or timm backbone are not in the file: it is built again by its name, and a local file
+    The weights of a pretrained backbone are not in the file: it is built again by its name, and a local file
     of weights has to be where it was. Pickle, joblib and skops.io work for all estimators; the first two run whatever a
     file tells them to.
 

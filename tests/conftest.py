@@ -22,8 +22,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Classes whose docstrings train a network or load a large library. A doctest cannot bear a mark of its own.
 SLOW_DOCTESTS = {
-    *("DDPMDefectAugmenter", "DefectClassifier", "LearnedFeatureExtractor", "PatchClassifierDetector"),
-    *("SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
+    *("DDPMDefectAugmenter", "DefectClassifier", "EfficientNetLiteFeatureExtractor", "LearnedFeatureExtractor"),
+    *("PatchClassifierDetector", "SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
 }
 
 

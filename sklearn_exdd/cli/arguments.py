@@ -70,7 +70,7 @@ def _add_fit(commands):
     fit.add_argument(
         "--feature-extractor",
         metavar="NAME",
-        help="of exdd: auto, gabor, learned, a torchvision model, or timm:NAME (default: auto)",
+        help="of exdd: auto, gabor, learned, efficientnet_lite0, a torchvision model, or timm:NAME (default: auto)",
     )
     fit.add_argument("--n-neighbors", metavar="N", type=_number_or_word, help="of exdd: a number, or auto (default)")
     fit.add_argument("--augmenter", choices=AUGMENTERS, help="makes synthetic defects to learn from")

@@ -3,6 +3,7 @@
 from sklearn.base import clone
 
 from sklearn_exdd.features.base import BaseFeatureExtractor
+from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLiteFeatureExtractor
 from sklearn_exdd.features.foreign import ForeignFeatureExtractor
 from sklearn_exdd.features.gabor import GaborFeatureExtractor
 from sklearn_exdd.features.learned import LearnedFeatureExtractor
@@ -12,6 +13,7 @@ from sklearn_exdd.features.torchvision import TorchvisionFeatureExtractor
 
 __all__ = [
     "BaseFeatureExtractor",
+    "EfficientNetLiteFeatureExtractor",
     "GaborFeatureExtractor",
     "LearnedFeatureExtractor",
     "ModuleFeatureExtractor",
@@ -27,8 +29,9 @@ def make_feature_extractor(extractor="auto", **defaults):
     Parameters
     ----------
     extractor : str or object, default="auto"
-        "auto" or "gabor"; "learned"; the name of a torchvision model; "timm:" and the name of a
-        timm model; or an object with ``transform(images)``, which is cloned.
+        "auto" or "gabor"; "learned"; "efficientnet_lite0", "efficientnet_lite1" or
+        "efficientnet_lite2"; the name of a torchvision model; "timm:" and the name of a timm
+        model; or an object with ``transform(images)``, which is cloned.
     **defaults
         Parameters such as `batch_size` and `memory` that a name gets, and an object
         where its own are None.
@@ -55,6 +58,8 @@ def make_feature_extractor(extractor="auto", **defaults):
         made = GaborFeatureExtractor()
     elif extractor == "learned":
         made = LearnedFeatureExtractor()
+    elif extractor in EFFICIENTNET_LITE:
+        made = EfficientNetLiteFeatureExtractor(extractor)
     elif extractor.startswith("timm:"):
         made = TimmFeatureExtractor(extractor.removeprefix("timm:"))
     else:

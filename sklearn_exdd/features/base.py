@@ -279,6 +279,11 @@ class BaseFeatureExtractor(
     def _extract(self, images):
         """Feature maps of images of one shape."""
 
+    @property
+    def _tile_unit(self):
+        """Pixels of which tiles begin at a multiple: pyramids and strided layers stay on the same grid."""
+        return int(self.stride) * 8
+
     def _prepare(self, images):
         return images
 
@@ -405,6 +410,7 @@ class BaseFeatureExtractor(
             images,
             tile_size=self.tile_size,
             stride=int(self.stride),
+            unit=self._tile_unit,
             margin=self.margin,
             min_size=self.min_size,
         )

@@ -2,22 +2,24 @@
 
 import copy
 from collections import Counter
-from functools import lru_cache
+from dataclasses import dataclass
 from numbers import Integral
-from threading import Lock
 
-import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 
-from sklearn_exdd._params import check_layers, finite_numbers, validate
-from sklearn_exdd._torch import check_device, resolve_device, resolve_precision
-from sklearn_exdd.features.base import BaseFeatureExtractor
+from sklearn_exdd._params import check_layers
+from sklearn_exdd.features.network import (
+    LoadedNetwork,
+    NetworkFeatureExtractor,
+    check_normalisation,
+    first_center,
+    make_probe,
+)
 
 _PROBE_SIZE = 128
-_LOADING = Lock()  # torch.fx changes torch itself while it traces
 
 
-class ModuleFeatureExtractor(BaseFeatureExtractor):
+class ModuleFeatureExtractor(NetworkFeatureExtractor):
     """Feature maps from inner layers of any torch module.
 
     Parameters
@@ -73,20 +75,15 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
     (16, 24, 4)
     """
 
-    margin = 160
     _packages = ("torchvision",)
-    _n_pixels = 2**18
 
     _parameter_constraints = {
-        **BaseFeatureExtractor._parameter_constraints,
+        **NetworkFeatureExtractor._parameter_constraints,
         "build": "no_validation",  # a module is callable, too: see _builder
         "layers": [tuple, list, None],
-        "pool_size": [Interval(Integral, 1, None, closed="left")],
         "n_input_channels": [Interval(Integral, 1, None, closed="left")],
         "mean": ["array-like"],
         "std": ["array-like"],
-        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
-        "device": [str, None],
     }
 
     def __init__(
@@ -109,6 +106,9 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         verbose=0,
     ):
         super().__init__(
+            pool_size=pool_size,
+            precision=precision,
+            device=device,
             image_size=image_size,
             tile_size=tile_size,
             whiten=whiten,
@@ -119,43 +119,20 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
         )
         self.build = build
         self.layers = layers
-        self.pool_size = pool_size
         self.n_input_channels = n_input_channels
         self.mean = mean
         self.std = std
-        self.precision = precision
-        self.device = device
-
-    @property
-    def stride(self):
-        return self._loaded()[1]
-
-    @property
-    def offset(self):
-        return self._loaded()[2]
 
     def _check_params(self):
         super()._check_params()
         if self.layers is not None:
             check_layers(self.layers)
-        if self.pool_size % 2 == 0:
-            raise ValueError(f"pool_size: expected an odd integer, got {self.pool_size!r}.")
-        for name, kind in (("mean", "numbers"), ("std", "numbers > 0")):
-            values, n_channels = getattr(self, name), self.n_input_channels
-            numbers = finite_numbers(values)
-            if numbers is None or len(numbers) not in (1, n_channels) or (name == "std" and not (numbers > 0).all()):
-                raise ValueError(
-                    f"{name}: expected {n_channels} {kind}, one for each input channel, or 1 for all, got {values!r}."
-                )
-        check_device(self.device)
+        for name in ("mean", "std"):
+            check_normalisation(name, getattr(self, name), self.n_input_channels)
         self._builder()
 
-    def _before_fit(self):
-        vars(self).pop("precision_", None)
-        self.precision_ = self._resolved_precision()
-
     def _builder(self):
-        """A hashable callable that returns the module: what the process-wide cache goes by."""
+        """Return a hashable callable that returns the module."""
         if not callable(self.build) or hasattr(self.build, "parameters"):
             raise TypeError(
                 f"build: expected a function that returns a torch module, got {type(self.build).__name__}. "
@@ -163,84 +140,28 @@ class ModuleFeatureExtractor(BaseFeatureExtractor):
             )
         return self.build
 
-    def network(self, folded=True):
-        """Build the module and cut it at its layers; a process builds the same one once.
-
-        Parameters
-        ----------
-        folded : bool, default=True
-            Whether batch normalisations are folded into the convolutions, which leaves none to train.
-
-        Returns
-        -------
-        network : torch.nn.Module
-            Maps a batch to a dict of the outputs of the layers. Shared: copy it before you change it.
-        stride : int or None
-        offset : float
-            Of the finest layer, as in :class:`BaseFeatureExtractor`.
-        """
-        validate(self)
-        return self._loaded(folded)
-
-    def _loaded(self, folded=True):
+    def _source(self):
         layers = None if self.layers is None else tuple(self.layers)
-        device = str(resolve_device(self.device))
-        with _LOADING:
-            return _load(self._builder(), layers, self.n_input_channels, self._resolved_precision(), device, folded)
+        return TracedModule(self._builder(), layers, self.n_input_channels)
 
-    def _resolved_precision(self):
-        if self.precision == "auto" and hasattr(self, "precision_"):
-            return self.precision_
-        return "bfloat16" if resolve_precision(self.precision, resolve_device(self.device)) else "float32"
-
-    def _cache_key(self):
-        return *super()._cache_key(), self._resolved_precision(), self._builder()
-
-    def _extract(self, images):
-        import torch
-        from torch.nn import functional
-
-        network = self._loaded()[0]
-        device = resolve_device(self.device)
-        if images.shape[3] not in (1, self.n_input_channels):
-            raise ValueError(
-                f"images: expected 1 or {self.n_input_channels} channels for this module, got {images.shape[3]}."
-            )
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
-            batch = batch.expand(-1, self.n_input_channels, -1, -1)
-            mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
-            batch = ((batch - mean) / std).to(getattr(torch, self._resolved_precision()))
-            batch = batch.contiguous(memory_format=torch.channels_last)
-            outputs = [output.float() for output in network(batch).values()]
-            pooled = [
-                functional.avg_pool2d(output, self.pool_size, stride=1, padding=self.pool_size // 2)
-                for output in outputs
-            ]
-            finest = max((output.shape[2:] for output in pooled), key=lambda shape: shape[0] * shape[1])
-            joined = [output if output.shape[2:] == finest else _enlarged(output, finest) for output in pooled]
-            return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    def _normalisation(self, loaded):
+        return self.mean, self.std
 
 
-def _enlarged(output, shape):
-    """On a finer grid; where one is a multiple of the other, at the same places whatever the image's size."""
-    from torch.nn import functional
+@dataclass(frozen=True)
+class TracedModule:
+    """A module of torch, cut behind named layers by torch.fx."""
 
-    scale = [round(size / own) for size, own in zip(shape, output.shape[2:])]
-    if any(factor * own < size for factor, own, size in zip(scale, output.shape[2:], shape)):
-        return functional.interpolate(output, size=shape, mode="bilinear")
-    return functional.interpolate(output, scale_factor=scale, mode="bilinear")[:, :, : shape[0], : shape[1]]
+    build: object
+    layers: tuple
+    n_channels: int
 
+    def load(self, folded=True):
+        """Build and cut the module, and find its stride and where its first patch is centred."""
+        from torchvision.models.feature_extraction import create_feature_extractor
 
-@lru_cache(maxsize=4)
-def _load(build, layers, n_input_channels, precision, device, folded=True):
-    """Build and cut the network; find its stride and where its first patch is centred."""
-    import torch
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
-        module = copy.deepcopy(build()).eval().requires_grad_(False)
-        layers = layers or _last_layers(module, n_input_channels)
+        module = copy.deepcopy(self.build()).eval().requires_grad_(False)
+        layers = self.layers or _last_layers(module, self.n_channels)
         try:
             network = create_feature_extractor(module, return_nodes=list(layers))
         except ValueError as error:
@@ -248,25 +169,30 @@ def _load(build, layers, n_input_channels, precision, device, folded=True):
             raise ValueError(
                 f"layers: expected names of layers of {type(module).__name__} (at the top: {names}), got {layers}."
             ) from error
-        probe = torch.zeros(1, n_input_channels, _PROBE_SIZE, _PROBE_SIZE, requires_grad=True)
+        probe = make_probe(self.n_channels, _PROBE_SIZE)
         outputs = network(probe)
-        for name, output in outputs.items():
-            if output.ndim != 4:
-                raise ValueError(
-                    f"layers: expected outputs of shape (n, channels, height, width), got {tuple(output.shape)} "
-                    f"from {name!r}."
-                )
+        _check_outputs(network, probe, outputs)
         finest = max(outputs.values(), key=lambda output: output.shape[2])
-        n_patches = finest.shape[2]
-        stride, offset = None, 0.0
-        if _PROBE_SIZE % n_patches == 0:
-            stride = _PROBE_SIZE // n_patches
-            offset = _first_center(probe, finest, stride)
+        strides, offsets = None, ()
+        if _PROBE_SIZE % finest.shape[2] == 0:
+            strides, offsets = (_PROBE_SIZE // finest.shape[2],), (first_center(probe, finest),)
         if folded:
             _fold_normalisations(network)
-    # Channels last is what convolutions read fastest, on CPUs and on tensor cores.
-    network = network.to(device=device, dtype=getattr(torch, precision), memory_format=torch.channels_last)
-    return network, stride, offset
+        return LoadedNetwork(network, strides, offsets, n_channels=self.n_channels)
+
+
+def _check_outputs(network, probe, outputs):
+    expected, narrow = "layers: expected outputs of shape (n, channels, height, width), got", None
+    for name, output in outputs.items():
+        if output.ndim != 4:
+            raise ValueError(f"{expected} {tuple(output.shape)} from {name!r}.")
+        if output.shape[1] == output.shape[2]:  # as many channels as rows, or channels last
+            narrow = network(probe[..., : _PROBE_SIZE // 2]) if narrow is None else narrow
+            if narrow[name].shape[3] == output.shape[3]:
+                raise ValueError(
+                    f"{expected} (n, height, width, channels) from {name!r}, with the channels last. Permute them in "
+                    "the module that `build` returns; TimmFeatureExtractor does it for the models of timm."
+                )
 
 
 def _fold_normalisations(network):
@@ -289,20 +215,6 @@ def _fold_normalisations(network):
             network.graph.erase_node(node)
     network.delete_all_unused_submodules()
     network.recompile()
-
-
-def _first_center(probe, output, stride):
-    """Patch i looks at stride * i in padded networks, at the middle of its cell in patchifying ones."""
-    import torch
-
-    middle = output.shape[2] // 2
-    noise = torch.empty_like(output[0, :, middle, middle]).normal_(generator=torch.Generator().manual_seed(0))
-    (gradient,) = torch.autograd.grad((output[0, :, middle, middle] * noise).sum(), probe)
-    profile = gradient.abs().sum(dim=(0, 1, 3))
-    if not profile.sum() > 0:
-        return 0.0
-    center = float((profile * torch.arange(len(profile))).sum() / profile.sum()) - stride * middle
-    return min((0.0, (stride - 1) / 2), key=lambda offset: abs(offset - center))
 
 
 def _last_layers(module, n_input_channels):

