@@ -67,7 +67,7 @@ def test_unknown_names_are_warned_of_once(names, squares, cells):
         OffsetDefectAugmenter().fit(X, labels)
 
 
-@pytest.mark.parametrize("values", [(0, 1), (False, True), (-1, 1), (1, 2), (0.0, 1.0), ("0", "1")])
+@pytest.mark.parametrize("values", [(0, 1), (False, True), (-1, 0), (1, 2), (0.0, 1.0), ("0", "1")])
 def test_numbers_need_no_warning(values, squares, cells):
     X, y, _ = squares
     labels = np.where(y == 1, values[1], values[0])

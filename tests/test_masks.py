@@ -255,7 +255,7 @@ def test_maps_that_are_no_numbers_are_refused(score):
     maps = [np.zeros(SHAPE), np.full(SHAPE, "a")]
     with pytest.raises(ValueError, match=r"maps\[1\]: expected numbers, got dtype"):
         score([MARK, MARK], maps)
-    with pytest.raises(ValueError, match=r"maps\[1\]: expected a 2-D array"):
+    with pytest.raises(ValueError, match=r"maps\[1\]: expected an anomaly map, got None"):
         score([MARK, MARK], [maps[0], None])
     with pytest.raises(ValueError, match=r"masks: expected .*, got generator: pass list\(masks\)|; got generator"):
         score((mask for mask in [MARK]), maps[:1])

@@ -1,6 +1,14 @@
 """Images and masks in: the one door for everything that a user passes."""
 
-from sklearn_exdd._images.containers import as_array, check_listed, holds_images, is_image, is_missing
+from sklearn_exdd._images.containers import (
+    as_array,
+    check_listed,
+    check_no_table,
+    check_unmasked,
+    holds_images,
+    is_image,
+    is_missing,
+)
 from sklearn_exdd._images.decoding import IMAGE_SUFFIXES, read_image
 from sklearn_exdd._images.images import Images
 from sklearn_exdd._images.masks import Masks
@@ -11,6 +19,8 @@ __all__ = [
     "Masks",
     "as_array",
     "check_listed",
+    "check_no_table",
+    "check_unmasked",
     "holds_images",
     "is_image",
     "is_missing",

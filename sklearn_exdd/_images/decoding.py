@@ -30,7 +30,8 @@ def read_image(path, where=None):
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
         uint8, uint16 or float32, turned upright as its EXIF tag says; the first one of several in a file. Alpha is
-        dropped. A file of 32-bit integers holds 16 bits; a palette whose colours are all grey gives a grey image.
+        dropped. A file of 32-bit integers holds 16 bits; a palette whose colours are all grey, those not in use
+        included, gives a grey image.
 
     Raises
     ------
@@ -80,14 +81,15 @@ def _decoded(picture, where, convert):
     try:
         return convert(_upright(picture))
     except Exception as error:
-        raise _undecodable(error, where, f"It is a Pillow image of mode {picture.mode!r}.") from error
+        advice = f"It is a Pillow image of mode {picture.mode!r}; call its load() before its file is closed."
+        raise _undecodable(error, where, advice) from error
 
 
 def _undecodable(error, where, advice):
     from PIL import UnidentifiedImageError
 
     # Of a file that no decoder knows Pillow says no more than its name.
-    said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+    said = "" if isinstance(error, UnidentifiedImageError) or not str(error) else f": {error}"
     return ValueError(f"{where}: expected an image that Pillow can decode, got {type(error).__name__}{said}. {advice}")
 
 
@@ -123,7 +125,8 @@ def pixels_of(picture):
     if mode in ("RGB", "RGBX"):
         return np.asarray(picture)[..., :3]
     if mode in ("RGBA", "RGBa", "P", "PA"):
-        return _grey_if_palette(np.asarray(picture.convert("RGBA"))[..., :3], mode)
+        pixels = np.asarray(picture.convert("RGBA"))[..., :3]
+        return pixels[..., 0] if has_grey_palette(picture) else pixels
     return np.asarray(picture.convert("RGB"))
 
 
@@ -133,6 +136,7 @@ def levels_of(picture):
     Returns
     -------
     levels : ndarray of shape (height, width) or (height, width, 3)
+        bool, False where it is black, if the picture has a palette with a colour.
     opacity : ndarray of shape (height, width), uint8, or None
         None if the picture has no transparency.
     is_lossy : bool
@@ -142,13 +146,24 @@ def levels_of(picture):
         mode in ("1", "L", "P", "RGB") and "transparency" in picture.info
     ):
         colours = np.asarray((picture.convert("LA") if mode == "La" else picture).convert("RGBA"))
-        return colours[..., :3], colours[..., 3], False
-    return pixels_of(picture), None, picture.format in ("JPEG", "MPO")
+        levels, opacity = colours[..., :3], colours[..., 3]
+    else:
+        levels, opacity = pixels_of(picture), None
+    if mode in ("P", "PA") and levels.ndim == 3 and not has_grey_palette(picture):
+        levels = levels.any(axis=2)
+    return levels, opacity, picture.format in ("JPEG", "MPO")
 
 
-def _grey_if_palette(pixels, mode):
-    is_grey = mode in ("P", "PA") and (pixels == pixels[..., :1]).all()
-    return pixels[..., 0] if is_grey else pixels
+def has_grey_palette(picture):
+    """Tell whether a picture has a palette without a colour.
+
+    The palette decides, not the colours that happen to be in use: images of one source are then all grey or all in
+    colour.
+    """
+    if picture.mode not in ("P", "PA"):
+        return False
+    entries = np.reshape(picture.getpalette("RGB"), (-1, 3))
+    return bool((entries == entries[:, :1]).all())
 
 
 def _native(pixels):

@@ -20,6 +20,7 @@ from sklearn_exdd._images.decoding import decode_image, read_image
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 _MIN_SIDE = 16  # pixels: an array (h, w, 1), (h, w, 3) or (h, w, 4) of at least these sides looks like one image
 _ROUNDING = 1e-6  # by which floats may leave [0, 1]
+_CONVERT = "Convert all images to one of the two, as Pillow does with convert('L') or convert('RGB')"
 _NEAR = 0.1  # excess up to which clipping is the likelier remedy
 
 
@@ -39,7 +40,11 @@ class Images:
         Colours to convert all images to; None leaves them as they are.
     bits : {8, 16}, default=None
         Depth of images in integer types other than uint8 and uint16. None takes it from
-        the images in uint8 or uint16 beside them, or else from the largest value of all.
+        the images in uint8 or uint16 beside them, files included, or else from the largest
+        value of all.
+    remedy : str, default=_CONVERT
+        Advice on an image that is grey among colour images, or the reverse. "{wanted}" in it becomes "grey" or
+        "colour".
 
     Notes
     -----
@@ -47,8 +52,8 @@ class Images:
     alpha is dropped. A copy of the user's pixels is made only then.
     """
 
-    def __init__(self, X, name="X", n_channels=None, channels=None, bits=None):
-        self.name = name
+    def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, remedy=_CONVERT):
+        self.name, self._remedy = name, remedy
         self._n_channels = n_channels
         self._expected_by = "fit"
         if not holds_images(X, name):
@@ -68,7 +73,7 @@ class Images:
             X = [_item(item, f"{name}[{i}]") for i, item in enumerate(X)]
         if len(X) == 0:
             raise ValueError(f"{name}: expected at least one image, got none.")
-        X, self.bits = _of_known_depth(X, name, bits)
+        X, self._bits = _of_known_depth(X, name, bits)
         if channels is not None:
             X = [FileInChannels(item, channels) if _is_file(item) else in_channels(item, channels) for item in X]
         self._items = X
@@ -85,6 +90,17 @@ class Images:
         if self._n_channels is None:
             self[0]
         return self._n_channels
+
+    @property
+    def bits(self):
+        """Depth of the images (8 or 16), or None if floats or bool do not tell; that of files is read from the first.
+
+        An integer array that is passed to predict is then read as deep as the files of fit.
+        """
+        if self._bits is None and any(_is_file(item) for item in self._items):
+            index = next(i for i, item in enumerate(self._items) if _is_file(item))
+            self._bits = _BITS.get(self._item(index)[0].dtype)
+        return self._bits
 
     def with_channels(self, n_channels):
         """Return the same images, which are now expected to have this number of channels."""
@@ -137,8 +153,7 @@ class Images:
             wanted = "grey" if self._n_channels == 1 else "colour"
             raise ValueError(
                 f"{where}: expected {_channels(self._n_channels)} as in {self._expected_by}, got "
-                f"{_channels(image.shape[2])}. Convert it, or set image_channels={wanted!r} of the detector, which "
-                "converts all images."
+                f"{_channels(image.shape[2])}. {self._remedy.format(wanted=wanted)}."
             )
         self._shapes[index] = image.shape[:2]
         self._layouts[index] = item.dtype.str, item.ndim
@@ -183,12 +198,9 @@ class Images:
     def _item(self, index):
         """An image as an array, and how messages call it."""
         item, where = self._items[index], self.where(index)
-        if isinstance(item, FileInChannels):
-            where += f" ({item.path})"
-            return item.read(where), where
-        if is_path(item):
-            where += f" ({os.fspath(item)})"
-            item = read_image(item, where)
+        if _is_file(item):
+            where += f" ({item.path if isinstance(item, FileInChannels) else os.fspath(item)})"
+            item = _read(item, where)
         return item, where
 
 
@@ -196,8 +208,8 @@ def _item(item, where):
     """An item of a list as a path or an array."""
     if is_missing(item):
         raise ValueError(
-            f"{where}: expected an image, got {item} (cv2.imread returns None for a file that it cannot read). Check "
-            "its path, or leave it out, with its label."
+            f"{where}: expected an image, got {repr(item) if isinstance(item, str) else item} (cv2.imread returns None "
+            "for a file that it cannot read). Check its path, or leave it out, with its label."
         )
     if _is_file(item):
         return item
@@ -206,6 +218,10 @@ def _item(item, where):
 
 def _is_file(item):
     return is_path(item) or isinstance(item, FileInChannels)
+
+
+def _read(file, where):
+    return file.read(where) if isinstance(file, FileInChannels) else read_image(file, where)
 
 
 def _of_known_depth(items, name, bits):
@@ -221,6 +237,8 @@ def _of_known_depth(items, name, bits):
         (bits,) = depths
     if not wide:
         return items, bits
+    if bits is None:
+        bits = next((_BITS.get(_read(item, f"{name}[{i}]").dtype) for i, item in enumerate(items) if _is_file(item)), None)
     if bits is None:
         bits = 8 if max(array.max() for array in wide.values()) <= 255 else 16
     limit, dtype = 2**bits - 1, np.dtype(f"u{bits // 8}")
@@ -252,14 +270,18 @@ def _as_unit_float(image, where):
         raise ValueError(f"{where}: expected at least one pixel, got shape {image.shape}.")
     if image.shape[2] == 4:
         image = image[..., :3]
+    # In C order, whatever order the user's array has: sums along other strides round differently.
     if image.dtype == np.uint8:
-        return np.divide(image, 255, dtype=np.float32)
+        return np.divide(image, 255, dtype=np.float32, order="C")
     if image.dtype == np.uint16:
-        return np.divide(image, 65535, dtype=np.float32)
+        return np.divide(image, 65535, dtype=np.float32, order="C")
     if image.dtype == bool:
-        return image.astype(np.float32)
+        return image.astype(np.float32, order="C")
     if image.dtype.kind != "f":
-        raise ValueError(f"{where}: expected dtype uint8, uint16, bool or float, got {image.dtype}.")
+        advice = "bytes from 0 to 255, pass .view(numpy.uint8)" if image.dtype == np.int8 else "numbers, use astype"
+        raise ValueError(
+            f"{where}: expected dtype uint8, uint16, bool or float, got {image.dtype}. If it holds {advice}."
+        )
     low, high = image.min(), image.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{where}: expected finite values, got NaN or infinity.")
@@ -270,7 +292,7 @@ def _as_unit_float(image, where):
             f"{where}: expected floats in [0, 1], got values from {low:.9g} to {high:.9g}. "
             + ("Clip them with np.clip(image, 0, 1), or rescale them." if is_near else "Rescale them, or pass uint8.")
         )
-    image = image.astype(np.float32)
+    image = image.astype(np.float32, order="C")
     return np.clip(image, 0, 1, out=image) if low < 0 or high > 1 else image
 
 

@@ -7,13 +7,13 @@ from warnings import warn
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.utils import column_or_1d, metadata_routing
+from sklearn.utils import metadata_routing
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
 
 from sklearn_exdd import scoring
 from sklearn_exdd._images import Images, Masks, as_array, check_listed, holds_images, is_image
-from sklearn_exdd._labels import are_paths, find_positive
+from sklearn_exdd._labels import are_paths, as_labels, find_positive, listed
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
@@ -242,7 +242,11 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     def _images(self, X, name):
         """Images, to be read as those that were seen before."""
         n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
-        return Images(X, name, n_channels=n_channels, channels=getattr(self, "image_channels", None), bits=bits)
+        remedy = "Convert it"
+        if hasattr(self, "image_channels"):
+            remedy += ", or set image_channels={wanted!r} of the detector, which converts all images"
+        channels = getattr(self, "image_channels", None)
+        return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy)
 
     def _synthetic_of(self, X):
         """Synthetic defects that an earlier Pipeline step made on X, brought to the channels of the detector."""
@@ -266,8 +270,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         if images:
             samples = self._images(X, "X")
             self.bits_ = samples.bits
-            if y is not None:
-                y = column_or_1d(_check_y(y, estimator=self), warn=True)
+            y = None if y is None else _check_y(as_labels(y, len(samples)), estimator=self)
         elif y is None:
             samples = validate_data(self, _rows(X, "X"), dtype=[np.float64, np.float32])
         else:
@@ -356,7 +359,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         if len(classes) > 2:
             raise ValueError(
                 f"Only binary classification is supported. The type of the target is {kind}: expected two classes, "
-                f"normal and defect, got {len(classes)}."
+                f"normal and defect, got {len(classes)}: {listed(classes)}."
             )
         self.pos_label_ = find_positive(classes, self.pos_label)
         if len(classes) == 1:

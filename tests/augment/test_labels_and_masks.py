@@ -46,7 +46,7 @@ def test_labels_tell_normals_from_defects(augmenter, names, pos_label, surfaces)
     [
         ([1] * 24, None, "^y: expected at least one normal image to make defects on, got defects only"),
         (["bad"] * 24, "bad", "^y: expected at least one normal image to make defects on, got defects only"),
-        ([0, 1] * 11, None, "^y: expected 24 labels, one for each image of X, got 22"),
+        ([0, 1] * 11, None, "^y: expected 24 labels, one for each sample of X, got 22"),
         ([0, 1, 2] * 8, None, "^y: expected two classes, normal and defect, got 3"),
         ([0, 1, 2] * 8, 1, "^y: expected two classes, normal and defect, got 3"),
         (["ok", "bad"] * 12, "bda", r"^pos_label: expected one of the classes \['bad', 'ok'\], got 'bda'"),
