@@ -1,6 +1,7 @@
 """Decoding: files and Pillow images to arrays."""
 
 import os
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -14,6 +15,7 @@ IMAGE_SUFFIXES = (
 # What cameras, scanners and painting programs write. Pillow knows more formats, and hands one of them, PostScript, to a
 # program outside, whatever the name of the file is.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_GREY = ("1", "L", "LA", "La", "F")  # modes, beside those of integers
 _ORIENTATION = 0x0112  # tag of EXIF
 
 
@@ -49,6 +51,15 @@ def read_marks(path, where):
     return _decoded_file(path, where, levels_of)[0]
 
 
+def is_grey_file(path):
+    """Tell by its header whether :func:`read_image` gives a grey image; None if it cannot be read."""
+    try:
+        with _opened(path) as picture:
+            return has_grey_palette(picture) or picture.mode.startswith("I") or picture.mode in _GREY
+    except Exception:  # reported when the image is read
+        return None
+
+
 def decode_image(picture, where):
     """Convert a Pillow image to an array exactly as :func:`read_image` converts a file."""
     return _checked(_decoded(picture, where, pixels_of), where)
@@ -59,17 +70,23 @@ def decode_marks(picture, where):
     return _decoded(picture, where, levels_of)
 
 
-def _decoded_file(path, where, convert):
+@contextmanager
+def _opened(path):
     from PIL import Image
 
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
+        yield picture
+
+
+def _decoded_file(path, where, convert):
     if os.path.isdir(path):
         raise FileNotFoundError(f"{where}: expected an image file, got a folder. Pass the paths of the files in it.")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{where}: expected an image file, found no such file. Check the path.")
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
+        with _opened(path) as picture:
             return convert(_upright(picture)), where
     except Exception as error:  # decoders fail in as many ways as there are bytes
         raise _undecodable(

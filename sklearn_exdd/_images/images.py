@@ -15,7 +15,7 @@ from sklearn_exdd._images.containers import (
     is_path,
     is_picture,
 )
-from sklearn_exdd._images.decoding import decode_image, read_image
+from sklearn_exdd._images.decoding import decode_image, is_grey_file, read_image
 
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 _MIN_SIDE = 16  # pixels: an array (h, w, 1), (h, w, 3) or (h, w, 4) of at least these sides looks like one image
@@ -74,9 +74,7 @@ class Images:
         if len(X) == 0:
             raise ValueError(f"{name}: expected at least one image, got none.")
         X, self._bits = _of_known_depth(X, name, bits)
-        if channels is not None:
-            X = [FileInChannels(item, channels) if _is_file(item) else in_channels(item, channels) for item in X]
-        self._items = X
+        self._items = X if channels is None else _converted(X, channels)
         self._numbers = range(len(X))
         self._shapes = {}
         self._layouts = {}
@@ -108,6 +106,17 @@ class Images:
         if n_channels != self._n_channels:
             same._n_channels, same._expected_by = n_channels, "the other images"
             same._shapes, same._layouts = {}, {}  # images that were read under another expectation are read again
+        return same
+
+    def of_one_kind(self):
+        """Return the same images or, if some are grey and some are not, all of them in colour.
+
+        Of files, only the headers are read.
+        """
+        if isinstance(self._items, np.ndarray) or len({_is_grey(item) for item in self._items} - {None}) < 2:
+            return self
+        same = self.take(range(len(self)))
+        same._items = _converted(self._items, "colour")
         return same
 
     def check_all(self):
@@ -218,6 +227,19 @@ def _item(item, where):
 
 def _is_file(item):
     return is_path(item) or isinstance(item, FileInChannels)
+
+
+def _converted(items, channels):
+    return [FileInChannels(item, channels) if _is_file(item) else in_channels(item, channels) for item in items]
+
+
+def _is_grey(item):
+    """Tell whether an image is grey, or None if it is not an image."""
+    if isinstance(item, FileInChannels):
+        return item.channels == "grey"
+    if is_path(item):
+        return is_grey_file(item)
+    return None if item.ndim not in (2, 3) else item.ndim == 2 or item.shape[2] == 1
 
 
 def _read(file, where):

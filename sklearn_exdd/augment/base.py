@@ -164,7 +164,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         ----------
         X : images
             Array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in [0, 1]; list
-            of such images of different sizes; list of file paths.
+            of such images of different sizes; list of file paths. If some are grey and some are not, defects are made
+            in colour on all of them; `image_channels` of a detector converts them with the images.
         y : array-like of shape (n_samples,), default=None
             0 for normal images; only these are painted on. None: all are normal.
         masks : array or list, default=None
@@ -174,7 +175,10 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         -------
         self : object
         """
-        images = Images(X)
+        given = Images(X)
+        # What a later step of a Pipeline makes of grey and colour images is its own choice: in colour nothing is lost.
+        images = given.of_one_kind()
+        self.in_colour_ = images is not given
         is_defect = find_defects(y, len(images), self.pos_label)
         normal, defect = np.flatnonzero(~is_defect), np.flatnonzero(is_defect)
         if len(normal) == 0:
@@ -270,7 +274,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._learn_postponed()
-        images = Images([image], "image", n_channels=self.n_channels_)
+        channels = "colour" if getattr(self, "in_colour_", False) else None
+        images = Images([image], "image", n_channels=self.n_channels_, channels=channels)
         region = Masks([region], 1, "region").get(0, images.shape(0))
         if region is None or not region.any():
             raise ValueError("region: expected a mask that marks where the defect goes, got an empty one.")

@@ -60,15 +60,7 @@ def _load_labelled(folder, subset):
     if any(_masks_beside(list_image_files(folder, part)) for part in ("train", "test")):
         return load_ksdd2(folder, subset)
     if any(sub_folder(folder, name).is_dir() for name in ("normal", "good", "defect")):
-        data = load_folder(folder)
-        unused = sorted(set(list_files(folder)[0]) - set(data.X))
-        if unused:
-            print(
-                f"{len(unused)} images are not used, such as {str(unused[0].relative_to(folder))!r}: defects are "
-                "expected in defect/, masks in masks/.",
-                file=sys.stderr,
-            )
-        return data
+        return load_folder(folder)
     return None
 
 
