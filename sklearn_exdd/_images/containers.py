@@ -86,9 +86,7 @@ def as_array(item, where):
         ) from error
     if array.dtype == object and array.ndim == 0 and not isinstance(item, np.ndarray):
         advice = f"Pass {where}.toarray()." if hasattr(item, "toarray") else "Convert it with np.array first."
-        raise ValueError(
-            f"{where}: expected what numpy can convert to an array, got {type(item).__name__}. {advice}"
-        )
+        raise ValueError(f"{where}: expected what numpy can convert to an array, got {type(item).__name__}. {advice}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -164,7 +162,11 @@ def check_no_table(X, name, expected):
         What was expected, for messages.
     """
     columns = getattr(X, "columns", None)
-    if getattr(X, "ndim", None) != 2 or 0 in X.shape or not (columns is not None or getattr(X.dtype, "kind", "") in "OU"):
+    if (
+        getattr(X, "ndim", None) != 2
+        or 0 in X.shape
+        or not (columns is not None or getattr(X.dtype, "kind", "") in "OU")
+    ):
         return
     first_row = X.iloc[0] if columns is not None else X[0]
     for number, cell in enumerate(first_row):

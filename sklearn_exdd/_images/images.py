@@ -260,7 +260,9 @@ def _of_known_depth(items, name, bits):
     if not wide:
         return items, bits
     if bits is None:
-        bits = next((_BITS.get(_read(item, f"{name}[{i}]").dtype) for i, item in enumerate(items) if _is_file(item)), None)
+        bits = next(
+            (_BITS.get(_read(item, f"{name}[{i}]").dtype) for i, item in enumerate(items) if _is_file(item)), None
+        )
     if bits is None:
         bits = 8 if max(array.max() for array in wide.values()) <= 255 else 16
     limit, dtype = 2**bits - 1, np.dtype(f"u{bits // 8}")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from sklearn_exdd._images import IMAGE_SUFFIXES
-from sklearn_exdd._images.files import Names
+from sklearn_exdd._images.files import Names, why_left_out
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.datasets.folders import list_image_files, sub_folder
 
@@ -119,17 +118,6 @@ def list_files(folder, model=None):
         ]
         for files in (paths, sorted(left_out))
     ]
-
-
-def why_left_out(path):
-    """Return what is wrong with a file that may be an image, but has no suffix of a format that is read."""
-    if path.is_dir():
-        return "expected an image, got a link to a folder, which is not followed. Copy the images."
-    came = f"the suffix {path.suffix!r}" if path.suffix else "none"
-    return (
-        f"expected an image, with one of the suffixes {', '.join(IMAGE_SUFFIXES)}, got {came}. Convert the file, or "
-        "remove it if it is not an image."
-    )
 
 
 def _masks_beside(paths):
