@@ -5,7 +5,6 @@ from pathlib import PurePath
 from warnings import warn
 
 import numpy as np
-
 from sklearn.utils import column_or_1d
 
 from sklearn_exdd._images import IMAGE_SUFFIXES, check_listed, check_unmasked, is_missing

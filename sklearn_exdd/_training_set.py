@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from sklearn_exdd._images import Images, Masks, check_listed, is_missing
 from sklearn_exdd._labels import as_labels, find_positive, listed
 

@@ -109,8 +109,8 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
     with transparency          as above, where the opacity is marked by the rule of 8-bit grey
     ========================== ================================================================================
 
-    A picture in colour all of whose pixels are grey is a grey one, and so is one with a palette of greys only. Negative integers are errors, and
-    so is black paint on a transparent background.
+    A picture in colour all of whose pixels are grey is a grey one, and so is one with a palette of greys only. Negative
+    integers are errors, and so is black paint on a transparent background.
 
     Parameters
     ----------
@@ -188,9 +188,9 @@ def _marked_in_array(mask, where, soft, image_shape):
         )
     if mask.ndim == 3 and mask.shape[2] == 1:
         mask = mask[..., 0]
-    if mask.ndim == 3 and (mask.shape[2] == 3 or (mask.shape[2] == 4 and mask.dtype == np.uint8)):
-        if mask.dtype.kind != "f":  # such as cv2.imread gives them
-            return marked(mask[..., :3], mask[..., 3] if mask.shape[2] == 4 else None, where=where)
+    is_colour = mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype.kind != "f"  # such as cv2.imread gives them
+    if is_colour or (mask.ndim == 3 and mask.shape[2] == 4 and mask.dtype == np.uint8):
+        return marked(mask[..., :3], mask[..., 3] if mask.shape[2] == 4 else None, where=where)
     if mask.ndim != 2:
         expected = "(height, width)" if image_shape is None else tuple(image_shape[:2])
         advice = " Pass one of its channels, or mask.any(axis=2)." if mask.ndim == 3 else ""

@@ -1,5 +1,6 @@
 """The images of a folder: which there are, what is known of them, and what a detector says of each."""
 
+import os
 import re
 import sys
 import warnings
@@ -109,12 +110,14 @@ def list_files(folder, model=None):
     masks = _masks_beside(paths)
     if (folder / "index.csv").exists():
         masks.update(load_index(folder).masks)
-    model = model and model.resolve()
+    model = model and os.path.realpath(model)
     return [
         [
             path
             for path in files
-            if path not in masks and not any(path.is_relative_to(one) for one in aside) and path.resolve() != model
+            if path not in masks
+            and not any(path.is_relative_to(one) for one in aside)
+            and os.path.realpath(path) != model
         ]
         for files in (paths, sorted(left_out))
     ]

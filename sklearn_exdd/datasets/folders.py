@@ -293,8 +293,8 @@ def load_mvtec(path, subset=None):
 def load_ksdd2(path, subset=None):
     """List the images of KolektorSDD2 (Bozic, Tabernik, Skocaj, Computers in Industry, 2021).
 
-    An image is a defect if its mask marks a pixel, by the rule of `fit`; the masks are read for that. Files with "(copy)" in
-    the name, which the data set holds twice, are left out.
+    An image is a defect if its mask marks a pixel, by the rule of `fit`; the masks are read for that. Files with
+    "(copy)" in the name, which the data set holds twice, are left out.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ def _check_not_swapped(masks, pairs):
     for index, mask in enumerate(masks.raw()):
         if isinstance(mask, np.ndarray) and mask.dtype.kind in "iu" and len(np.unique(mask)) > _MAX_LABELS:
             raise ValueError(
-                f"{masks.where(index)}: expected a mask, got integers of more than {_MAX_LABELS} values, beside maps of "
+                f"{masks.where(index)}: expected a mask, got integers of more than {_MAX_LABELS} values, and maps of "
                 "two. Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. Of a mask with "
                 "many labels, pass mask > 0."
             )
