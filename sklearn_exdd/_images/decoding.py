@@ -19,7 +19,7 @@ _GREY = ("1", "L", "LA", "La", "F")  # modes, beside those of integers
 _ORIENTATION = 0x0112  # tag of EXIF
 
 
-def read_image(path, where=None):
+def read_image(path, where=None, bits=None):
     """Decode one image file.
 
     Parameters
@@ -27,12 +27,14 @@ def read_image(path, where=None):
     path : str or path-like
     where : str, default=None
         How messages call it.
+    bits : {8, 16}, default=None
+        Depth of 32-bit integers; None is 16.
 
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
         uint8, uint16 or float32, turned upright as its EXIF tag says; the first one of several in a file. Alpha is
-        dropped. A file of 32-bit integers holds 16 bits; a palette whose colours are all grey, those not in use
+        dropped. A palette whose colours are all grey, those not in use
         included, gives a grey image.
 
     Raises
@@ -43,7 +45,7 @@ def read_image(path, where=None):
         If it cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has more than
         twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` allows: 179 million, unless you set it.
     """
-    return _checked(*_decoded_file(path, where or str(path), pixels_of))
+    return _checked(*_decoded_file(path, where or str(path), pixels_of), bits)
 
 
 def read_marks(path, where):
@@ -60,9 +62,9 @@ def is_grey_file(path):
         return None
 
 
-def decode_image(picture, where):
+def decode_image(picture, where, bits=None):
     """Convert a Pillow image to an array exactly as :func:`read_image` converts a file."""
-    return _checked(_decoded(picture, where, pixels_of), where)
+    return _checked(_decoded(picture, where, pixels_of), where, bits)
 
 
 def decode_marks(picture, where):
@@ -127,14 +129,20 @@ def _upright(picture):
         }.get(picture.getexif().get(_ORIENTATION))
     except Exception:  # nothing in EXIF is worth an image
         turn = None
-    return picture if turn is None else picture.transpose(turn)
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    turned.format = picture.format  # which tells whether colours blur
+    return turned
 
 
 def pixels_of(picture):
     """Pixels of a Pillow image of any mode: grey or RGB, without alpha."""
     mode = picture.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
-        return _native(np.asarray(picture))
+        pixels = _native(np.asarray(picture))
+        # Of PGM, Pillow scales what has more than 8 bits to 16.
+        return pixels.astype(np.uint16) if mode == "I" and picture.format == "PPM" else pixels
     if mode in ("1", "L", "LA"):
         return np.asarray(picture if mode == "L" else picture.convert("L"))
     if mode == "La":
@@ -187,15 +195,15 @@ def _native(pixels):
     return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
 
 
-def _checked(pixels, where):
+def _checked(pixels, where, bits):
     if 0 in pixels.shape:
         raise ValueError(f"{where}: expected at least one pixel, got an image of shape {pixels.shape}.")
     if pixels.dtype == np.int32:  # Pillow's mode "I": 16-bit files of older formats
-        low, high = pixels.min(), pixels.max()
-        if low < 0 or high > 65535:
+        low, high, bits = pixels.min(), pixels.max(), bits or 16
+        if low < 0 or high >= 2**bits:
             raise ValueError(
-                f"{where}: expected at most 16 bits a pixel, values from 0 to 65535, got values from {low} to {high}. "
-                "Rescale them and save them as uint16."
+                f"{where}: expected at most {bits} bits a pixel, values from 0 to {2**bits - 1}, got values from {low} "
+                f"to {high}. Rescale them and save them as {'uint16' if bits == 16 else 'uint8 or uint16'}."
             )
-        pixels = pixels.astype(np.uint16)
+        pixels = pixels.astype(f"u{bits // 8}")
     return pixels

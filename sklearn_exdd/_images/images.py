@@ -70,7 +70,7 @@ class Images:
                     f"{name}[None]. Images of {X.shape[2]} pixels a row? Pass {name}[..., None]."
                 )
         else:
-            X = [_item(item, f"{name}[{i}]") for i, item in enumerate(X)]
+            X = [_item(item, f"{name}[{i}]", bits) for i, item in enumerate(X)]
         if len(X) == 0:
             raise ValueError(f"{name}: expected at least one image, got none.")
         X, self._bits = _of_known_depth(X, name, bits)
@@ -209,11 +209,11 @@ class Images:
         item, where = self._items[index], self.where(index)
         if _is_file(item):
             where += f" ({item.path if isinstance(item, FileInChannels) else os.fspath(item)})"
-            item = _read(item, where)
+            item = _read(item, where, self._bits)
         return item, where
 
 
-def _item(item, where):
+def _item(item, where, bits):
     """An item of a list as a path or an array."""
     if is_missing(item):
         raise ValueError(
@@ -222,7 +222,7 @@ def _item(item, where):
         )
     if _is_file(item):
         return item
-    return decode_image(item, where) if is_picture(item) else as_array(item, where)
+    return decode_image(item, where, bits) if is_picture(item) else as_array(item, where)
 
 
 def _is_file(item):
@@ -242,8 +242,8 @@ def _is_grey(item):
     return None if item.ndim not in (2, 3) else item.ndim == 2 or item.shape[2] == 1
 
 
-def _read(file, where):
-    return file.read(where) if isinstance(file, FileInChannels) else read_image(file, where)
+def _read(file, where, bits=None):
+    return file.read(where, bits) if isinstance(file, FileInChannels) else read_image(file, where, bits)
 
 
 def _of_known_depth(items, name, bits):
