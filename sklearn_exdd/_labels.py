@@ -1,6 +1,7 @@
 """Labels: which of two means defect."""
 
 import os
+import re
 from pathlib import PurePath
 from warnings import warn
 
@@ -133,9 +134,10 @@ def find_positive(classes, pos_label):
         return 1
     if meanings in ([True, False], [True, None], [None, False]):
         return labels[0]
-    is_plain = np.asarray(classes).dtype.kind in "buif" and labels != [-1, 1]
-    if meanings not in ([False, True], [False, None], [None, True]) and not is_plain:
-        reverse = " scikit-learn's outlier detectors call outliers -1." if labels == [-1, 1] else ""
+    is_reversible = {str(label).strip() for label in labels} in ({"-1", "1"}, {"-1.0", "1.0"})
+    is_known = meanings in ([False, True], [False, None], [None, True]) or np.asarray(classes).dtype.kind in "buif"
+    if is_reversible or not is_known:
+        reverse = " scikit-learn's outlier detectors call outliers -1." if is_reversible else ""
         warn(
             f"y: took {labels[1]!r} of the labels {labels} for the defect, because it sorts last.{reverse} Set "
             "pos_label to say which label means defect.",
@@ -149,5 +151,6 @@ def meaning(label):
     """Return whether a text is known to mean defect (True) or normal (False), or None if it is not known."""
     if not isinstance(label, str):
         return None
-    word = " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
+    # A hyphen within a word, not the sign of a number.
+    word = " ".join(re.sub(r"(?<=\w)-(?=\w)", " ", label.casefold().replace("_", " ")).split())
     return True if word in _DEFECT else False if word in _NORMAL else None
