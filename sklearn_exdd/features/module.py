@@ -256,6 +256,12 @@ def _load(build, layers, n_input_channels, precision, device, folded=True):
                     f"layers: expected outputs of shape (n, channels, height, width), got {tuple(output.shape)} "
                     f"from {name!r}."
                 )
+            if output.shape[2] != output.shape[3]:  # of a square probe
+                raise ValueError(
+                    f"layers: expected outputs of shape (n, channels, height, width), got {tuple(output.shape)} from "
+                    f"{name!r} for a square image. If it puts the channels last, as Swin does, name a layer behind its "
+                    "permutation, or wrap the module."
+                )
         finest = max(outputs.values(), key=lambda output: output.shape[2])
         n_patches = finest.shape[2]
         stride, offset = None, 0.0
