@@ -105,12 +105,16 @@ def test_real_defects_without_masks_cannot_be_pasted(surfaces):
 
 
 @each_augmenter_alone
-def test_images_of_other_channels_are_refused_by_name(augmenter, surfaces, tmp_path):
+def test_grey_images_beside_colour_are_painted_in_colour(augmenter, surfaces, tmp_path):
     X, y, masks = surfaces
     images = list(X)
     images[np.flatnonzero(y)[0]] = colour_of(X[:1])[0]
-    with pytest.raises(ValueError, match=rf"^X\[{np.flatnonzero(y)[0]}\]: expected 1 channel"):
-        clone(augmenter).set_params(memory=tmp_path).fit(images, y, masks=masks).sample(1)
+    first, again = (
+        clone(augmenter).set_params(memory=tmp_path, random_state=0).fit(images, y, masks=masks).sample(2)
+        for _ in range(2)
+    )
+    assert first.images[0].shape == (*X.shape[1:], 3)
+    np.testing.assert_array_equal(first.images, again.images)
 
 
 @each_augmenter

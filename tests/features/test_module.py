@@ -218,9 +218,13 @@ class ChannelsLast(nn.Module):
         return self.back(self.norm(self.first(batch).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
+def channels_last():
+    return ChannelsLast()
+
+
 def test_a_layer_with_channels_last_is_refused_by_its_name():
     X = random_images(0, 2, 32, 48, 3)
-    assert ModuleFeatureExtractor(ChannelsLast, layers=("back",)).fit(X).transform(X)[0].shape == (8, 12, 6)
+    assert ModuleFeatureExtractor(channels_last, layers=("back",)).fit(X).transform(X)[0].shape == (8, 12, 6)
     for layers in (("norm",), ("back", "norm")):
         with pytest.raises(ValueError, match=r"^layers: .* got \(1, .*, 6\) from 'norm' .* puts the channels last"):
-            ModuleFeatureExtractor(ChannelsLast, layers=layers).fit(X).transform(X)
+            ModuleFeatureExtractor(channels_last, layers=layers).fit(X).transform(X)
