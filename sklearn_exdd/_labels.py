@@ -84,6 +84,12 @@ def as_labels(y, n_samples):
                     f"y[{index}]: expected a label, got {label!r}; Input y contains NaN or another sign for a missing "
                     "label. Leave the image out, or label it."
                 )
+    shape = getattr(y, "shape", ())
+    if len(shape) == 2 and shape[1] > 1:  # in scikit-learn's words, too
+        raise ValueError(
+            f"y should be a 1d array, got an array of shape {tuple(shape)} instead. A single defect image? Pass "
+            "y[None]."
+        )
     labels = column_or_1d(y, warn=True)
     if len(labels) != n_samples:
         raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(labels)}.")

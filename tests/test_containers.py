@@ -1,5 +1,6 @@
 """Images, labels and groups in every container, by position."""
 
+import pickle
 from decimal import Decimal
 
 import numpy as np
@@ -372,6 +373,44 @@ def test_masked_values_are_refused_and_a_mask_without_any_is_not(container, squa
     for fit in (ExDDDetector(cells).fit, OffsetDefectAugmenter().fit):
         with pytest.raises(ValueError, match="^y" + message):
             fit(X, np.ma.masked_array(y, mask=y == 1))
+
+
+@pytest.mark.parametrize("form", ["rows", "images", "correction"])
+def test_labels_are_read_alike_beside_images_and_feature_rows(form, squares, cells):
+    X, y, _ = squares
+    X = X.reshape(len(X), -1)[:, ::97] / 255 if form == "rows" else X
+    if form == "correction":
+        fitted = ExDDDetector(cells, random_state=0).fit(X, y)
+
+        def fit(X, y):
+            return clone_of(fitted).partial_fit(X, y)
+
+    else:
+
+        def fit(X, y):
+            return ExDDDetector(cells if form == "images" else "auto", random_state=0).fit(X, y)
+
+    expected = fit(X, y).score_samples(X)
+    for given in (y.astype(object), y.tolist(), y.astype(float), y == 1):
+        np.testing.assert_array_equal(fit(X, given).score_samples(X), expected)
+    for sign in with_pandas(MISSING):
+        with pytest.raises(ValueError, match=r"^y\[3\]: expected a label, got .*; Input y contains NaN"):
+            fit(X, [*y[:3], sign, *y[4:]])
+    with pytest.raises(ValueError, match=r"^y: expected a value everywhere, got a masked array"):
+        fit(X, np.ma.masked_array(y, mask=y == 1))
+    with pytest.raises(ValueError, match=r"^y: expected a list or an array; got generator: pass list\(y\)"):
+        fit(X, (label for label in y))
+    with pytest.raises(ValueError, match=r"^y should be a 1d array, .* A single defect image\? Pass y\[None\]"):
+        fit(X, np.zeros((len(X), 9)))
+    with pytest.raises(ValueError, match=rf"^y: expected {len(X)} labels, one for each sample of X, got 3"):
+        fit(X, y[:3])
+    if form == "rows":
+        with pytest.raises(ValueError, match=r"^X: expected a value everywhere, got a masked array with"):
+            fit(np.ma.masked_equal(X, X.max()), y)
+
+
+def clone_of(fitted):
+    return pickle.loads(pickle.dumps(fitted))
 
 
 # What came instead

@@ -9,10 +9,10 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import metadata_routing
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_y, _num_samples, check_is_fitted, validate_data
 
 from sklearn_exdd import scoring
-from sklearn_exdd._images import Images, Masks, as_array, check_listed, holds_images, is_image
+from sklearn_exdd._images import Images, Masks, as_array, check_listed, check_unmasked, holds_images, is_image
 from sklearn_exdd._labels import are_paths, as_labels, find_positive, listed
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, group_numbers, joined, split_by_class
@@ -274,7 +274,8 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         elif y is None:
             samples = validate_data(self, _rows(X, "X"), dtype=[np.float64, np.float32])
         else:
-            samples, y = validate_data(self, _rows(X, "X"), y, dtype=[np.float64, np.float32])
+            rows = _rows(X, "X")
+            samples, y = validate_data(self, rows, as_labels(y, _num_samples(rows)), dtype=[np.float64, np.float32])
         if not images and masks is not None:
             raise ValueError("masks: expected None for feature rows, which have no pixels.")
         self._n_samples = n_samples = len(samples)
@@ -404,5 +405,6 @@ def _are_images_not_labels(y, with_images, X):
 
 
 def _rows(X, name):
-    """Feature rows as an array, if torch holds them."""
+    """Feature rows as an array, if torch holds them; masked values are refused."""
+    check_unmasked(X, name)
     return as_array(X, name) if type(X).__module__.partition(".")[0] == "torch" else X
