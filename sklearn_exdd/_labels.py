@@ -76,6 +76,8 @@ def as_labels(y, n_samples):
     """
     check_listed(y, "y")
     check_unmasked(y, "y")
+    if not (hasattr(y, "__iter__") or hasattr(y, "__getitem__")):
+        y = np.asarray(y)
     if getattr(y, "ndim", 1) == 1:
         for index, label in enumerate(y):
             if is_missing(label):
