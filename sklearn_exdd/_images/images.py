@@ -42,7 +42,7 @@ class Images:
         Depth of images in integer types other than uint8 and uint16. None takes it from
         the images in uint8 or uint16 beside them, files included, or else from the largest
         value of all.
-    remedy : str, default=_CONVERT
+    remedy : str, default="Convert all images ..."
         Advice on an image that is grey among colour images, or the reverse. "{wanted}" in it becomes "grey" or
         "colour".
 
