@@ -1,13 +1,15 @@
 """Labels: which of two means defect."""
 
 import os
+import re
 from pathlib import PurePath
 from warnings import warn
 
 import numpy as np
+from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
-from sklearn_exdd._images import IMAGE_SUFFIXES
+from sklearn_exdd._images import IMAGE_SUFFIXES, check_listed, check_unmasked, is_missing
 
 _NORMAL = {
     *("good", "ok", "okay", "normal", "negative", "neg", "pass", "passed", "accept", "accepted", "clean", "healthy"),
@@ -21,12 +23,15 @@ _NORMAL = {
         "flawless",
         "intact",
     ),
-    *("undamaged", "inlier", "i.o.", "io", "gut", "0", "0.0", "false"),
+    *("undamaged", "inlier", "faultless", "nondefective", "acceptable", "conforming", "0", "0.0", "false"),
+    *("i.o.", "io", "in ordnung", "gut", "gutteil", "fehlerfrei", "mangelfrei", "einwandfrei", "unbeschädigt"),
 }
 _DEFECT = {
     *("bad", "ng", "nok", "not ok", "ko", "defect", "defects", "defective", "anomaly", "anomalous", "abnormal"),
     *("positive", "pos", "fail", "failed", "fault", "faulty", "reject", "rejected", "not good", "no good", "broken"),
-    *("damaged", "flawed", "scrap", "outlier", "n.i.o.", "nio", "schlecht", "1", "1.0", "true"),
+    *("damaged", "flawed", "scrap", "outlier", "unacceptable", "nonconforming", "non conforming", "1", "1.0", "true"),
+    *("n.i.o.", "nio", "nicht in ordnung", "schlecht", "schlechtteil", "ausschuss", "ausschuß", "fehler", "fehlerhaft"),
+    *("defekt", "mangel", "mangelhaft", "beschädigt", "kaputt"),
 }
 
 
@@ -56,6 +61,57 @@ def are_paths(texts, n_samples):
     return all(like_pictures) or (len(texts) != n_samples and all(map(os.path.isfile, different)))
 
 
+def as_labels(y, n_samples):
+    """Return the labels as an array, by position, and refuse missing ones by their number.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        An array, list, Series or tensor. One of the dtype object that holds numbers, bool or texts of one kind gets
+        their dtype.
+    n_samples : int
+
+    Returns
+    -------
+    labels : ndarray of shape (n_samples,)
+    """
+    check_listed(y, "y")
+    check_unmasked(y, "y")
+    if not (hasattr(y, "__iter__") or hasattr(y, "__getitem__")):
+        y = np.asarray(y)
+    if getattr(y, "ndim", 1) == 1:
+        for index, label in enumerate(y):
+            if is_missing(label):
+                # scikit-learn's own words are in it.
+                raise ValueError(
+                    f"y[{index}]: expected a label, got {label!r}; Input y contains NaN or another sign for a missing "
+                    "label. Leave the image out, or label it."
+                )
+    shape = getattr(y, "shape", ())
+    if len(shape) == 2 and shape[1] > 1:  # in scikit-learn's words, too
+        raise ValueError(
+            f"y should be a 1d array, got an array of shape {tuple(shape)} instead. A single defect image? Pass "
+            "y[None]."
+        )
+    labels = column_or_1d(y, warn=True)
+    if len(labels) != n_samples:
+        raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(labels)}.")
+    if labels.dtype == object and len({type(label) for label in labels}) == 1:
+        labels = _of_one_kind(labels)
+    return labels
+
+
+def listed(classes):
+    """Return the first few classes, for messages."""
+    shown = ", ".join(map(repr, classes[:5].tolist()))
+    return shown if len(classes) <= 5 else f"{shown}, ..."
+
+
+def _of_one_kind(labels):
+    values = np.array(labels.tolist())
+    return values if values.shape == labels.shape and values.dtype.kind in "buif" else labels
+
+
 def find_positive(classes, pos_label):
     """Tell which label means defect.
 
@@ -66,7 +122,7 @@ def find_positive(classes, pos_label):
     pos_label : object
         The user's choice; None takes the label that is known to mean defect ("bad", "NG"), or is left over beside one
         that is known to mean normal ("good", "OK"), in any case. Of other labels it is the greater one, with a warning
-        unless they are numbers or bool.
+        unless they are bool or numbers other than -1 and 1, which scikit-learn's outlier detectors use in reverse.
 
     Returns
     -------
@@ -78,7 +134,7 @@ def find_positive(classes, pos_label):
         if len(labels) == 2 and pos_label not in labels:
             raise ValueError(f"pos_label: expected one of the classes {labels}, got {pos_label!r}.")
         return pos_label
-    meanings = [_meaning(label) for label in labels]
+    meanings = [meaning(label) for label in labels]
     if len(labels) == 1:
         if meanings[0] is True and isinstance(labels[0], str):
             return labels[0]
@@ -87,21 +143,25 @@ def find_positive(classes, pos_label):
         return 1
     if meanings in ([True, False], [True, None], [None, False]):
         return labels[0]
-    if meanings not in ([False, True], [False, None], [None, True]) and np.asarray(classes).dtype.kind not in "buif":
+    is_reversible = {str(label).strip() for label in labels} in ({"-1", "1"}, {"-1.0", "1.0"})
+    is_known = meanings in ([False, True], [False, None], [None, True]) or np.asarray(classes).dtype.kind in "buif"
+    if is_reversible or not is_known:
+        reverse = " scikit-learn's outlier detectors call outliers -1." if is_reversible else ""
         warn(
-            f"y: took {labels[1]!r} of the labels {labels} for the defect, because it sorts last. Set pos_label to say "
-            "which label means defect.",
+            f"y: took {labels[1]!r} of the labels {labels} for the defect, because it sorts last.{reverse} Set "
+            "pos_label to say which label means defect.",
             UserWarning,
             stacklevel=7,
         )
     return labels[1]
 
 
-def _meaning(label):
-    """Return whether a label is known to mean defect (True) or normal (False), or None if it is not known."""
+def meaning(label):
+    """Return whether a text is known to mean defect (True) or normal (False), or None if it is not known."""
     if not isinstance(label, str):
         return None
-    word = " ".join(label.casefold().replace("_", " ").replace("-", " ").split())
+    # A hyphen within a word, not the sign of a number.
+    word = " ".join(re.sub(r"(?<=\w)-(?=\w)", " ", label.casefold().replace("_", " ")).split())
     return True if word in _DEFECT else False if word in _NORMAL else None
 
 
@@ -126,7 +186,7 @@ def two_classes(y, pos_label):
     if len(classes) > 2:
         raise ValueError(
             f"Only binary classification is supported. The type of the target is {kind}: expected two classes, "
-            f"normal and defect, got {len(classes)}."
+            f"normal and defect, got {len(classes)}: {listed(classes)}."
         )
     positive = find_positive(classes, pos_label)
     if len(classes) == 1:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.utils import column_or_1d
 
 from sklearn_exdd._images import Images, Masks, check_listed, is_image, is_missing
-from sklearn_exdd._labels import are_paths, find_positive
+from sklearn_exdd._labels import are_paths, as_labels, find_positive, listed
 
 
 @dataclass
@@ -150,24 +149,34 @@ def split_by_class(samples, is_defect, groups, masks):
 
 
 def group_numbers(groups, n_samples):
-    """Number the groups from 0. Without a group (None, NaN or an empty text), a sample is a group of its own."""
+    """Number the groups from 0. Without a group (None, NaN or a blank text), a sample is a group of its own."""
     if groups is None:
         return np.arange(n_samples)
     check_listed(groups, "groups")
-    if getattr(groups, "ndim", 1) == 1:
-        is_blank = np.array([is_missing(item) or (isinstance(item, str) and not item.strip()) for item in groups])
-    else:
-        groups = column_or_1d(groups)
-        is_blank = np.zeros(len(groups), dtype=bool)
+    shape = getattr(groups, "shape", None)
+    if shape is not None and len(shape) == 2 and shape[1] == 1:
+        groups = groups.iloc[:, 0] if hasattr(groups, "iloc") else groups[:, 0]
+    elif shape is not None and len(shape) != 1:
+        raise ValueError(f"groups: expected one for each sample of X, got an array of shape {tuple(shape)}.")
     if len(groups) != n_samples:
         raise ValueError(f"groups: expected one for each of the {n_samples} samples of X, got {len(groups)}.")
-    if not is_blank.any():
-        return np.unique(column_or_1d(groups), return_inverse=True)[1]
+    names = [item.item() if getattr(item, "shape", None) == () and hasattr(item, "item") else item for item in groups]
+    names = [tuple(item) if isinstance(item, list) else item for item in names]
+    is_blank = np.array([is_missing(item) or is_missing(name) for item, name in zip(groups, names)])
+    try:
+        different = {name for name, blank in zip(names, is_blank) if not blank}
+    except TypeError as error:
+        raise ValueError(f"groups: expected texts or numbers, got some that cannot be compared: {error}.") from error
+    try:
+        different = sorted(different)
+    except TypeError:  # texts beside numbers, as programs write one and the same number
+        names = list(map(str, names))
+        different = sorted(set(map(str, different)))
+    number_of = {name: number for number, name in enumerate(different)}
     numbers = np.empty(n_samples, dtype=int)
-    named = [item for item, blank in zip(groups, is_blank) if not blank]
-    numbers[~is_blank] = np.unique(column_or_1d(named), return_inverse=True)[1] if named else []
-    numbers[is_blank] = len(named) + np.arange(is_blank.sum())
-    return np.unique(numbers, return_inverse=True)[1]
+    numbers[~is_blank] = [number_of[name] for name, blank in zip(names, is_blank) if not blank]
+    numbers[is_blank] = len(different) + np.arange(is_blank.sum())
+    return numbers
 
 
 def hold_out_of_each_kind(groups, fraction, random_state):
@@ -233,21 +242,17 @@ def find_defects(y, n_images, pos_label):
     """Tell which images are defects by their labels; without labels none is."""
     if y is None:
         return np.zeros(n_images, dtype=bool)
-    check_listed(y, "y")
     if are_defect_images(y, (), holds_images=False):
         raise ValueError("y: expected labels, one for each image of X, got images. Add them to X, with labels 0 and 1.")
-    y = column_or_1d(y)
-    if len(y) != n_images:
-        raise ValueError(f"y: expected {n_images} labels, one for each image of X, got {len(y)}.")
+    y = as_labels(y, n_images)
     classes = np.unique(y)
     if len(classes) > 2:
-        raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}.")
+        raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}: {listed(classes)}.")
     return y == find_positive(classes, pos_label)
 
 
-def images_by_class(X, y, masks, pos_label):
+def images_by_class(images, y, masks, pos_label):
     """Split what fit of an augmenter received into the training sets of normal images and of defect images, or None."""
-    images = Images(X)
     if are_defect_images(y, images):
         numbers, defects = np.arange(len(images)), Images(y, "X_defect")
         apart = np.arange(len(defects))

@@ -7,18 +7,27 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+import sklearn_exdd
 from sklearn_exdd import (
+    BaseDefectDetector,
     CombinedDefectDetector,
+    CutPasteDefectAugmenter,
     DefectClassifier,
+    DefectPasteAugmenter,
     ExDDDetector,
+    GaborFeatureExtractor,
+    LearnedFeatureExtractor,
     OffsetDefectAugmenter,
     PatchClassifierDetector,
+    PerlinDefectAugmenter,
     SegmentationDetector,
     StudentTeacherDetector,
     persistence,
 )
 from sklearn_exdd._images import Images
+from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.display import DefectMapDisplay
+from sklearn_exdd.metrics import kernel_distance
 
 RNG = np.random.RandomState(0)
 COLOUR = RNG.randint(0, 256, (7, 9, 3)).astype(np.uint8)
@@ -65,7 +74,6 @@ def test_what_is_wrong_is_named_as_ever(channels, tmp_path):
         images[2]
 
 
-TINY = {"n_synthetic": 4, "max_steps": 2, "crop_size": 32}
 DETECTORS = {
     "ExDDDetector": lambda cells: ExDDDetector(cells, random_state=0),
     "augmented": lambda cells: ExDDDetector(cells, augmenter=OffsetDefectAugmenter(), n_synthetic=3, random_state=0),
@@ -77,6 +85,11 @@ DETECTORS = {
     ),
     "StudentTeacherDetector": lambda cells: StudentTeacherDetector(
         channels=(8,), n_synthetic=4, max_steps=2, train_batch_size=2, crop_size=32, random_state=0
+    ),
+    "SegmentationDetector": lambda cells: SegmentationDetector(
+        LearnedFeatureExtractor(max_steps=2, n_synthetic=4, crop_size=32, train_batch_size=4, precision="float32"),
+        n_networks=1,
+        random_state=0,
     ),
     "DefectClassifier": lambda cells: DefectClassifier(
         "resnet18",
@@ -135,6 +148,82 @@ def test_synthetic_defects_of_an_earlier_step_are_converted_too(squares, cells):
     assert pipeline[-1].synthetic_.images[0].ndim == 2
 
 
+AUGMENTERS = {
+    "offset": OffsetDefectAugmenter,
+    "perlin": PerlinDefectAugmenter,
+    "cut and paste": CutPasteDefectAugmenter,
+    "defects": DefectPasteAugmenter,
+    "mixture": default_augmenter,
+}
+
+
+def in_many_forms(X, folder, coloured):
+    """The same images: arrays and files, grey, with a palette and in colour; those in colour only if so wished."""
+    mixed = []
+    for i, image in enumerate(X):
+        colour = np.stack([image, np.roll(image, 1, 0), image], axis=2)
+        if i % 4 == 0 or not coloured:
+            mixed.append(image)
+        elif i % 4 == 1:
+            mixed.append(colour)
+        else:
+            mixed.append(folder / f"{i}.png")
+            picture = Image.fromarray(colour)
+            (picture.quantize(64) if i % 4 == 2 else picture.convert("RGBA")).save(mixed[-1])
+    return mixed
+
+
+@pytest.mark.parametrize("channels", ["grey", "colour"])
+@pytest.mark.parametrize("name", AUGMENTERS)
+def test_a_step_before_the_detector_takes_mixed_images(name, channels, squares, cells, tmp_path):
+    X, y, masks = squares
+    mixed = in_many_forms(X, tmp_path, True)
+    augmenter = AUGMENTERS[name]().set_params(n_synthetic=5, random_state=0)
+    step = type(augmenter).__name__.lower()
+    detector = ExDDDetector(cells, image_channels=channels, random_state=0)
+    given = {f"{step}__masks": masks, "exdddetector__masks": masks}
+    pipeline = make_pipeline(augmenter, detector).fit(mixed, y, **given)
+    synthetic = pipeline[-1].synthetic_.images
+    assert {np.ndim(image) for image in synthetic} == {2 if channels == "grey" else 3}
+    converted = Images(mixed, channels=channels).raw()
+    alone = clone(detector).fit(converted, y, masks=masks)
+    assert alone.n_channels_ == pipeline[-1].n_channels_ == (1 if channels == "grey" else 3)
+    np.testing.assert_array_equal(
+        pipeline.score_samples(mixed), pipeline[-1].score_samples(list(map(np.asarray, converted)))
+    )
+    with pytest.raises(
+        ValueError, match=r"X\[\d+\].*: expected .* channels? .*image_channels='(grey|colour)' of the detector"
+    ):
+        make_pipeline(clone(augmenter), ExDDDetector(cells)).fit(mixed, y, **given)
+
+
+@pytest.mark.parametrize("name", AUGMENTERS)
+def test_an_augmenter_paints_in_colour_only_if_some_image_is_in_colour(name, squares, tmp_path):
+    X, y, masks = squares
+    for coloured in (False, True):
+        given = in_many_forms(X, tmp_path, coloured)
+        augmenter = AUGMENTERS[name]().set_params(n_synthetic=3, random_state=0)
+        augmented = augmenter.fit_transform(given, y, masks=masks)
+        assert {np.ndim(image) for image in augmented.synthetic.images} == {3 if coloured else 2}
+        assert all(passed is item for passed, item in zip(augmented, given))
+        for part in getattr(augmenter, "augmenters_", [augmenter]):
+            assert part.paint(X[0], masks.any(axis=0)).images[0].ndim == (3 if coloured else 2)
+
+
+def test_readers_without_the_parameter_name_another_remedy(squares):
+    X = squares[0]
+    colour = np.stack([X] * 3, axis=3)
+    readers = [
+        lambda: OffsetDefectAugmenter(random_state=0).fit(X).paint(colour[0], X[0] > 99),
+        lambda: kernel_distance([*X[:3], colour[3]], X),
+        lambda: GaborFeatureExtractor().fit([X[0], colour[1]]),
+    ]
+    for read in readers:
+        with pytest.raises(ValueError, match=r"channel.* Convert all images to one of the two, as Pillow") as caught:
+            read()
+        assert "image_channels" not in str(caught.value)
+
+
 def test_a_stored_detector_keeps_its_channels(surfaces, tmp_path):
     X = surfaces[0]
     mixed = [*X[:3], *np.stack([X[3:6]] * 3, axis=3)]
@@ -145,8 +234,18 @@ def test_a_stored_detector_keeps_its_channels(surfaces, tmp_path):
     np.testing.assert_array_equal(again.score_samples(mixed), detector.score_samples(X[:6]))
 
 
-def test_every_detector_has_the_parameter_and_checks_it(squares):
-    for kind in (ExDDDetector, SegmentationDetector, StudentTeacherDetector, DefectClassifier, PatchClassifierDetector):
-        assert kind().get_params()["image_channels"] is None
-    with pytest.raises(ValueError, match="The 'image_channels' parameter of ExDDDetector must be a str among"):
-        ExDDDetector(image_channels="rgb").fit(squares[0])
+def test_every_detector_is_tested_and_checks_the_parameter(squares, cells):
+    kinds = {
+        kind
+        for name in sklearn_exdd.__all__
+        if isinstance(kind := getattr(sklearn_exdd, name), type)
+        and issubclass(kind, BaseDefectDetector)
+        and kind is not BaseDefectDetector
+    }
+    detectors = [make(cells) for make in DETECTORS.values()]
+    assert {type(detector) for detector in detectors} == kinds
+    for detector in detectors:
+        name = type(detector).__name__
+        assert detector.image_channels is None
+        with pytest.raises(ValueError, match=f"The 'image_channels' parameter of {name} must be a str among"):
+            detector.set_params(image_channels="rgb").fit(squares[0])

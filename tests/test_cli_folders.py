@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -442,3 +443,17 @@ def test_a_score_that_is_no_number_costs_its_image_only(model, unseen_surfaces, 
     figures, said = evaluate(model, tmp_path, capsys, 3)
     assert figures["n_unusable"] == 1
     assert "expected a finite score, got nan" in said.err
+
+
+@pytest.mark.skipif(not hasattr(Path, "symlink_to"), reason="no links on this system")
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_links_that_lead_nowhere_stop_nothing(command, model, unseen_surfaces, tmp_path, capsys):
+    folder = tmp_path / "parts"
+    as_plain(unseen_surfaces, folder)
+    place = next(folder.rglob("0.png")).parent
+    (place / "circle.png").symlink_to("circle.png")
+    (place / "gone.png").symlink_to("nothing.png")
+    (place / "again").symlink_to("..", target_is_directory=True)
+    assert run(command, model, folder, *(["-o", tmp_path / "out"] if command == "predict" else [])) == 3
+    said = capsys.readouterr().err
+    assert {name for name in ("circle.png", "gone.png", "0.png") if name in said} == {"circle.png", "gone.png"}

@@ -1,12 +1,18 @@
 """Images, labels and groups in every container, by position."""
 
+import pickle
+from decimal import Decimal
+
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator
 
 from sklearn_exdd import ExDDDetector, OffsetDefectAugmenter
-from sklearn_exdd._images import Images
+from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._training_set import group_numbers
+from sklearn_exdd.metrics import pixel_roc_auc_score
 
 FORMS = [
     *("array", "list", "tuple", "objects", "paths", "texts", "array of texts", "pictures", "Series of arrays"),
@@ -271,3 +277,176 @@ def test_nan_of_an_extractor_names_the_image_and_the_extractor(squares):
         ExDDDetector(Overflowing()).fit([*X[:3], bright])
     with pytest.raises(ValueError, match=r"^X_defect\[0\]: expected numbers as features, got NaN"):
         ExDDDetector(Overflowing()).fit(X[y == 0], [bright])
+
+
+# Missing and masked entries
+
+MISSING = [None, np.nan, np.float32("nan"), np.datetime64("NaT"), np.timedelta64("NaT"), Decimal("NaN"), "", " ", b""]
+
+
+def with_pandas(values):
+    pd = pytest.importorskip("pandas")
+    return [*values, pd.NA, pd.NaT]
+
+
+def test_every_sign_for_a_missing_entry_means_the_same(squares, cells):
+    X, y, masks = squares
+    listed = [mask if label else None for mask, label in zip(masks, y)]
+    groups = [f"part {i // 3}" for i in range(len(X))]
+    own = group_numbers([*groups[:4], "alone", *groups[5:]], len(X))
+    for sign in with_pandas(MISSING):
+        numbers = group_numbers([*groups[:4], sign, *groups[5:]], len(X))
+        assert same_parts(numbers, own), repr(sign)
+        given = Masks([sign if mask is None else mask for mask in listed], len(X))
+        assert [given.get(i) is None for i in range(len(X))] == [mask is None for mask in listed]
+        with pytest.raises(ValueError, match=r"X\[2\]: expected an image, got .*leave it out, with its label"):
+            Images([*X[:2], sign, *X[3:]])
+        labels = np.where(y == 1, "bad", "good").tolist()
+        for fit in (ExDDDetector(cells).fit, OffsetDefectAugmenter().fit):
+            with pytest.raises(ValueError, match=r"y\[3\]: expected a label, got .*; Input y contains NaN"):
+                fit(X, [*labels[:3], sign, *labels[4:]])
+
+
+def same_parts(numbers, others):
+    return len(set(zip(numbers, others))) == len(set(numbers)) == len(set(others))
+
+
+@pytest.mark.parametrize("form", ["Series", "Int64", "float", "object", "category", "column", "table", "masked", "NaT"])
+def test_groups_with_missing_entries_in_every_container(form):
+    pd = pytest.importorskip("pandas")
+    groups, is_missing = np.arange(12) // 3, np.arange(12) // 3 == 2
+    floats = np.where(is_missing, np.nan, groups)
+    names = [None if missing else f"part {group}" for group, missing in zip(groups, is_missing)]
+    dates = np.datetime64("2020-01-01") + groups
+    dates[is_missing] = np.datetime64("NaT")
+    given = {
+        "Series": pd.Series(names, index=range(12, 0, -1)),
+        "Int64": pd.Series(floats).astype("Int64"),
+        "float": floats,
+        "object": np.array(names, dtype=object),
+        "category": pd.Series(names, dtype="category"),
+        "column": floats[:, None],
+        "table": pd.DataFrame({"group": names}),
+        "masked": np.ma.masked_array(groups, mask=is_missing),
+        "NaT": dates,
+    }[form]
+    expected = groups.copy()
+    expected[is_missing] = [100, 101, 102]
+    assert same_parts(group_numbers(given, 12), expected)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [list("abcabc"), [1, 2, 3] * 2, ["1", 2, 3, 1, "2", "3"], [(0, 1), (1, 0), (1, 1)] * 2, [[5], [6], [7]] * 2],
+)
+def test_groups_of_every_kind_are_numbered(groups):
+    assert same_parts(group_numbers(groups, 6), [0, 1, 2] * 2)
+
+
+def test_groups_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"^groups: expected one for each sample of X, got an array of shape \(6, 2\)"):
+        group_numbers(np.zeros((6, 2)), 6)
+    with pytest.raises(ValueError, match=r"^groups: expected texts or numbers, got some that cannot be compared"):
+        group_numbers([np.zeros(2)] * 6, 6)
+
+
+@pytest.mark.parametrize("container", [np.ma.stack, list])
+def test_masked_values_are_refused_and_a_mask_without_any_is_not(container, squares, cells):
+    X, y, masks = squares
+    maps = X.astype(float)
+    hide = np.zeros(X.shape, dtype=bool)
+    open_ones = [container([np.ma.masked_array(a, mask=m) for a, m in zip(A, hide)]) for A in (X, masks, maps)]
+    detector = ExDDDetector(cells, random_state=0).fit(open_ones[0], y, masks=open_ones[1])
+    expected = ExDDDetector(cells, random_state=0).fit(X, y, masks=masks)
+    np.testing.assert_array_equal(detector.score_samples(open_ones[0]), expected.score_samples(X))
+    hide[int(np.argmax(y)), :2] = True
+    hidden = [container([np.ma.masked_array(a, mask=m) for a, m in zip(A, hide)]) for A in (X, masks, maps)]
+    message = r"(\[\d+\])?: expected a value everywhere, got a masked array with \d+ masked values"
+    for name, call in (
+        ("X", lambda: ExDDDetector(cells).fit(hidden[0], y)),
+        ("masks", lambda: ExDDDetector(cells).fit(X, y, masks=hidden[1])),
+        ("masks", lambda: pixel_roc_auc_score(hidden[1], maps)),
+        ("maps", lambda: pixel_roc_auc_score(masks, hidden[2])),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}" + message):
+            call()
+    for fit in (ExDDDetector(cells).fit, OffsetDefectAugmenter().fit):
+        with pytest.raises(ValueError, match="^y" + message):
+            fit(X, np.ma.masked_array(y, mask=y == 1))
+
+
+@pytest.mark.parametrize("form", ["rows", "images", "correction"])
+def test_labels_are_read_alike_beside_images_and_feature_rows(form, squares, cells):
+    X, y, _ = squares
+    X = X.reshape(len(X), -1)[:, ::97] / 255 if form == "rows" else X
+    if form == "correction":
+        fitted = ExDDDetector(cells, random_state=0).fit(X, y)
+
+        def fit(X, y):
+            return clone_of(fitted).partial_fit(X, y)
+
+    else:
+
+        def fit(X, y):
+            return ExDDDetector(cells if form == "images" else "auto", random_state=0).fit(X, y)
+
+    expected = fit(X, y).score_samples(X)
+    for given in (y.astype(object), y.tolist(), y.astype(float), y == 1):
+        np.testing.assert_array_equal(fit(X, given).score_samples(X), expected)
+    for sign in with_pandas(MISSING):
+        with pytest.raises(ValueError, match=r"^y\[3\]: expected a label, got .*; Input y contains NaN"):
+            fit(X, [*y[:3], sign, *y[4:]])
+    with pytest.raises(ValueError, match=r"^y: expected a value everywhere, got a masked array"):
+        fit(X, np.ma.masked_array(y, mask=y == 1))
+    with pytest.raises(ValueError, match=r"^y: expected a list or an array; got generator: pass list\(y\)"):
+        fit(X, (label for label in y))
+    with pytest.raises(ValueError, match=r"^y should be a 1d array, .* A single defect image\? Pass y\[None\]"):
+        fit(X, np.zeros((len(X), 9)))
+    with pytest.raises(ValueError, match=rf"^y: expected {len(X)} labels, one for each sample of X, got 3"):
+        fit(X, y[:3])
+    if form == "rows":
+        with pytest.raises(ValueError, match=r"^X: expected a value everywhere, got a masked array with"):
+            fit(np.ma.masked_equal(X, X.max()), y)
+
+
+def clone_of(fitted):
+    return pickle.loads(pickle.dumps(fitted))
+
+
+# What came instead
+
+
+@pytest.mark.parametrize(
+    ("X", "came"),
+    [
+        ([b"a.png", b"b.png"], r"got list of bytes, such as b'a\.png' at 0: decode them with os\.fsdecode"),
+        (np.array([b"a.png"]), r"got an array of shape \(1,\) of bytes, such as .* os\.fsdecode"),
+        ([["a.png"], ["b.png"]], r"got list, which holds list \['a\.png'\] at 0"),
+        ([None, 3.5], r"got list, which holds float 3\.5 at 1"),
+        ([np.array("a.png")], r"got list, which holds an array of shape \(\) at 0"),
+        (7, "got int"),
+    ],
+)
+def test_what_is_no_image_is_described(X, came):
+    with pytest.raises(ValueError, match=rf"^X: expected images: .*; {came}"):
+        Images(X)
+
+
+@pytest.mark.parametrize("read", [lambda item: Images([np.ones((4, 4)), item]), lambda item: Masks([None, item], 2)])
+def test_a_sparse_matrix_is_refused_with_a_remedy(read):
+    with pytest.raises(ValueError, match=r"\[1\]: expected what numpy can .*, got csr_matrix\. Pass .*\.toarray\(\)"):
+        read(csr_matrix(np.eye(4)))
+
+
+@pytest.mark.parametrize("name", ["X", "masks", "maps"])
+def test_a_table_says_which_column_to_pass(name, squares, cells):
+    pd = pytest.importorskip("pandas")
+    X, y, masks = squares
+    table = pd.DataFrame({"no": list({"X": X, "masks": masks, "maps": X / 2}[name])})
+    call = {
+        "X": lambda: ExDDDetector(cells).fit(table, y),
+        "masks": lambda: ExDDDetector(cells).fit(X, y, masks=table),
+        "maps": lambda: pixel_roc_auc_score(masks, table),
+    }[name]
+    with pytest.raises(ValueError, match=rf"^{name}: expected .*; got a table of shape .*: pass {name}\['no'\]"):
+        call()

@@ -1,5 +1,6 @@
 """The same pixels from every mode, byte order, container and reader."""
 
+import itertools
 import struct
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from sklearn_exdd import ExDDDetector
 from sklearn_exdd._images import Images, read_image
+from sklearn_exdd._images.decoding import is_grey_file
 
 RNG = np.random.RandomState(0)
 GREY = RNG.randint(0, 256, (6, 9)).astype(np.uint8)
@@ -69,6 +71,18 @@ def test_arrays_of_either_byte_order_give_the_same_pixels(dtype, container):
     images = Images(there)
     np.testing.assert_array_equal(images[1], Images(here)[1])
     np.testing.assert_allclose(images.restore(1, images[1]), images.original(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f2", "f4", "f8", "?"])
+@pytest.mark.parametrize(
+    "layout", [np.asfortranarray, lambda X: X[::-1].copy()[::-1], lambda X: X.repeat(2, 2)[:, :, ::2]]
+)
+def test_an_image_is_in_c_order_whatever_order_came(dtype, layout):
+    X = np.stack([GREY, GREY[::-1]]).astype(dtype) if dtype[0] != "f" else (np.stack([GREY] * 2) / 255).astype(dtype)
+    for given in (layout(X), list(layout(X))):
+        image = Images(given)[1]
+        assert image.flags.c_contiguous
+        np.testing.assert_array_equal(image, Images(X)[1])
 
 
 def test_a_detector_fits_alike_on_files_of_both_byte_orders(tmp_path, squares, cells):
@@ -242,3 +256,83 @@ def test_rounding_beyond_the_range_is_clipped(dtype):
 def test_an_excess_that_is_no_rounding_is_refused_with_all_its_digits():
     with pytest.raises(ValueError, match=r"X\[0\]: .* from 0\.5 to 1\.00001\. Clip them with np\.clip\(image, 0, 1\)"):
         Images([np.array([[0.5, 1.00001]])])[0]
+
+
+# Palettes
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", None])
+@pytest.mark.parametrize(("entries", "n_channels"), [([*SKY, [255, 0, 0]], 3), ([*SKY, [9, 9, 9]], 1)])
+def test_colours_of_a_palette_count_whether_or_not_they_are_in_use(suffix, entries, n_channels, tmp_path):
+    """Of two pictures of one palette, none is grey by the accident of what it shows."""
+    for n_used in (3, 4):
+        picture, _ = palette(entries)
+        picture.putdata((GREY % n_used).ravel().tolist())
+        item = picture
+        if suffix is not None:
+            item = tmp_path / f"image.{suffix}"
+            picture.save(item)
+        images = Images([item])
+        assert images.n_channels == n_channels
+        np.testing.assert_array_equal(
+            np.rint(images[0] * 255), np.asarray(picture.convert("RGB"))[..., :n_channels].astype(float)
+        )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_header_tells_grey_from_colour_as_the_pixels_do(mode, tmp_path):
+    picture = MODES[mode][0]
+    for suffix in ("png", "tif", "gif", "jp2"):
+        path = tmp_path / f"image.{suffix}"
+        try:
+            picture.save(path)
+        except (OSError, KeyError, ValueError):
+            continue
+        assert is_grey_file(path) == (read_image(path).ndim == 2)
+    assert is_grey_file(tmp_path / "gone.png") is None
+
+
+# 32-bit integers
+
+
+def test_files_of_wide_integers_are_read_as_deep_as_the_images_of_fit(squares, cells, tmp_path):
+    X, y, _ = squares
+
+    def files(images, suffix):
+        paths = [tmp_path / f"{images.dtype}-{images.max()}-{i}.{suffix}" for i in range(len(images))]
+        for path, image in zip(paths, images):
+            Image.fromarray(image).save(path)
+        return paths
+
+    eight, wide, deep = files(X, "png"), files(X.astype(np.int32), "tif"), files(X.astype(np.uint16) * 257, "png")
+    expected = ExDDDetector(cells, random_state=0).fit(X, y).score_samples(X)
+    for fitted, channels in itertools.product((X, eight, X.astype(np.int64)), (None, "grey")):
+        detector = ExDDDetector(cells, image_channels=channels, random_state=0).fit(fitted, y)
+        pictures = [Image.fromarray(image.astype(np.int32)) for image in X]
+        for given in (X, eight, wide, pictures, X.astype(np.int32), deep):
+            np.testing.assert_allclose(detector.score_samples(given), expected, rtol=1e-5)
+        with pytest.raises(ValueError, match=r"X\[0\] .*: expected at most 8 bits a pixel, values from 0 to 255"):
+            detector.predict(files(X.astype(np.int32) * 257, "tif"))
+    detector = ExDDDetector(cells, random_state=0).fit(deep, y)
+    dark = X[:2].astype(np.int32)
+    np.testing.assert_array_equal(detector.score_samples(dark), detector.score_samples(dark.astype(np.uint16)))
+    np.testing.assert_array_equal(detector.score_samples(dark), detector.score_samples(wide[:2]))
+
+
+def test_a_portable_grey_map_of_sixteen_bits_has_sixteen_bits(tmp_path):
+    (tmp_path / "image.pgm").write_bytes(b"P5 9 6 65535\n" + DEEP.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "image.pgm", bits=8), DEEP)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.complex64, object])
+def test_a_type_without_a_range_is_refused_with_a_remedy(dtype):
+    with pytest.raises(ValueError, match=r"X\[0\]: expected dtype uint8, .* got .*\. If it holds (bytes|numbers)"):
+        Images([np.ones((4, 5), dtype=dtype)])[0]
+
+
+def test_a_picture_whose_file_is_closed_is_refused_with_a_remedy(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "image.tif")
+    with Image.open(tmp_path / "image.tif") as picture:
+        pass
+    with pytest.raises(ValueError, match=r"X\[0\]: .* call its load\(\) before its file is closed"):
+        Images([picture])

@@ -136,7 +136,7 @@ def test_links(tmp_path):
     write(tmp_path / "elsewhere" / "1.png")
     (tmp_path / "normal" / "broken.png").symlink_to(tmp_path / "normal" / "gone.png")
     (tmp_path / "normal" / "link.png").symlink_to(tmp_path / "elsewhere")
-    with pytest.warns(UserWarning, match=r"1 file in .* such as 'normal/link\.png'"):
+    with pytest.warns(UserWarning, match=r"2 files in .* such as 'elsewhere/1\.png'"):
         data = load_folder(tmp_path)
     assert [path.name for path in data.X] == ["0.png", "broken.png"]
     with pytest.raises(FileNotFoundError, match=r"broken\.png\): expected an image file, found no such file"):
@@ -400,7 +400,7 @@ def test_other_encodings_are_named_with_the_line_and_the_remedy(content, message
         ("image,label\nx/a.png,0\nx/b.png,1\nx/a.png,1\n", r"line 4: expected one row .*a\.png' again, as in line 2"),
         ("image,label\nx/a.png,0\nx/b.png,1\nx\\a.png,0\n", r"line 4: expected one row .*a\.png' again, as in line 2"),
         ("image,label,mask\nx/b.png,1,x/b_mask.png\nx/b.png,1,x/a.png\n", "line 3: expected one row for each image"),
-        ("sep=;\nimage;label\nx/a.png;2\n", "line 3: expected a label of"),
+        ("sep=;\nimage;label\nx/a.png;2\n", "line 3: expected a label such as"),
     ],
 )
 def test_wrong_tables_are_named_by_their_line(text, message, tmp_path):
@@ -445,3 +445,87 @@ def test_no_warning_of_ours_is_silenced(tmp_path):
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="left out"):
             load_folder(tmp_path)
+
+
+# Images outside the layout
+
+
+@LOADERS
+@pytest.mark.parametrize("place", ["bad/2.png", "2.png", "Validation/good/2.jpg"])
+def test_images_outside_the_layout_are_named(load, place, tmp_path):
+    fill(load, tmp_path)
+    write(tmp_path / place)
+    with pytest.warns(UserWarning, match=rf"^1 file in .* left out, such as '{place}': expected "):
+        data = load(tmp_path)
+    assert data.left_out == [tmp_path / place]
+    assert tmp_path / place not in data.X
+
+
+@LOADERS
+def test_reviews_reports_and_hidden_folders_are_no_images_outside_the_layout(load, tmp_path):
+    fill(load, tmp_path)
+    for place in ("review/images/1.png", "report/maps/1.png", ".cache/1.png", "__MACOSX/1.png"):
+        write(tmp_path / place)
+    for name in ("scores.csv", "report.html"):
+        (tmp_path / "report" / name).touch()
+    assert load(tmp_path).left_out == []
+
+
+@pytest.mark.parametrize("subset", ["train", "test"])
+@pytest.mark.parametrize("load", [load_mvtec, load_ksdd2], ids=lambda load: load.__name__)
+def test_the_other_subset_is_not_outside_the_layout(load, subset, tmp_path):
+    fill(load, tmp_path)
+    assert load(tmp_path, subset).left_out == []
+
+
+@pytest.mark.parametrize(
+    ("mask", "is_defect"),
+    [
+        (np.zeros((8, 8), np.uint8), False),
+        (np.eye(8, dtype=np.uint8), True),
+        (np.full((8, 8, 4), (255, 255, 255, 0), np.uint8), False),
+        (np.eye(8, dtype=np.uint8)[..., None] * np.array([255, 255, 255, 255], np.uint8), True),
+    ],
+    ids=["black", "labels", "transparent", "paint"],
+)
+def test_masks_of_ksdd2_are_read_by_the_rule_of_fit(mask, is_defect, tmp_path):
+    fill(load_ksdd2, tmp_path)
+    Image.fromarray(mask).save(tmp_path / "train" / "0_GT.png")
+    assert load_ksdd2(tmp_path, "train").y.tolist() == [int(is_defect)]
+
+
+# Labels in tables
+
+
+@pytest.mark.parametrize(
+    ("normal", "defect"),
+    [
+        ("0", "1"),
+        ("OK", "NG"),
+        ("good", "bad"),
+        ("Normal", "Anomaly"),
+        ("False", "True"),
+        ("0.0", "1.0"),
+        ("gut", "Ausschuss"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_labels_of_a_table_are_those_of_fit(normal, defect, encoding, separator, tmp_path):
+    rows = [("image", "label"), ("a.png", normal), ("b.png", defect)]
+    for name, _ in rows[1:]:
+        write(tmp_path / name)
+    (tmp_path / "index.csv").write_text("\n".join(map(separator.join, rows)), encoding=encoding)
+    data = load_index(tmp_path)
+    assert data.y.tolist() == [0, 1]
+    assert data.kinds.tolist() == ["normal", "defect"]
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "maybe", "", "nan", "left"])
+def test_a_label_of_no_known_meaning_is_refused(label, tmp_path):
+    write(tmp_path / "a.png")
+    (tmp_path / "index.csv").write_text(f"image,label\na.png,{label}\n")
+    with pytest.raises(
+        ValueError, match=rf"line 2: expected a label such as 0, good or OK, or 1, bad or NG, got '{label}'"
+    ):
+        load_index(tmp_path)

@@ -429,7 +429,7 @@ def test_another_number_of_masks_than_images_is_refused(masks):
     ("bad", "message"),
     [
         (MASK.T, r"expected the shape of its image, \(2, 3\), got \(3, 2\)"),
-        (np.stack([MASK] * 3, axis=2), r"expected the shape of its image, \(2, 3\), got \(2, 3, 3\)"),
+        (np.stack([MASK] * 2, axis=2), r"expected the shape of its image, \(2, 3\), got \(2, 3, 2\)"),
         (np.array([["a", "b", "c"]] * 2), "expected a mask of bool, integers or floats, got dtype <U1"),
         (np.array(3), r"expected the shape of its image, \(2, 3\), got \(\)"),
     ],

@@ -1,5 +1,7 @@
 """Which of two labels means defect."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 from sklearn.pipeline import make_pipeline
@@ -67,7 +69,7 @@ def test_unknown_names_are_warned_of_once(names, squares, cells):
         OffsetDefectAugmenter().fit(X, labels)
 
 
-@pytest.mark.parametrize("values", [(0, 1), (False, True), (-1, 1), (1, 2), (0.0, 1.0), ("0", "1")])
+@pytest.mark.parametrize("values", [(0, 1), (False, True), (-1, 0), (1, 2), (0.0, 1.0), ("0", "1")])
 def test_numbers_need_no_warning(values, squares, cells):
     X, y, _ = squares
     labels = np.where(y == 1, values[1], values[0])
@@ -101,3 +103,65 @@ def test_one_class_is_refused(label, match, squares, cells):
     with pytest.raises(ValueError, match=match):
         ExDDDetector(cells).fit(squares[0], [label] * len(squares[0]))
     assert find_defects([label] * 3, 3, None).tolist() == [label == "bad"] * 3
+
+
+@pytest.mark.filterwarnings("ignore:.*sorts before the label of normal samples:UserWarning")
+@pytest.mark.parametrize(
+    ("normal", "defect"),
+    [
+        *[("in Ordnung", "nicht in Ordnung"), ("Gutteil", "Ausschuss"), ("fehlerfrei", "fehlerhaft"), ("OK", "defekt")],
+        *[("einwandfrei", "MANGELHAFT"), ("unbeschädigt", "beschädigt"), ("io", "nio"), ("gut", "Fehler")],
+        *[("acceptable", "unacceptable"), ("conforming", "non-conforming"), ("0.0", "1.0"), (" good ", "\tBad")],
+    ],
+)
+def test_german_and_english_names_are_known(normal, defect, squares):
+    X, y, _ = squares
+    np.testing.assert_array_equal(find_defects(np.where(y == 1, defect, normal).tolist(), len(X), None), y == 1)
+
+
+@pytest.mark.parametrize("dtype", [int, float, str])
+def test_the_numbers_of_outlier_detectors_are_warned_of(dtype, squares, cells):
+    X, y, _ = squares
+    labels = np.where(y == 1, -1, 1).astype(dtype)
+    for fit in (ExDDDetector(cells).fit, OffsetDefectAugmenter().fit):
+        with pytest.warns(UserWarning, match=r"^y: took '?1.* of the labels .*-1.*outlier detectors call outliers -1"):
+            fit(X, labels)
+    with pytest.warns(UserWarning, match="pos_label=.*-1.* sorts before"):
+        detector = ExDDDetector(cells, pos_label=np.unique(labels)[0], random_state=0).fit(X, labels)
+    np.testing.assert_array_equal(detector.predict(X), labels)
+
+
+@pytest.mark.parametrize(
+    "form", ["objects", "tensor", "Series", "category", "Int64", "boolean", "list", "deque", "texts"]
+)
+def test_labels_in_every_container_mean_the_same(form, squares, cells):
+    pd, torch = pytest.importorskip("pandas"), pytest.importorskip("torch")
+    X, y, _ = squares
+    index = np.random.RandomState(0).permutation(len(y))
+    given = {
+        "objects": y.astype(object),
+        "tensor": torch.tensor(y),
+        "Series": pd.Series(y, index=index),
+        "category": pd.Series(y, index=index).astype("category"),
+        "Int64": pd.Series(y, index=index, dtype="Int64"),
+        "boolean": pd.Series(y == 1, index=index, dtype="boolean"),
+        "list": y.tolist(),
+        "deque": deque(y.tolist()),
+        "texts": pd.Series(np.where(y == 1, "1", "0"), index=index),
+    }[form]
+    expected = ExDDDetector(cells, random_state=0).fit(X, y)
+    detector = ExDDDetector(cells, random_state=0).fit(X, given)
+    np.testing.assert_array_equal(detector.score_samples(X), expected.score_samples(X))
+    np.testing.assert_array_equal(detector.predict(X) == detector.pos_label_, expected.predict(X) == 1)
+    np.testing.assert_array_equal(find_defects(given, len(X), None), y == 1)
+
+
+def test_more_than_two_classes_are_listed(squares, cells):
+    X, y, _ = squares
+    labels = ["Bad" if label else "good" for label in y]
+    labels[0] = "OK"
+    for fit in (ExDDDetector(cells).fit, OffsetDefectAugmenter().fit):
+        with pytest.raises(ValueError, match="expected two classes, normal and defect, got 3: 'Bad', 'OK', 'good'"):
+            fit(X, labels)
+    with pytest.raises(ValueError, match=r"got 18: .*, \.\.\.\."):
+        OffsetDefectAugmenter().fit(X[:18], np.arange(18))

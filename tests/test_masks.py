@@ -255,7 +255,63 @@ def test_maps_that_are_no_numbers_are_refused(score):
     maps = [np.zeros(SHAPE), np.full(SHAPE, "a")]
     with pytest.raises(ValueError, match=r"maps\[1\]: expected numbers, got dtype"):
         score([MARK, MARK], maps)
-    with pytest.raises(ValueError, match=r"maps\[1\]: expected a 2-D array"):
+    with pytest.raises(ValueError, match=r"maps\[1\]: expected an anomaly map, got None"):
         score([MARK, MARK], [maps[0], None])
     with pytest.raises(ValueError, match=r"masks: expected .*, got generator: pass list\(masks\)|; got generator"):
         score((mask for mask in [MARK]), maps[:1])
+
+
+# Colours, by palette and by array
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", None])
+@pytest.mark.parametrize("used", [(1,), (1, 2), (2, 3), (1, 2, 3)])
+def test_a_palette_with_a_colour_marks_whatever_is_not_black(suffix, used, tmp_path):
+    """Greys among the colours of a palette are labels, too, whichever of them a mask happens to contain."""
+    levels = np.zeros(SHAPE, dtype=np.uint8)
+    levels[MARK] = np.resize(used, MARK.sum())
+    picture = Image.fromarray(levels).convert("P")
+    picture.putpalette([0, 0, 0, 80, 80, 80, 200, 200, 200, 0, 60, 0])
+    item = picture
+    if suffix is not None:
+        item = tmp_path / f"mask.{suffix}"
+        picture.save(item)
+    np.testing.assert_array_equal(Masks([item], 1).get(0, SHAPE), MARK)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("paint", [(1, 1, 1), (1, 0, 0), (0, 1, 1)])
+def test_colours_in_arrays_of_every_integer_type_mark(dtype, paint):
+    mask = MARK[..., None] * np.array(paint).astype(dtype)
+    for given in (mask, mask * np.array(255 if dtype is not bool else 1, dtype=dtype)):
+        np.testing.assert_array_equal(Masks([given.astype(dtype)], 1).get(0, SHAPE), MARK)
+    if np.dtype(dtype).kind == "i":
+        with pytest.raises(ValueError, match=r"masks\[0\]: expected integers of at least 0"):
+            Masks([-mask], 1).get(0, SHAPE)
+    with pytest.raises(
+        ValueError, match=r"masks\[0\]: .* got \(.*, 3\)\. Pass one of its channels, or mask\.any\(axis=2\)"
+    ):
+        Masks([mask.astype(float)], 1).get(0, SHAPE)
+
+
+def test_a_turned_jpeg_leaves_no_fringe_either(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = np.kron(painted((128, 0, 0)), np.ones((8, 8, 1), dtype=np.uint8))
+    Image.fromarray(large).save(tmp_path / "mask.jpg", quality=60, exif=exif)
+    found = Masks([tmp_path / "mask.jpg"], 1).get(0)
+    assert np.mean(found != np.rot90(np.kron(MARK, np.ones((8, 8))), -1)) < 0.02
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+@pytest.mark.parametrize("true", [np.bool_, np.uint8, np.float32])
+def test_swapped_arguments_of_integers_are_refused(score, dtype, true, squares, cells):
+    X, y, masks = squares
+    maps = ExDDDetector(cells, random_state=0).fit(X, y, masks=masks).predict_map(X)
+    levels = (maps / maps.max() * 255).astype(dtype)
+    with pytest.raises(ValueError, match=r"masks\[\d+\]: expected a mask, got integers of more than .* swapped\?"):
+        score(levels, masks.astype(true))
+    assert 0 <= score(masks.astype(true), levels) <= 1
+    # Labels beside decisions are not swapped.
+    assert score(masks.astype(dtype) * 3, maps > np.median(maps)) > 0

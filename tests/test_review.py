@@ -490,6 +490,30 @@ def test_an_image_that_cannot_be_read_is_listed_with_its_problem(folder, cells, 
     assert problem is None
 
 
+@pytest.mark.parametrize("found_by", ["thumbnail", "judge"])
+def test_what_is_left_out_is_listed_with_the_reason(folder, cells, surfaces, found_by, tmp_path_factory):
+    X, y, _ = surfaces
+    place = folder.path
+    for name in ("normal/photo.heic", "masks/draft.psd", "review/scan.raw", "normal/notes.txt", "normal/.hidden.heic"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(b"?")
+    (place / "archive").symlink_to(tmp_path_factory.mktemp("archive"), target_is_directory=True)
+    (place / "normal" / "broken.png").write_bytes(b"not an image")
+    (place / "normal" / "gone.png").symlink_to("nothing.png")
+    session = ReviewSession(folder, ExDDDetector(cells).fit(X[y == 0]))
+    reasons = dict(session.left_out())
+    assert list(reasons) == ["archive", "normal/gone.png", "normal/photo.heic"]
+    assert "a link to a folder, which is not followed" in reasons["archive"]
+    assert "got the suffix '.heic'" in reasons["normal/photo.heic"]
+    for entry in folder.entries():
+        getattr(session, found_by)(entry)
+    reasons = dict(session.left_out())
+    assert list(reasons) == ["archive", "normal/broken.png", "normal/gone.png", "normal/photo.heic"]
+    assert "expected an image that Pillow can decode" in reasons["normal/broken.png"]
+    (place / "normal" / "broken.png").unlink()
+    assert "normal/broken.png" not in dict(session.left_out())
+
+
 def test_the_detector_is_asked_once_and_may_have_no_maps(folder, source):
     class Counting(BaseEstimator):
         n_calls = 0

@@ -176,9 +176,13 @@ def test_hostile_names_and_broken_files_are_shown_as_text(tmp_path, open_page, s
     (folder / "vector.png").write_text("<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>")
     Image.new("L", (64, 64)).save(tmp_path / "secret.png")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "<i>.heic").write_bytes(b"?")
     page = open_page(folder, color_scheme="dark")
     page.get_by_text("unreadable").first.wait_for()
     assert page.get_by_text("unreadable").count() == 3
+    page.get_by_text("4 files left out", exact=True).click()
+    for reason in ("<i>.heic: expected an image", "broken.png: 'broken.png'", "link.png: 'link.png'", "vector.png: "):
+        page.get_by_text(reason).locator("visible=true").wait_for()
     assert page.get_by_text("Review <b>parts", exact=True).is_visible()
     shown = [
         "<img src=x onerror=alert(1)>.png",

@@ -1,6 +1,14 @@
 """Images and masks in: the one door for everything that a user passes."""
 
-from sklearn_exdd._images.containers import as_array, check_listed, holds_images, is_image, is_missing
+from sklearn_exdd._images.containers import (
+    as_array,
+    check_listed,
+    check_no_table,
+    check_unmasked,
+    holds_images,
+    is_image,
+    is_missing,
+)
 from sklearn_exdd._images.decoding import IMAGE_SUFFIXES, read_image
 from sklearn_exdd._images.digests import are_known, training_digests
 from sklearn_exdd._images.images import Images
@@ -13,6 +21,8 @@ __all__ = [
     "are_known",
     "as_array",
     "check_listed",
+    "check_no_table",
+    "check_unmasked",
     "holds_images",
     "is_image",
     "is_missing",

@@ -63,10 +63,10 @@ class FileInChannels:
         """Path of the file."""
         return self.file.path if isinstance(self.file, FileInChannels) else os.fspath(self.file)
 
-    def read(self, where=None):
-        """Return the image."""
+    def read(self, where=None, bits=None):
+        """Return the image; see :func:`~sklearn_exdd._images.read_image`."""
         is_nested = isinstance(self.file, FileInChannels)
-        image = self.file.read(where) if is_nested else read_image(self.file, where)
+        image = self.file.read(where, bits) if is_nested else read_image(self.file, where, bits)
         return in_channels(image, self.channels)
 
     def __array__(self, dtype=None, copy=None):

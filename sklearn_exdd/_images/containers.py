@@ -1,9 +1,9 @@
 """Containers: lists, arrays, tables and tensors of images or masks, by position."""
 
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Set
+from numbers import Number
 
 import numpy as np
 
@@ -25,10 +25,13 @@ def is_picture(item):
 
 
 def is_missing(item):
-    """Tell whether an item stands for a missing one: None, NaN, NaT or pandas.NA."""
-    if item is None or type(item).__name__ in ("NAType", "NaTType"):
+    """Tell whether an item stands for a missing one: None, NaN, NaT, pandas.NA, numpy.ma.masked or a blank text."""
+    if item is None or item is np.ma.masked or type(item).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(item, (float, np.floating)) and math.isnan(item)
+    if isinstance(item, (str, bytes)):
+        return not item.strip()
+    # NaN and NaT, which differ from themselves.
+    return isinstance(item, (Number, np.number, np.datetime64, np.timedelta64)) and bool(item != item)
 
 
 def check_listed(values, name):
@@ -68,14 +71,33 @@ def as_array(item, where):
     Returns
     -------
     array : ndarray
+
+    Raises
+    ------
+    ValueError
+        If numpy cannot convert the item, or some of its values are masked.
     """
+    check_unmasked(item, where)
     try:
         array = np.asarray(_from_torch(item))
     except Exception as error:  # each library refuses in its own way
         raise ValueError(
             f"{where}: expected what numpy can convert to an array, got {type(item).__name__}: {error}"
         ) from error
+    if array.dtype == object and array.ndim == 0 and not isinstance(item, np.ndarray):
+        advice = f"Pass {where}.toarray()." if hasattr(item, "toarray") else "Convert it with np.array first."
+        raise ValueError(f"{where}: expected what numpy can convert to an array, got {type(item).__name__}. {advice}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def check_unmasked(values, where):
+    """Refuse a masked array that has masked values: they stand for no number, whatever lies beneath the mask."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        n_masked = int(np.ma.getmaskarray(values).sum())
+        raise ValueError(
+            f"{where}: expected a value everywhere, got a masked array with {n_masked} masked values. Fill them in "
+            f"with {where}.filled(), or pass {where}.data."
+        )
 
 
 def _from_torch(item):
@@ -107,7 +129,7 @@ def holds_images(X, name="X"):
     check_listed(X, name)
     ndim = getattr(X, "ndim", None)
     if ndim == 2:
-        _check_no_table(X, name)
+        check_no_table(X, name, EXPECTED_IMAGES)
         return False
     if ndim is not None and ndim > 2:
         return True
@@ -118,7 +140,7 @@ def holds_images(X, name="X"):
     # A missing image, such as what cv2.imread returns for a file that it cannot read, does not make the others numbers.
     first = next((item for item in X if not is_missing(item)), None)
     if first is None:
-        return any(item is None for item in X)
+        return any(item is None or isinstance(item, str) for item in X)
     return is_image(first)
 
 
@@ -127,17 +149,31 @@ def is_image(item):
     return is_path(item) or is_picture(item) or getattr(item, "is_image", False) or np.ndim(item) > 1
 
 
-def _check_no_table(X, name):
-    """Refuse a table whose cells are paths or images."""
+def check_no_table(X, name, expected):
+    """Refuse a table whose cells are paths, images, masks or maps.
+
+    Parameters
+    ----------
+    X : object
+        Value that a user passed.
+    name : str
+        Parameter, for messages.
+    expected : str
+        What was expected, for messages.
+    """
     columns = getattr(X, "columns", None)
-    if 0 in X.shape or not (columns is not None or getattr(X.dtype, "kind", "") in "OU"):
+    if (
+        getattr(X, "ndim", None) != 2
+        or 0 in X.shape
+        or not (columns is not None or getattr(X.dtype, "kind", "") in "OU")
+    ):
         return
     first_row = X.iloc[0] if columns is not None else X[0]
     for number, cell in enumerate(first_row):
         if (is_path(cell) and not _is_number(cell)) or (not is_path(cell) and is_image(cell)):
             column = f"{name}[{columns[number]!r}]" if columns is not None else f"{name}[:, {number}]"
             raise ValueError(
-                f"{name}: {EXPECTED_IMAGES}; got a table of shape {X.shape} that holds them in a column: pass {column}."
+                f"{name}: {expected}; got a table of shape {X.shape} that holds them in a column: pass {column}."
             )
 
 
@@ -150,6 +186,18 @@ def _is_number(text):
 
 
 def described(X):
-    """Return how a message calls what came instead of images."""
+    """Return how a message calls what came instead of images, with its first item that is not missing."""
     shape = getattr(X, "shape", None)
-    return f"an array of shape {tuple(shape)}" if shape is not None else type(X).__name__
+    came = f"an array of shape {tuple(shape)}" if shape is not None else type(X).__name__
+    if isinstance(X, (str, bytes)) or not hasattr(X, "__len__") or len(tuple(shape or (0,))) != 1 or len(X) == 0:
+        return came
+    number, first = next((pair for pair in enumerate(X) if not is_missing(pair[1])), (0, None))
+    if isinstance(first, (bytes, np.bytes_)):
+        return f"{came} of bytes, such as {first!r} at {number}: decode them with os.fsdecode"
+    item = f"an array of shape {first.shape}" if hasattr(first, "shape") else f"{type(first).__name__} {_short(first)}"
+    return f"{came}, which holds {item} at {number}"
+
+
+def _short(item):
+    text = repr(item)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,6 +1,7 @@
 """Decoding: files and Pillow images to arrays."""
 
 import os
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -14,10 +15,11 @@ IMAGE_SUFFIXES = (
 # What cameras, scanners and painting programs write. Pillow knows more formats, and hands one of them, PostScript, to a
 # program outside, whatever the name of the file is.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_GREY = ("1", "L", "LA", "La", "F")  # modes, beside those of integers
 _ORIENTATION = 0x0112  # tag of EXIF
 
 
-def read_image(path, where=None):
+def read_image(path, where=None, bits=None):
     """Decode one image file.
 
     Parameters
@@ -25,12 +27,15 @@ def read_image(path, where=None):
     path : str or path-like
     where : str, default=None
         How messages call it.
+    bits : {8, 16}, default=None
+        Depth of 32-bit integers; None is 16.
 
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
         uint8, uint16 or float32, turned upright as its EXIF tag says; the first one of several in a file. Alpha is
-        dropped. A file of 32-bit integers holds 16 bits; a palette whose colours are all grey gives a grey image.
+        dropped. A palette whose colours are all grey, those not in use
+        included, gives a grey image.
 
     Raises
     ------
@@ -40,7 +45,7 @@ def read_image(path, where=None):
         If it cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has more than
         twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` allows: 179 million, unless you set it.
     """
-    return _checked(*_decoded_file(path, where or str(path), pixels_of))
+    return _checked(*_decoded_file(path, where or str(path), pixels_of), bits)
 
 
 def read_marks(path, where):
@@ -48,9 +53,18 @@ def read_marks(path, where):
     return _decoded_file(path, where, levels_of)[0]
 
 
-def decode_image(picture, where):
+def is_grey_file(path):
+    """Tell by its header whether :func:`read_image` gives a grey image; None if it cannot be read."""
+    try:
+        with _opened(path) as picture:
+            return has_grey_palette(picture) or picture.mode.startswith("I") or picture.mode in _GREY
+    except Exception:  # reported when the image is read
+        return None
+
+
+def decode_image(picture, where, bits=None):
     """Convert a Pillow image to an array exactly as :func:`read_image` converts a file."""
-    return _checked(_decoded(picture, where, pixels_of), where)
+    return _checked(_decoded(picture, where, pixels_of), where, bits)
 
 
 def decode_marks(picture, where):
@@ -58,17 +72,23 @@ def decode_marks(picture, where):
     return _decoded(picture, where, levels_of)
 
 
-def _decoded_file(path, where, convert):
+@contextmanager
+def _opened(path):
     from PIL import Image
 
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
+        yield picture
+
+
+def _decoded_file(path, where, convert):
     if os.path.isdir(path):
         raise FileNotFoundError(f"{where}: expected an image file, got a folder. Pass the paths of the files in it.")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{where}: expected an image file, found no such file. Check the path.")
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with open(path, "rb") as file, Image.open(file, formats=formats) as picture:
+        with _opened(path) as picture:
             return convert(_upright(picture)), where
     except Exception as error:  # decoders fail in as many ways as there are bytes
         raise _undecodable(
@@ -80,14 +100,15 @@ def _decoded(picture, where, convert):
     try:
         return convert(_upright(picture))
     except Exception as error:
-        raise _undecodable(error, where, f"It is a Pillow image of mode {picture.mode!r}.") from error
+        advice = f"It is a Pillow image of mode {picture.mode!r}; call its load() before its file is closed."
+        raise _undecodable(error, where, advice) from error
 
 
 def _undecodable(error, where, advice):
     from PIL import UnidentifiedImageError
 
     # Of a file that no decoder knows Pillow says no more than its name.
-    said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+    said = "" if isinstance(error, UnidentifiedImageError) or not str(error) else f": {error}"
     return ValueError(f"{where}: expected an image that Pillow can decode, got {type(error).__name__}{said}. {advice}")
 
 
@@ -108,14 +129,20 @@ def _upright(picture):
         }.get(picture.getexif().get(_ORIENTATION))
     except Exception:  # nothing in EXIF is worth an image
         turn = None
-    return picture if turn is None else picture.transpose(turn)
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    turned.format = picture.format  # which tells whether colours blur
+    return turned
 
 
 def pixels_of(picture):
     """Pixels of a Pillow image of any mode: grey or RGB, without alpha."""
     mode = picture.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
-        return _native(np.asarray(picture))
+        pixels = _native(np.asarray(picture))
+        # Of PGM, Pillow scales what has more than 8 bits to 16.
+        return pixels.astype(np.uint16) if mode == "I" and picture.format == "PPM" else pixels
     if mode in ("1", "L", "LA"):
         return np.asarray(picture if mode == "L" else picture.convert("L"))
     if mode == "La":
@@ -123,7 +150,8 @@ def pixels_of(picture):
     if mode in ("RGB", "RGBX"):
         return np.asarray(picture)[..., :3]
     if mode in ("RGBA", "RGBa", "P", "PA"):
-        return _grey_if_palette(np.asarray(picture.convert("RGBA"))[..., :3], mode)
+        pixels = np.asarray(picture.convert("RGBA"))[..., :3]
+        return pixels[..., 0] if has_grey_palette(picture) else pixels
     return np.asarray(picture.convert("RGB"))
 
 
@@ -133,6 +161,7 @@ def levels_of(picture):
     Returns
     -------
     levels : ndarray of shape (height, width) or (height, width, 3)
+        bool, False where it is black, if the picture has a palette with a colour.
     opacity : ndarray of shape (height, width), uint8, or None
         None if the picture has no transparency.
     is_lossy : bool
@@ -142,28 +171,39 @@ def levels_of(picture):
         mode in ("1", "L", "P", "RGB") and "transparency" in picture.info
     ):
         colours = np.asarray((picture.convert("LA") if mode == "La" else picture).convert("RGBA"))
-        return colours[..., :3], colours[..., 3], False
-    return pixels_of(picture), None, picture.format in ("JPEG", "MPO")
+        levels, opacity = colours[..., :3], colours[..., 3]
+    else:
+        levels, opacity = pixels_of(picture), None
+    if mode in ("P", "PA") and levels.ndim == 3 and not has_grey_palette(picture):
+        levels = levels.any(axis=2)
+    return levels, opacity, picture.format in ("JPEG", "MPO")
 
 
-def _grey_if_palette(pixels, mode):
-    is_grey = mode in ("P", "PA") and (pixels == pixels[..., :1]).all()
-    return pixels[..., 0] if is_grey else pixels
+def has_grey_palette(picture):
+    """Tell whether a picture has a palette without a colour.
+
+    The palette decides, not the colours that happen to be in use: images of one source are then all grey or all in
+    colour.
+    """
+    if picture.mode not in ("P", "PA"):
+        return False
+    entries = np.reshape(picture.getpalette("RGB"), (-1, 3))
+    return bool((entries == entries[:, :1]).all())
 
 
 def _native(pixels):
     return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
 
 
-def _checked(pixels, where):
+def _checked(pixels, where, bits):
     if 0 in pixels.shape:
         raise ValueError(f"{where}: expected at least one pixel, got an image of shape {pixels.shape}.")
     if pixels.dtype == np.int32:  # Pillow's mode "I": 16-bit files of older formats
-        low, high = pixels.min(), pixels.max()
-        if low < 0 or high > 65535:
+        low, high, bits = pixels.min(), pixels.max(), bits or 16
+        if low < 0 or high >= 2**bits:
             raise ValueError(
-                f"{where}: expected at most 16 bits a pixel, values from 0 to 65535, got values from {low} to {high}. "
-                "Rescale them and save them as uint16."
+                f"{where}: expected at most {bits} bits a pixel, values from 0 to {2**bits - 1}, got values from {low} "
+                f"to {high}. Rescale them and save them as {'uint16' if bits == 16 else 'uint8 or uint16'}."
             )
-        pixels = pixels.astype(np.uint16)
+        pixels = pixels.astype(f"u{bits // 8}")
     return pixels

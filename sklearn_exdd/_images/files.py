@@ -71,6 +71,17 @@ def list_files(folder):
     return Listing(*(sorted(path.as_posix() for path in paths) for paths in (images, left_out)))
 
 
+def why_left_out(path):
+    """Return why a file that may be an image is left out, as :func:`list_files` does."""
+    if path.is_dir():
+        return "expected an image, got a link to a folder, which is not followed. Copy the images."
+    came = f"the suffix {path.suffix!r}" if path.suffix else "none"
+    return (
+        f"expected an image, with one of the suffixes {', '.join(IMAGE_SUFFIXES)}, got {came}. Convert the file, or "
+        "remove it if it is not an image."
+    )
+
+
 def _raise(error):
     raise error
 

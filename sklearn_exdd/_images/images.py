@@ -15,11 +15,12 @@ from sklearn_exdd._images.containers import (
     is_path,
     is_picture,
 )
-from sklearn_exdd._images.decoding import decode_image, read_image
+from sklearn_exdd._images.decoding import decode_image, is_grey_file, read_image
 
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 _MIN_SIDE = 16  # pixels: an array (h, w, 1), (h, w, 3) or (h, w, 4) of at least these sides looks like one image
 _ROUNDING = 1e-6  # by which floats may leave [0, 1]
+_CONVERT = "Convert all images to one of the two, as Pillow does with convert('L') or convert('RGB')"
 _NEAR = 0.1  # excess up to which clipping is the likelier remedy
 
 
@@ -39,7 +40,11 @@ class Images:
         Colours to convert all images to; None leaves them as they are.
     bits : {8, 16}, default=None
         Depth of images in integer types other than uint8 and uint16. None takes it from
-        the images in uint8 or uint16 beside them, or else from the largest value of all.
+        the images in uint8 or uint16 beside them, files included, or else from the largest
+        value of all.
+    remedy : str, default="Convert all images ..."
+        Advice on an image that is grey among colour images, or the reverse. "{wanted}" in it becomes "grey" or
+        "colour".
 
     Notes
     -----
@@ -47,8 +52,8 @@ class Images:
     alpha is dropped. A copy of the user's pixels is made only then.
     """
 
-    def __init__(self, X, name="X", n_channels=None, channels=None, bits=None):
-        self.name = name
+    def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, remedy=_CONVERT):
+        self.name, self._remedy = name, remedy
         self._n_channels = n_channels
         self._expected_by = "fit"
         if not holds_images(X, name):
@@ -65,13 +70,11 @@ class Images:
                     f"{name}[None]. Images of {X.shape[2]} pixels a row? Pass {name}[..., None]."
                 )
         else:
-            X = [_item(item, f"{name}[{i}]") for i, item in enumerate(X)]
+            X = [_item(item, f"{name}[{i}]", bits) for i, item in enumerate(X)]
         if len(X) == 0:
             raise ValueError(f"{name}: expected at least one image, got none.")
-        X, self.bits = _of_known_depth(X, name, bits)
-        if channels is not None:
-            X = [FileInChannels(item, channels) if _is_file(item) else in_channels(item, channels) for item in X]
-        self._items = X
+        X, self._bits = _of_known_depth(X, name, bits)
+        self._items = X if channels is None else _converted(X, channels)
         self._numbers = range(len(X))
         self._shapes = {}
         self._layouts = {}
@@ -86,12 +89,34 @@ class Images:
             self[0]
         return self._n_channels
 
+    @property
+    def bits(self):
+        """Depth of the images (8 or 16), or None if floats or bool do not tell; that of files is read from the first.
+
+        An integer array that is passed to predict is then read as deep as the files of fit.
+        """
+        if self._bits is None and any(_is_file(item) for item in self._items):
+            index = next(i for i, item in enumerate(self._items) if _is_file(item))
+            self._bits = _BITS.get(self._item(index)[0].dtype)
+        return self._bits
+
     def with_channels(self, n_channels):
         """Return the same images, which are now expected to have this number of channels."""
         same = copy.copy(self)
         if n_channels != self._n_channels:
             same._n_channels, same._expected_by = n_channels, "the other images"
             same._shapes, same._layouts = {}, {}  # images that were read under another expectation are read again
+        return same
+
+    def of_one_kind(self):
+        """Return the same images or, if some are grey and some are not, all of them in colour.
+
+        Of files, only the headers are read.
+        """
+        if isinstance(self._items, np.ndarray) or len({_is_grey(item) for item in self._items} - {None}) < 2:
+            return self
+        same = self.take(range(len(self)))
+        same._items = _converted(self._items, "colour")
         return same
 
     def check_all(self):
@@ -142,8 +167,7 @@ class Images:
             wanted = "grey" if self._n_channels == 1 else "colour"
             raise ValueError(
                 f"{where}: expected {_channels(self._n_channels)} as in {self._expected_by}, got "
-                f"{_channels(image.shape[2])}. Convert it, or set image_channels={wanted!r} of the detector, which "
-                "converts all images."
+                f"{_channels(image.shape[2])}. {self._remedy.format(wanted=wanted)}."
             )
         self._shapes[index] = image.shape[:2]
         self._layouts[index] = item.dtype.str, item.ndim
@@ -188,29 +212,43 @@ class Images:
     def _item(self, index):
         """An image as an array, and how messages call it."""
         item, where = self._items[index], self.where(index)
-        if isinstance(item, FileInChannels):
-            where += f" ({item.path})"
-            return item.read(where), where
-        if is_path(item):
-            where += f" ({os.fspath(item)})"
-            item = read_image(item, where)
+        if _is_file(item):
+            where += f" ({item.path if isinstance(item, FileInChannels) else os.fspath(item)})"
+            item = _read(item, where, self._bits)
         return item, where
 
 
-def _item(item, where):
+def _item(item, where, bits):
     """An item of a list as a path or an array."""
     if is_missing(item):
         raise ValueError(
-            f"{where}: expected an image, got {item} (cv2.imread returns None for a file that it cannot read). Check "
-            "its path, or leave it out, with its label."
+            f"{where}: expected an image, got {repr(item) if isinstance(item, str) else item} (cv2.imread returns None "
+            "for a file that it cannot read). Check its path, or leave it out, with its label."
         )
     if _is_file(item):
         return item
-    return decode_image(item, where) if is_picture(item) else as_array(item, where)
+    return decode_image(item, where, bits) if is_picture(item) else as_array(item, where)
 
 
 def _is_file(item):
     return is_path(item) or isinstance(item, FileInChannels)
+
+
+def _converted(items, channels):
+    return [FileInChannels(item, channels) if _is_file(item) else in_channels(item, channels) for item in items]
+
+
+def _is_grey(item):
+    """Tell whether an image is grey, or None if it is not an image."""
+    if isinstance(item, FileInChannels):
+        return item.channels == "grey"
+    if is_path(item):
+        return is_grey_file(item)
+    return None if item.ndim not in (2, 3) else item.ndim == 2 or item.shape[2] == 1
+
+
+def _read(file, where, bits=None):
+    return file.read(where, bits) if isinstance(file, FileInChannels) else read_image(file, where, bits)
 
 
 def _of_known_depth(items, name, bits):
@@ -226,6 +264,10 @@ def _of_known_depth(items, name, bits):
         (bits,) = depths
     if not wide:
         return items, bits
+    if bits is None:
+        bits = next(
+            (_BITS.get(_read(item, f"{name}[{i}]").dtype) for i, item in enumerate(items) if _is_file(item)), None
+        )
     if bits is None:
         bits = 8 if max(array.max() for array in wide.values()) <= 255 else 16
     limit, dtype = 2**bits - 1, np.dtype(f"u{bits // 8}")
@@ -261,14 +303,18 @@ def _as_unit_float(image, where):
         raise ValueError(f"{where}: expected at least one pixel, got shape {image.shape}.")
     if image.shape[2] == 4:
         image = image[..., :3]
+    # In C order, whatever order the user's array has: sums along other strides round differently.
     if image.dtype == np.uint8:
-        return np.divide(image, 255, dtype=np.float32)
+        return np.divide(image, 255, dtype=np.float32, order="C")
     if image.dtype == np.uint16:
-        return np.divide(image, 65535, dtype=np.float32)
+        return np.divide(image, 65535, dtype=np.float32, order="C")
     if image.dtype == bool:
-        return image.astype(np.float32)
+        return image.astype(np.float32, order="C")
     if image.dtype.kind != "f":
-        raise ValueError(f"{where}: expected dtype uint8, uint16, bool or float, got {image.dtype}.")
+        advice = "bytes from 0 to 255, pass .view(numpy.uint8)" if image.dtype == np.int8 else "numbers, use astype"
+        raise ValueError(
+            f"{where}: expected dtype uint8, uint16, bool or float, got {image.dtype}. If it holds {advice}."
+        )
     low, high = image.min(), image.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{where}: expected finite values, got NaN or infinity.")
@@ -279,7 +325,7 @@ def _as_unit_float(image, where):
             f"{where}: expected floats in [0, 1], got values from {low:.9g} to {high:.9g}. "
             + ("Clip them with np.clip(image, 0, 1), or rescale them." if is_near else "Rescale them, or pass uint8.")
         )
-    image = image.astype(np.float32)
+    image = image.astype(np.float32, order="C")
     return np.clip(image, 0, 1, out=image) if low < 0 or high > 1 else image
 
 

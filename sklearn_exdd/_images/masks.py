@@ -5,7 +5,14 @@ import os
 
 import numpy as np
 
-from sklearn_exdd._images.containers import as_array, check_listed, is_missing, is_path, is_picture
+from sklearn_exdd._images.containers import (
+    as_array,
+    check_listed,
+    check_no_table,
+    is_missing,
+    is_path,
+    is_picture,
+)
 from sklearn_exdd._images.decoding import decode_marks, read_marks
 
 _ROUNDING = 1e-6  # by which floats may leave [0, 1]
@@ -30,6 +37,7 @@ class Masks:
         self._soft = soft
         self._numbers = range(n_images)
         check_listed(masks, name)
+        check_no_table(masks, name, "expected a list or an array of masks")
         if not hasattr(masks, "__len__") or isinstance(masks, str) or len(masks) != n_images:
             n_masks = len(masks) if hasattr(masks, "__len__") else type(masks).__name__
             raise ValueError(f"{name}: expected one mask for each of the {n_images} images, got {n_masks}.")
@@ -101,8 +109,8 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
     with transparency          as above, where the opacity is marked by the rule of 8-bit grey
     ========================== ================================================================================
 
-    A picture in colour or with a palette all of whose colours are grey is a grey one. Negative integers are errors, and
-    so is black paint on a transparent background.
+    A picture in colour all of whose pixels are grey is a grey one, and so is one with a palette of greys only. Negative
+    integers are errors, and so is black paint on a transparent background.
 
     Parameters
     ----------
@@ -128,6 +136,8 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
         levels = levels if levels.ndim == 2 else levels.max(axis=2)
         return levels > max(levels.max() / 2, 16)
     if levels.ndim == 3:
+        if levels.size and levels.min() < 0:
+            return _above_half(levels, where, soft)  # refuses them
         is_grey = (levels == levels[..., :1])[True if opacity is None else opacity > 0].all()
         levels = levels.max(axis=2)
         levels = levels if is_grey else levels > 0
@@ -172,12 +182,17 @@ def _above_half(levels, where, soft):
 
 def _marked_in_array(mask, where, soft, image_shape):
     if mask.dtype.kind not in "buif":
-        raise ValueError(f"{where}: expected a mask of bool, integers or floats, got dtype {mask.dtype}.")
+        raise ValueError(
+            f"{where}: expected a mask of bool, integers or floats, got dtype {mask.dtype}. Convert numbers with "
+            "astype, and pass the path of a file as str or pathlib.Path."
+        )
     if mask.ndim == 3 and mask.shape[2] == 1:
         mask = mask[..., 0]
-    if mask.ndim == 3 and mask.shape[2] in (3, 4) and mask.dtype == np.uint8:  # such as cv2.imread gives them
+    is_colour = mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype.kind != "f"  # such as cv2.imread gives them
+    if is_colour or (mask.ndim == 3 and mask.shape[2] == 4 and mask.dtype == np.uint8):
         return marked(mask[..., :3], mask[..., 3] if mask.shape[2] == 4 else None, where=where)
     if mask.ndim != 2:
         expected = "(height, width)" if image_shape is None else tuple(image_shape[:2])
-        raise ValueError(f"{where}: expected the shape of its image, {expected}, got {mask.shape}.")
+        advice = " Pass one of its channels, or mask.any(axis=2)." if mask.ndim == 3 else ""
+        raise ValueError(f"{where}: expected the shape of its image, {expected}, got {mask.shape}.{advice}")
     return marked(mask, where=where, soft=soft)

@@ -164,7 +164,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         ----------
         X : images
             Array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in [0, 1]; list
-            of such images of different sizes; list of file paths.
+            of such images of different sizes; list of file paths. If some are grey and some are not, defects are made
+            in colour on all of them; `image_channels` of a detector converts them with the images.
         y : array-like of shape (n_samples,) or images, default=None
             Labels of X, 0 for normal images; only these are painted on. Or the defect images themselves:
             ``fit(X_normal, X_defect)``. None: all are normal.
@@ -176,7 +177,11 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         -------
         self : object
         """
-        normal, defect = images_by_class(X, y, masks, self.pos_label)
+        given = Images(X)
+        # What a later step of a Pipeline makes of grey and colour images is its own choice: in colour nothing is lost.
+        images = given.of_one_kind()
+        self.in_colour_ = images is not given
+        normal, defect = images_by_class(images, y, masks, self.pos_label)
         self.sources_, self.images_, self.n_channels_ = normal.indices, normal.samples, normal.samples.n_channels
         defects = defect and defect.samples.with_channels(self.n_channels_)
         own_masks = defect and defect.masks
@@ -263,7 +268,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._learn_postponed()
-        images = Images([image], "image", n_channels=self.n_channels_)
+        channels = "colour" if getattr(self, "in_colour_", False) else None
+        images = Images([image], "image", n_channels=self.n_channels_, channels=channels)
         region = Masks([region], 1, "region").get(0, images.shape(0))
         if region is None or not region.any():
             raise ValueError("region: expected a mask that marks where the defect goes, got an empty one.")

@@ -1,5 +1,6 @@
 """The images of a folder: which there are, what is known of them, and what a detector says of each."""
 
+import os
 import re
 import sys
 import warnings
@@ -8,8 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from sklearn_exdd._images import IMAGE_SUFFIXES
-from sklearn_exdd._images.files import Names
+from sklearn_exdd._images.files import Names, why_left_out
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.datasets.folders import list_image_files, sub_folder
 
@@ -60,15 +60,7 @@ def _load_labelled(folder, subset):
     if any(_masks_beside(list_image_files(folder, part)) for part in ("train", "test")):
         return load_ksdd2(folder, subset)
     if any(sub_folder(folder, name).is_dir() for name in ("normal", "good", "defect")):
-        data = load_folder(folder)
-        unused = sorted(set(list_files(folder)[0]) - set(data.X))
-        if unused:
-            print(
-                f"{len(unused)} images are not used, such as {str(unused[0].relative_to(folder))!r}: defects are "
-                "expected in defect/, masks in masks/.",
-                file=sys.stderr,
-            )
-        return data
+        return load_folder(folder)
     return None
 
 
@@ -118,26 +110,17 @@ def list_files(folder, model=None):
     masks = _masks_beside(paths)
     if (folder / "index.csv").exists():
         masks.update(load_index(folder).masks)
-    model = model and model.resolve()
+    model = model and os.path.realpath(model)
     return [
         [
             path
             for path in files
-            if path not in masks and not any(path.is_relative_to(one) for one in aside) and path.resolve() != model
+            if path not in masks
+            and not any(path.is_relative_to(one) for one in aside)
+            and os.path.realpath(path) != model
         ]
         for files in (paths, sorted(left_out))
     ]
-
-
-def why_left_out(path):
-    """Return what is wrong with a file that may be an image, but has no suffix of a format that is read."""
-    if path.is_dir():
-        return "expected an image, got a link to a folder, which is not followed. Copy the images."
-    came = f"the suffix {path.suffix!r}" if path.suffix else "none"
-    return (
-        f"expected an image, with one of the suffixes {', '.join(IMAGE_SUFFIXES)}, got {came}. Convert the file, or "
-        "remove it if it is not an image."
-    )
 
 
 def _masks_beside(paths):

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sklearn_exdd._images import read_image
+from sklearn_exdd._images.files import why_left_out
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DEFECT, DONE, UNUSABLE
 from sklearn_exdd.cli.map_colors import MapColors
-from sklearn_exdd.cli.pictures import REPORT, ask_each, ask_scores, list_files, open_folder, why_left_out
+from sklearn_exdd.cli.pictures import REPORT, ask_each, ask_scores, list_files, open_folder
 from sklearn_exdd.cli.report import Thumbnails, write_report
 
 _COLUMNS = ("image", "score", "threshold", "decision", "map", "problem")

@@ -7,8 +7,9 @@ from warnings import warn
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_exdd._images import IMAGE_SUFFIXES, read_image
+from sklearn_exdd._images import IMAGE_SUFFIXES, Masks
 from sklearn_exdd._images.files import Names, composed, list_files
+from sklearn_exdd._labels import meaning
 from sklearn_exdd.datasets.index_table import FileNames, read_rows
 
 
@@ -73,6 +74,15 @@ def _check_inside(folder, files):
                 f"{file}: expected a file within {str(folder)!r}, got a name or a link that leads to {place!r}. Copy "
                 "the file, or pass the paths of your images as a list."
             )
+
+
+def _elsewhere(folder, parts):
+    """List the images outside the parts of a layout, apart from those of the review page and of reports."""
+    known = {sub_folder(folder, part) for part in (*parts, "review")}
+    images = [folder / name for name in list_files(folder).images]
+    images = [image for image in images if folder / image.relative_to(folder).parts[0] not in known]
+    reports = {table.parent for table in folder.rglob("scores.csv") if (table.parent / "report.html").is_file()}
+    return [image for image in images if not reports.intersection(image.parents)]
 
 
 def _pair(pools, masks, mask_root, root):
@@ -176,7 +186,8 @@ def load_folder(path):
         groups : None
             Only :func:`load_index` knows which images belong together.
         left_out : list of pathlib.Path
-            Files that may be images, but do not have a suffix of a format that is read, and links to folders.
+            Files that may be images, but do not have a suffix of a format that is read, links to folders, and images
+            outside the folders of the layout.
 
     Raises
     ------
@@ -213,6 +224,7 @@ def load_folder(path):
     good, normal, defect, masks = (
         list_image_files(path, part, left_out) for part in ("good", "normal", "defect", "masks")
     )
+    left_out += _elsewhere(path, ("good", "normal", "defect", "masks"))
     roots = {part: sub_folder(path, part) for part in ("good", "normal", "defect", "masks")}
     names = [image.parent.relative_to(roots["defect"]).as_posix() for image in defect]
     kinds = ["normal"] * len(good + normal) + ["defect" if name in (".", "normal") else name for name in names]
@@ -273,6 +285,7 @@ def load_mvtec(path, subset=None):
         masks = list_image_files(path, "ground_truth", left_out)
         root = sub_folder(path, "test")
         mask_of = _pair([_places(root, tested)], masks, sub_folder(path, "ground_truth"), root)
+    left_out += _elsewhere(path, ("train", "test", "ground_truth"))
     masks, is_test = [mask_of.get(image) for image in X], np.array(is_test)
     return _bunch(path, layout, X, masks, kinds, left_out=left_out, is_test=is_test)
 
@@ -280,8 +293,8 @@ def load_mvtec(path, subset=None):
 def load_ksdd2(path, subset=None):
     """List the images of KolektorSDD2 (Bozic, Tabernik, Skocaj, Computers in Industry, 2021).
 
-    An image is a defect if its mask has a pixel that is not zero; the masks are read for that. Files with "(copy)" in
-    the name, which the data set holds twice, are left out.
+    An image is a defect if its mask marks a pixel, by the rule of `fit`; the masks are read for that. Files with
+    "(copy)" in the name, which the data set holds twice, are left out.
 
     Parameters
     ----------
@@ -319,8 +332,10 @@ def load_ksdd2(path, subset=None):
             sub_folder(path, part), images, [file for file in files if file.stem.lower().endswith("_gt")]
         )
         X += images
-        masks += [mask_of[image] if read_image(mask_of[image]).any() else None for image in images]
+        found = Masks([mask_of[image] for image in images], len(images), str(sub_folder(path, part)))
+        masks += [mask_of[image] if found.get(i).any() else None for i, image in enumerate(images)]
         is_test += [part == "test"] * len(images)
+    left_out += _elsewhere(path, ("train", "test"))
     kinds = ["normal" if mask is None else "defect" for mask in masks]
     return _bunch(path, layout, X, masks, kinds, left_out=left_out, is_test=np.array(is_test))
 
@@ -356,7 +371,8 @@ def load_index(path):
     Parameters
     ----------
     path : str or path-like
-        The folder that holds `index.csv`. Its columns are `image` and `label` (0 or "normal", 1 or "defect") and, if
+        The folder that holds `index.csv`. Its columns are `image` and `label` (0 or 1, or names such as "good" and
+        "bad", "OK" and "NG", as `fit` knows them) and, if
         there are any, `mask`, `type` (the kind of defect) and `group` (images of one part share it; an image without
         one is a group of its own). Paths are relative to the folder, and do not lead out of it. The table is UTF-8 or
         UTF-16 with a byte order mark, separated by commas, semicolons or tabs, and has one row for each image.
@@ -386,20 +402,22 @@ def load_index(path):
     if not index.is_file():
         came = "; got a folder of this name" if index.is_dir() else ""
         raise FileNotFoundError(f"There is no {str(index)!r}; expected {layout}{came}.")
-    labels = {"0": "normal", "normal": "normal", "good": "normal", "1": "defect", "defect": "defect"}
     X, masks, kinds, groups, lines = [], [], [], [], {}
     files = FileNames(index.parent)
     for line, row in read_rows(index, layout, {"image", "label"}):
         image, label, mask, kind, group = (row.get(name, "") for name in ("image", "label", "mask", "type", "group"))
-        if label.lower() not in labels:
-            raise ValueError(f"{index}, line {line}: expected a label of {list(labels)}, got {label!r}.")
+        is_defect = meaning(label)
+        if is_defect is None:
+            raise ValueError(
+                f"{index}, line {line}: expected a label such as 0, good or OK, or 1, bad or NG, got {label!r}."
+            )
         image, mask = _named(files, index, line, image), _named(files, index, line, mask) if mask else None
         if lines.setdefault(image, line) != line:
             raise ValueError(
                 f"{index}, line {line}: expected one row for each image, got {str(image)!r} again, as in line "
                 f"{lines[image]}. Remove one of the rows; join the masks of an image with several defects."
             )
-        label = labels[label.lower()]
+        label = "defect" if is_defect else "normal"
         X.append(image)
         masks.append(mask)
         kinds.append(kind if label == "defect" and kind not in ("", "normal") else label)

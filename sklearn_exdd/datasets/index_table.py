@@ -44,8 +44,8 @@ def read_rows(index, layout, needed):
         columns.append(header)
     else:
         raise ValueError(
-            f"Expected {layout}, separated by commas, semicolons or tabs, got the columns {columns[0]} in "
-            f"{str(index)!r}."
+            f"Expected {layout}, separated by commas, semicolons or tabs, got "
+            f"{f'the columns {columns[0]}' if columns[0] else 'an empty table'} in {str(index)!r}."
         )
     if len(set(filter(None, header))) < len(list(filter(None, header))):
         raise ValueError(f"{index}: expected every column once, got the columns {header}.")

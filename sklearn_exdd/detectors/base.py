@@ -7,8 +7,8 @@ from warnings import warn
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.utils import column_or_1d, metadata_routing
-from sklearn.utils.validation import _check_y, check_is_fitted, validate_data
+from sklearn.utils import metadata_routing
+from sklearn.utils.validation import _check_y, _num_samples, check_is_fitted, validate_data
 
 from sklearn_exdd import scoring
 from sklearn_exdd._images import (
@@ -17,10 +17,11 @@ from sklearn_exdd._images import (
     are_known,
     as_array,
     check_listed,
+    check_unmasked,
     holds_images,
     training_digests,
 )
-from sklearn_exdd._labels import two_classes
+from sklearn_exdd._labels import as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
@@ -310,7 +311,11 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     def _images(self, X, name):
         """Images, to be read as those that were seen before."""
         n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
-        return Images(X, name, n_channels=n_channels, channels=getattr(self, "image_channels", None), bits=bits)
+        remedy = "Convert it"
+        if hasattr(self, "image_channels"):
+            remedy += ", or set image_channels={wanted!r} of the detector, which converts all images"
+        channels = getattr(self, "image_channels", None)
+        return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy)
 
     def _synthetic_of(self, X):
         """Synthetic defects that an earlier Pipeline step made on X, brought to the channels of the detector."""
@@ -334,12 +339,12 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         if images:
             samples = self._images(X, "X")
             self.bits_ = samples.bits
-            if y is not None:
-                y = column_or_1d(_check_y(y, estimator=self), warn=True)
+            y = None if y is None else _check_y(as_labels(y, len(samples)), estimator=self)
         elif y is None:
             samples = validate_data(self, _rows(X, "X"), dtype=[np.float64, np.float32])
         else:
-            samples, y = validate_data(self, _rows(X, "X"), y, dtype=[np.float64, np.float32])
+            rows = _rows(X, "X")
+            samples, y = validate_data(self, rows, as_labels(y, _num_samples(rows)), dtype=[np.float64, np.float32])
         if not images and masks is not None:
             raise ValueError("masks: expected None for feature rows, which have no pixels.")
         self._n_samples = n_samples = len(samples)
@@ -439,5 +444,6 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
 
 
 def _rows(X, name):
-    """Feature rows as an array, if torch holds them."""
+    """Feature rows as an array, if torch holds them; masked values are refused."""
+    check_unmasked(X, name)
     return as_array(X, name) if type(X).__module__.partition(".")[0] == "torch" else X

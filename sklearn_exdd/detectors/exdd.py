@@ -5,13 +5,14 @@ from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._labels import as_labels
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out, split_by_class
@@ -506,12 +507,11 @@ class ExDDDetector(BaseDefectDetector):
 
     def _add(self, X, y, masks):
         samples = self._samples(X)
-        y = column_or_1d(y)
-        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()))
-        if len(y) != len(samples) or unknown:
+        y = as_labels(y, len(samples))
+        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str)
+        if unknown:
             raise ValueError(
-                f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}"
-                + (f", {unknown} among them." if unknown else ".")
+                f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}, {unknown} among them."
             )
         normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks)
         for training_set in filter(None, (normal, defect)):

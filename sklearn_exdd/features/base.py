@@ -110,9 +110,7 @@ class BaseFeatureExtractor(
         """Whether ``fit`` learns more from normal images than the whitening, so that it knows them by heart."""
         return not self.fits_in_shards
 
-    @property
-    def _n_features_out(self):
-        return self.n_features_out_  # get_feature_names_out asks for it
+    _n_features_out = property(lambda self: self.n_features_out_)  # get_feature_names_out asks for it
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**{"auto_wrap_output_keys": None} | kwargs)  # feature maps are no tables

@@ -6,8 +6,9 @@ import numpy as np
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
-from sklearn_exdd._images import Masks, as_array, check_listed
+from sklearn_exdd._images import Masks, as_array, check_listed, check_no_table, is_missing
 
+_MAX_LABELS = 16  # in one mask, if maps have two values only
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -15,6 +16,7 @@ def _checked_pairs(masks, maps):
     """Return the masks as bool and the maps as floating-point arrays, image by image, after checking each pair."""
     for name, values in (("masks", masks), ("maps", maps)):
         check_listed(values, name)
+        check_no_table(values, name, f"expected a list or an array of {name}")
         if not hasattr(values, "__len__"):
             raise TypeError(
                 f"{name}: expected an array (n_images, height, width) or a list of arrays (height, width), got "
@@ -25,9 +27,15 @@ def _checked_pairs(masks, maps):
             f"masks, maps: expected one of each for every image, got {len(masks)} masks and {len(maps)} maps. "
             "Give None as the mask of an image without a defect."
         )
+    if getattr(maps, "ndim", 1) > 1:
+        maps = as_array(maps, "maps")
     pairs, masks = [], Masks(masks, len(masks), soft=False)
     for index, anomaly_map in enumerate(maps):
         mask = masks.get(index)
+        if is_missing(anomaly_map):
+            raise ValueError(
+                f"maps[{index}]: expected an anomaly map, got {anomaly_map!r}. Leave the image out, with its mask."
+            )
         anomaly_map = as_array(anomaly_map, f"maps[{index}]")
         if anomaly_map.ndim != 2:
             raise ValueError(
@@ -52,7 +60,27 @@ def _checked_pairs(masks, maps):
                 "the map to the size of the mask."
             )
         pairs.append((mask, anomaly_map))
+    _check_not_swapped(masks, pairs)
     return pairs
+
+
+def _check_not_swapped(masks, pairs):
+    """Refuse integer masks of many values beside maps of two: maps in the place of masks, and the reverse.
+
+    Floats in the place of masks have been refused when they were read.
+    """
+    values = set()
+    for _, anomaly_map in pairs:
+        values |= {anomaly_map.min(), anomaly_map.max()}
+        if len(values) > 2 or not np.isin(anomaly_map, list(values)).all():
+            return
+    for index, mask in enumerate(masks.raw()):
+        if isinstance(mask, np.ndarray) and mask.dtype.kind in "iu" and len(np.unique(mask)) > _MAX_LABELS:
+            raise ValueError(
+                f"{masks.where(index)}: expected a mask, got integers of more than {_MAX_LABELS} values, and maps of "
+                "two. Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. Of a mask with "
+                "many labels, pass mask > 0."
+            )
 
 
 def _operating_points(masks, maps, region_weights=False):

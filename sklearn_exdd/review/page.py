@@ -8,7 +8,7 @@ from nicegui import run, ui
 
 from sklearn_exdd.review.drawing import heat
 from sklearn_exdd.review.guard import Guard
-from sklearn_exdd.review.widgets import BAD, TITLE, Canvas, Gallery, Pictures, plain, show_image, tell
+from sklearn_exdd.review.widgets import BAD, TITLE, Canvas, Gallery, LeftOut, Pictures, plain, show_image, tell
 
 _HINT = "text-sm opacity-80"
 # What may go wrong with the folder, and is told to the expert.
@@ -18,11 +18,11 @@ _PROBLEMS = (OSError, ValueError)
 class MakePanel:
     """Make defects: pick an image, draw a region, choose a generator, accept or reject."""
 
-    def __init__(self, session, pictures, on_decision):
+    def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
         self.source, self.made = None, None
         with ui.card().classes("w-full gap-2"):
-            self.gallery = Gallery("1. Pick a normal image", session, pictures, self.pick)
+            self.gallery = Gallery("1. Pick a normal image", session, pictures, self.pick, on_draw)
         with ui.element("div").classes("w-full grid grid-cols-1 md:grid-cols-2 gap-4"):
             with ui.card().classes("gap-2"):
                 ui.label("2. Draw where the defect goes").classes(TITLE)
@@ -122,7 +122,7 @@ class MakePanel:
 class CorrectPanel:
     """Correct a detector: its alarms and misses, worst first."""
 
-    def __init__(self, session, pictures, on_decision):
+    def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
         self.name, self.ranking = None, []
         if session.detector is None:
@@ -130,7 +130,7 @@ class CorrectPanel:
             return
         with ui.card().classes("w-full gap-2"):
             title = "1. Pick an image: what looks most wrong comes first"
-            self.gallery = Gallery(title, session, pictures, self.pick)
+            self.gallery = Gallery(title, session, pictures, self.pick, on_draw)
             self.progress = ui.linear_progress(0, show_value=False)
         with ui.element("div").classes("w-full grid grid-cols-1 md:grid-cols-2 gap-4"):
             with ui.card().classes("gap-2"):
@@ -219,11 +219,12 @@ class Page:
             self.counts = ui.label().classes("text-sm whitespace-nowrap")
             take_back = ui.button("Take back", icon="undo", on_click=self.take_back)
             take_back.classes("shrink-0").props("flat dense no-caps no-wrap color=white")
+        self.left_out = LeftOut(session)
         with ui.tab_panels(tabs, value=make, animated=False).classes("w-full max-w-screen-xl mx-auto bg-transparent"):
             with ui.tab_panel(make).classes("p-0 gap-4"):
-                MakePanel(session, pictures, self.refresh)
+                MakePanel(session, pictures, self.refresh, self.show_left_out)
             with ui.tab_panel(correct).classes("p-0 gap-4"):
-                self.correct = CorrectPanel(session, pictures, self.refresh)
+                self.correct = CorrectPanel(session, pictures, self.refresh, self.show_left_out)
         ui.timer(0, self.refresh, once=True)
 
     async def refresh(self):
@@ -235,6 +236,13 @@ class Page:
             return tell(problem, "negative")
         kinds = ("accepted", "rejected", "corrected")
         self.counts.text = " · ".join(f"{counts[kind]} {kind}" for kind in kinds)
+
+    async def show_left_out(self):
+        """Show the files that cannot be used."""
+        try:
+            await self.left_out.refresh()
+        except _PROBLEMS as problem:
+            tell(problem, "negative")
 
     async def take_back(self):
         """Withdraw the latest decision."""

@@ -83,6 +83,21 @@ class ReviewSession:
             thumbnail = self._thumbnails[entry.name] = content, problem
         return thumbnail
 
+    def left_out(self):
+        """List the files that the page cannot use, and why.
+
+        Returns
+        -------
+        left_out : list of (str, str)
+            Names and reasons, in the order of the names: files that are not read, and images that could not be read
+            so far, by their thumbnails or by the detector.
+        """
+        reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
+        found = {name: problem for name, (_, problem) in self._thumbnails.items()}
+        found |= {name: judged.problem for name, judged in self._judged.items() if not found.get(name)}
+        reasons |= {name: problem for name, problem in found.items() if name in reasons and problem}
+        return sorted((name, reason) for name, reason in reasons.items() if reason)
+
     def takes_prompt(self, generator):
         """Whether a generator draws what a sentence says."""
         return hasattr(self.generators[generator], "prompts")

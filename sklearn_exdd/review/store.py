@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 
 from sklearn_exdd._files import write_whole
 from sklearn_exdd._images import read_image
-from sklearn_exdd._images.files import list_files
+from sklearn_exdd._images.files import list_files, why_left_out
 
 _LABELS = {"normal": 0, "good": 0, "defect": 1}
 _WHATS = ("accepted", "rejected", "corrected", "withdrawn")
@@ -80,8 +80,18 @@ class ReviewFolder:
         entries : list of Entry
             In the order of their names.
         """
-        names = list_files(self.path).images
-        return [self._entry(name) for name in names if name.partition("/")[0] not in ("masks", _OWN)]
+        return [self._entry(name) for name in list_files(self.path).images if _is_under_review(name)]
+
+    def left_out(self):
+        """List the files that may be images, but are not read, with the reason; masks and decisions not counted.
+
+        Returns
+        -------
+        entries : list of Entry
+            In the order of their names, each with its problem.
+        """
+        names = [name for name in list_files(self.path).left_out if _is_under_review(name)]
+        return [Entry(name, None, why_left_out(self.path / name)) for name in names]
 
     def _entry(self, name):
         problem = None
@@ -327,6 +337,10 @@ def load_review(path):
         masks=[None if mask is None else folder.locate(mask) for mask in masks],
         provenance=decisions,
     )
+
+
+def _is_under_review(name):
+    return name.partition("/")[0] not in ("masks", _OWN)
 
 
 def _is_decision(decision):

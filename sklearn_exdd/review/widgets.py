@@ -11,6 +11,7 @@ from sklearn_exdd.review.drawing import TOOLS, Stroke, page_scale, preview, rast
 TITLE = "text-base font-medium"
 BAD = "text-red-700 dark:text-red-300"
 _PER_PAGE = 12
+_N_LEFT_OUT = 200
 _N_PICTURES = 512
 
 
@@ -58,10 +59,12 @@ class Gallery:
     session, pictures
     on_pick : callable
         Called with the name of an image.
+    on_draw : callable
+        Called when thumbnails have been drawn, without arguments.
     """
 
-    def __init__(self, title, session, pictures, on_pick):
-        self.session, self.pictures, self.on_pick = session, pictures, on_pick
+    def __init__(self, title, session, pictures, on_pick, on_draw):
+        self.session, self.pictures, self.on_pick, self.on_draw = session, pictures, on_pick, on_draw
         self.items, self.picked, self.buttons = [], None, {}
         with ui.row().classes("w-full items-center"):
             ui.label(title).classes(TITLE)
@@ -90,6 +93,7 @@ class Gallery:
             for (entry, caption, color), thumbnail in zip(items, thumbnails):
                 self._thumbnail(entry, caption, color, *thumbnail)
         self._mark()
+        await self.on_draw()
 
     def _thumbnail(self, entry, caption, color, content, problem):
         name = plain(entry.name)
@@ -118,6 +122,37 @@ class Gallery:
     def _mark(self):
         for name, button in self.buttons.items():
             button.style(replace="box-shadow: 0 0 0 2px #0ea5e9" if name == self.picked else "")
+
+
+class LeftOut:
+    """Files that cannot be used, with the reason for each, behind a line that counts them.
+
+    Parameters
+    ----------
+    session : ReviewSession
+    """
+
+    def __init__(self, session):
+        self.session, self.shown = session, []
+        self.expansion = ui.expansion(icon="report_problem").classes("w-full max-w-screen-xl mx-auto")
+        self.expansion.set_visibility(False)
+        with self.expansion:
+            self.rows = ui.column().classes("w-full gap-1 max-h-60 overflow-y-auto flex-nowrap")
+
+    async def refresh(self):
+        """Show what is left out now."""
+        left_out = await run.io_bound(self.session.left_out)
+        if left_out == self.shown:
+            return
+        self.shown = left_out
+        self.expansion.text = f"{len(left_out)} file{'s' * (len(left_out) > 1)} left out"
+        self.expansion.set_visibility(bool(left_out))
+        self.rows.clear()
+        with self.rows:
+            for name, reason in left_out[:_N_LEFT_OUT]:
+                ui.label(plain(f"{name}: {reason}")).classes("text-sm break-words w-full")
+            if len(left_out) > _N_LEFT_OUT:
+                ui.label(f"And {len(left_out) - _N_LEFT_OUT} more.").classes("text-sm")
 
 
 class Canvas:

@@ -46,7 +46,7 @@ def test_labels_tell_normals_from_defects(augmenter, names, pos_label, surfaces)
     [
         ([1] * 24, None, "^y: expected at least one normal image to make defects on, got defects only"),
         (["bad"] * 24, "bad", "^y: expected at least one normal image to make defects on, got defects only"),
-        ([0, 1] * 11, None, "^y: expected 24 labels, one for each image of X, got 22"),
+        ([0, 1] * 11, None, "^y: expected 24 labels, one for each sample of X, got 22"),
         ([0, 1, 2] * 8, None, "^y: expected two classes, normal and defect, got 3"),
         ([0, 1, 2] * 8, 1, "^y: expected two classes, normal and defect, got 3"),
         (["ok", "bad"] * 12, "bda", r"^pos_label: expected one of the classes \['bad', 'ok'\], got 'bda'"),
@@ -105,12 +105,16 @@ def test_real_defects_without_masks_cannot_be_pasted(surfaces):
 
 
 @each_augmenter_alone
-def test_images_of_other_channels_are_refused_by_name(augmenter, surfaces, tmp_path):
+def test_grey_images_beside_colour_are_painted_in_colour(augmenter, surfaces, tmp_path):
     X, y, masks = surfaces
     images = list(X)
     images[np.flatnonzero(y)[0]] = colour_of(X[:1])[0]
-    with pytest.raises(ValueError, match=rf"^X\[{np.flatnonzero(y)[0]}\]: expected 1 channel"):
-        clone(augmenter).set_params(memory=tmp_path).fit(images, y, masks=masks).sample(1)
+    first, again = (
+        clone(augmenter).set_params(memory=tmp_path, random_state=0).fit(images, y, masks=masks).sample(2)
+        for _ in range(2)
+    )
+    assert first.images[0].shape == (*X.shape[1:], 3)
+    np.testing.assert_array_equal(first.images, again.images)
 
 
 @each_augmenter
