@@ -88,6 +88,8 @@ DETECTORS = {
     ),
     "segmentation and filters": segmentation_and_filters(),
     "six networks and filters": segmentation_and_filters(n_networks=6),
+    "segmentation, lite0": segmentation(feature_extractor__encoder="efficientnet_lite0"),
+    "segmentation, one network, lite0": segmentation(n_networks=1, feature_extractor__encoder="efficientnet_lite0"),
     "segmentation, four networks": segmentation(n_networks=4),
     "segmentation, one network": segmentation(n_networks=1),
     "segmentation, all see real defects": segmentation(real_defects="all"),

@@ -264,3 +264,21 @@ def images_by_class(images, y, masks, pos_label):
     if is_defect.all():
         raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
     return split_by_class(images, is_defect, np.arange(len(images)), masks)
+
+
+def with_marks(defect):
+    """Select the defect images that have a mask which marks something; None if there are none."""
+    masks = defect.masks
+    rows = []
+    for i in range(0 if masks is None else len(defect)):
+        mask = masks.get(i, defect.samples.shape(i))
+        if mask is not None and mask.any():
+            rows.append(i)
+    return defect.take(rows) if rows else None
+
+
+def by_brightness(training_set):
+    """Sort images by their means, which are those of the same pixels in any dtype."""
+    images = training_set.samples
+    means = [images[i].mean(dtype=np.float64) for i in range(len(images))]
+    return training_set.take(np.argsort(means, kind="stable"))

@@ -5,6 +5,7 @@ from numbers import Integral, Real
 import joblib
 import numpy as np
 from scipy import ndimage
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -14,8 +15,11 @@ from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import check_interval, validate, validate_parts
 from sklearn_exdd._torch import check_device, resize, resolve_device, resolve_precision
-from sklearn_exdd._training_set import find_defects, split_by_class
+from sklearn_exdd._training_set import by_brightness, find_defects, split_by_class, with_marks
 from sklearn_exdd.features.base import BaseFeatureExtractor
+from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLiteFeatureExtractor
+from sklearn_exdd.features.encoder import FrozenEncoder
+from sklearn_exdd.features.network import NetworkFeatureExtractor
 from sklearn_exdd.features.segmentation_network import segmentation_network, train_segmentation_network
 from sklearn_exdd.features.training_crops import training_crops
 
@@ -24,8 +28,7 @@ _HEAD_STRIDE = 4
 _UNIT = 16  # the network's largest stride
 _POOL_SIZE = 2400  # crops that training draws its batches from
 _POSITION_GRID = 16
-
-# Parameters that training does not depend on; `augmenter` and `random_state` enter the key by what they mean.
+# Training does not depend on them; `augmenter` and `random_state` enter the key by what they mean.
 _NOT_IN_TRAINING = {
     *("augmenter", "random_state", "precision", "device", "pos_label", "tile_size", "whiten"),
     *("batch_size", "memory", "n_jobs", "verbose"),
@@ -43,6 +46,11 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     augmenter : object, default=None
         Makes the synthetic defects: ``fit(X, y, masks=)`` and ``sample(n_samples)``, see :class:`BaseDefectAugmenter`.
         None mixes CutPaste's patches and scars with cracks and holes.
+    encoder : str, NetworkFeatureExtractor or None, default=None
+        Pretrained network whose maps the network reads beside its own: "efficientnet_lite0" (or `_lite1`, `_lite2`), or
+        an extractor with layers at the strides 4, 8 and 16, or at some of these, such as
+        ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``. It sees the brightness of
+        the image, and is not trained.
     n_synthetic : int, default=300
         Synthetic defect images that the crops are cut from.
     crop_size : int, default=160
@@ -112,7 +120,6 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
     stride = 8
     offset = 3.5
-    margin = 160
     min_size = 32
     learns_from_defects = True
     fits_in_shards = False
@@ -121,6 +128,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     _parameter_constraints = {
         **BaseFeatureExtractor._parameter_constraints,
         "augmenter": [HasMethods(["fit", "sample"]), None],
+        "encoder": [StrOptions(set(EFFICIENTNET_LITE)), NetworkFeatureExtractor, None],
         "n_synthetic": [Interval(Integral, 1, None, closed="left")],
         "crop_size": [Interval(Integral, 2 * _UNIT, None, closed="left")],
         "max_steps": [Interval(Integral, 1, None, closed="left")],
@@ -140,6 +148,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         self,
         *,
         augmenter=None,
+        encoder=None,
         n_synthetic=300,
         crop_size=160,
         max_steps=1000,
@@ -170,6 +179,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             verbose=verbose,
         )
         self.augmenter = augmenter
+        self.encoder = encoder
         self.n_synthetic = n_synthetic
         self.crop_size = crop_size
         self.max_steps = max_steps
@@ -182,6 +192,10 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         self.device = device
         self.pos_label = pos_label
         self.random_state = random_state
+
+    @property
+    def margin(self):
+        return 160 if self.encoder is None else max(160, self._encoder_extractor().margin)
 
     def __getstate__(self):
         return {name: value for name, value in super().__getstate__().items() if name != "_network"}
@@ -257,7 +271,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             raise ValueError(f"crop_size: expected a multiple of {_UNIT}, got {self.crop_size}.")
         check_interval("contrast", self.contrast, 0.01)
         check_device(self.device)
-        validate_parts([self.augmenter])
+        validate_parts([self.augmenter, self.encoder])
 
     def _fit(self, X, y, masks):
         """Learn; return all images, which of them are defects, and the feature maps of the normal ones."""
@@ -270,10 +284,10 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             self._check_size(images.shape(i), images.where(i))
         normal, defect = split_by_class(images, is_defect, np.arange(len(images)), masks)
         normal.check_masks_empty()
-        marked = None if defect is None else _with_marks(defect.with_channels(images.n_channels))
+        marked = None if defect is None else with_marks(defect.with_channels(images.n_channels))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # In an order of their own, so that the order of X makes no difference.
-        ordered, ordered_marked = _by_brightness(normal), marked and _by_brightness(marked)
+        ordered, ordered_marked = by_brightness(normal), marked and by_brightness(marked)
         key = None if self.memory is None else self._training_key(ordered, ordered_marked, seed)
         learned = load(self.memory, "segmentation network", key)
         if learned is None:
@@ -294,7 +308,23 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         for i in range(0 if marked is None else len(marked)):
             pixels.append(fingerprint(marked.samples[i], marked.mask(i)))
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_TRAINING}
-        return fingerprint_of_code(type(self), params, self.augmenter, self._bfloat16(), seed, pixels)
+        return fingerprint_of_code(
+            type(self), params, self._encoder_key(), self.augmenter, self._bfloat16(), seed, pixels
+        )
+
+    def _encoder_extractor(self):
+        """Return the extractor whose network is the encoder."""
+        if isinstance(self.encoder, str):
+            return EfficientNetLiteFeatureExtractor(
+                self.encoder, strides=(4, 8, 16), precision="float32", device=self.device
+            )
+        return clone(self.encoder).set_params(device=self.device)
+
+    def _encoder_key(self):
+        return self.encoder and self._encoder_extractor()._cache_key()
+
+    def _frozen_encoder(self):
+        return self.encoder and FrozenEncoder(self._encoder_extractor())
 
     def _bfloat16(self):
         return resolve_precision(self.precision, resolve_device(self.device))
@@ -325,6 +355,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             max_seconds=self.max_seconds,
             learning_rate=self.learning_rate,
             seed=seed,
+            encoder=self._frozen_encoder(),
             verbose=self.verbose,
         )
         return {**weights, "losses": run.losses, "seconds": np.array(run.seconds)}, run.complete
@@ -342,7 +373,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
     def _cache_key(self):
         check_is_fitted(self)
-        return type(self), self.image_size, self.tile_size, self.weights_key_
+        return type(self), self.image_size, self.tile_size, self.weights_key_, self._encoder_key()
 
     def _prepare(self, images):
         logs = np.log(images + _LOG_OFFSET)
@@ -381,8 +412,9 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         check_is_fitted(self)
         if getattr(self, "_network", None) is None:
             weights = {name: torch.from_numpy(np.array(value)) for name, value in self.weights_.items()}
+            n_planes, encoder = (1 if self.n_channels_ == 1 else 3), self._frozen_encoder()
             with torch.device("meta"):  # draws no random numbers
-                network = segmentation_network(1 if self.n_channels_ == 1 else 3)
+                network = segmentation_network(n_planes, encoder)
             network.load_state_dict(weights, assign=True)
             device = resolve_device(self.device)
             self._network = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -394,7 +426,6 @@ class _Head(BaseFeatureExtractor):
 
     stride = _HEAD_STRIDE
     offset = (_HEAD_STRIDE - 1) / 2
-    margin = LearnedFeatureExtractor.margin
     min_size = LearnedFeatureExtractor.min_size
     _n_pixels = LearnedFeatureExtractor._n_pixels
 
@@ -403,7 +434,7 @@ class _Head(BaseFeatureExtractor):
         super().__init__(**{**shared, "whiten": False})
         self.extractor, self.device = extractor, extractor.device
         self.n_channels_ = extractor.n_channels_
-        self._prepare = extractor._prepare
+        self._prepare, self.margin = extractor._prepare, extractor.margin
 
     def _cache_key(self):
         return "head", self.extractor.flip, self.extractor._cache_key()
@@ -417,21 +448,3 @@ class _Head(BaseFeatureExtractor):
         with torch.inference_mode():
             logits = sum(network(planes.flip(axes)).flip(axes) for axes in mirrors) / len(mirrors)
             return logits[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _with_marks(defect):
-    """Select the defect images that have a mask which marks something; None if there are none."""
-    masks = defect.masks
-    rows = []
-    for i in range(0 if masks is None else len(defect)):
-        mask = masks.get(i, defect.samples.shape(i))
-        if mask is not None and mask.any():
-            rows.append(i)
-    return defect.take(rows) if rows else None
-
-
-def _by_brightness(training_set):
-    """Sort images by their means, which are those of the same pixels in any dtype."""
-    images = training_set.samples
-    means = [images[i].mean(dtype=np.float64) for i in range(len(images))]
-    return training_set.take(np.argsort(means, kind="stable"))

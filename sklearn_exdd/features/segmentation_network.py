@@ -5,14 +5,19 @@ import numpy as np
 from sklearn_exdd._torch import arrays_of, box_mean, seeded
 from sklearn_exdd._training import train
 
+_N_REDUCED = {4: 16, 8: 32, 16: 64}  # maps that those of a pretrained encoder are brought down to, by stride
 
-def segmentation_network(n_planes):
+
+def segmentation_network(n_planes, encoder=None):
     """Encoder and decoder of 0.4 million parameters that mark defects.
 
     Parameters
     ----------
     n_planes : int
         Input planes; the first is the brightness.
+    encoder : FrozenEncoder, default=None
+        Pretrained encoder, whose maps join those of the network where the decoder takes them. It is not among the
+        weights of the network.
 
     Returns
     -------
@@ -38,6 +43,9 @@ def segmentation_network(n_planes):
     def enlarged(maps):
         return functional.interpolate(maps, scale_factor=2, mode="bilinear")
 
+    n_maps = {} if encoder is None else encoder.n_maps
+    n_joined = {stride: _N_REDUCED[stride] if stride in n_maps else 0 for stride in _N_REDUCED}
+
     class SegmentationNetwork(nn.Module):
         def __init__(self):
             super().__init__()
@@ -51,16 +59,20 @@ def segmentation_network(n_planes):
             self.stride_16 = nn.Sequential(
                 block(48, 96, kernel=4, stride=2), block(96, 96, dilation=2), block(96, 96, dilation=2)
             )
-            self.up_8 = block(96 + 48, 64)
-            self.up_4 = nn.Sequential(block(64 + 24, 24), block(24, 24))
+            self.up_8 = block(96 + 48 + n_joined[16] + n_joined[8], 64)
+            self.up_4 = nn.Sequential(block(64 + 24 + n_joined[4], 24), block(24, 24))
             self.head = nn.Conv2d(24, 1, 1)
             nn.init.constant_(self.head.bias, -3.0)  # defects are rare
+            self.reduce = nn.ModuleDict({str(s): block(n, _N_REDUCED[s], kernel=1) for s, n in n_maps.items()})
 
         def levels(self, planes):
+            pretrained = {} if encoder is None else encoder(planes)
+            joined = {stride: [self.reduce[str(stride)](maps)] for stride, maps in pretrained.items()}
             fine = self.stride_4(_with_directions(planes))
             middle = self.stride_8(fine)
-            up_8 = self.up_8(torch.cat([enlarged(self.stride_16(middle)), middle], dim=1))
-            up_4 = self.up_4(torch.cat([enlarged(up_8), fine], dim=1))
+            coarse = torch.cat([self.stride_16(middle), *joined.get(16, ())], dim=1)
+            up_8 = self.up_8(torch.cat([enlarged(coarse), middle, *joined.get(8, ())], dim=1))
+            up_4 = self.up_4(torch.cat([enlarged(up_8), fine, *joined.get(4, ())], dim=1))
             return fine, middle, up_8, self.head(up_4)
 
         def forward(self, planes):
@@ -118,6 +130,7 @@ def train_segmentation_network(
     max_seconds,
     learning_rate,
     seed,
+    encoder=None,
     verbose=0,
 ):
     """Train a segmentation network on crops.
@@ -134,6 +147,7 @@ def train_segmentation_network(
         Range of the factor on the contrast of each crop.
     bfloat16 : bool
     device : torch.device
+    encoder : FrozenEncoder, default=None
     max_steps, max_seconds, learning_rate, seed, verbose
         See :func:`sklearn_exdd._training.train`.
 
@@ -146,7 +160,7 @@ def train_segmentation_network(
 
     planes, targets = torch.from_numpy(planes), torch.from_numpy(targets)
     with seeded(seed):
-        network = segmentation_network(planes.shape[1])
+        network = segmentation_network(planes.shape[1], encoder)
     network = network.to(device=device, memory_format=torch.channels_last)
 
     def loss_of_step(step, random_state):
