@@ -55,12 +55,12 @@ def segmentation(**params):
     return lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)).set_params(**params)
 
 
-def segmentation_and_filters(**params):
-    """Both in one, from the settings of the networks."""
+def segmentation_and_banks(banks_of, **params):
+    """Both in one, from the features of the banks and the settings of the networks."""
     return lambda banks, network: CombinedDefectDetector(
         [
             ("segmentation", segmentation(validation_fraction=0, **params)(banks, network)),
-            ("filters", DETECTORS["filters"](banks, network)),
+            (banks_of, DETECTORS[banks_of](banks, network)),
         ],
         weights=[1, 0.5],
     )
@@ -74,6 +74,7 @@ def student_teacher(**params):
 # also each of its members is in the table, as it was fitted there.
 DETECTORS = {
     "filters": lambda banks, network: ExDDDetector(augmenter=banks),
+    "lite0": lambda banks, network: ExDDDetector("efficientnet_lite0", augmenter=banks),
     "filters, linear responses": lambda banks, network: ExDDDetector(
         GaborFeatureExtractor(response="linear"), augmenter=banks
     ),
@@ -86,8 +87,9 @@ DETECTORS = {
             ("segmentation", segmentation(n_networks=1, validation_fraction=0)(banks, network)),
         ]
     ),
-    "segmentation and filters": segmentation_and_filters(),
-    "six networks and filters": segmentation_and_filters(n_networks=6),
+    "segmentation and filters": segmentation_and_banks("filters"),
+    "segmentation and banks, lite0": segmentation_and_banks("lite0", feature_extractor__encoder="efficientnet_lite0"),
+    "six networks and filters": segmentation_and_banks("filters", n_networks=6),
     "segmentation, lite0": segmentation(feature_extractor__encoder="efficientnet_lite0"),
     "segmentation, one network, lite0": segmentation(n_networks=1, feature_extractor__encoder="efficientnet_lite0"),
     "segmentation, four networks": segmentation(n_networks=4),

@@ -131,7 +131,9 @@ def histograms(data, result):
 
 
 def pixel_metrics(totals, n_regions):
-    """Pixel AUROC and AUPRO from histograms ordered from the highest bin down."""
+    """Pixel AUROC and AUPRO from histograms ordered from the highest bin down; NaN without masks."""
+    if not n_regions:
+        return np.nan, np.nan
     false_rate, true_rate = (np.concatenate([[0], np.cumsum(row) / row.sum()]) for row in totals[:2])
     overlap = np.concatenate([[0], np.cumsum(totals[2]) / n_regions])
     grid = np.append(false_rate[false_rate < MAX_FPR], MAX_FPR)
@@ -151,8 +153,14 @@ def fold_metrics(data, result, fold):
     y, masks, maps = data.y[tested], [data.pixels[i] for i in tested], [result["maps"][i] for i in tested]
     if len(np.unique(y)) < 2:
         return [np.nan] * len(METRICS)
-    own = image_metrics(y, result["scores"][tested], None)
-    return [*own, pixel_roc_auc_score(masks, maps), per_region_overlap_score(masks, maps, max_fpr=MAX_FPR)]
+    return [*image_metrics(y, result["scores"][tested], None), *map_metrics(masks, maps)]
+
+
+def map_metrics(masks, maps):
+    """Pixel AUROC and AUPRO; NaN where no defect is marked."""
+    if not any(mask.any() for mask in masks):
+        return np.nan, np.nan
+    return pixel_roc_auc_score(masks, maps), per_region_overlap_score(masks, maps, max_fpr=MAX_FPR)
 
 
 def evaluate(data, results, n_bootstrap, reference=None):
@@ -164,13 +172,7 @@ def evaluate(data, results, n_bootstrap, reference=None):
     exact = []
     for result in results:
         maps = [result["maps"][i] for i in tested]
-        exact.append(
-            [
-                *image_metrics(y, result["scores"][tested], None),
-                pixel_roc_auc_score(masks, maps),
-                per_region_overlap_score(masks, maps, max_fpr=MAX_FPR),
-            ]
-        )
+        exact.append([*image_metrics(y, result["scores"][tested], None), *map_metrics(masks, maps)])
     tables = [histograms(data, result) for result in results]
     rng = np.random.RandomState(0)
     draws = []

@@ -124,7 +124,7 @@ def test_fit_names_images_that_it_does_not_use(parts, tmp_path, capsys):
     assert run("fit", tmp_path / "parts", "-o", tmp_path / "model") == 0
     said = capsys.readouterr()
     assert "16 normal images, 0 with a defect" in said.out
-    assert re.search(r"8 images are not used, such as 'bad/.*': defects are expected in defect/", said.err)
+    assert re.search(r"8 files in .* left out, such as 'bad/.*': expected .*defect/", said.err)
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -122,7 +122,7 @@ def test_postscript_as_the_mask_of_a_data_set_is_not_either(tmp_path, no_program
     (tmp_path / "test").mkdir()
     saved(tmp_path / "test" / "1.png", encoded("PNG"))
     saved(tmp_path / "test" / "1_GT.png", encoded("EPS", (9, 9, 3)))
-    with pytest.raises(ValueError, match=r"1_GT\.png: expected an image that Pillow can decode"):
+    with pytest.raises(ValueError, match=r"1_GT\.png\): expected an image that Pillow can decode"):
         load_ksdd2(tmp_path)
 
 

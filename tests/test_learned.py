@@ -63,7 +63,7 @@ def test_the_network_sees_no_farther_than_its_margin():
     influence = planes.grad.abs().sum(dim=(0, 1, 2)).numpy()
     seen = np.flatnonzero(influence > 1e-12 * influence.max())  # running sums leave rounding errors behind
     center = 4 * cell + 1.5
-    assert 100 < max(center - seen[0], seen[-1] - center) <= LearnedFeatureExtractor.margin
+    assert 100 < max(center - seen[0], seen[-1] - center) <= LearnedFeatureExtractor().margin
 
 
 def test_maps_are_centred_where_the_extractor_says():
@@ -492,7 +492,7 @@ def test_wrong_labels_and_masks_are_refused(surfaces):
     X, y, masks = surfaces
     with pytest.raises(ValueError, match="y: expected at least one normal image to learn from, got defects only"):
         tiny().fit(X, np.ones(len(X), dtype=int))
-    with pytest.raises(ValueError, match="y: expected 24 labels, one for each image of X, got 3"):
+    with pytest.raises(ValueError, match="y: expected 24 labels, one for each sample of X, got 3"):
         tiny().fit(X, y[:3])
     with pytest.raises(ValueError, match="y: expected two classes, normal and defect, got 24"):
         tiny().fit(X, np.arange(24))
