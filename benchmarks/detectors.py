@@ -73,12 +73,12 @@ def student_teacher(**params):
 # Each from an augmenter, and from what networks are given: None, their own mixture, for "mixture". Of a combination
 # also each of its members is in the table, as it was fitted there.
 DETECTORS = {
-    "filters": lambda banks, network: ExDDDetector(augmenter=banks),
+    "filters": lambda banks, network: ExDDDetector("gabor", augmenter=banks),
     "lite0": lambda banks, network: ExDDDetector("efficientnet_lite0", augmenter=banks),
     "filters, linear responses": lambda banks, network: ExDDDetector(
         GaborFeatureExtractor(response="linear"), augmenter=banks
     ),
-    "filters, patch classifier": lambda banks, network: PatchClassifierDetector(augmenter=banks),
+    "filters, patch classifier": lambda banks, network: PatchClassifierDetector("gabor", augmenter=banks),
     "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
     "segmentation": segmentation(),
     "learned and segmentation": lambda banks, network: CombinedDefectDetector(

@@ -46,18 +46,20 @@ def synthetic():
 
 
 DETECTORS = {
-    "filters, one class": ExDDDetector,
-    "filters, dual": lambda: ExDDDetector(**synthetic()),
+    "lite0, one class": ExDDDetector,
+    "lite0, dual": lambda: ExDDDetector(**synthetic()),
+    "filters, one class": lambda: ExDDDetector("gabor"),
+    "filters, dual": lambda: ExDDDetector("gabor", **synthetic()),
     "filters, not whitened": lambda: ExDDDetector(GaborFeatureExtractor(whiten=False)),
     "banks on learned features": lambda: ExDDDetector(learned()),
     "segmentation": lambda: SegmentationDetector(learned(), n_networks=1),
     "student-teacher": lambda: StudentTeacherDetector(
         channels=(8, 16), n_synthetic=10, max_steps=10, train_batch_size=4, crop_size=64, map_source="both"
     ),
-    "patch classifier": lambda: PatchClassifierDetector(**synthetic()),
+    "patch classifier": lambda: PatchClassifierDetector("gabor", **synthetic()),
     "classifier": lambda: DefectClassifier("resnet18", weights=None, image_size=64, max_steps=4, **synthetic()),
     "combined": lambda: CombinedDefectDetector(
-        [("filters", ExDDDetector()), ("plain", ExDDDetector(GaborFeatureExtractor(whiten=False)))]
+        [("filters", ExDDDetector("gabor")), ("plain", ExDDDetector(GaborFeatureExtractor(whiten=False)))]
     ),
 }
 
@@ -87,7 +89,9 @@ def one_fit_of_parts(n_parts, size, n_test, rates, seed):
     photos = np.repeat(parts, _PHOTOS, axis=0) * rng.uniform(0.97, 1.03, (_PHOTOS * len(parts), 1, 1))
     photos = np.rint(photos + rng.normal(0, 2, photos.shape)).clip(0, 255).astype(np.uint8)
     n_normals, numbers = _PHOTOS * n_parts, np.repeat(np.arange(n_parts), _PHOTOS)
-    fits = [ExDDDetector(random_state=seed).fit(photos[:n_normals], groups=groups) for groups in (None, numbers)]
+    fits = [
+        ExDDDetector("gabor", random_state=seed).fit(photos[:n_normals], groups=groups) for groups in (None, numbers)
+    ]
     return [shares(detector, photos[n_normals:], rates) for detector in fits]
 
 

@@ -337,7 +337,7 @@ def unpickled():
 
     X = surfaces(12)
     for name, detector in (
-        ("embedded filters, 5000 rows", ExDDDetector(random_state=0)),
+        ("embedded filters, 5000 rows", ExDDDetector("gabor", random_state=0)),
         ("wide_resnet50_2, 10 240 x 1536", detector_of("wide_resnet50_2", normal_coreset=10_240)),
     ):
         with tempfile.TemporaryDirectory() as folder:

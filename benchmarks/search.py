@@ -29,7 +29,7 @@ N_FOLDS = 5
 
 
 def pipeline(memory=None, n_synthetic=100):
-    detector = ExDDDetector(memory=memory, random_state=0)
+    detector = ExDDDetector("gabor", memory=memory, random_state=0)
     augmenter = CutPasteDefectAugmenter(n_synthetic=n_synthetic, random_state=0)
     return make_pipeline(augmenter, detector, memory=memory)
 

@@ -49,7 +49,7 @@ def scores_of(data, augmenter, count, share, arguments, seed, cache):
             chosen = np.random.RandomState(seed).permutation(normals)[: arguments.max_normals]
             train = np.sort(np.concatenate([chosen, train[data.y[train] == 1]]))
         X, masks = ([values[i] for i in train] for values in (data.X, data.masks))
-        detector = ExDDDetector(memory=str(cache / "features"), random_state=seed)
+        detector = ExDDDetector("gabor", memory=str(cache / "features"), random_state=seed)
         if count:
             own = clone(augmenter)
             caches = {name: str(cache / "synthetic") for name in own.get_params() if name.split("__")[-1] == "memory"}

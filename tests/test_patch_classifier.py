@@ -53,7 +53,7 @@ def test_on_feature_rows_scikit_learn_finds_nothing_wrong(estimator, check):
 def test_it_finds_and_locates_defects_that_it_has_not_seen(surfaces, unseen_surfaces):
     X, y, masks = surfaces
     X_test, y_test, masks_test = unseen_surfaces
-    detector = PatchClassifierDetector(random_state=0).fit(X, y, masks=masks)
+    detector = PatchClassifierDetector("gabor", random_state=0).fit(X, y, masks=masks)
     assert roc_auc_score(y_test, detector.decision_function(X_test)) > 0.9
     assert pixel_roc_auc_score(masks_test, detector.predict_map(X_test)) > 0.9
 

@@ -36,8 +36,8 @@ class ExDDDetector(BaseDefectDetector):
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        "auto" or "gabor" for the embedded filters, which need no weights; "learned" for a small network that fit
-        trains, see :class:`LearnedFeatureExtractor`; "efficientnet_lite0" for a pretrained one; the name of a
+        "auto" for a small pretrained network, :class:`EfficientNetLiteFeatureExtractor`; "gabor" for filters, which
+        need no weights; "learned" for a network that fit trains, :class:`LearnedFeatureExtractor`; the name of a
         torchvision model ("wide_resnet50_2"); "timm:" and the name of a timm model; or any object with
         ``transform(images)``, see :class:`BaseFeatureExtractor`. Not used where X holds features already.
     augmenter : object, default=None

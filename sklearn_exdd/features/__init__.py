@@ -29,9 +29,9 @@ def make_feature_extractor(extractor="auto", **defaults):
     Parameters
     ----------
     extractor : str or object, default="auto"
-        "auto" or "gabor"; "learned"; "efficientnet_lite0", "efficientnet_lite1" or
-        "efficientnet_lite2"; the name of a torchvision model; "timm:" and the name of a timm
-        model; or an object with ``transform(images)``, which is cloned.
+        "auto", which is "efficientnet_lite0"; "efficientnet_lite1" or "efficientnet_lite2"; "gabor"; "learned"; the
+        name of a torchvision model; "timm:" and the name of a timm model; or an object with ``transform(images)``,
+        which is cloned.
     **defaults
         Parameters such as `batch_size` and `memory` that a name gets, and an object
         where its own are None.
@@ -54,7 +54,9 @@ def make_feature_extractor(extractor="auto", **defaults):
             )
         made = clone(extractor) if isinstance(extractor, BaseFeatureExtractor) else ForeignFeatureExtractor(extractor)
         defaults = {name: value for name, value in defaults.items() if made.get_params(deep=False).get(name, 0) is None}
-    elif extractor in ("auto", "gabor"):
+    elif extractor == "auto":
+        made = EfficientNetLiteFeatureExtractor()
+    elif extractor == "gabor":
         made = GaborFeatureExtractor()
     elif extractor == "learned":
         made = LearnedFeatureExtractor()

@@ -8,6 +8,7 @@ from sklearn.exceptions import NotFittedError
 from tiny_extractors import CellMeans, patches_of, random_images, random_pixels, tiny_network
 
 from sklearn_exdd.features import (
+    EfficientNetLiteFeatureExtractor,
     ForeignFeatureExtractor,
     GaborFeatureExtractor,
     TimmFeatureExtractor,
@@ -100,7 +101,7 @@ def test_a_foreign_extractor_that_returns_no_maps_is_refused(shape):
 @pytest.mark.parametrize(
     ("name", "kind", "backbone"),
     [
-        ("auto", GaborFeatureExtractor, None),
+        ("auto", EfficientNetLiteFeatureExtractor, None),
         ("gabor", GaborFeatureExtractor, None),
         ("resnet50", TorchvisionFeatureExtractor, "resnet50"),
         ("timm:resnet18", TimmFeatureExtractor, "resnet18"),
