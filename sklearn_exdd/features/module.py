@@ -1,13 +1,13 @@
 """Feature maps from the inner layers of a torch module."""
 
 import copy
-from collections import Counter
 from dataclasses import dataclass
 from numbers import Integral
 
 from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._params import check_layers
+from sklearn_exdd.features.folding import fold_traced
 from sklearn_exdd.features.network import (
     LoadedNetwork,
     NetworkFeatureExtractor,
@@ -177,7 +177,7 @@ class TracedModule:
         if _PROBE_SIZE % finest.shape[2] == 0:
             strides, offsets = (_PROBE_SIZE // finest.shape[2],), (first_center(probe, finest),)
         if folded:
-            _fold_normalisations(network)
+            fold_traced(network)
         return LoadedNetwork(network, strides, offsets, n_channels=self.n_channels)
 
 
@@ -193,28 +193,6 @@ def _check_outputs(network, probe, outputs):
                     f"{expected} (n, height, width, channels) from {name!r}, with the channels last. Permute them in "
                     "the module that `build` returns; TimmFeatureExtractor does it for the models of timm."
                 )
-
-
-def _fold_normalisations(network):
-    """Multiply batch normalisations into the weights of the convolutions before them."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    modules = dict(network.named_modules())
-    n_calls = Counter(node.target for node in network.graph.nodes)
-    for node in list(network.graph.nodes):
-        if node.op != "call_module" or type(modules[node.target]) is not nn.BatchNorm2d:
-            continue
-        source = node.args[0]
-        alone = len(source.users) == n_calls[source.target] == n_calls[node.target] == 1
-        if alone and source.op == "call_module" and type(modules[source.target]) is nn.Conv2d:
-            parent, _, name = source.target.rpartition(".")
-            folded = fuse_conv_bn_eval(modules[source.target], modules[node.target])
-            setattr(network.get_submodule(parent), name, folded)
-            node.replace_all_uses_with(source)
-            network.graph.erase_node(node)
-    network.delete_all_unused_submodules()
-    network.recompile()
 
 
 def _last_layers(module, n_input_channels):

@@ -1,4 +1,4 @@
-"""What extractors on torch networks share: precision, device, the loaded network, and the joining of its levels."""
+"""Base of the extractors on torch networks: precision, device, the loaded network, and the joining of its levels."""
 
 import math
 from abc import abstractmethod
@@ -287,7 +287,7 @@ def make_probe(n_channels, size):
     return noise.requires_grad_()
 
 
-def first_center(probe, output, fractions=(0, 0.5, 1)):
+def first_center(probe, output):
     """Estimate the pixel at which the first position of an output is centred.
 
     Parameters
@@ -296,13 +296,12 @@ def first_center(probe, output, fractions=(0, 0.5, 1)):
         From :func:`make_probe`.
     output : torch.Tensor of shape (1, n_maps, size', size')
         Computed from the probe; `size` is a multiple of `size'`.
-    fractions : tuple of float
-        Offsets to choose from, as fractions of ``stride - 1``: 0 in networks that pad both sides alike, 1/2 in those
-        that cut the image into cells, 1 in those of TensorFlow, which pad the far side.
 
     Returns
     -------
     offset : float
+        0 in networks that pad both sides alike, ``(stride - 1) / 2`` in those that cut the image into cells, or
+        ``stride - 1`` in those of TensorFlow, which pad the far side: whichever is nearest to the measured one.
     """
     import torch
 
@@ -318,7 +317,7 @@ def first_center(probe, output, fractions=(0, 0.5, 1)):
     pixels = torch.arange(len(influence), dtype=influence.dtype)
     row, column = ((influence.sum(dim=axis) * pixels).sum() / influence.sum() for axis in (1, 0))
     center = float(row + column) / 2 - stride * (n_patches // 2)
-    return min((fraction * (stride - 1) for fraction in fractions), key=lambda offset: abs(offset - center))
+    return min((0.0, (stride - 1) / 2, stride - 1.0), key=lambda offset: abs(offset - center))
 
 
 @lru_cache(maxsize=4)

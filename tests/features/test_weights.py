@@ -19,7 +19,7 @@ TORCHVISION, TIMM = "shufflenet_v2_x0_5", "resnet10t"
 
 def extractor(library, **params):
     if library == "timm":
-        return TimmFeatureExtractor(TIMM, layers=("layer2",), **params)
+        return TimmFeatureExtractor(TIMM, layers=(2,), **params)
     return TorchvisionFeatureExtractor(TORCHVISION, layers=("stage2",), **params)
 
 
