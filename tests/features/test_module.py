@@ -230,26 +230,3 @@ def test_a_network_first_loaded_by_several_threads_is_the_same(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "True", result.stderr[-500:]
-
-
-class ChannelsLast(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 6, 4, stride=4)
-        self.norm = nn.LayerNorm(6)
-        self.back = nn.Identity()
-
-    def forward(self, batch):
-        return self.back(self.norm(self.first(batch).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-
-
-def channels_last():
-    return ChannelsLast()
-
-
-def test_a_layer_with_channels_last_is_refused_by_its_name():
-    X = random_images(0, 2, 32, 48, 3)
-    assert ModuleFeatureExtractor(channels_last, layers=("back",)).fit(X).transform(X)[0].shape == (8, 12, 6)
-    for layers in (("norm",), ("back", "norm")):
-        with pytest.raises(ValueError, match=r"^layers: .* from 'norm', with the channels last"):
-            ModuleFeatureExtractor(channels_last, layers=layers).fit(X).transform(X)

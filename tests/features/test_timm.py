@@ -258,8 +258,8 @@ def test_a_hub_that_is_not_there_is_asked_once(tmp_path, monkeypatch):
 
 def test_without_timm_the_message_says_how_to_install_it(monkeypatch, surfaces):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"needs timm: pip install 'sklearn_exdd\[timm\]'"):
+    with pytest.raises(ImportError, match=r"needs timm: pip install timm"):
         TimmFeatureExtractor("resnet18", weights=None, random_state=99).transform(random_images(0, 1, 64, 64))
-    with pytest.raises(ImportError, match=r"needs timm: pip install 'sklearn_exdd\[timm\]'"):
+    with pytest.raises(ImportError, match=r"needs timm: pip install timm"):
         ExDDDetector("timm:vit_small_patch14_dinov2").fit(surfaces[0][:4])
     ExDDDetector("gabor", random_state=0).fit(surfaces[0][:4])
