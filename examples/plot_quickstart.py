@@ -3,7 +3,7 @@ Quickstart: find and locate defects
 ===================================
 
 Normal parts, a handful of defect ones with masks, a detector, a map. Everything runs
-offline: the surfaces are generated and the detector's filters need no weights.
+offline: the surfaces are generated, and pip has installed the detector's pretrained weights.
 """
 
 # %%

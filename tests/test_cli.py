@@ -174,7 +174,10 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["predict", "{model}", "{parts}", "-o", "{new}", "--n-shown", "-1"], "--n-shown: expected 0 or more, got -1"),
         (["evaluate", "{model}", "{parts}/normal"], "expected labels to compare with, as in index.csv"),
         (["evaluate", "{rows}", "{parts}"], "expected a detector fitted on images, got one fitted on feature rows"),
-        (["evaluate", "{gabor}", "{parts}"], "expected a detector, which has predict_map, got GaborFeatureExtractor"),
+        (
+            ["evaluate", "{gabor}", "{parts}"],
+            "expected a detector, which has predict_map, got EfficientNetLiteFeatureExtractor",
+        ),
     ],
 )
 def test_bad_use_ends_with_2_and_a_message(arguments, message, parts, model, tmp_path, capsys):
@@ -338,7 +341,7 @@ def test_what_cannot_be_used_is_reported_and_the_others_are_done(model, unseen, 
     assert problems.keys() == {"torn.png", "text.jpg", "colour.png", "tiny.png"}
     assert problems["text.jpg"].startswith("expected an image that Pillow can decode")
     assert problems["colour.png"].startswith("expected 1 channel (grey) as in fit, got 3 channels. Convert it, or set")
-    assert problems["tiny.png"].startswith("expected at least 48 pixels a side")
+    assert problems["tiny.png"].startswith("expected at least 16 pixels a side")
     assert all(rows[name]["decision"] == rows[name]["map"] == "" for name in problems)
     assert sum(row["decision"] == "defect" for row in rows.values()) == 6
     captured = capsys.readouterr()
