@@ -176,7 +176,7 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["evaluate", "{rows}", "{parts}"], "expected a detector fitted on images, got one fitted on feature rows"),
         (
             ["evaluate", "{gabor}", "{parts}"],
-            "expected a detector, which has predict_map, got EfficientNetLiteFeatureExtractor",
+            "expected a detector, which has predict_map, got EfficientNetLite",
         ),
     ],
 )

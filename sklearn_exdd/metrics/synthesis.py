@@ -67,11 +67,13 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
     >>> from sklearn_exdd.datasets import make_surface_defects
     >>> from sklearn_exdd.metrics import frechet_distance
     >>> stains, other_stains, pits = (
-    ...     make_surface_defects(40, defect_fraction=1, defects=kind, image_shape=(64, 64), random_state=seed)
+    ...     make_surface_defects(25, defect_fraction=1, defects=kind, image_shape=(64, 64), random_state=seed)
     ...     for seed, kind in enumerate(["stain", "stain", "pit"])
     ... )
-    >>> same = frechet_distance(stains[0], other_stains[0], real_masks=stains[2], synthetic_masks=other_stains[2])
-    >>> other = frechet_distance(stains[0], pits[0], real_masks=stains[2], synthetic_masks=pits[2])
+    >>> same, other = (
+    ...     frechet_distance(stains[0], X, real_masks=stains[2], synthetic_masks=masks, feature_extractor="gabor")
+    ...     for X, _, masks in (other_stains, pits)
+    ... )
     >>> same < other
     True
     """
