@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklearn_exdd import GaborFeatureExtractor, TorchvisionFeatureExtractor
+from sklearn_exdd import EfficientNetLiteFeatureExtractor, GaborFeatureExtractor, TorchvisionFeatureExtractor
 from sklearn_exdd._images import Images
 from sklearn_exdd._torch import arrays_of, seeded
 from sklearn_exdd._training_set import TrainingSet
@@ -641,6 +641,18 @@ def test_any_extractor_may_be_the_teacher(surfaces, normals, extractor):
     assert np.isfinite(detector.score_samples(X)).all()
     assert detector.predict_map(X[:2]).shape == X[:2].shape
     assert not hasattr(extractor, "n_channels_")  # the parameter stays as it was
+
+
+def test_a_pretrained_teacher_has_a_name(surfaces):
+    X, y, masks = surfaces
+    by_name, by_object = (
+        tiny(teacher=teacher, crop_size=48).fit(X, y, masks=masks)
+        for teacher in ("efficientnet_lite0", EfficientNetLiteFeatureExtractor())
+    )
+    assert isinstance(by_name.teacher_, EfficientNetLiteFeatureExtractor)
+    np.testing.assert_array_equal(by_name.decision_function(X), by_object.decision_function(X))
+    with pytest.raises(ValueError, match="^symmetric: expected False with a feature extractor as the teacher"):
+        tiny(teacher="efficientnet_lite0", symmetric=True).fit(X, y)
 
 
 def test_the_maps_of_a_teaching_extractor_are_its_own(normals):

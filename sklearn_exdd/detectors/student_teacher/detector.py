@@ -18,6 +18,7 @@ from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.detectors.student_teacher.training import Training
 from sklearn_exdd.features import BaseFeatureExtractor
+from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLiteFeatureExtractor
 
 _POSITIONS = 24  # cells of the position map, on each axis
 _POSITION_IMAGES = 300  # normal images that it is the mean of, at most
@@ -34,8 +35,8 @@ class StudentTeacherDetector(BaseDefectDetector):
     ----------
     teacher : str or BaseFeatureExtractor, default="learned"
         "learned": a small encoder, trained in fit to segment the defects and then frozen. Or the name of a torchvision
-        model, such as "resnet18". Or a feature extractor, which is fitted on the normal images that are trained on: its
-        maps are the one level.
+        model, such as "resnet18". Or a feature extractor, or "efficientnet_lite0" (`_lite1`, `_lite2`) for a pretrained
+        one, which is fitted on the normal images that are trained on: its maps are the one level.
     layers : tuple of str, default=("layer1", "layer2", "layer3")
         Of a torchvision model, each with maps of twice the stride of the one before.
     weights : str, path or None, default="IMAGENET1K_V1"
@@ -264,8 +265,9 @@ class StudentTeacherDetector(BaseDefectDetector):
             )
         if self.training == "two_stage" and self.cosine_weight == 0:
             raise ValueError("cosine_weight: expected a weight above 0 for training='two_stage', got 0.")
-        if isinstance(self.teacher, BaseFeatureExtractor):
-            self._check_extractor(self.teacher)
+        extractor = self._extractor()
+        if extractor is not None:
+            self._check_extractor(extractor)
 
     def _fit(self, normal, defect):
         self._check(normal)
@@ -295,6 +297,12 @@ class StudentTeacherDetector(BaseDefectDetector):
                 f"(n_samples = {len(normal)})."
             )
 
+    def _extractor(self):
+        """Return the feature extractor that is the teacher, or None if it is a network of another kind."""
+        if isinstance(self.teacher, str) and self.teacher in EFFICIENTNET_LITE:
+            return EfficientNetLiteFeatureExtractor(self.teacher, device=self.device)
+        return self.teacher if isinstance(self.teacher, BaseFeatureExtractor) else None
+
     def _check_extractor(self, extractor):
         validate_parts([extractor])
         if self.symmetric:
@@ -322,8 +330,8 @@ class StudentTeacherDetector(BaseDefectDetector):
 
     def _learn(self, normal, real):
         """Train the parts that the cache does not hold."""
-        is_extractor = isinstance(self.teacher, BaseFeatureExtractor)
-        self.teacher_ = clone(self.teacher).fit(normal.samples) if is_extractor else None
+        extractor = self._extractor()
+        self.teacher_ = None if extractor is None else clone(extractor).fit(normal.samples)
         training = self._training()
         network = training.build(pretrained=True)
         self.levels_ = network.levels

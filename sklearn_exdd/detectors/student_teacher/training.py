@@ -62,7 +62,7 @@ class Training:
 
         params, seeds, device = self.params, self.seeds, resolve_device(self.params.device)
         layers, model = tuple(params.layers), None
-        if isinstance(params.teacher, str) and not self.learns_teacher:
+        if self.extractor is None and not self.learns_teacher:
             model = load_backbone(params.teacher, params.weights if pretrained else None, seeds["teacher"])
         with seeded(seeds["teacher"]):
             if self.extractor is not None:
