@@ -345,7 +345,7 @@ def run_distance(data, synthetic, seed):
     defects = np.flatnonzero(data.train.y)
     X, masks = ([values[i] for i in defects] for values in (data.train.X, data.train.masks))
     distance, error = kernel_distance(
-        X, list(synthetic.images), real_masks=masks, synthetic_masks=list(synthetic.masks)
+        X, list(synthetic.images), real_masks=masks, synthetic_masks=list(synthetic.masks), feature_extractor="gabor"
     )
     return {"distance": distance, "its standard error": error}
 

@@ -651,7 +651,7 @@ def test_a_pretrained_teacher_has_a_name(surfaces):
     )
     assert isinstance(by_name.teacher_, EfficientNetLiteFeatureExtractor)
     np.testing.assert_array_equal(by_name.decision_function(X), by_object.decision_function(X))
-    with pytest.raises(ValueError, match="^symmetric: expected False with a feature extractor as the teacher"):
+    with pytest.raises(ValueError, match=r"^symmetric: expected False with a feature extractor as the teacher"):
         tiny(teacher="efficientnet_lite0", symmetric=True).fit(X, y)
 
 

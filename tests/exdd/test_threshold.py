@@ -69,7 +69,7 @@ def test_calibration_scores_are_those_of_refits_that_whiten_without_the_image(ex
     assert (own > detector.score_samples(X[y == 0])).all()
 
 
-@pytest.mark.parametrize("extractor", ["gabor", "cells"])
+@pytest.mark.parametrize("extractor", ["auto", "gabor", "cells"])
 def test_the_promised_rate_is_kept_on_new_images(extractor, cells):
     extractor = cells if extractor == "cells" else extractor
     X, _, _ = make_surface_defects(10 * 60, defect_fraction=0, image_shape=(64, 64), random_state=3)
