@@ -22,7 +22,7 @@ from sklearn_exdd.detectors.defect_classifier import DefectClassifier
 from sklearn_exdd.detectors.defect_classifier import detector as defect_classifier
 from sklearn_exdd.detectors.defect_classifier.batches import Batches
 from sklearn_exdd.detectors.defect_classifier.network import last_maps, stack_images
-from sklearn_exdd.features import TorchvisionFeatureExtractor
+from sklearn_exdd.features import EfficientNetLiteFeatureExtractor, TorchvisionFeatureExtractor
 
 
 class TinyNet(nn.Module):
@@ -582,3 +582,49 @@ def test_scikit_learn_knows_what_it_takes():
 
 def test_the_last_maps_of_a_resnet_are_those_of_its_last_block():
     assert last_maps("resnet18") == "layer4.1.relu_1"
+
+
+# EfficientNet-Lite
+
+
+def lite(**params):
+    params = {"image_size": 64, "max_steps": 3, "random_state": 0, **params}
+    return DefectClassifier("efficientnet_lite0", augmenter=painter(), n_synthetic=6, **params)
+
+
+@each_way_to_store
+def test_a_pretrained_backbone_comes_by_pip(through, squares):
+    X, y, _ = squares
+    detector = lite().fit(X, y)
+    assert detector.weights_["head.weight"].shape == (1, 320, 1, 1)
+    assert np.isfinite(detector.decision_function(X)).all()
+    assert detector.predict_map(X[:2]).shape == X[:2].shape
+    back = through(detector)
+    np.testing.assert_array_equal(back.decision_function(X), detector.decision_function(X))
+
+
+def test_training_starts_from_the_pretrained_weights(squares):
+    X, y, _ = squares
+    trained = lite(max_steps=1, learning_rate=1e-12).fit(X, y).weights_
+    module, _, _ = EfficientNetLiteFeatureExtractor(strides=(32,)).network(folded=False)
+    name, weights = next((name, values) for name, values in module.state_dict().items() if values.ndim == 4)
+    np.testing.assert_allclose(trained[f"trunk.{name}"], weights.float().numpy(), rtol=0.02, atol=1e-3)
+    drawn = lite(max_steps=1, learning_rate=1e-12, weights=None).fit(X, y).weights_
+    assert abs(drawn[f"trunk.{name}"] - trained[f"trunk.{name}"]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"layer": "layer3"},
+            r"^layer: expected None for 'efficientnet_lite0', whose last maps .* got 'layer3'",
+        ),
+        ({"weights": "DEFAULT"}, r"^weights: expected 'IMAGENET1K_V1' for 'efficientnet_lite0', .* got 'DEFAULT'"),
+        ({"weights_sha256": "00"}, r"^weights: expected 'IMAGENET1K_V1' for 'efficientnet_lite0'"),
+    ],
+)
+def test_what_a_pretrained_backbone_has_no_use_for_is_named(params, message, squares):
+    X, y, _ = squares
+    with pytest.raises(ValueError, match=message):
+        lite(**params).fit(X, y)

