@@ -203,7 +203,7 @@ def test_a_greedy_coreset_of_shards_covers_as_one_piece_does(odd, share, monkeyp
     X, _, _ = make_surface_defects(32, defect_fraction=0, image_shape=(192, 192), random_state=0)
     if odd:
         X[7, :64, :64] = np.random.RandomState(0).randint(0, 256, (64, 64))
-    detector = ExDDDetector(coreset="greedy", normal_coreset=share, shard_size=4, random_state=0).fit(X)
+    detector = ExDDDetector("gabor", coreset="greedy", normal_coreset=share, shard_size=4, random_state=0).fit(X)
     patches = np.concatenate(patches_of(detector, X))
     assert len(detector.normal_bank_) == np.ceil(share * len(patches))
     radius = detector.normal_bank_.kneighbors(patches)[0].max()
@@ -251,7 +251,7 @@ def test_corrections_go_on_from_the_images_whose_patches_were_kept(squares, unse
 @pytest.mark.slow
 def test_whitening_learned_on_shards_is_that_of_all_images(surfaces):
     X = surfaces[0]
-    whole, parts = (ExDDDetector(shard_size=size).fit(X).feature_extractor_ for size in (24, 5))
+    whole, parts = (ExDDDetector("gabor", shard_size=size).fit(X).feature_extractor_ for size in (24, 5))
     np.testing.assert_allclose(parts.mean_, whole.mean_, rtol=1e-4, atol=1e-6)
     assert parts.n_features_out_ == whole.n_features_out_
     maps = [np.concatenate([one.ravel() for one in extractor.transform(X)]) for extractor in (whole, parts)]

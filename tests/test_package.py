@@ -183,7 +183,7 @@ def test_a_detector_is_used_without_what_it_does_not_need():
     code = (
         "import sys, numpy as np; from sklearn_exdd import ExDDDetector; "
         "rng = np.random.RandomState(0); "
-        "ExDDDetector().fit(rng.randint(0, 255, (4, 64, 64)).astype(np.uint8)); "
+        "ExDDDetector('gabor').fit(rng.randint(0, 255, (4, 64, 64)).astype(np.uint8)); "
         f"print(*[m for m in {HEAVY[2:]} if m in sys.modules], 'end')"
     )
     assert run_python(code) == ["end"]

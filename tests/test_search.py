@@ -25,8 +25,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_exdd import (
     CutPasteDefectAugmenter,
+    EfficientNetLiteFeatureExtractor,
     ExDDDetector,
-    GaborFeatureExtractor,
     MemoryBank,
     PatchClassifierDetector,
 )
@@ -483,7 +483,7 @@ def test_parameters_of_an_extractor_that_is_given_by_name_can_be_searched(detect
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert detector.feature_extractor == "auto"
     changed = clone(detector).set_params(feature_extractor__image_size=96)
-    given = clone(detector).set_params(feature_extractor=GaborFeatureExtractor(image_size=96))
+    given = clone(detector).set_params(feature_extractor=EfficientNetLiteFeatureExtractor(image_size=96))
     np.testing.assert_array_equal(changed.fit(X, y).score_samples(X), given.fit(X, y).score_samples(X))
 
 

@@ -324,7 +324,8 @@ def first_center(probe, output):
 def _load(source, precision, device, folded=True):
     import torch
 
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+    # Whatever the caller has switched off; and the initial weights, which are replaced, draw no numbers of his.
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         loaded = source.load(folded)
     # Channels last is what convolutions read fastest, on CPUs and on tensor cores.
     loaded.module.to(device=device, dtype=getattr(torch, precision), memory_format=torch.channels_last)

@@ -27,7 +27,7 @@ def test_without_masks_the_defect_bank_holds_the_defect_and_not_the_whole_image(
 @pytest.mark.slow
 def test_without_masks_most_chosen_patches_of_real_looking_defects_show_them():
     X, y, masks = make_surface_defects(30, image_shape=(128, 128), random_state=0)
-    detector = ExDDDetector(**EVERYTHING).fit(X, y)
+    detector = ExDDDetector("gabor", **EVERYTHING).fit(X, y)
     bank = detector.defect_bank_
     chosen, by_chance, n_patches = [], [], 0
     for image in np.flatnonzero(y):

@@ -177,9 +177,8 @@ def test_the_threshold_follows_the_banks(n_top_patches, dual, rate, side, tolera
 @pytest.mark.parametrize("epsilon", ["scale", 1e-6])
 def test_a_correction_without_news_leaves_the_threshold_as_it_was(epsilon):
     X, y, masks = make_surface_defects(30, image_shape=(160, 160), random_state=0)
-    detector = ExDDDetector(
-        n_neighbors=1, max_defect_patches=None, max_false_alarm_rate=0.2, epsilon=epsilon, random_state=0
-    ).fit(X, y, masks=masks)
+    params = {"max_defect_patches": None, "max_false_alarm_rate": 0.2, "epsilon": epsilon, "random_state": 0}
+    detector = ExDDDetector("gabor", n_neighbors=1, **params).fit(X, y, masks=masks)
     before, n_rows = detector.threshold_, len(detector.defect_bank_)
     detector.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])
     # Twice the same rows: no distance has changed.

@@ -162,7 +162,7 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
 
     network, stride, offset = extractor.network(folded=False)
     trunk = copy.deepcopy(network)  # the process keeps the untrained one for other estimators
-    with torch.inference_mode():
+    with torch.inference_mode(), seeded(seed):
         maps = PatchLogits(trunk, 1, stride, offset).maps(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE))
     with seeded(seed):
         module = PatchLogits(trunk.requires_grad_(True), maps.shape[1], stride, offset)
