@@ -91,7 +91,9 @@ def inspected(tmp_path, surfaces, unseen_surfaces):
     X, y, masks = surfaces
     y, masks = y.copy(), masks.copy()
     y[np.argmin(y)], masks[np.argmin(y)] = 1, True
-    detector = ExDDDetector(max_false_alarm_rate=0.5, random_state=0).fit(unseen_surfaces[0][unseen_surfaces[1] == 0])
+    detector = ExDDDetector("gabor", max_false_alarm_rate=0.5, random_state=0).fit(
+        unseen_surfaces[0][unseen_surfaces[1] == 0]
+    )
     joblib.dump(detector, tmp_path / "detector.joblib")
     return write_folder(tmp_path / "parts", X, y, masks), tmp_path / "detector.joblib"
 
