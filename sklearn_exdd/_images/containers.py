@@ -159,7 +159,7 @@ def check_no_table(X, name, expected):
     name : str
         Parameter, for messages.
     expected : str
-        What was expected, for messages.
+        Description of the images or masks expected, for messages.
     """
     columns = getattr(X, "columns", None)
     if (

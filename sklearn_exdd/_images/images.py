@@ -111,7 +111,7 @@ class Images:
     def of_one_kind(self):
         """Return the same images or, if some are grey and some are not, all of them in colour.
 
-        Of files, only the headers are read.
+        Only the headers of files are read.
         """
         if isinstance(self._items, np.ndarray) or len({_is_grey(item) for item in self._items} - {None}) < 2:
             return self

