@@ -30,6 +30,7 @@ from sklearn_exdd import (
     ExDDDetector,
     GaborFeatureExtractor,
     LearnedFeatureExtractor,
+    LinearProbeDetector,
     OffsetDefectAugmenter,
     PatchClassifierDetector,
     PerlinDefectAugmenter,
@@ -67,6 +68,17 @@ def segmentation_and_banks(banks_of, **params):
     )
 
 
+def network_and_banks(weight):
+    """One brief network on a pretrained encoder, and banks of normal and real defects alone."""
+    return lambda banks, network: CombinedDefectDetector(
+        [
+            ("network", DETECTORS["brief network, lite0"](banks, network)),
+            ("banks", DETECTORS["lite0, three strides"](banks, network)),
+        ],
+        weights=[weight, 1],
+    )
+
+
 def student_teacher(**params):
     return lambda banks, network: StudentTeacherDetector(augmenter=network, **params)
 
@@ -82,6 +94,25 @@ DETECTORS = {
     "lite0, whitened": lambda banks, network: ExDDDetector(
         EfficientNetLiteFeatureExtractor(whiten=True), augmenter=banks
     ),
+    "lite0, three strides": lambda banks, network: ExDDDetector(EfficientNetLiteFeatureExtractor(strides=(8, 16, 32))),
+    "banks and probe, lite0": lambda banks, network: CombinedDefectDetector(
+        [
+            ("banks", DETECTORS["lite0, three strides"](banks, network)),
+            (
+                "probe",
+                LinearProbeDetector(EfficientNetLiteFeatureExtractor(strides=(8, 16, 32)), validation_fraction=0),
+            ),
+        ],
+        weights=[1, 0.5],
+    ),
+    "brief network, lite0": segmentation(
+        n_networks=1,
+        validation_fraction=0,
+        feature_extractor__encoder="efficientnet_lite0",
+        feature_extractor__max_steps=400,
+    ),
+    "network and banks, lite0": network_and_banks(0.5),
+    "network and banks alike, lite0": network_and_banks(1),
     "filters, linear responses": lambda banks, network: ExDDDetector(
         GaborFeatureExtractor(response="linear"), augmenter=banks
     ),

@@ -20,6 +20,7 @@ _HOME = {
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
     "LearnedFeatureExtractor": "features",
+    "LinearProbeDetector": "detectors.linear_probe",
     "MemoryBank": "banks.memory_bank",
     "MixedDefectAugmenter": "augment",
     "ModuleFeatureExtractor": "features",

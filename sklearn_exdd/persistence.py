@@ -33,6 +33,7 @@ _HOME = {
     "GivenDefects": "augment.synthetic",
     "Images": "_images",
     "LearnedFeatureExtractor": "features",
+    "LinearProbeDetector": "detectors.linear_probe",
     "MaskRegions": "augment",
     "MemoryBank": "banks.memory_bank",
     "MixedDefectAugmenter": "augment",

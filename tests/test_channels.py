@@ -17,6 +17,7 @@ from sklearn_exdd import (
     ExDDDetector,
     GaborFeatureExtractor,
     LearnedFeatureExtractor,
+    LinearProbeDetector,
     OffsetDefectAugmenter,
     PatchClassifierDetector,
     PerlinDefectAugmenter,
@@ -77,6 +78,7 @@ def test_what_is_wrong_is_named_as_ever(channels, tmp_path):
 DETECTORS = {
     "ExDDDetector": lambda cells: ExDDDetector(cells, random_state=0),
     "augmented": lambda cells: ExDDDetector(cells, augmenter=OffsetDefectAugmenter(), n_synthetic=3, random_state=0),
+    "LinearProbeDetector": lambda cells: LinearProbeDetector(cells, random_state=0),
     "PatchClassifierDetector": lambda cells: PatchClassifierDetector(
         cells, classifier=LogisticRegression(), random_state=0
     ),

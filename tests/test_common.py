@@ -22,6 +22,7 @@ from sklearn_exdd import (
     ExDDDetector,
     GaborFeatureExtractor,
     LearnedFeatureExtractor,
+    LinearProbeDetector,
     MixedDefectAugmenter,
     ModuleFeatureExtractor,
     OffsetDefectAugmenter,
@@ -60,6 +61,7 @@ DETECTORS = [
         patience=None,
         random_state=0,
     ),
+    LinearProbeDetector("gabor", augmenter=OffsetDefectAugmenter(), n_synthetic=8, random_state=0),
     PatchClassifierDetector(
         classifier=LogisticRegression(max_iter=1000), augmenter=OffsetDefectAugmenter(), n_synthetic=8, random_state=0
     ),

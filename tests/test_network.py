@@ -73,6 +73,7 @@ detectors = [
     StudentTeacherDetector(channels=(8, 16), crop_size=32, **net),
     DefectClassifier("resnet18", weights=None, patience=None, image_size=64, **net),
     CombinedDefectDetector([("one", ExDDDetector()), ("two", ExDDDetector())]),
+    LinearProbeDetector(),
     PatchClassifierDetector(),
 ]
 for detector in detectors:

@@ -71,6 +71,7 @@ MAKE = {
     "MixedDefectAugmenter": lambda augmenters=OFFSETS, **params: augment.MixedDefectAugmenter(augmenters, **params),
     "ModuleFeatureExtractor": lambda build=build, **params: features.ModuleFeatureExtractor(build, **params),
     "OffsetDefectAugmenter": augment.OffsetDefectAugmenter,
+    "LinearProbeDetector": sklearn_exdd.LinearProbeDetector,
     "PatchClassifierDetector": sklearn_exdd.PatchClassifierDetector,
     "PerlinDefectAugmenter": augment.PerlinDefectAugmenter,
     "PerlinRegions": augment.PerlinRegions,

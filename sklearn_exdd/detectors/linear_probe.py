@@ -1,0 +1,247 @@
+"""A linear probe: one linear classifier of whole images on the mean and deviation of their features."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from sklearn_exdd import scoring
+from sklearn_exdd._cache import MEMORY
+from sklearn_exdd._images import Images
+from sklearn_exdd._params import N_JOBS
+from sklearn_exdd._torch import check_device
+from sklearn_exdd._training_set import hold_out, in_one_form, joined
+from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.features import make_feature_extractor
+
+
+class LinearProbeDetector(BaseDefectDetector):
+    """Detect defects by logistic regression on features that are pooled over each image.
+
+    The features of all patches of an image become their means and standard deviations. One linear classifier learns
+    from these and from image labels; it needs no masks.
+
+    Parameters
+    ----------
+    feature_extractor : str or object, default="auto"
+        As for :class:`ExDDDetector`.
+    C : float, default=0.01
+        Inverse strength of the regularisation, > 0, as in scikit-learn's LogisticRegression.
+    augmenter : object, default=None
+        Makes synthetic defects, as for :class:`ExDDDetector`.
+    n_synthetic : int, default=100
+        Number of synthetic defect images if there is an `augmenter`.
+    blur : float, default=4.0
+        Standard deviation, in pixels, of the Gaussian that smooths the maps.
+    validation_fraction : float, default=0.2
+        Share of the normal images, by groups, that the classifier does not learn from; the threshold comes from them. 0
+        uses all images for both, so that the threshold is too low. It is meant for members of a
+        :class:`CombinedDefectDetector`, which finds its own threshold.
+    max_false_alarm_rate : float, default=0.01
+        Share of normal images that may be called defective, in (0, 1).
+    pos_label : object, default=None
+        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+    image_channels : {"grey", "colour"}, default=None
+        Colours of all images, in fit and afterwards: grey by the luma of ITU-R 601, or three channels. None leaves
+        them as they are: all grey or all in colour.
+    memory : str, path-like or joblib.Memory, default=None
+        Folder for feature maps, one entry per image, and for the images of an `augmenter` without a `memory` of its
+        own.
+    batch_size : int, default=16
+        Number of images extracted together.
+    device : str, default=None
+        For torch backbones: "cpu", "cuda"; None takes CUDA where it is available.
+    n_jobs : int, default=None
+        Number of batches extracted at a time.
+    random_state : int, RandomState instance or None, default=None
+        Chooses the images that are held out, and seeds the augmenter.
+    verbose : int, default=0
+        Above 0 a progress bar is shown.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (2, n_features)
+        Weights of the means and of the standard deviations of the features.
+    intercept_ : float
+    feature_extractor_ : BaseFeatureExtractor
+        Fitted on the normal images.
+    synthetic_ : object or None
+        Synthetic defects that the augmenter made.
+    classes_ : ndarray of shape (2,)
+        Labels, sorted.
+    threshold_ : float
+        Scores above it mean defect.
+    calibration_scores_ : ndarray of shape (n_samples,)
+        Scores of the normal images of X that were held out; NaN for all others. `threshold_` is their conformal
+        quantile.
+    false_alarm_rate_ : float
+        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) if n held-out images are too few
+        for that.
+
+    See Also
+    --------
+    ExDDDetector : Needs no defects, and finds defects of kinds that it was not shown.
+    DefectClassifier : Trains the network itself, from some hundred defects on.
+
+    Notes
+    -----
+    The score is the log odds of a defect, with both classes weighted alike. A variance is the mean of squared
+    distances, so the score is exactly the mean over the patches of
+
+    .. math:: w_\\mu \\cdot f + w_\\sigma \\cdot (f - \\mu)^2 / \\sigma + b
+
+    with the mean :math:`\\mu` and deviation :math:`\\sigma` of the features :math:`f` over the image. The map shows
+    this contribution of each patch, smoothed.
+
+    References
+    ----------
+    .. [1] G. Alain, Y. Bengio, "Understanding intermediate layers using linear classifier probes", ICLR 2017 workshop.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import LinearProbeDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(30, image_shape=(64, 64), random_state=0)
+    >>> detector = LinearProbeDetector(random_state=0).fit(X, y)
+    >>> detector.decision_function(X).shape
+    (30,)
+    >>> detector.predict_map(X[:2]).shape
+    (2, 64, 64)
+    """
+
+    _parameter_constraints = {
+        "feature_extractor": [str, HasMethods("transform")],
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "augmenter": [HasMethods(["fit", "sample"]), None],
+        "n_synthetic": [Interval(Integral, 0, None, closed="left")],
+        "blur": [Interval(Real, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "max_false_alarm_rate": [Interval(Real, 0, 1, closed="neither")],
+        "pos_label": "no_validation",
+        "image_channels": [StrOptions({"grey", "colour"}), None],
+        "memory": MEMORY,
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, None],
+        "n_jobs": N_JOBS,
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        feature_extractor="auto",
+        *,
+        C=0.01,
+        augmenter=None,
+        n_synthetic=100,
+        blur=4.0,
+        validation_fraction=0.2,
+        max_false_alarm_rate=0.01,
+        pos_label=None,
+        image_channels=None,
+        memory=None,
+        batch_size=16,
+        device=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.feature_extractor = feature_extractor
+        self.C = C
+        self.augmenter = augmenter
+        self.n_synthetic = n_synthetic
+        self.blur = blur
+        self.validation_fraction = validation_fraction
+        self.max_false_alarm_rate = max_false_alarm_rate
+        self.pos_label = pos_label
+        self.image_channels = image_channels
+        self.memory = memory
+        self.batch_size = batch_size
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_params(self):
+        super()._check_params()
+        check_device(self.device)
+
+    def _fit(self, normal, defect):
+        if not normal.has_images:
+            raise ValueError("X: expected images, whose patches are pooled, got feature rows. Use LogisticRegression.")
+        normal.check_masks_empty()
+        normal, defect = in_one_form(normal, defect)
+        random_state = check_random_state(self.random_state)
+        is_held_out = np.zeros(len(normal), dtype=bool)
+        if self.validation_fraction > 0:
+            is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
+        learning = normal.take(np.flatnonzero(~is_held_out))
+        self.synthetic_ = self._synthesize(learning, defect, int(random_state.randint(2**31 - 1)))
+        if defect is None and self.synthetic_ is None:
+            raise ValueError(
+                "X: expected defects for a classifier to learn from, got normal images only. Pass defects, set "
+                "augmenter=, or use ExDDDetector."
+            )
+        self._fit_extractor(learning, defect)
+        defects = [] if defect is None else [defect.samples]
+        if self.synthetic_ is not None:
+            images = Images(self.synthetic_.images, "synthetic images")
+            defects.append(images.with_channels(normal.samples.n_channels))
+        pooled = [self._pooled(samples) for samples in (learning.samples, *defects)]
+        y = np.repeat([0, 1], [len(learning), sum(map(len, pooled[1:]))])
+        pooled = np.concatenate(pooled)
+        scaler = StandardScaler().fit(pooled)
+        regression = LogisticRegression(C=self.C, class_weight="balanced", max_iter=10_000)
+        regression.fit(scaler.transform(pooled), y)
+        coef = regression.coef_[0] / scaler.scale_
+        self.coef_ = coef.reshape(2, -1)
+        self.intercept_ = float(regression.intercept_[0] - coef @ scaler.mean_)
+        calibrating = normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal
+        self._set_threshold(self._score(calibrating.samples), calibrating.indices)
+
+    def _fit_extractor(self, normal, defect):
+        self.feature_extractor_ = make_feature_extractor(
+            self.feature_extractor,
+            batch_size=self.batch_size,
+            device=self.device,
+            memory=self.memory,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+        if self.feature_extractor_.learns_from_defects:
+            images, labels, masks = joined(normal, defect)
+            self.feature_extractor_.fit(images, labels, masks=masks)
+        else:
+            self.feature_extractor_.fit(normal.samples)
+        self.n_channels_ = normal.samples.n_channels
+
+    def _pooled(self, images):
+        maps = self.feature_extractor_.iter_transform(images)
+        return np.array([np.concatenate(_moments(feature_map)) for feature_map in maps])
+
+    def _score(self, images):
+        return self._pooled(images) @ self.coef_.ravel() + self.intercept_
+
+    def _maps(self, images):
+        maps = []
+        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
+            mean, deviation = _moments(feature_map)
+            squares = (feature_map - mean) ** 2 / np.where(deviation > 0, deviation, 1)
+            patches = feature_map @ self.coef_[0] + squares @ self.coef_[1] + self.intercept_
+            centers = self.feature_extractor_.patch_centers(feature_map.shape, images.shape(i))
+            pixels = scoring.upsample(patches.astype(np.float32), *centers, images.shape(i))
+            maps.append(scoring.smooth(pixels, self.blur))
+        return maps
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def _moments(feature_map):
+    """Mean and standard deviation of each feature over the patches of an image."""
+    return feature_map.mean(axis=(0, 1), dtype=np.float64), feature_map.std(axis=(0, 1), dtype=np.float64)
