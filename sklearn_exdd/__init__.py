@@ -38,6 +38,7 @@ _HOME = {
     "fitted_detector": "_composition",
     "partial_fit": "_composition",
     "predict_map": "_composition",
+    "recommended": "recommendation",
     "show_versions": "_versions",
 }
 _MODULES = ["augment", "coreset", "datasets", "features", "metrics", "persistence", "scoring"]

@@ -22,6 +22,7 @@ FLOORS = [
     {"features"},
     {"banks"},
     {"detectors"},
+    {"recommendation"},
 ]
 # Beside the house: none of the floors may import these.
 AROUND = {

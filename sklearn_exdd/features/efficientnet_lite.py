@@ -188,7 +188,9 @@ class EfficientNetLite:
         try:
             import timm
         except ImportError as error:
-            raise ImportError(f"{self.backbone} needs timm: pip install timm.") from error
+            raise ImportError(
+                f"{self.backbone} needs timm: pip install timm. feature_extractor='gabor' needs none."
+            ) from error
         path = self._path()
         module = timm.create_model(f"tf_{self.backbone}", pretrained=False, **options)
         state = read_state_dict(path)

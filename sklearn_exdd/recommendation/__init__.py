@@ -1,0 +1,5 @@
+"""Which detector to take for which images."""
+
+from sklearn_exdd.recommendation.rules import recommended
+
+__all__ = ["recommended"]

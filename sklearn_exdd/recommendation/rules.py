@@ -1,0 +1,115 @@
+"""The detector that measured best for what a user has."""
+
+from numbers import Real
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils._param_validation import Interval, validate_params
+
+from sklearn_exdd.detectors.combined import CombinedDefectDetector
+from sklearn_exdd.detectors.exdd import ExDDDetector
+from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
+from sklearn_exdd.detectors.segmentation import SegmentationDetector
+from sklearn_exdd.features import EfficientNetLiteFeatureExtractor, LearnedFeatureExtractor
+
+# A combination holds a fifth of the normal images out for its threshold: with fewer, that promises too little.
+_MIN_NORMAL = 100
+_MIN_DEFECTS = 10
+_NETWORK_MINUTES = 5
+_STRIDES = (8, 16, 32)
+_NETWORK_STEPS = 400
+
+
+@validate_params(
+    {
+        "masks": "no_validation",
+        "minutes": [Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15, random_state=None, verbose=1):
+    """Choose the detector that measured best for these images, and say why.
+
+    Parameters
+    ----------
+    X, y, X_defect, masks, groups
+        As in ``fit`` of the detector, see :class:`ExDDDetector`. Only their numbers count; no image is read.
+    minutes : float, default=15
+        Time for ``fit``, in minutes of one CPU core, > 0.
+    random_state : int, RandomState instance or None, default=None
+        Of the detector.
+    verbose : int, default=1
+        Above 0 the reason is printed.
+
+    Returns
+    -------
+    detector : ExDDDetector or CombinedDefectDetector
+        Unfitted. Pass it the same X, y, X_defect, masks and groups.
+
+    Notes
+    -----
+    All take features of EfficientNet-Lite0 at strides 8, 16 and 32.
+
+    ===================================== =========== ==============================================================
+    given                                 minutes     detector
+    ===================================== =========== ==============================================================
+    fewer than 100 normal images          any         banks: :class:`ExDDDetector`
+    fewer than 10 defect images           below 5     banks
+    fewer than 10 defect images           5 or more   banks, and with half their weight a :class:`SegmentationDetector`
+                                                      trained on synthetic defects
+    10 or more, fewer than 10 with masks  any         banks, and with half their weight a :class:`LinearProbeDetector`
+    10 or more with masks                 below 5     banks
+    10 or more with masks                 5 or more   banks, and with the same weight a :class:`SegmentationDetector`
+    ===================================== =========== ==============================================================
+
+    Images of one group count as one normal image.
+
+    They were chosen on the development halves of two data sets, magnetic tiles and solar cells, and measured on the
+    rest: see the page on accuracy in the documentation.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import recommended
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, masks = make_surface_defects(30, image_shape=(64, 64), random_state=0)
+    >>> detector = recommended(X, y, masks=masks, random_state=0).fit(X, y, masks=masks)
+    Recommended: ExDDDetector, as a combination needs 100 normal images and there are 21.
+    >>> detector.predict_map(X[:2]).shape
+    (2, 64, 64)
+    """
+    normal, defect = ExDDDetector()._training_sets(X, y, X_defect, masks, groups)
+    if not normal.has_images:
+        raise ValueError("recommended: expected images, got feature rows. Use ExDDDetector for these.")
+    n_parts, n_defects, n_marked = len(np.unique(normal.groups)), _n_defects(defect), _n_marked(defect)
+    extractor = EfficientNetLiteFeatureExtractor(strides=_STRIDES)
+    banks, partner, weight = ExDDDetector(extractor), None, None
+    if n_parts < _MIN_NORMAL:
+        unit = "normal images" if n_parts == len(normal) else "groups of normal images"
+        reason = f"ExDDDetector, as a combination needs {_MIN_NORMAL} {unit} and there are {n_parts}."
+    elif n_defects >= _MIN_DEFECTS > n_marked:
+        partner, weight = ("probe", LinearProbeDetector(clone(extractor), validation_fraction=0)), 0.5
+        reason = f"ExDDDetector and a linear probe, which learns from {n_defects} defect images without masks."
+    elif minutes < _NETWORK_MINUTES:
+        reason = f"ExDDDetector, as a network needs {_NETWORK_MINUTES} minutes of a core and there are {minutes:g}."
+    else:
+        network = LearnedFeatureExtractor(encoder="efficientnet_lite0", max_steps=_NETWORK_STEPS)
+        network = SegmentationDetector(network, n_networks=1, validation_fraction=0)
+        partner, weight = ("network", network), 1.0 if n_marked >= _MIN_DEFECTS else 0.5
+        learns = f"{n_marked} marked defects" if n_marked >= _MIN_DEFECTS else "synthetic defects"
+        reason = f"ExDDDetector and a SegmentationDetector, which learns from {learns}."
+    if verbose > 0:
+        print(f"Recommended: {reason}")
+    if partner is None:
+        return banks.set_params(random_state=random_state)
+    return CombinedDefectDetector([("banks", banks), partner], weights=[1.0, weight], random_state=random_state)
+
+
+def _n_defects(defect):
+    return 0 if defect is None else len(defect)
+
+
+def _n_marked(defect):
+    """Return the number of defect images with a mask."""
+    return 0 if defect is None or defect.masks is None else sum(mask is not None for mask in defect.masks.raw())
