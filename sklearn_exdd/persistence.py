@@ -27,6 +27,7 @@ _HOME = {
     "DefectClassifier": "detectors.defect_classifier",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",
+    "DriftMonitor": "monitor",
     "EfficientNetLiteFeatureExtractor": "features",
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
