@@ -3,7 +3,7 @@
     python benchmarks/drift.py
     python benchmarks/drift.py undisturbed --normals 30 --streams 100 --images 2000
     python benchmarks/drift.py delays --before 500
-    python benchmarks/drift.py defects
+    python benchmarks/drift.py defects --delay-streams 10
 
 Each stream has a detector of its own, fitted on normal surfaces of its own (``make_surface_defects``, 64 x 64 pixels).
 So that many long streams are affordable, the detector is a cheap one: filters at 32 pixels. Every image of
@@ -12,8 +12,8 @@ every stream is drawn and scored, none is used twice.
 ``undisturbed`` counts the streams that raise an alarm. For comparison it lets the same martingales bet on p-values from
 the reference alone, which stays fixed. ``delays`` changes the images after a number of undisturbed ones, on two lines:
 under steady light (the brightness of images varies by 2 %) and as the surfaces are generated (it varies from 85 to 155
-grey levels). ``defects`` mixes a share of defect images into the stream from its first image on, where the reference
-has none.
+grey levels). ``defects`` mixes a share of defect images into the stream, from its first image on or after undisturbed
+ones; the reference has none.
 """
 
 import argparse
@@ -145,21 +145,28 @@ def delays(arguments):
 
 
 def defects(arguments):
-    """Print how many streams with defects raise an alarm, and when."""
-    print("| defects in the stream | alarms | images until the alarm: median of those |\n|---|---|---|")
-    for share in (0.01, 0.02, 0.05, 0.1, 0.2):
-        found, which = [], Counter()
-        for stream in range(arguments.delay_streams):
-            monitor = new_monitor(arguments.normals, 20_000 + 2 * stream, arguments.alpha, steady=True)
-            # In parts, over which the defects are spread evenly: what counts is their share.
-            for part in range(arguments.images // _UNIT):
-                seed = 21_000 + 100 * stream + part
-                if monitor.update(surfaces(_UNIT, seed, steady=True, defect_fraction=share)).alarm:
-                    break
-            found += list(monitor.alarms_.values())[:1]
-            which.update(monitor.alarms_)
-        when = f"{np.median(found):g}" if found else ""
-        print(f"| {share:.0%} | {len(found)} of {arguments.delay_streams} | {when} | {dict(which)}", flush=True)
+    """Print how many streams raise an alarm when defects come, and when."""
+    print("| defects | normal images before | alarms | images until the alarm: median of those | statistics |")
+    print("|---|---|---|---|---|", flush=True)
+    for before in (0, arguments.before):
+        for share in (0.02, 0.05, 0.2):
+            found, which = [], Counter()
+            for stream in range(arguments.delay_streams):
+                monitor = new_monitor(arguments.normals, 20_000 + 2 * stream, arguments.alpha, steady=True)
+                if before:
+                    monitor.update(surfaces(before, 20_001 + 2 * stream, steady=True))
+                # Unit by unit, over which the defects are spread evenly: what counts is their share.
+                for unit in range(arguments.after // _UNIT):
+                    seed = 21_000 + 100 * stream + unit
+                    if monitor.update(surfaces(_UNIT, seed, steady=True, defect_fraction=share)).alarm:
+                        break
+                found += [after - before for after in list(monitor.alarms_.values())[:1]]
+                which.update(monitor.changes_.items())
+            when = f"{np.median(found):g}" if found else ""
+            names = ", ".join(f"{name} {change} ({count})" for (name, change), count in which.items())
+            print(
+                f"| {share:.0%} | {before} | {len(found)} of {arguments.delay_streams} | {when} | {names} |", flush=True
+            )
 
 
 TASKS = {"undisturbed": undisturbed, "delays": delays, "defects": defects}

@@ -84,8 +84,8 @@ class DriftDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw. By default a new figure. Values far above the alarm line are compressed to a logarithmic
-            scale.
+            Where to draw. By default a new figure. The vertical axis ends at twice the height of the alarm line, where
+            curves may leave it.
 
         Returns
         -------
@@ -110,10 +110,11 @@ class DriftDisplay:
             text = name if name not in alarms else f"{name}: alarm after {alarms[name]} images"
             self.ax_.plot(n_seen, values, label=text, **style)
             if name in alarms:
-                height = np.interp(alarms[name], n_seen, values)
+                height = max(self.log10_threshold, np.interp(alarms[name], n_seen, values))
                 self.ax_.plot(alarms[name], height, "o", color=style["color"], zorder=3)
         self.ax_.axhline(self.log10_threshold, color="black", linewidth=1, label=f"alarm at {self.log10_threshold:.3g}")
-        self.ax_.set_yscale("symlog", linthresh=2 * max(1.0, self.log10_threshold), linscale=2)
+        lowest = min(np.min(values) for values in self.log10_martingales.values())
+        self.ax_.set_ylim(min(lowest, -1) - 0.25, 2 * self.log10_threshold)
         self.ax_.set(xlabel="number of images", ylabel=r"$\log_{10}$ of the martingale (no unit)")
         self.ax_.legend()
         return self
