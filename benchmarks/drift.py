@@ -4,6 +4,7 @@
     python benchmarks/drift.py undisturbed --normals 30 --streams 100 --images 2000
     python benchmarks/drift.py delays --before 500
     python benchmarks/drift.py defects --delay-streams 10
+    python benchmarks/drift.py cost
 
 Each stream has a detector of its own, fitted on normal surfaces of its own (``make_surface_defects``, 64 x 64 pixels).
 So that many long streams are affordable, the detector is a cheap one: filters at 32 pixels. Every image of
@@ -13,7 +14,7 @@ every stream is drawn and scored, none is used twice.
 the reference alone, which stays fixed. ``delays`` changes the images after a number of undisturbed ones, on two lines:
 under steady light (the brightness of images varies by 2 %) and as the surfaces are generated (it varies from 85 to 155
 grey levels). ``defects`` mixes a share of defect images into the stream, from its first image on or after undisturbed
-ones; the reference has none.
+ones; the reference has none. ``cost`` takes the time of the monitor itself.
 """
 
 import argparse
@@ -169,7 +170,17 @@ def defects(arguments):
             )
 
 
-TASKS = {"undisturbed": undisturbed, "delays": delays, "defects": defects}
+def cost(arguments):
+    """Print the time that a monitor takes for an image whose score is known."""
+    monitor = new_monitor(arguments.normals, 0, arguments.alpha, steady=True)
+    for size in (64, 256, 1024):
+        X, _, _ = make_surface_defects(20, defect_fraction=0, image_shape=(size, size), random_state=0)
+        start = time.process_time()
+        monitor.update(X, scores=np.zeros(len(X)))
+        print(f"{size} x {size} pixels: {1000 * (time.process_time() - start) / len(X):.1f} ms of one core an image")
+
+
+TASKS = {"undisturbed": undisturbed, "delays": delays, "defects": defects, "cost": cost}
 
 
 def main(arguments=None):
