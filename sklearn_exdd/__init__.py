@@ -16,6 +16,8 @@ _HOME = {
     "DefectMapDisplay": "display",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",
+    "DriftDisplay": "display",
+    "DriftMonitor": "monitor",
     "EfficientNetLiteFeatureExtractor": "features",
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",

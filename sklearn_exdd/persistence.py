@@ -27,6 +27,7 @@ _HOME = {
     "DefectClassifier": "detectors.defect_classifier",
     "DefectPasteAugmenter": "augment",
     "DiffusionDefectAugmenter": "augment",
+    "DriftMonitor": "monitor",
     "EfficientNetLiteFeatureExtractor": "features",
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
@@ -60,7 +61,7 @@ _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQe
 
 
 def dump(estimator, path):
-    """Write a detector, an augmenter or a feature extractor to one file.
+    """Write a detector, an augmenter, a feature extractor or a monitor to one file.
 
     Parameters
     ----------

@@ -46,6 +46,7 @@ class Cells(features.BaseFeatureExtractor):
 
 
 CELLS = Cells()
+ESTIMATOR = sklearn_exdd.ExDDDetector()
 OFFSETS = [("offsets", augment.OffsetDefectAugmenter())]
 
 #: For each public class, how an object with valid parameters is made from those that a test sets.
@@ -63,6 +64,7 @@ MAKE = {
     "DefectClassifier": sklearn_exdd.DefectClassifier,
     "DefectPasteAugmenter": augment.DefectPasteAugmenter,
     "DiffusionDefectAugmenter": augment.DiffusionDefectAugmenter,
+    "DriftMonitor": lambda detector=ESTIMATOR, **params: sklearn_exdd.DriftMonitor(detector, **params),
     "EfficientNetLiteFeatureExtractor": features.EfficientNetLiteFeatureExtractor,
     "ExDDDetector": sklearn_exdd.ExDDDetector,
     "GaborFeatureExtractor": features.GaborFeatureExtractor,

@@ -1,7 +1,8 @@
-"""Displays: anomaly maps, scores and synthetic defects as pictures."""
+"""Displays: anomaly maps, scores, drift and synthetic defects as pictures."""
 
+from sklearn_exdd.display.drift import DriftDisplay
 from sklearn_exdd.display.histogram import ScoreHistogramDisplay
 from sklearn_exdd.display.maps import DefectMapDisplay
 from sklearn_exdd.display.synthetic import SyntheticDefectsDisplay
 
-__all__ = ["DefectMapDisplay", "ScoreHistogramDisplay", "SyntheticDefectsDisplay"]
+__all__ = ["DefectMapDisplay", "DriftDisplay", "ScoreHistogramDisplay", "SyntheticDefectsDisplay"]

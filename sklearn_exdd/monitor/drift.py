@@ -1,0 +1,350 @@
+"""Monitor of drift: whether scores and plain statistics of a stream of images still resemble those of fit."""
+
+from numbers import Real
+from warnings import warn
+
+import numpy as np
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils import Bunch, check_random_state, column_or_1d
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd._composition import follow_to_detector
+from sklearn_exdd._images import Images, holds_images
+from sklearn_exdd._params import CheckedParams
+from sklearn_exdd.monitor.image_statistics import PIXEL_STATISTICS, image_statistics
+from sklearn_exdd.monitor.martingales import bet, no_bets, paying_change, smoothed_p_value
+
+_STATISTICS = ("score", *PIXEL_STATISTICS)
+_FEW = 20  # reference values below which a drift is noticed late or never
+_MAX_POOL = 2**17  # values of each statistic that are kept to compare new ones with
+_MAX_HISTORY = 2**12  # points of the curves in a DriftDisplay
+
+
+class DriftMonitor(CheckedParams, BaseEstimator):
+    """Watch a stream of images for drift, with a bound on the probability of ever raising a false alarm.
+
+    The promise of a detector's threshold holds for images like those in fit. The monitor compares the score of each
+    new image, and its brightness, contrast, sharpness and size, with those of normal images and of all earlier images
+    of the stream. If the stream is exchangeable with the normal images, the probability of an alarm, now or at
+    any later time, is at most `alpha`.
+
+    Parameters
+    ----------
+    detector : object
+        Fitted detector, or a fitted Pipeline or search around one. It is used as it is, not cloned.
+    alpha : float, default=0.01
+        Upper bound on the probability that a stream without drift ever raises an alarm, in (0, 1). The statistics share
+        it evenly.
+    statistics : "all" or list of str, default="all"
+        Statistics to watch: "score" (of the detector), "brightness", "contrast", "sharpness", "height" and "width" of
+        the images as they come, before any step of a Pipeline.
+    reference_scores : {"calibration", "unseen"}, default="calibration"
+        Scores to compare those of the stream with. "calibration" takes the `calibration_scores_` of the detector:
+        scores of normal training images as if it had not seen them. "unseen" scores the images that the monitor's `fit`
+        receives, which the detector must not have seen. Take them from the line, with its usual share of
+        defects, if it is not negligible.
+    random_state : int, RandomState instance or None, default=None
+        Breaks ties among equal values. Pass an int to get the same alarms in a repeated run.
+
+    Attributes
+    ----------
+    statistics_ : list of str
+        Names of the statistics that are watched.
+    reference_ : dict of str to ndarray of shape (n_reference,)
+        Sorted reference values of each statistic.
+    log10_threshold_ : float
+        ``log10(n_statistics / alpha)``: a statistic whose martingale reaches it raises an alarm.
+    log10_martingales_ : dict of str to float
+        Decimal logarithm of the martingale of each statistic after the latest image; 0 at the start.
+    n_seen_ : int
+        Number of images in the stream so far.
+    alarms_ : dict of str to int
+        For each statistic that raised an alarm, the number of images after which it first did.
+    changes_ : dict of str to {"higher", "lower", "more spread", "less spread"}
+        How each of these statistics had changed.
+    history_ : ndarray of shape (n_points, 1 + n_statistics)
+        Number of images, and `log10_martingales_` after so many; of a long stream every second, fourth, ... image.
+
+    See Also
+    --------
+    DriftDisplay : Draws the martingales.
+
+    Notes
+    -----
+    Every statistic has a conformal test martingale of its own (see [1]_ and [2]_). The p-value of an image is the
+    randomised rank of its value among the reference *and* all earlier values of the stream, so that the p-values
+    of an exchangeable stream are independent and uniform, however few reference values there are. The martingale bets
+    on beta densities of the p-values (towards either end, towards both, and towards the middle) and on the time of the
+    change. By Ville's inequality each exceeds ``n_statistics / alpha`` with a probability of at most
+    ``alpha / n_statistics``; the sum over the statistics is at most `alpha`, however they depend on each other. The
+    average of the martingales would not have this property: each is a martingale given its own past, but not given the
+    past of the others.
+
+    An alarm does not go away by itself. Repair the cause and call :meth:`reset`, or fit the detector and the monitor
+    again. After each reset the bound `alpha` applies anew.
+
+    Scores of memory banks that leave one image out have nearly, not exactly, the distribution of new scores. The other
+    reference values, and all with "unseen", are exact. Images that are not exchangeable without any drift, such as
+    several photographs of each part in turn, void the promise: pass one photograph of each part.
+
+    Memory does not grow with the stream: from 2^17 values on, a random half of those kept is dropped from time to
+    time, which leaves the p-values independent and uniform.
+
+    References
+    ----------
+    .. [1] V. Vovk, I. Nouretdinov and A. Gammerman, "Testing exchangeability on-line", ICML 2003.
+    .. [2] D. Volkhonskiy, E. Burnaev, I. Nouretdinov, A. Gammerman and V. Vovk, "Inductive conformal martingales for
+       change-point detection", COPA 2017.
+
+    Examples
+    --------
+    >>> from sklearn_exdd import DriftMonitor, ExDDDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, _, _ = make_surface_defects(110, defect_fraction=0, image_shape=(64, 64), random_state=0)
+    >>> detector = ExDDDetector("gabor", random_state=0).fit(X[:60])
+    >>> monitor = DriftMonitor(detector, random_state=0).fit(X[:60])
+    >>> monitor.update(X[60:90]).alarm
+    False
+    >>> dimmed = (0.4 * X[90:]).astype("uint8")
+    >>> result = monitor.update(dimmed)
+    >>> result.alarm, result.which, result.changes
+    (True, ['brightness'], {'brightness': 'lower'})
+    """
+
+    _parameter_constraints = {
+        "detector": [HasMethods("fit")],
+        "alpha": [Interval(Real, 0, 1, closed="neither")],
+        "statistics": [StrOptions({"all"}), list, tuple],
+        "reference_scores": [StrOptions({"calibration", "unseen"})],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, detector, *, alpha=0.01, statistics="all", reference_scores="calibration", random_state=None):
+        self.detector = detector
+        self.alpha = alpha
+        self.statistics = statistics
+        self.reference_scores = reference_scores
+        self.random_state = random_state
+
+    def _check_params(self):
+        if self.statistics == "all":
+            return
+        unknown = [name for name in self.statistics if name not in list(_STATISTICS)]
+        if unknown or not self.statistics or len(set(self.statistics)) < len(self.statistics):
+            raise ValueError(
+                f"statistics: expected 'all' or some of {list(_STATISTICS)}, each once, got {self.statistics!r}."
+            )
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Learn the reference values, and begin a new stream.
+
+        Parameters
+        ----------
+        X : images
+            Normal images, for the statistics of pixels. The training images of the detector will do, as pixels do not
+            depend on training; for ``reference_scores="unseen"`` they must be others.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        NotFittedError
+            If the detector is not fitted.
+        ValueError
+            If the detector has no calibration scores, if some images are training images where they must not be, or if
+            an image is not valid.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer than 20 reference values. The bound `alpha` holds all the same, but drift is noticed late
+            or never.
+        """
+        names = list(_STATISTICS) if self.statistics == "all" else list(self.statistics)
+        detector = self._fitted_detector()
+        reference = _statistics_of(X, detector, names)
+        if "score" in names:
+            reference["score"] = self._reference_scores(X, detector)
+        few = [f"{name} ({len(reference[name])})" for name in names if len(reference[name]) < _FEW]
+        if few:
+            warn(
+                f"DriftMonitor: expected at least {_FEW} reference values, got fewer for {', '.join(few)}. The bound "
+                "on false alarms holds, but drift will be noticed late or never. Fit on more normal images.",
+                UserWarning,
+                stacklevel=3,
+            )
+        self.statistics_ = names
+        self.reference_ = {name: np.sort(reference[name]).astype(np.float64) for name in names}
+        self.log10_threshold_ = float(np.log10(len(names) / self.alpha))
+        self._detector_state = _state_of(detector)
+        self._seed, self._n_streams = int(check_random_state(self.random_state).randint(2**31 - 1)), 0
+        return self.reset()
+
+    def reset(self):
+        """Forget the stream and its alarms, and begin a new one, compared with the same reference.
+
+        Returns
+        -------
+        self : object
+
+        Notes
+        -----
+        The bound `alpha` holds for each stream: two streams raise a false alarm with a probability of at most twice as
+        much.
+        """
+        check_is_fitted(self, "reference_")
+        self.n_seen_, self._n_streams = 0, self._n_streams + 1
+        self._pools = [self.reference_[name] for name in self.statistics_]
+        self._log_capitals = no_bets(len(self.statistics_))
+        self.log10_martingales_ = dict.fromkeys(self.statistics_, 0.0)
+        self.alarms_, self.changes_ = {}, {}
+        self.history_ = np.zeros((1, 1 + len(self.statistics_)))
+        return self
+
+    def update(self, X, *, scores=None):
+        """Add images to the stream, and say whether it has drifted.
+
+        One image at a time or all at once: the result is the same.
+
+        Parameters
+        ----------
+        X : images
+            In the order in which they were taken. Other sizes than in fit are no error: sizes are statistics like
+            others.
+        scores : array-like of shape (n_images,), default=None
+            What `score_samples` of the detector returned for X, if that is known already. By default X is scored here.
+
+        Returns
+        -------
+        result : Bunch
+            ``alarm``, whether the stream has raised an alarm, now or earlier; ``which``, a list of the statistics that
+            did, in order of time; ``changes``, a dict of how each had changed ("higher", "lower", "more spread" or
+            "less spread"); ``log10_martingales``, a dict of the present values; and ``n_seen``, the number of images in
+            the stream.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is empty, an image is not valid (the message names it), or the detector has been fitted or corrected
+            since the monitor was. The monitor then remains as it was.
+        """
+        check_is_fitted(self, "reference_")
+        detector = self._fitted_detector()
+        if not all(map(_is_equal, _state_of(detector), self._detector_state)):
+            raise ValueError(
+                "detector: expected the detector as it was when the monitor was fitted, got one that was fitted or "
+                "corrected since, so that its scores have changed. Fit the monitor again."
+            )
+        columns = _statistics_of(X, detector, self.statistics_)
+        if "score" in self.statistics_:
+            columns["score"] = self._score(X) if scores is None else _checked_scores(scores, len(X))
+        self._advance(np.stack([columns[name] for name in self.statistics_], axis=1))
+        return Bunch(
+            alarm=bool(self.alarms_),
+            which=list(self.alarms_),
+            changes=dict(self.changes_),
+            log10_martingales=dict(self.log10_martingales_),
+            n_seen=self.n_seen_,
+        )
+
+    def _advance(self, values):
+        """Add rows of values, one an image, to the stream."""
+        pools, log_capitals, n_seen = list(self._pools), self._log_capitals, self.n_seen_
+        alarms, changes, points = dict(self.alarms_), dict(self.changes_), []
+        for row in values:
+            # Counted by the images, so that neither the size of batches nor a restart changes the numbers.
+            random = np.random.Generator(np.random.Philox(counter=[0, n_seen, 0, 0], key=[self._seed, self._n_streams]))
+            p_values = np.array([smoothed_p_value(*one) for one in zip(pools, row, random.random(len(row)))])
+            pools = [_joined(pool, value, random) for pool, value in zip(pools, row)]
+            log_capitals, log10_martingales = bet(log_capitals, p_values, n_seen)
+            n_seen += 1
+            points.append([n_seen, *log10_martingales])
+            for name, reached, capitals in zip(self.statistics_, log10_martingales, log_capitals):
+                if reached >= self.log10_threshold_ and name not in alarms:
+                    alarms[name], changes[name] = n_seen, paying_change(capitals)
+        step = 2 ** max(0, int(np.ceil(np.log2(n_seen / _MAX_HISTORY))))
+        history = np.concatenate([self.history_, points])
+        self.history_ = history[history[:, 0] % step == 0]
+        self._pools, self._log_capitals, self.n_seen_ = pools, log_capitals, n_seen
+        self.alarms_, self.changes_ = alarms, changes
+        self.log10_martingales_ = dict(zip(self.statistics_, log10_martingales.tolist()))
+
+    def _fitted_detector(self):
+        detector, _ = follow_to_detector(self.detector, method="score_samples")
+        check_is_fitted(detector)
+        return detector
+
+    def _reference_scores(self, X, detector):
+        if self.reference_scores == "calibration":
+            calibration = getattr(detector, "calibration_scores_", None)
+            if calibration is None or not np.isfinite(calibration).any():
+                raise ValueError(
+                    f"detector: expected finite calibration_scores_, got none from {type(detector).__name__}. Set "
+                    "reference_scores='unseen', and fit the monitor on normal images that the detector has not seen."
+                )
+            return calibration[np.isfinite(calibration)]
+        if hasattr(detector, "training_digests_") and holds_images(X):
+            is_known = detector.is_training_image(follow_to_detector(self.detector, X)[1])
+            if is_known.any():
+                raise ValueError(
+                    f"X: expected images that the detector has not seen, got {is_known.sum()} of its training images, "
+                    f"X[{int(np.argmax(is_known))}] among them, whose scores are too low. Leave them out, or set "
+                    "reference_scores='calibration'."
+                )
+        return self._score(X)
+
+    def _score(self, X):
+        detector, X = follow_to_detector(self.detector, X, method="score_samples")
+        return _checked_scores(detector.score_samples(X), len(X))
+
+
+def _statistics_of(X, detector, names):
+    """Return the statistics of pixels among some names, an array of shape (n_images,) for each."""
+    wanted = [name for name in names if name in PIXEL_STATISTICS]
+    if not wanted:
+        return {}
+    if hasattr(detector, "n_features_in_") and not holds_images(X):
+        raise ValueError(
+            f"statistics: expected ['score'] for feature rows, which have no pixels, got {names!r}. Set it."
+        )
+    channels, bits = getattr(detector, "image_channels", None), getattr(detector, "bits_", None)
+    images = Images(X, "X", channels=channels, bits=bits)
+    rows = [image_statistics(images[i]) for i in range(len(images))]
+    return {name: np.array([row[name] for row in rows]) for name in wanted}
+
+
+def _checked_scores(scores, n_images):
+    scores = column_or_1d(scores, dtype=np.float64)
+    if len(scores) != n_images:
+        raise ValueError(f"scores: expected {n_images}, one for each image of X, got {len(scores)}.")
+    if not np.isfinite(scores).all():
+        index = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise ValueError(f"scores[{index}]: expected a finite number, got {scores[index]}.")
+    return scores
+
+
+def _joined(pool, value, random):
+    """Return a sorted pool with one more value; of a pool that has become too large, a random half.
+
+    Which half is independent of all p-values so far, and nothing is bet on it. So the values that are kept are
+    exchangeable with those to come, and the p-values to come are as independent and uniform as before.
+    """
+    pool = np.insert(pool, np.searchsorted(pool, value), value)
+    return np.sort(random.choice(pool, len(pool) // 2, replace=False)) if len(pool) > _MAX_POOL else pool
+
+
+def _is_equal(one, other):
+    return np.array_equal(one, other, equal_nan=True)
+
+
+def _state_of(detector):
+    """Return what changes when a detector is fitted or corrected: its threshold and its calibration scores."""
+    return [np.array(getattr(detector, name, np.nan)) for name in ("threshold_", "calibration_scores_")]

@@ -1,0 +1,46 @@
+"""Statistics of images that a change of lamp, lens, camera or parts moves."""
+
+import numpy as np
+
+PIXEL_STATISTICS = ("brightness", "contrast", "sharpness", "height", "width")
+
+
+def image_statistics(image):
+    """Return plain statistics of one image.
+
+    Each is meant to answer to one cause. Light that dims all pixels by the same factor changes only the brightness, and
+    blur hardly anything but the sharpness.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, channels), float32 in [0, 1]
+
+    Returns
+    -------
+    statistics : dict of str to float
+        ``brightness``, the mean, in [0, 1]; ``contrast``, the standard deviation over the mean, >= 0 (0 for a
+        black image); ``sharpness``, the mean squared difference of neighbouring pixels over twice the variance, in
+        [0, 2] as a rule (1 for noise, 0 for a constant image); ``height`` and ``width`` in pixels. Channels are
+        averaged first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.monitor.image_statistics import image_statistics
+    >>> edge = np.repeat(np.float32([0, 1]), 5)[:, None, None]
+    >>> image_statistics(edge)
+    {'brightness': 0.5, 'contrast': 1.0, 'sharpness': 0.2222222222222222, 'height': 10.0, 'width': 1.0}
+    """
+    grey = image.mean(axis=2, dtype=np.float64)
+    brightness, variance = float(grey.mean()), float(grey.var())
+    differences = [np.diff(grey, axis=axis) for axis in (0, 1)]
+    n_pairs = sum(one.size for one in differences)
+    energy = sum(float((one**2).sum()) for one in differences)
+    is_flat = grey.max() == grey.min()  # the variance of equal pixels is a rounding error, not always 0
+    return {
+        "brightness": brightness,
+        "contrast": 0.0 if is_flat else variance**0.5 / brightness,
+        "sharpness": 0.0 if is_flat else energy / n_pairs / (2 * variance),
+        "height": float(grey.shape[0]),
+        "width": float(grey.shape[1]),
+    }

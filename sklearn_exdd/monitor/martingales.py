@@ -1,0 +1,140 @@
+"""Conformal test martingales: capital that grows by bets against the hypothesis that a stream is exchangeable.
+
+A martingale starts at 1, and its mean stays 1 as long as the hypothesis holds. By Ville's inequality, the probability
+that it ever reaches ``1 / alpha`` is then at most alpha, however long the stream.
+"""
+
+import numpy as np
+from scipy.special import betaln, xlog1py, xlogy
+
+# Beta densities (a, b) that are bet on, and the change of the values that each one pays for. Strong bets notice a large
+# change after few images, weak ones notice a small change at all.
+_BETS = {
+    (1 / 4, 1): "higher",
+    (1 / 2, 1): "higher",
+    (1, 3 / 2): "higher",
+    (1, 1 / 4): "lower",
+    (1, 1 / 2): "lower",
+    (3 / 2, 1): "lower",
+    (1 / 2, 1 / 2): "more spread",
+    (2, 2): "less spread",
+}
+_A, _B = np.array(list(_BETS), dtype=float).T
+_CHANGES = list(_BETS.values())
+_LOWEST = 1e-15  # p-values are exact down to about 1e-16, where the densities are infinite
+
+
+def smoothed_p_value(pool, value, tie_break):
+    """Return the share of a pool that is at least as high as a value, counting a random part of the ties.
+
+    If the value is exchangeable with the pool, the p-value is uniform on [0, 1]. If the value then joins the pool, the
+    p-values of a stream are independent as well. Against a pool that stays fixed they are not: a few hundred
+    reference values that happen to lie low would make all later p-values too small.
+
+    Parameters
+    ----------
+    pool : ndarray of shape (n,)
+        Sorted in ascending order.
+    value : float
+    tie_break : float
+        Uniform random number in [0, 1).
+
+    Returns
+    -------
+    p_value : float
+        Small if the value is high.
+
+    References
+    ----------
+    V. Vovk, A. Gammerman and G. Shafer, "Algorithmic learning in a random world", 2005, theorem 8.2 and equation 2.20
+    (smoothed conformal p-values).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.monitor.martingales import smoothed_p_value
+    >>> smoothed_p_value(np.array([1.0, 2.0, 2.0]), 3.0, 0.5)
+    0.125
+    >>> smoothed_p_value(np.array([1.0, 2.0, 2.0]), 2.0, 0.5)
+    0.375
+    """
+    low, high = np.searchsorted(pool, value, "left"), np.searchsorted(pool, value, "right")
+    n_higher, n_ties = len(pool) - high, high - low + 1  # the value itself is one of the ties
+    return float((n_higher + (1 - tie_break) * n_ties) / (len(pool) + 1))
+
+
+def no_bets(n_martingales):
+    """Return the logarithms of the capital of each martingale in each bet before the first image: nothing."""
+    return np.full((n_martingales, len(_BETS)), -np.inf)
+
+
+def bet(log_capitals, p_values, n_seen):
+    """Let martingales bet on the p-values of one more image.
+
+    Parameters
+    ----------
+    log_capitals : ndarray of shape (n_martingales, n_bets)
+        Natural logarithm of the capital in each bet.
+    p_values : ndarray of shape (n_martingales,)
+        p-values of the image, one a martingale, in [0, 1].
+    n_seen : int
+        Number of images before this one.
+
+    Returns
+    -------
+    log_capitals : ndarray of shape (n_martingales, n_bets)
+        Capitals after this image.
+    log10_martingales : ndarray of shape (n_martingales,)
+        Decimal logarithm of the value of each martingale: its bets, and the reserve.
+
+    Notes
+    -----
+    Nobody knows when a change comes. Before image t = 1, 2, ... the share ``R(t) - R(t + 1)`` of the initial capital is
+    taken from the reserve ``R(t) = 1 / (1 + log(t))`` and divided evenly among the bets, which multiply it by a
+    beta density of every p-value from then on. The reserve falls so slowly that a change after a million images is
+    noticed some three images later than one after a thousand. The simple jumper moves a fixed share
+    from bet to bet instead, and loses its capital exponentially while nothing happens.
+
+    References
+    ----------
+    V. Vovk, I. Nouretdinov and A. Gammerman, "Testing exchangeability on-line", ICML 2003: power martingales.
+    D. Volkhonskiy et al., "Inductive conformal martingales for change-point detection", COPA 2017.
+    V. Vovk et al., "Retrain or not retrain: conformal test martingales for change-point detection", COPA 2021: the
+    simple jumper.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.monitor.martingales import bet, no_bets
+    >>> log_capitals = no_bets(2)
+    >>> for n_seen in range(10):
+    ...     log_capitals, values = bet(log_capitals, np.array([0.5, 0.001]), n_seen)
+    >>> values.round(1).tolist()
+    [0.6, 15.2]
+    """
+    p_values = np.clip(p_values, _LOWEST, 1 - _LOWEST)[:, None]
+    log_densities = xlogy(_A - 1, p_values) + xlog1py(_B - 1, -p_values) - betaln(_A, _B)
+    reserve, rest = 1 / (1 + np.log(n_seen + 1)), 1 / (1 + np.log(n_seen + 2))
+    log_capitals = np.logaddexp(log_capitals, np.log((reserve - rest) / len(_BETS))) + log_densities
+    return log_capitals, np.logaddexp(np.logaddexp.reduce(log_capitals, axis=1), np.log(rest)) / np.log(10)
+
+
+def paying_change(log_capitals):
+    """Return what change of the values brought one martingale its capital, such as "higher".
+
+    Parameters
+    ----------
+    log_capitals : ndarray of shape (n_bets,)
+
+    Returns
+    -------
+    change : {"higher", "lower", "more spread", "less spread"}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd.monitor.martingales import bet, no_bets, paying_change
+    >>> paying_change(bet(no_bets(1), np.array([0.99]), 0)[0][0])
+    'lower'
+    """
+    return _CHANGES[int(np.argmax(log_capitals))]
