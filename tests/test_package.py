@@ -30,6 +30,7 @@ AROUND = {
     "cli": {
         *(
             "",
+            "_files",
             "_images",
             "_map_colors",
             "augment",
