@@ -5,8 +5,7 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
 SIDE = 128  # pixels that images are reduced to
-_MAX_BITS = 22  # of 64 in which the hashes of two candidates differ; hashes of independent textures differ in 32 ± 4
-_N_NEAREST = 5  # candidates of an image
+_N_NEAREST = 8  # candidates of an image, by the bits in which their hashes differ
 _REACH = SIDE // 10  # pixels by which the part may have moved
 _PADDING = 16  # pixels, at least _REACH
 _BLOCK = 32  # pixels
@@ -86,7 +85,7 @@ def _candidates(images):
         bits = (signs.shape[1] - signs @ own) / 2
         bits[i] = np.inf
         nearest = np.argpartition(bits, n_nearest - 1)[:n_nearest]
-        pairs |= {(min(i, j), max(i, j)) for j in nearest.tolist() if bits[j] <= _MAX_BITS}
+        pairs |= {(min(i, j), max(i, j)) for j in nearest.tolist()}
     return sorted(pairs)
 
 
@@ -124,12 +123,12 @@ def _blocks(image):
 
 
 def _least(details):
-    """Return the correlation that copies exceed: more than four of five pairs of images reach, by a margin."""
+    """Return the correlation that copies exceed: more than nine of ten pairs of images reach, by a margin."""
     n_images = len(details)
     rng = np.random.RandomState(0)
     if n_images < 10:  # few pairs, of which many may be copies
         return _MIN_CORRELATION
     first = rng.randint(n_images, size=_N_PAIRS)
     second = (first + rng.randint(1, n_images, size=_N_PAIRS)) % n_images
-    usual = np.quantile([_correlation(details[i], details[j]) for i, j in zip(first, second)], 0.8)
+    usual = np.quantile([_correlation(details[i], details[j]) for i, j in zip(first, second)], 0.9)
     return max(_MIN_CORRELATION, float(np.tanh(np.arctanh(np.clip(usual, 0, 0.9999)) + _MARGIN)))

@@ -29,7 +29,7 @@ def misplaced(images, masks):
     Returns
     -------
     placement : str or None
-        Such as "mirrored left to right" or "shifted by 5 % of the height downwards"; None if nothing can be said.
+        Such as "mirrored left to right" or "shifted by about 5 % of the height down"; None if nothing can be said.
 
     Notes
     -----
@@ -77,4 +77,4 @@ def _shift(down, right):
     for pixels, side, forwards, backwards in ((down, "height", "down", "up"), (right, "width", "right", "left")):
         if pixels:
             parts.append(f"{100 * abs(pixels) / SIDE:.0f} % of the {side} {forwards if pixels > 0 else backwards}")
-    return f"shifted by {' and '.join(parts)}"
+    return f"shifted by about {' and '.join(parts)}"
