@@ -255,7 +255,7 @@ def test_wrong_masks_are_found(castings, tmp_path):
         (lambda masks: masks[:, ::-1, ::-1], "turned by 180 degrees"),
         (
             lambda masks: np.roll(masks, (11, -8), (1, 2)),
-            "shifted by about [89] % of the height down and [567] % of the",
+            "shifted by about [89] % of the height down and [567] %",
         ),
     ],
 )
