@@ -89,11 +89,12 @@ def _sharpness(grey):
 
 
 def _energy(details):
-    """Return the median over 8 x 8 blocks of the mean square: a defect fills few of them."""
+    """Return the median of the mean square in 8 x 8 blocks that are not constant: a defect fills few of them."""
     rows, columns = (max(1, length // 8) for length in details.shape)
     cut = details[: details.shape[0] // rows * rows, : details.shape[1] // columns * columns]
     blocks = cut.reshape(cut.shape[0] // rows, rows, cut.shape[1] // columns, columns)
-    return float(np.median((blocks**2).mean(axis=(1, 3))))
+    energies = (blocks**2).mean(axis=(1, 3))
+    return float(np.median(energies[energies > 1e-10])) if (energies > 1e-10).any() else 0.0
 
 
 def far_out(values, least):
@@ -154,7 +155,7 @@ def _odd_sizes(photographs):
         outer = [far_out(column, np.log(1.5))[:2] for column in (*sides.T, sides[:, 0] - sides[:, 1])]
         chosen = np.any([below | above for below, above in outer], axis=0)
         low, high = np.quantile(shapes, [0.25, 0.75], axis=0).astype(int)
-        expected = f"half of the others have {low[0]} to {high[0]} x {low[1]} to {high[1]} pixels"
+        expected = f"half of the images have {low[0]} to {high[0]} x {low[1]} to {high[1]} pixels"
     came = sorted({shapes[i] for i in np.flatnonzero(chosen)})
     listed = ", ".join(f"{height} x {width}" for height, width in came[:3]) + (", ..." if len(came) > 3 else "")
     message = (
@@ -168,25 +169,20 @@ def _odd_exposures(photographs):
     brightness = np.array([one.brightness for one in photographs])
     dark = far_out(np.log(np.maximum(brightness, 1e-4)), np.log(1.5))[0]
     _, bright, middle = far_out(brightness, 0.2 * np.median(brightness))
-    for kind, chosen, more in (("dark", dark, "less"), ("bright", bright, "more")):
-        came = brightness[chosen]
-        yield (
-            kind,
-            "warning",
-            chosen,
-            f"{_images(chosen.sum())} far {'darker' if kind == 'dark' else 'brighter'} than the others (mean "
-            f"{_range(came)}; half of the images have {_range(middle)}, of 0 to 1). Photograph the part again with "
-            f"{'more' if more == 'less' else 'less'} light, or remove the image.",
+    for kind, chosen, remedy in (("dark", dark, "more"), ("bright", bright, "less")):
+        message = (
+            f"{_images(chosen.sum())} far {kind}er than the others (mean {_range(brightness[chosen])}; half of the "
+            f"images have {_range(middle)}, of 0 to 1). Photograph the part again with {remedy} light, or remove the "
+            "image."
         )
+        yield kind, "warning", chosen, message
     clipped = np.array([one.clipped for one in photographs])
     _, chosen, middle = far_out(clipped, 0.05)
-    yield (
-        "overexposed",
-        "warning",
-        chosen,
+    message = (
         f"{_images(chosen.sum())} overexposed: {_range(100 * clipped[chosen])} % of the pixels are white, where no "
-        f"defect can be seen; half of the images have {_range(100 * np.array(middle))} %. Photograph the part again.",
+        f"defect can be seen; half of the images have {_range(100 * np.array(middle))} %. Photograph the part again."
     )
+    yield "overexposed", "warning", chosen, message
 
 
 def _blurred(photographs):
