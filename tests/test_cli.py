@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from base64 import b64decode
+from dataclasses import asdict
 from html.parser import HTMLParser
 from importlib.metadata import entry_points
 
@@ -23,8 +24,8 @@ from sklearn_exdd.cli.fit import make_detector
 from sklearn_exdd.cli.map_colors import MapColors
 from sklearn_exdd.cli.pictures import list_images, load_labelled
 from sklearn_exdd.cli.report import Thumbnails
-from sklearn_exdd.datasets import load_folder
-from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
+from sklearn_exdd.datasets import load_folder, make_surface_defects
+from sklearn_exdd.metrics import operating_points, per_region_overlap_score, pixel_roc_auc_score
 
 
 def write(path, pixels):
@@ -172,6 +173,15 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["predict", "{model}", "{parts}", "-o", "{parts}"], "new, empty or an earlier report, got .* with 'defect'"),
         (["predict", "{model}", "{parts}", "-o", "{model}"], "or an earlier report, got .*: a file"),
         (["predict", "{model}", "{parts}", "-o", "{new}", "--n-shown", "-1"], "--n-shown: expected 0 or more, got -1"),
+        (["evaluate", "{model}", "{parts}", "-o", "{new}"], "--out: expected the name of a page to write, such as"),
+        (
+            ["evaluate", "{model}", "{parts}", "-o", "{new}/a.html"],
+            "--out: expected a file to write, got .*: no folder",
+        ),
+        (["check", "{parts}", "-o", "{new}"], "--out: expected the name of a page to write, such as report.html"),
+        (["check", "nowhere"], "'nowhere': expected a folder of images, found no such folder"),
+        (["check", "{empty}"], "expected images, found none"),
+        (["check", "{parts}/defect"], "or, all normal, images without sub-folders"),
         (["evaluate", "{model}", "{parts}/normal"], "expected labels to compare with, as in index.csv"),
         (["evaluate", "{rows}", "{parts}"], "expected a detector fitted on images, got one fitted on feature rows"),
         (
@@ -209,6 +219,8 @@ def test_bad_use_ends_with_2_and_a_message(arguments, message, parts, model, tmp
         (["fit", "parts", "-o", "model", "--params", "{blur: 1}"], "--params: expected JSON, got '{blur: 1}'"),
         (["fit", "parts", "-o", "model", "--detector", "patch_classifier"], "and keep it with skops.io"),
         (["evaluate", "model", "parts", "--threshold", "nan"], "--threshold: expected a finite number, got 'nan'"),
+        (["evaluate", "model", "parts", "--cost-miss", "0"], "--cost-miss: expected a number > 0, got '0'"),
+        (["evaluate", "model", "parts", "--cost-false-alarm", "nan"], "expected a finite number, got 'nan'"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )
@@ -477,17 +489,34 @@ def test_images_that_fit_has_seen_are_counted(model, parts, capsys):
     assert f"{n_images} of them were used in fit: on new images the figures are worse." in capsys.readouterr().out
 
 
-def test_other_thresholds_are_told_with_what_they_cost(model, unseen, answers, capsys):
-    assert run("evaluate", model, unseen, "--no-maps", "--json") == 0
-    others = json.loads(capsys.readouterr().out)["other_thresholds"]
+def test_operating_points_are_those_of_the_detector_and_of_the_costs(model, unseen, answers, capsys):
+    assert run("evaluate", model, unseen, "--no-maps", "--json", "--cost-miss", 5) == 0
+    points = json.loads(capsys.readouterr().out)["operating_points"]
     y, scores = answers[:2]
-    normal = np.sort(scores[y == 0])
-    assert [other["threshold"] for other in others] == [normal[-1], normal[-2]]  # of 6, at most 0, 5, 10 and 20 %
-    for other in others:
-        assert other["false_alarms"] == (normal > other["threshold"]).sum()
-        assert other["found"] == (scores[y == 1] > other["threshold"]).sum()
+    known = persistence.load(model).calibration_scores_
+    assert points == [asdict(point) for point in operating_points(y, scores, known, cost_miss=5)]
     assert run("evaluate", model, unseen, "--no-maps") == 0
-    assert re.search(rf"At --threshold +false alarms +found\n{normal[-1]:.4g} +0.0 % ", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"--threshold +false alarms +misses +cost\npromised 5.9 % +[\d.]+ +\d of 6 +\d of 6 +\d", said)
+    assert "A false alarm costs 1 and a miss 1 (--cost-false-alarm, --cost-miss)." in said
+    assert "Too few normal images in fit to promise 1 %: that takes 99 scores." in said
+
+
+def test_the_page_of_an_evaluation_shows_the_operating_points(model, unseen, tmp_path, capsys):
+    assert run("evaluate", model, unseen, "--no-maps", "-o", tmp_path / "page.html", "--cost-miss", 5) == 0
+    assert "Written to" in capsys.readouterr().out
+    page = Page(tmp_path / "page.html")
+    assert {"lowest cost", "promised 5.9 %", "promised 20 %"} <= set(page.texts)
+    assert page.count("tr") == 6
+    assert page.count("rect") > 40
+    assert not {"script", "link", "iframe", "img"} & {tag for tag, _ in page.tags}
+    assert "http" not in (tmp_path / "page.html").read_text().replace("http-equiv", "")
+
+
+def test_the_page_of_an_evaluation_is_written_if_one_class_is_missing(model, unseen, tmp_path):
+    shutil.copytree(unseen / "defect", tmp_path / "parts" / "defect")
+    assert run("evaluate", model, tmp_path / "parts", "-o", tmp_path / "page.html") == 0
+    assert "Other thresholds are compared if there are both" in (tmp_path / "page.html").read_text()
 
 
 def test_people_get_a_table(model, unseen, answers, capsys):
@@ -561,6 +590,78 @@ def test_an_unusable_image_is_left_out_of_the_figures(model, unseen, tmp_path, c
     figures = json.loads(captured.out)
     assert (figures["n_normal"], figures["n_unusable"]) == (6, 1)
     assert "torn.png': expected an image" in captured.err
+
+
+# Check
+
+
+@pytest.fixture
+def tidy(tmp_path):
+    return write_parts(tmp_path / "tidy", make_surface_defects(12, image_shape=(64, 64), random_state=0))
+
+
+def test_a_folder_without_mistakes_ends_with_0(tidy, capsys):
+    assert run("check", tidy, "--no-scores") == 0
+    assert capsys.readouterr().out == (
+        "12 images checked: 0 errors, 0 warnings.\n"
+        "Not checked: placement of masks: that takes 8 of them or more, got 4.\n"
+    )
+
+
+def test_errors_end_with_1_and_warnings_with_0(tidy, tmp_path, capsys):
+    first, second = sorted((tidy / "normal").iterdir())[:2]
+    shutil.copy(first, tidy / "normal" / "copy.png")
+    (tidy / "normal" / "part.heic").write_text("another format")
+    assert run("check", tidy, "--no-scores") == 0
+    said = capsys.readouterr()
+    assert "warning  duplicate: 2 images have the same pixels" in said.out
+    assert "    normal/part.heic" in said.out
+    assert said.err == ""
+    second.write_text("no image")
+    assert run("check", tidy, "--no-scores", "--json", "-o", tmp_path / "page.html") == 1
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["n_images"], figures["n_errors"]) == (13, 1)
+    assert [finding["kind"] for finding in figures["findings"]] == ["unreadable", "duplicate", "left_out"]
+    assert figures["findings"][0]["images"] == [f"normal/{second.name}"]
+
+
+def test_the_page_of_a_check_shows_the_images_of_the_findings(tidy, tmp_path):
+    defect = sorted((tidy / "defect").rglob("*.png"))[0]
+    shutil.copy(defect, tidy / "normal" / "copy.png")
+    mask = tidy / "masks" / defect.relative_to(tidy / "defect")
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(mask)
+    (tidy / "normal" / "<b>&.png").write_text("no image")
+    assert run("check", tidy, "--no-scores", "-o", tmp_path / "page.html") == 1
+    page = Page(tmp_path / "page.html")
+    assert page.texts[0] == "14 images checked: 2 errors, 1 warning."
+    assert {"unreadable", "duplicate", "mask empty"} <= set(page.texts)
+    assert "normal/<b>&.png" in page.texts
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 3
+    assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in pictures)
+    assert not {"script", "link", "iframe", "b"} & {tag for tag, _ in page.tags}
+
+
+def test_both_parts_of_a_data_set_are_compared(unseen_surfaces, tmp_path, capsys):
+    as_mvtec(unseen_surfaces, tmp_path)
+    (normal, *_) = np.flatnonzero(unseen_surfaces[1] == 0)
+    write(tmp_path / "train/good/1.png", unseen_surfaces[0][normal])
+    assert run("check", tmp_path, "--no-scores") == 1
+    assert f"    train/good/1.png, test/good/{normal}.png\n" in capsys.readouterr().out
+
+
+def test_a_check_scores_the_normal_images_unless_told_otherwise(tidy, monkeypatch, capsys):
+    def score(self, X, y=None, *, groups=None):
+        self.calibration_scores_ = np.append(np.linspace(1, 1.1, len(X) - 1), 9.0)
+
+    monkeypatch.setattr(ExDDDetector, "fit", score)
+    assert run("check", tidy) == 0
+    name = sorted((tidy / "normal").iterdir())[-1].name
+    said = capsys.readouterr().out
+    assert "warning  score: 1 normal image stands out: ExDDDetector, fitted without it, gives a score of 9" in said
+    assert f"    normal/{name}\n" in said
+    assert run("check", tidy / "normal", "--no-scores") == 0
+    assert "8 images checked: 0 errors" in capsys.readouterr().out
 
 
 # Folders

@@ -31,6 +31,7 @@ AROUND = {
     "cli": {
         *(
             "",
+            "_files",
             "_images",
             "_map_colors",
             "augment",

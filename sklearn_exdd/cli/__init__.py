@@ -1,1 +1,1 @@
-"""The library from the shell: fit, predict and evaluate on folders of images; versions."""
+"""The library from the shell: check, fit, predict and evaluate on folders of images; versions."""

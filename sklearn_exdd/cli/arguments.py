@@ -13,7 +13,7 @@ AUGMENTERS = ("cutpaste", "perlin", "offset", "mixed", "ddpm")
 
 _EPILOG = """exit codes:
   0    done
-  1    done, and an image is called defective (only with --fail-on-defect)
+  1    done, and an image is called defective (only with --fail-on-defect), or check found an error
   2    bad use: the message says what was expected; nothing is written
   3    done, but some images or masks could not be used
   4    an error that should not happen, with its traceback
@@ -50,6 +50,7 @@ def parser():
     _add_fit(commands)
     _add_predict(commands)
     _add_evaluate(commands)
+    _add_check(commands)
     _add_versions(commands)
     return parser
 
@@ -122,9 +123,32 @@ def _add_evaluate(commands):
     evaluate.add_argument("model", metavar="MODEL", help="file that fit has written")
     evaluate.add_argument("folder", metavar="FOLDER", help=f"{_FOLDER}. Of the last two, the test part")
     _add_threshold(evaluate)
+    evaluate.add_argument(
+        "-o", "--out", metavar="PAGE", help="page to write, such as page.html: the operating points as a picture"
+    )
+    for mistake, meaning in (("false-alarm", "a normal image called defective"), ("miss", "a defect called normal")):
+        evaluate.add_argument(
+            f"--cost-{mistake}",
+            metavar="COST",
+            type=_positive,
+            default=1.0,
+            help=f"cost of {meaning}, for the threshold of the lowest cost (default: 1)",
+        )
     evaluate.add_argument("--no-maps", action="store_true", help="only compare scores: saves half the time")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_verbose(evaluate)
+
+
+def _add_check(commands):
+    what = "look for mistakes in a folder of images before fit: duplicates, masks, odd photographs"
+    check = commands.add_parser("check", help=what, description=what.capitalize() + ".", **_LAYOUT)
+    check.add_argument("folder", metavar="FOLDER", help=f"{_FOLDER}. Of the last two, both parts")
+    check.add_argument("-o", "--out", metavar="PAGE", help="page to write, such as check.html: findings with pictures")
+    check.add_argument(
+        "--no-scores", action="store_true", help="do not fit a detector, which finds normal images that stand out"
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
+    _add_verbose(check)
 
 
 def _add_versions(commands):
@@ -165,6 +189,13 @@ def _finite(text):
     number = float(text)
     if not isfinite(number):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return number
+
+
+def _positive(text):
+    number = _finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number > 0, got {text!r}")
     return number
 
 

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from sklearn_exdd.cli.arguments import parser
 
-DONE, DEFECT, BAD_USE, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, FOUND, BAD_USE, UNUSABLE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 def main(arguments=None):
@@ -20,8 +20,8 @@ def main(arguments=None):
     Returns
     -------
     code : int
-        0 done, 1 a defect (if asked for), 2 bad use, 3 some images could not be used, 4 an unexpected error, 130
-        interrupted.
+        0 done, 1 a defect (if asked for) or an error that check found, 2 bad use, 3 some images could not be used, 4 an
+        unexpected error, 130 interrupted.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold what the terminal cannot print
     options = parser().parse_args(arguments)
@@ -35,6 +35,6 @@ def main(arguments=None):
         print("Interrupted: nothing is written.", file=sys.stderr)
         return INTERRUPTED
     except Exception:
-        # Python would end with code 1, which means a defect.
+        # Python would end with code 1, which means a finding.
         traceback.print_exc()
         return FAILED

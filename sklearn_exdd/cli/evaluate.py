@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -10,15 +12,20 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn_exdd._images import Masks
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DONE, UNUSABLE
+from sklearn_exdd.cli.evaluation_page import n_needed, percent, write_evaluation
+from sklearn_exdd.cli.pages import check_page
 from sklearn_exdd.cli.pictures import LAYOUTS, ask_each, ask_scores, load_labelled, open_folder
-from sklearn_exdd.metrics import per_region_overlap_score, pixel_average_precision_score, pixel_roc_auc_score
-
-_RATES = (0.0, 0.05, 0.1, 0.2)  # of false alarms, for which other thresholds are told
+from sklearn_exdd.metrics import (
+    operating_points,
+    per_region_overlap_score,
+    pixel_average_precision_score,
+    pixel_roc_auc_score,
+)
 
 
 def run(options):
-    """Print the figures."""
-    folder = open_folder(options.folder)
+    """Print the figures, and write the page if one is asked for."""
+    out, folder = check_page(options.out), open_folder(options.folder)
     detector = model.load(options.model)
     data = load_labelled(folder, "test")
     if data is None:
@@ -35,10 +42,21 @@ def run(options):
     scores = np.array([score for score, problem in answers if problem is None], dtype=float)
     is_known = detector.is_training_image([data.X[i] for i in np.flatnonzero(usable)])
     figures = {"threshold": float(threshold), "n_unusable": int((~usable).sum()), "n_training": int(is_known.sum())}
-    figures |= compare_scores(data.y[usable] == 1, data.kinds[usable], scores, threshold)
+    is_defect = data.y[usable] == 1
+    figures |= compare_scores(is_defect, data.kinds[usable], scores, threshold)
+    points = _operating_points(detector, is_defect, scores, options)
+    figures |= {
+        "cost_false_alarm": options.cost_false_alarm,
+        "cost_miss": options.cost_miss,
+        "operating_points": points and [asdict(point) for point in points],
+    }
     if not options.no_maps:
         figures |= _compare_maps(detector, data, np.flatnonzero(usable), options.verbose)
     print(json.dumps(figures, indent=2) if options.json else describe(figures))
+    if out is not None:
+        facts = {"folder": str(folder), "model": Path(options.model).name, "detector": type(detector).__name__}
+        write_evaluation(out, facts, figures, points, is_defect, scores)
+        print(f"Written to {out}.", file=sys.stderr if options.json else sys.stdout)
     return UNUSABLE if figures["n_unusable"] or figures.get("n_unusable_masks") else DONE
 
 
@@ -75,21 +93,15 @@ def compare_scores(is_defect, kinds, scores, threshold):
         "false_alarms": int((called & ~is_defect).sum()),
         "found": int((called & is_defect).sum()),
         "found_by_kind": found_by_kind,
-        "other_thresholds": _trade_off(is_defect, scores) if both else None,
     }
 
 
-def _trade_off(is_defect, scores):
-    """For rates of false alarms, the lowest thresholds that keep them, and what is found then."""
-    thresholds = np.quantile(scores[~is_defect], [1 - rate for rate in _RATES], method="higher")
-    return [
-        {
-            "threshold": float(threshold),
-            "false_alarms": int((scores[~is_defect] > threshold).sum()),
-            "found": int((scores[is_defect] > threshold).sum()),
-        }
-        for threshold in np.unique(thresholds)[::-1]
-    ]
+def _operating_points(detector, is_defect, scores, options):
+    """Return the operating points, or None if normal images or defects are missing."""
+    if is_defect.all() or not is_defect.any():
+        return None
+    costs = {"cost_false_alarm": options.cost_false_alarm, "cost_miss": options.cost_miss}
+    return operating_points(is_defect, scores, getattr(detector, "calibration_scores_", None), **costs)
 
 
 def _compare_maps(detector, data, rows, verbose):
@@ -186,12 +198,31 @@ def describe(figures):
     kinds = figures["found_by_kind"]
     if len(kinds) > 1:
         lines.append("Found, by kind: " + ", ".join(f"{kind} {n['found']} of {n['n']}" for kind, n in kinds.items()))
-    if figures["other_thresholds"]:
-        lines += ["", _row("At --threshold", "false alarms", "found", "")]
-    for other in figures["other_thresholds"] or ():
-        shares = _share(other["false_alarms"], n_normal), _share(other["found"], n_defect)
-        lines.append(_row(f"{other['threshold']:.4g}", *shares, ""))
+    if figures["operating_points"]:
+        lines += ["", *_describe_points(figures)]
     return "\n".join(lines)
+
+
+def _describe_points(figures):
+    """The operating points as a table, with what limits them."""
+    points = figures["operating_points"]
+    lines = ["{:15}{:>12}{:>15}{:>15}{:>10}".format("", "--threshold", "false alarms", "misses", "cost")]
+    for point in points:
+        name = "lowest cost" if point["rate"] is None else f"promised {percent(point['promised_rate'])}"
+        counts = f"{point['n_false_alarms']} of {point['n_normal']}", f"{point['n_misses']} of {point['n_defects']}"
+        lines.append("{:15}{:>12.4g}{:>15}{:>15}{:>10.4g}".format(name, point["threshold"], *counts, point["cost"]))
+    lines += [
+        f"A false alarm costs {figures['cost_false_alarm']:g} and a miss {figures['cost_miss']:g} (--cost-false-alarm, "
+        "--cost-miss). The threshold of the",
+        "lowest cost is chosen on these images: on new ones, expect more mistakes.",
+    ]
+    short = [point for point in points if point["rate"] is not None and point["promised_rate"] > point["rate"]]
+    if short:
+        lowest = min(point["rate"] for point in short)
+        lines.append(
+            f"Too few normal images in fit to promise {percent(lowest)}: that takes {n_needed(lowest)} scores."
+        )
+    return lines
 
 
 def _row(*columns):

@@ -46,13 +46,14 @@ def load_labelled(folder, subset):
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        data = _load_labelled(folder, subset)
+        data = read_layout(folder, subset)
     for warning in caught:
         print(warning.message, file=sys.stderr)
     return data
 
 
-def _load_labelled(folder, subset):
+def read_layout(folder, subset):
+    """Return what :func:`load_labelled` does, with both parts if `subset` is None; files left out are warnings."""
     if (folder / "index.csv").exists():
         return load_index(folder)
     if any(sub_folder(sub_folder(folder, part), "good").is_dir() for part in ("train", "test")):

@@ -12,7 +12,7 @@ from pathlib import Path
 from sklearn_exdd._images import read_image
 from sklearn_exdd._images.files import why_left_out
 from sklearn_exdd.cli import model
-from sklearn_exdd.cli.command import DEFECT, DONE, UNUSABLE
+from sklearn_exdd.cli.command import DONE, FOUND, UNUSABLE
 from sklearn_exdd.cli.map_colors import MapColors
 from sklearn_exdd.cli.pictures import REPORT, ask_each, ask_scores, list_files, open_folder
 from sklearn_exdd.cli.report import Thumbnails, write_report
@@ -79,7 +79,7 @@ def run(options):
     print(f"Written to {out / 'report.html'} and {out / 'scores.csv'}.")
     if unusable:
         return UNUSABLE
-    return DEFECT if n_defects and options.fail_on_defect else DONE
+    return FOUND if n_defects and options.fail_on_defect else DONE
 
 
 def _draw_maps(detector, ranking, n_shown, threshold, out, verbose):

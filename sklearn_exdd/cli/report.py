@@ -1,14 +1,11 @@
 """The report: a single HTML file with the worst images first."""
 
-import io
-from base64 import b64encode
-from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sklearn_exdd.cli.map_colors import gradient
+from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_page
 from sklearn_exdd.display.scores import count_scores, score_edges
 
 _N_BYTES = 30_000_000  # of all pictures, before base64 makes a third more of them
@@ -52,32 +49,14 @@ class Thumbnails:
         """
         from PIL import Image
 
-        if image.dtype != np.uint8:  # 12 bits in a file of 16 would be black
-            image = np.rint(255 * (image / max(float(image.max()), 1e-6))).astype(np.uint8)
-        full, shares = Image.fromarray(image).convert("RGB"), Image.fromarray(colors.shares(pixel_map).astype("f4"))
+        full, shares = as_picture(image), Image.fromarray(colors.shares(pixel_map).astype("f4"))
         for side in _SIDES:
-            small = _fit(full, side)
+            small = fitted(full, side)
             over = colors.over(np.asarray(small), np.asarray(shares.resize(small.size)))
-            files = [_jpeg(small), _jpeg(Image.fromarray(over))]
+            files = [jpeg(small), jpeg(Image.fromarray(over))]
             if sum(map(len, files)) <= self._n_bytes:
                 break
-        return Pictures(*("data:image/jpeg;base64," + b64encode(file).decode() for file in files), *small.size)
-
-
-def _fit(picture, side):
-    """A picture as large as `side`, but of whole pixels where it is smaller."""
-    if max(picture.size) >= side:
-        picture = picture.copy()
-        picture.thumbnail((side, side))
-        return picture
-    factor = max(1, side // 2 // max(picture.size))
-    return picture.resize([factor * length for length in picture.size], resample=0)  # nearest
-
-
-def _jpeg(picture):
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=85)
-    return content.getvalue()
+        return Pictures(*map(data_uri, files), *small.size)
 
 
 def write_report(path, facts, ranking, n_shown, unusable):
@@ -94,16 +73,11 @@ def write_report(path, facts, ranking, n_shown, unusable):
         How many of them to show.
     unusable : list of Result
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["readable"] = _readable
     scores = np.array([result.score for result in ranking])
-    content = environment.get_template("report.html").render(
+    write_page(
+        path,
+        "report.html",
         **facts,
-        time=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         n_images=len({result.name for result in [*ranking, *unusable]}),
         n_defects=sum(result.is_defect for result in ranking),
         histogram=_histogram(scores, facts["threshold"]) if len(scores) else None,
@@ -112,12 +86,6 @@ def write_report(path, facts, ranking, n_shown, unusable):
         n_left_out=max(0, len(ranking) - n_shown),
         unusable=unusable,
     )
-    path.write_text(content, encoding="utf-8")
-
-
-def _readable(text):
-    """Names of files may hold bytes that are no text."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _histogram(scores, threshold):

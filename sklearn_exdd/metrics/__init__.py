@@ -1,6 +1,7 @@
-"""Metrics: how well anomaly maps find defects, and how near synthetic defects come to real ones."""
+"""Metrics: how well maps find defects, what thresholds cost, and how near synthetic defects come to real ones."""
 
 from sklearn_exdd.metrics.inception import inception_distance
+from sklearn_exdd.metrics.operating_points import OperatingPoint, operating_points
 from sklearn_exdd.metrics.pixels import (
     per_region_overlap_score,
     pixel_average_precision_score,
@@ -15,10 +16,12 @@ from sklearn_exdd.metrics.scorers import (
 from sklearn_exdd.metrics.synthesis import frechet_distance, kernel_distance
 
 __all__ = [
+    "OperatingPoint",
     "PixelScorer",
     "frechet_distance",
     "inception_distance",
     "kernel_distance",
+    "operating_points",
     "per_region_overlap_score",
     "per_region_overlap_scorer",
     "pixel_average_precision_score",

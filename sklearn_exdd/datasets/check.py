@@ -1,0 +1,330 @@
+"""The check of a set of images before fit."""
+
+import os
+import re
+from numbers import Integral
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sklearn_exdd._images import Images, Masks, check_listed, holds_images, is_missing
+from sklearn_exdd._labels import as_labels, find_positive, listed
+from sklearn_exdd.datasets.duplicates import SIDE, group_alike, group_equal
+from sklearn_exdd.datasets.findings import Finding, Findings
+from sklearn_exdd.datasets.mask_placement import MIN_MASKS, misplaced
+from sklearn_exdd.datasets.outlying_scores import outlying_scores
+from sklearn_exdd.datasets.photographs import measure, odd_photographs, resized
+
+_NEARLY_ALL = 0.9  # share of an image that no mask of a defect covers
+
+
+def check_images(
+    X,
+    y=None,
+    *,
+    masks=None,
+    groups=None,
+    splits=None,
+    detector=None,
+    max_scored=500,
+    pos_label=None,
+    verbose=0,
+):
+    """Look for mistakes in a set of images before fit.
+
+    Images that cannot be read are findings, too, so that all of them are known at once.
+
+    Parameters
+    ----------
+    X : images
+        As `fit` takes them: an array, or a list of arrays, Pillow images or paths.
+    y : array-like of shape (n_images,), default=None
+        Labels of two classes, such as 0 and 1 or "good" and "bad". None: all images are normal.
+    masks : array or list, default=None
+        One for each image, by position; None for an image without a mask.
+    groups : array-like of shape (n_images,), default=None
+        Images of one part share a group. An image without a group (None, NaN or "") is a group of its own.
+    splits : array-like of shape (n_images,), default=None
+        The part of the data that each image belongs to, such as "train" or "test".
+    detector : BaseDefectDetector, default=None
+        A clone of it is fitted on the normal images, and scores each of them as if it had not seen it. With
+        :class:`~sklearn_exdd.ExDDDetector`, 145 images of 128 x 128 pixels took 6 s on one core. None does not look at
+        scores.
+    max_scored : int or None, default=500
+        Number of normal images that the detector is fitted on at most, drawn by whole groups; None takes all.
+    pos_label : object, default=None
+        Label that means defect; by default recognised as in `fit`.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Returns
+    -------
+    findings : Findings
+        List of :class:`Finding`, errors first; `print` shows it.
+
+    Raises
+    ------
+    ValueError
+        If X does not hold images, y has more than two classes, or y, masks, groups and splits do not have one entry
+        for each image.
+
+    Notes
+    -----
+    The kinds of finding are:
+
+    ================== ======== ======================================================================================
+    kind               severity found if
+    ================== ======== ======================================================================================
+    unreadable         error    an image is missing or cannot be read
+    duplicate          error    images with the same pixels differ in label, group or split; otherwise a warning
+    near_duplicate     error    images that share their details lie in different splits; otherwise a warning, unless
+                                they are of one group
+    split_group        error    a group lies in several splits
+    channels           error    some images are grey and some in colour
+    blank              error    all pixels of an image are equal
+    mask_unreadable    error    a mask cannot be read
+    mask_size          error    a mask has another size than its image
+    mask_on_normal     error    a mask of a normal image marks pixels
+    mask_full          error    a mask marks more than 90 % of the image
+    mask_empty         warning  a mask of a defect marks nothing
+    mask_placement     warning  most masks lie clearly better on their images if all are mirrored or shifted alike
+    score              warning  the left-out score of a normal image is far above the others
+    size               warning  an image has another size than the others
+    dark, bright       warning  the mean grey level is far from the others
+    overexposed        warning  far more pixels are white than in the others
+    blur               warning  fine details are fainter, compared with coarse ones, than in the others
+    ================== ======== ======================================================================================
+
+    Values are far from the others beyond three times the interquartile range from the quartiles. With fewer than eight
+    images that can be read, none is.
+
+    Near duplicates are copies (compressed, resized, brightened), photographs of one part, and parts that were cut from
+    one piece. Turned and mirrored copies are not found. Where all parts look alike in detail, only copies that are
+    clearly more alike are found.
+
+    Examples
+    --------
+    >>> from sklearn_exdd.datasets import check_images, make_surface_defects
+    >>> X, y, masks = make_surface_defects(20, image_shape=(64, 64), random_state=0)
+    >>> len(check_images(X, y, masks=masks))
+    0
+    >>> y[1], X[1] = 1 - y[0], X[0]
+    >>> findings = check_images(X, y)
+    >>> findings[0].kind, findings[0].severity, findings[0].indices
+    ('duplicate', 'error', (0, 1))
+    """
+    items, bits = _items(X)
+    n_images = len(items)
+    if max_scored is not None and (not isinstance(max_scored, Integral) or max_scored < 1):
+        raise ValueError(f"max_scored: expected an integer of at least 1, or None, got {max_scored!r}.")
+    if detector is not None and not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
+        raise ValueError(f"detector: expected a detector, such as ExDDDetector(), or None, got {detector!r}.")
+    is_defect = _are_defects(y, n_images, pos_label)
+    groups, splits = _names("groups", groups, n_images), _names("splits", splits, n_images)
+    masks = _mask_items(masks, n_images)
+    check = _Check(items, is_defect, groups, splits)
+    for index, item in enumerate(tqdm(items, desc="images", unit="image", disable=not verbose)):
+        check.read(index, item, bits, None if masks is None else masks[index])
+    check.find_duplicates()
+    check.find_split_groups()
+    check.find_odd_photographs()
+    check.find_misplaced_masks()
+    check.find_outlying_scores(detector, max_scored)
+    return Findings(check.findings, n_images, check.not_checked)
+
+
+def _items(X):
+    """Return the images one by one, without reading files, and the depth of integers or None."""
+    if getattr(X, "ndim", 1) > 1 or not holds_images(X) or not len(X):
+        images = Images(X)
+        return images.raw(), images.bits
+    try:
+        images = Images(X)
+        return images.raw(), images.bits
+    except (OSError, ValueError):  # one of them cannot be used
+        return list(X), None
+
+
+def _are_defects(y, n_images, pos_label):
+    if y is None:
+        return np.zeros(n_images, dtype=bool)
+    y = as_labels(y, n_images)
+    classes = np.unique(y)
+    if len(classes) > 2:
+        raise ValueError(f"y: expected two classes, normal and defect, got {len(classes)}: {listed(classes)}.")
+    return y == find_positive(classes, pos_label)
+
+
+def _names(name, values, n_images):
+    """Return a name for each image, or None where it has none."""
+    if values is None:
+        return None
+    check_listed(values, name)
+    values = list(values) if hasattr(values, "__iter__") and not isinstance(values, str) else values
+    if not isinstance(values, list) or len(values) != n_images:
+        came = len(values) if isinstance(values, list) else repr(values)
+        raise ValueError(f"{name}: expected one for each of the {n_images} images, got {came}.")
+    return [None if is_missing(value) else str(value) for value in values]
+
+
+def _mask_items(masks, n_images):
+    if masks is None:
+        return None
+    check_listed(masks, "masks")
+    if isinstance(masks, (str, os.PathLike)) or not hasattr(masks, "__len__") or len(masks) != n_images:
+        came = len(masks) if hasattr(masks, "__len__") and not isinstance(masks, str) else repr(masks)
+        raise ValueError(f"masks: expected one mask or None for each of the {n_images} images, got {came}.")
+    return list(masks)
+
+
+class _Check:
+    """The findings so far, and what is known of the images that can be read."""
+
+    def __init__(self, items, is_defect, groups, splits):
+        self.items, self.is_defect, self.groups, self.splits = items, is_defect, groups, splits
+        self.findings, self.not_checked = [], []
+        self.photographs, self.marks = {}, {}
+        self._alike = []
+
+    def add(self, kind, severity, indices, message):
+        indices = tuple(int(index) for index in indices)
+        self.findings.append(Finding(kind, severity, indices, tuple(map(self._name, indices)), message))
+
+    def _name(self, index):
+        item = self.items[index]
+        return os.fspath(item) if isinstance(item, (str, os.PathLike)) and not is_missing(item) else f"X[{index}]"
+
+    def read(self, index, item, bits, mask):
+        """Measure an image and its mask."""
+        try:
+            image = Images([item], bits=bits)[0]
+            self.photographs[index] = measure(image)
+        except (OSError, ValueError) as error:
+            self.add("unreadable", "error", [index], _without_place(error))
+            return
+        if not is_missing(mask):
+            self._read_mask(index, mask, image.shape[:2])
+
+    def _read_mask(self, index, mask, shape):
+        try:
+            marks = Masks([mask], 1).get(0)
+        except (OSError, ValueError) as error:
+            self.add("mask_unreadable", "error", [index], _without_place(error))
+            return
+        share = float(marks.mean()) if marks.size else 0.0
+        if marks.shape != shape:
+            came = "{} x {}".format(*marks.shape)
+            message = f"The mask has {came} pixels and its image {shape[0]} x {shape[1]}. Export it at this size."
+            self.add("mask_size", "error", [index], message)
+        elif not self.is_defect[index]:
+            if share:
+                message = f"The mask of a normal image marks {marks.sum()} pixels. Empty the mask, or label a defect."
+                self.add("mask_on_normal", "error", [index], message)
+        elif not share:
+            message = "The mask of a defect marks nothing, which counts as no mask. Draw it, or leave it out."
+            self.add("mask_empty", "warning", [index], message)
+        elif share > _NEARLY_ALL:
+            message = f"The mask marks {100 * share:.0f} % of the image. Is it inverted? Mark the defect only."
+            self.add("mask_full", "error", [index], message)
+        else:
+            self.marks[index] = resized(marks, (SIDE, SIDE))
+
+    def find_duplicates(self):
+        """Find images with the same pixels, and images that share their details."""
+        rows = np.array(sorted(self.photographs), dtype=int)
+        equal = group_equal([self.photographs[row].digest for row in rows])
+        for group in equal:
+            self._add_copies("duplicate", rows[group], "have the same pixels")
+        later = {member for group in equal for member in group[1:]}
+        single = np.array([row for place, row in enumerate(rows) if place not in later], dtype=int)
+        reduced = [self.photographs[row].reduced for row in single]
+        alike = group_alike(np.stack(reduced).astype(np.float32)) if reduced else []
+        for group in alike:
+            self._add_copies("near_duplicate", single[group], "share their details")
+        self._alike = [rows[group] for group in equal] + [single[group] for group in alike]
+
+    def _add_copies(self, kind, rows, what):
+        is_exact, differ = kind == "duplicate", []
+        if len(set(self.is_defect[rows].tolist())) > 1:
+            differ.append("are labelled both normal and defect")
+        if self.splits is not None and len({self.splits[row] for row in rows}) > 1:
+            parts = sorted({str(self.splits[row]) for row in rows})
+            differ.append(f"lie in {', '.join(parts[:-1])} and {parts[-1]}")
+        n_groups = len({self.groups[row] or row for row in rows}) if self.groups is not None else 0
+        if n_groups > 1:
+            differ.append(f"belong to {n_groups} groups")
+        if not is_exact and n_groups == 1 and not any("lie in" in one for one in differ):
+            return  # photographs of one part, as the groups say
+        is_error = bool(differ) if is_exact else any("lie in" in one for one in differ)
+        remedy = (
+            "Keep one of them, under the right label."
+            if is_exact
+            else "If they show one part, or parts cut from one piece, give them one group (groups=, column group of "
+            "index.csv) and keep them in one split; if they are copies, keep one."
+        )
+        more = "".join(f", and {text}" for text in differ)
+        self.add(kind, "error" if is_error else "warning", rows, f"{len(rows)} images {what}{more}. {remedy}")
+
+    def find_split_groups(self):
+        """Find groups that lie in several splits."""
+        if self.groups is None or self.splits is None:
+            return
+        members = {}
+        for index, (group, split) in enumerate(zip(self.groups, self.splits)):
+            if group is not None and split is not None:
+                members.setdefault(group, {}).setdefault(split, []).append(index)
+        for group, parts in members.items():
+            if len(parts) > 1:
+                message = f"The group {group!r} lies in {' and '.join(sorted(parts))}. Move it to one of them."
+                self.add("split_group", "error", sorted(index for own in parts.values() for index in own), message)
+
+    def find_odd_photographs(self):
+        """Find images that differ from the others in size, exposure or sharpness."""
+        rows = np.array(sorted(self.photographs), dtype=int)
+        if not len(rows):
+            return
+        for kind, severity, places, message in odd_photographs([self.photographs[row] for row in rows]):
+            self.add(kind, severity, rows[places], message)
+
+    def find_misplaced_masks(self):
+        """Find out whether all masks are mirrored or shifted."""
+        rows = sorted(self.marks)
+        if 0 < len(rows) < MIN_MASKS:
+            self.not_checked.append(f"placement of masks: that takes {MIN_MASKS} of them or more, got {len(rows)}.")
+        images = [self.photographs[row].reduced.astype(np.float32) for row in rows]
+        placement = misplaced(images, [self.marks[row] for row in rows])
+        if placement:
+            message = (
+                f"The {len(rows)} masks lie clearly better on their images if they are moved: they seem to be "
+                f"{placement}. Compare some of them with their images, and export them again."
+            )
+            self.add("mask_placement", "warning", rows, message)
+
+    def find_outlying_scores(self, detector, max_scored):
+        """Find normal images that a detector fitted on the others finds unlike them."""
+        rows = np.array([row for row in sorted(self.photographs) if not self.is_defect[row]], dtype=int)
+        if detector is None:
+            self.not_checked.append("scores of normal images: pass detector=, such as ExDDDetector().")
+            return
+        is_colour = {self.photographs[row].n_channels > 1 for row in rows}
+        items = [self.items[row] for row in rows]
+        found = outlying_scores(detector, items, self._independent(rows), len(is_colour) > 1, max_scored)
+        places, message, not_checked = found
+        self.not_checked += not_checked
+        if message:
+            self.add("score", "warning", rows[places], message)
+
+    def _independent(self, rows):
+        """Return a group number for each row: the user's groups or, without them, the duplicates."""
+        names = {row: f"image {row}" for row in rows.tolist()}
+        if self.groups is not None:
+            names.update({row: f"group {self.groups[row]}" for row in names if self.groups[row] is not None})
+        else:
+            for members in self._alike:
+                names.update(dict.fromkeys(names.keys() & set(members.tolist()), f"alike {members[0]}"))
+        return np.unique([names[row] for row in rows.tolist()], return_inverse=True)[1]
+
+
+def _without_place(error):
+    text = re.sub(r"^(X|masks)\[0\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,206 @@
+"""Photographs: the size, exposure and sharpness of images, and which of them differ from the others."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from sklearn_exdd.datasets.duplicates import SIDE
+
+MIN_IMAGES = 8  # fewer do not tell what is usual
+_MAX_SIDE = 512  # pixels of the shorter side, beyond which images are reduced
+_FENCE = 3  # times the middle half, beyond which a value is far out (Tukey)
+
+
+@dataclass
+class Photograph:
+    """What is kept of an image.
+
+    Attributes
+    ----------
+    shape : tuple of int (height, width)
+    n_channels : int
+    digest : bytes
+        Equal for equal pixels.
+    reduced : ndarray of shape (SIDE, SIDE), float16
+        The image in grey.
+    brightness : float
+        Mean, in [0, 1].
+    clipped : float
+        Share of the pixels that are white, in [0, 1].
+    sharpness : ndarray of shape (3,)
+        Logarithm of the variance of details over that of details twice as coarse, at three scales.
+    is_blank : bool
+        Whether all pixels are equal.
+    """
+
+    shape: tuple
+    n_channels: int
+    digest: bytes
+    reduced: np.ndarray
+    brightness: float
+    clipped: float
+    sharpness: np.ndarray
+    is_blank: bool
+
+
+def measure(image):
+    """Measure an image.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, channels), float32 in [0, 1]
+
+    Returns
+    -------
+    photograph : Photograph
+    """
+    grey = image.mean(axis=2)
+    factor = max(1, min(grey.shape) // _MAX_SIDE)
+    small = resized(grey, [length // factor for length in grey.shape]) if factor > 1 else grey
+    return Photograph(
+        shape=image.shape[:2],
+        n_channels=image.shape[2],
+        digest=hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest(),
+        reduced=resized(grey, (SIDE, SIDE)).astype(np.float16),
+        brightness=float(grey.mean()),
+        clipped=float((grey >= 1 - 1 / 512).mean()),
+        sharpness=_sharpness(small),
+        is_blank=bool(image.max() == image.min()),
+    )
+
+
+def resized(grey, shape):
+    """Return a grey image or a mask at another size, each pixel the mean of those that it covers."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(grey, dtype=np.float32))
+    return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BOX))
+
+
+def _sharpness(grey):
+    levels = []
+    for _ in range(3):
+        first, second, third = (ndimage.gaussian_filter(grey, sigma) for sigma in (0.7, 1.5, 4))
+        levels.append(np.log((_energy(first - second) + 1e-12) / (_energy(second - third) + 1e-12)))
+        grey = second[::2, ::2]
+    return np.array(levels)
+
+
+def _energy(details):
+    """Return the median of the mean square in 8 x 8 blocks that are not constant: a defect fills few of them."""
+    rows, columns = (max(1, length // 8) for length in details.shape)
+    cut = details[: details.shape[0] // rows * rows, : details.shape[1] // columns * columns]
+    blocks = cut.reshape(cut.shape[0] // rows, rows, cut.shape[1] // columns, columns)
+    energies = (blocks**2).mean(axis=(1, 3))
+    return float(np.median(energies[energies > 1e-10])) if (energies > 1e-10).any() else 0.0
+
+
+def far_out(values, least):
+    """Tell which values lie far below or far above the others.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+    least : float
+        Distance from the middle half of the values that is not far in any case.
+
+    Returns
+    -------
+    below, above : ndarray of shape (n,), dtype bool
+    middle : tuple of float
+        First and third quartile.
+    """
+    first, third = np.quantile(values, [0.25, 0.75])
+    distance = max(_FENCE * (third - first), least)
+    return values < first - distance, values > third + distance, (float(first), float(third))
+
+
+def odd_photographs(photographs):
+    """Find photographs that differ from the others.
+
+    Parameters
+    ----------
+    photographs : list of Photograph
+
+    Returns
+    -------
+    odd : list of (str, str, ndarray of int, str)
+        Kind, severity, positions and message.
+    """
+    odd = [("blank", "error", [one.is_blank for one in photographs], "All pixels are equal. Remove the image.")]
+    colours = np.array([one.n_channels > 1 for one in photographs], dtype=bool)
+    if colours.any() and not colours.all():
+        few, others = ("in colour", "grey") if colours.mean() <= 0.5 else ("grey", "in colour")
+        message = (
+            f"{_images(min(colours.sum(), (~colours).sum()))} {few} among others that are {others}, and fit accepts "
+            "one kind only. Convert them, or set image_channels='grey' or 'colour' of the detector."
+        )
+        odd.append(("channels", "error", colours == (few == "in colour"), message))
+    if len(photographs) >= MIN_IMAGES:
+        odd += [_odd_sizes(photographs), *_odd_exposures(photographs), _blurred(photographs)]
+    found = [(kind, severity, np.flatnonzero(chosen), message) for kind, severity, chosen, message in odd]
+    return [one for one in found if len(one[2])]
+
+
+def _odd_sizes(photographs):
+    shapes = [one.shape for one in photographs]
+    usual = max(set(shapes), key=lambda shape: (shapes.count(shape), shape))
+    if shapes.count(usual) >= 0.8 * len(shapes):
+        chosen = np.array([shape != usual for shape in shapes])
+        expected = f"the others have {usual[0]} x {usual[1]} pixels"
+    else:
+        sides = np.log(np.array(shapes))
+        outer = [far_out(column, np.log(1.5))[:2] for column in (*sides.T, sides[:, 0] - sides[:, 1])]
+        chosen = np.any([below | above for below, above in outer], axis=0)
+        low, high = np.quantile(shapes, [0.25, 0.75], axis=0).astype(int)
+        expected = f"half of the images have {low[0]} to {high[0]} x {low[1]} to {high[1]} pixels"
+    came = sorted({shapes[i] for i in np.flatnonzero(chosen)})
+    listed = ", ".join(f"{height} x {width}" for height, width in came[:3]) + (", ..." if len(came) > 3 else "")
+    message = (
+        f"{_images(chosen.sum())} of another size ({listed}); {expected} (height x width). Are they cut or scaled "
+        "otherwise? Export them as the others."
+    )
+    return "size", "warning", chosen, message
+
+
+def _odd_exposures(photographs):
+    brightness = np.array([one.brightness for one in photographs])
+    dark = far_out(np.log(np.maximum(brightness, 1e-4)), np.log(1.5))[0]
+    _, bright, middle = far_out(brightness, 0.2 * np.median(brightness))
+    for kind, chosen, remedy in (("dark", dark, "more"), ("bright", bright, "less")):
+        message = (
+            f"{_images(chosen.sum())} far {kind}er than the others (mean {_range(brightness[chosen])}; half of the "
+            f"images have {_range(middle)}, of 0 to 1). Photograph the part again with {remedy} light, or remove the "
+            "image."
+        )
+        yield kind, "warning", chosen, message
+    clipped = np.array([one.clipped for one in photographs])
+    _, chosen, middle = far_out(clipped, 0.05)
+    message = (
+        f"{_images(chosen.sum())} overexposed: {_range(100 * clipped[chosen])} % of the pixels are white, where no "
+        f"defect can be seen; half of the images have {_range(100 * np.array(middle))} %. Photograph the part again."
+    )
+    yield "overexposed", "warning", chosen, message
+
+
+def _blurred(photographs):
+    sharpness = np.array([one.sharpness for one in photographs])
+    chosen = np.any([far_out(scale, 0.3)[0] for scale in sharpness.T], axis=0)
+    message = (
+        f"{_images(chosen.sum())} blurred: fine details are fainter, compared with coarse ones, than in the others. "
+        "Photograph the part again, or remove the image."
+    )
+    return "blur", "warning", chosen, message
+
+
+def _images(n):
+    return "1 image is" if n == 1 else f"{n} images are"
+
+
+def _range(values):
+    if not len(values):
+        return "-"
+    low, high = (f"{value:.2g}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,360 @@
+"""The check of a set of images before fit: what it finds, and what it leaves alone."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from sklearn_exdd import ExDDDetector
+from sklearn_exdd.datasets import check_images, make_surface_defects
+from sklearn_exdd.datasets.duplicates import SIDE, group_alike
+from sklearn_exdd.datasets.mask_placement import misplaced
+from sklearn_exdd.datasets.photographs import resized
+
+
+@pytest.fixture(scope="module")
+def castings():
+    X, y, masks = make_surface_defects(40, defect_fraction=0.3, image_shape=(96, 96), texture="cast", random_state=0)
+    for array in (X, y, masks):
+        array.flags.writeable = False
+    return X, y, masks
+
+
+def kinds(findings):
+    return [(finding.kind, finding.severity, finding.indices) for finding in findings]
+
+
+def of_kind(findings, kind):
+    (found,) = [finding for finding in findings if finding.kind == kind]
+    return found
+
+
+def replaced(values, **changes):
+    """Return a list with other values at some positions, given as i3=..."""
+    values = list(values)
+    for place, value in changes.items():
+        values[int(place[1:])] = value
+    return values
+
+
+# Nothing to find
+
+
+@pytest.mark.parametrize("texture", ["metal", "cast", "fabric", "tile"])
+def test_different_parts_of_one_surface_give_no_finding(texture):
+    X, y, masks = make_surface_defects(40, image_shape=(96, 96), texture=texture, random_state=1)
+    findings = check_images(X, y, masks=masks)
+    assert findings == []
+    assert findings.n_images == 40
+    assert findings.not_checked == ["scores of normal images: pass detector=, such as ExDDDetector()."]
+
+
+def test_images_are_not_changed_and_every_form_of_them_is_checked_alike(castings, write_images):
+    X = castings[0]
+    X = np.array(replaced(X, i1=X[0]))
+    before = X.copy()
+    expected = kinds(check_images(X[:12]))
+    np.testing.assert_array_equal(X, before)
+    assert expected == [("duplicate", "warning", (0, 1))]
+    X = X[:12]
+    for same in ([Image.fromarray(one) for one in X], write_images(X), X / np.float32(255), list(X.astype(int))):
+        assert kinds(check_images(same)) == expected
+
+
+# Duplicates
+
+
+def jpeg(image):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=60)
+    return np.asarray(Image.open(content))
+
+
+def half_size(image):
+    return np.asarray(Image.fromarray(image).resize((image.shape[1] // 2, image.shape[0] // 2)))
+
+
+def brighter(image):
+    return np.clip(1.1 * image + 8, 0, 255).astype(np.uint8)
+
+
+def photographed_again(image):
+    """Move the part, turn it a little, change the lamp and add the noise of the camera."""
+    rng = np.random.RandomState(0)
+    moved = ndimage.rotate(ndimage.shift(image.astype(float), (2.5, -1.7), mode="reflect"), 0.4, reshape=False)
+    lamp = 1.1 + 0.08 * np.linspace(-1, 1, image.shape[1])
+    return np.clip(moved * lamp + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("texture", ["metal", "cast", "fabric", "tile"])
+def test_copies_are_found_on_every_surface(texture):
+    shape = (96, 96) if texture in ("metal", "cast") else (256, 256)  # noise and JPEG leave little of finer details
+    X, _, _ = make_surface_defects(20, defect_fraction=0, image_shape=shape, texture=texture, random_state=2)
+    copies = [jpeg(X[4]), half_size(X[5]), brighter(X[6]), photographed_again(X[7])]
+    found = check_images([*X, *copies], splits=["train"] * 20 + ["test"] * 4)
+    near = [(finding.severity, finding.indices) for finding in found if finding.kind == "near_duplicate"]
+    assert near == [("error", (4 + i, 20 + i)) for i in range(4)]
+
+
+def test_a_part_before_and_after_its_damage_is_found():
+    sound = make_surface_defects(20, defect_fraction=0, image_shape=(96, 96), random_state=3)[0]
+    X, y, masks = make_surface_defects(20, defect_fraction=0.3, image_shape=(96, 96), random_state=3)
+    defect = int(np.flatnonzero(y)[0])
+    findings = check_images([*X, sound[defect]], [*y, 0], masks=[*masks, None])
+    (found,) = findings
+    assert (found.kind, found.severity, found.indices) == ("near_duplicate", "warning", (defect, 20))
+    assert "are labelled both normal and defect" in found.message
+
+
+def test_parts_that_all_look_alike_are_no_duplicates_but_a_copy_of_one_is():
+    rng = np.random.RandomState(0)
+    print_on_all = ndimage.gaussian_filter(rng.normal(0, 1, (SIDE, SIDE)), 2)
+    print_on_all /= print_on_all.std()
+    moved = [np.roll(print_on_all, tuple(rng.randint(-3, 4, 2)), (0, 1)) for _ in range(40)]
+    images = [0.5 + 0.1 * one + 0.03 * ndimage.gaussian_filter(rng.normal(0, 3, one.shape), 1) for one in moved]
+    assert group_alike(np.array(images)) == []
+    images.append(images[5] + rng.normal(0, 0.004, (SIDE, SIDE)))
+    assert group_alike(np.array(images)) == [[5, 40]]
+
+
+@pytest.mark.parametrize(
+    ("more", "severity", "message"),
+    [
+        ({}, "warning", "2 images have the same pixels. Keep one"),
+        ({"y": [0, 1]}, "error", "and are labelled both normal and defect"),
+        ({"groups": ["a", "b"]}, "error", "and belong to 2 groups"),
+        ({"groups": ["a", None]}, "error", "and belong to 2 groups"),
+        ({"groups": ["a", "a"]}, "warning", "2 images have the same pixels. Keep one"),
+        ({"splits": ["train", "test"]}, "error", "and lie in test and train"),
+    ],
+)
+def test_equal_pixels_weigh_by_what_they_mix(more, severity, message, castings):
+    image = castings[0][0]
+    (found,) = check_images([image, image], **more)
+    assert (found.kind, found.severity, found.indices, found.images) == (
+        "duplicate",
+        severity,
+        (0, 1),
+        ("X[0]", "X[1]"),
+    )
+    assert message in found.message
+
+
+def test_photographs_of_one_group_may_be_alike_unless_they_are_split(castings):
+    X, y, _ = castings
+    X, y = [*X, brighter(X[0])], [*y, y[0]]
+    groups = [*range(40), 0]
+    assert check_images(X, y, groups=groups) == []
+    assert kinds(check_images(X, y, groups=[*range(41)])) == [("near_duplicate", "warning", (0, 40))]
+    found = check_images(X, y, groups=groups, splits=["train"] * 40 + ["test"])
+    assert kinds(found) == [("near_duplicate", "error", (0, 40)), ("split_group", "error", (0, 40))]
+    assert "The group '0' lies in test and train" in of_kind(found, "split_group").message
+
+
+# Photographs
+
+
+def test_odd_photographs_are_found(castings):
+    X, y, _ = castings
+    texture = make_surface_defects(6, defect_fraction=0, image_shape=(96, 96), texture="cast", random_state=9)[0]
+    odd = [
+        (texture[0] * 0.15).astype(np.uint8),
+        np.clip(texture[1].astype(int) + 140, 0, 255).astype(np.uint8),
+        ndimage.gaussian_filter(texture[2], 2),
+        np.zeros((96, 96), np.uint8),
+        texture[3][:40],
+    ]
+    findings = check_images([*X, *odd], [*y, 0, 0, 0, 0, 0])
+    found = {finding.kind: finding.indices for finding in findings}
+    assert found["dark"] == (40, 43)
+    assert found["overexposed"] == (41,)
+    assert found["blur"] == (42,)
+    assert found["blank"] == (43,)
+    assert found["size"] == (44,)
+    assert [finding.kind for finding in findings.errors] == ["blank"]
+    assert "(40 x 96); the others have 96 x 96 pixels" in of_kind(findings, "size").message
+
+
+def test_images_of_a_size_of_their_own_are_right_unless_one_is_far_from_the_others(castings):
+    X = [image[: 60 + i, : 90 - i] for i, image in enumerate(castings[0][:20])]
+    assert check_images(X) == []
+    assert kinds(check_images([*X, castings[0][20][:20]])) == [("size", "warning", (20,))]
+
+
+def test_a_few_colour_images_among_grey_ones_are_an_error(castings):
+    X, y, _ = castings
+    found = of_kind(check_images(replaced(X, i3=np.stack([X[3]] * 3, axis=2)), y), "channels")
+    assert (found.severity, found.indices) == ("error", (3,))
+    assert found.message.startswith("1 image is in colour among others that are grey")
+    with pytest.raises(ValueError, match="expected 1 channel"):
+        ExDDDetector("gabor").fit(replaced(X, i3=np.stack([X[3]] * 3, axis=2)), y)
+
+
+def test_few_images_tell_nothing_of_what_is_usual(castings):
+    dark = (castings[0][0] // 9).astype(np.uint8)
+    assert check_images([*castings[0][1:6], dark]) == []
+
+
+# What cannot be read
+
+
+def test_all_that_cannot_be_read_is_named_at_once(castings, write_images, tmp_path):
+    X, y, masks = castings
+    paths = write_images(X)
+    paths[2].write_text("no image")
+    paths[5] = tmp_path / "nowhere.png"
+    paths[7] = None
+    found = check_images(paths, y, masks=masks)
+    assert kinds(found) == [("unreadable", "error", (i,)) for i in (2, 5, 7)]
+    assert [finding.images for finding in found] == [(str(paths[2]),), (str(paths[5]),), ("X[7]",)]
+    assert "Expected an image that Pillow can decode" in found[0].message
+    assert "found no such file" in found[1].message
+    assert found.n_images == 40
+
+
+def test_nothing_but_broken_images_is_no_exception(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    found = check_images([tmp_path / "a.png", np.full((40, 40), np.nan)], detector=ExDDDetector("gabor"))
+    assert kinds(found) == [("unreadable", "error", (0,)), ("unreadable", "error", (1,))]
+    assert found.not_checked == ["scores: expected 8 normal images or more, got 0."]
+
+
+# Masks
+
+
+def test_wrong_masks_are_found(castings, tmp_path):
+    X, y, masks = castings
+    normal, defects = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
+    (tmp_path / "mask.png").write_text("no mask")
+    masks = list(masks)
+    masks[defects[0]] = tmp_path / "mask.png"
+    masks[defects[1]] = np.ones((10, 10), bool)
+    masks[defects[2]] = np.zeros((96, 96), bool)
+    masks[defects[3]] = ~masks[defects[3]]
+    masks[normal[0]] = masks[defects[4]]
+    found = {finding.kind: (finding.severity, finding.indices) for finding in check_images(X, y, masks=masks)}
+    assert found == {
+        "mask_unreadable": ("error", (defects[0],)),
+        "mask_size": ("error", (defects[1],)),
+        "mask_empty": ("warning", (defects[2],)),
+        "mask_full": ("error", (defects[3],)),
+        "mask_on_normal": ("error", (normal[0],)),
+    }
+
+
+@pytest.mark.parametrize("texture", ["metal", "cast", "fabric", "tile"])
+@pytest.mark.parametrize(
+    ("move", "placement"),
+    [
+        (lambda masks: masks, None),
+        (lambda masks: masks[:, :, ::-1], "mirrored left to right"),
+        (lambda masks: masks[:, ::-1], "mirrored upside down"),
+        (lambda masks: masks[:, ::-1, ::-1], "turned by 180 degrees"),
+        (
+            lambda masks: np.roll(masks, (11, -8), (1, 2)),
+            "shifted by about [89] % of the height down and [567] %",
+        ),
+    ],
+)
+def test_masks_that_are_all_moved_alike_are_found(texture, move, placement):
+    X, _, masks = make_surface_defects(20, defect_fraction=1, image_shape=(SIDE, SIDE), texture=texture, random_state=0)
+    found = misplaced(list(X / 255), list(move(masks).astype(float)))
+    assert found is None if placement is None else re.match(placement, found)
+
+
+def test_masks_of_a_mirrored_export_are_a_warning():
+    X, _, masks = make_surface_defects(12, defect_fraction=1, image_shape=(96, 96), texture="cast", random_state=0)
+    (found,) = check_images(X, np.ones(12), masks=masks[:, :, ::-1])
+    assert (found.kind, found.severity, found.indices) == ("mask_placement", "warning", tuple(range(12)))
+    assert "they seem to be mirrored left to right" in found.message
+
+
+def test_few_masks_do_not_tell_where_they_belong(castings):
+    X, y, masks = castings
+    few = np.flatnonzero(y)[:5]
+    findings = check_images(X[few], y[few], masks=masks[few][:, :, ::-1])
+    assert findings == []
+    assert findings.not_checked[0] == "placement of masks: that takes 8 of them or more, got 5."
+
+
+# Scores
+
+
+def test_a_defect_among_the_normal_images_stands_out(squares, cells):
+    X, y, _ = squares
+    labels = np.zeros(len(y), int)
+    labels[np.flatnonzero(y)[1:]] = 1  # one defect is taken for normal
+    findings = check_images(X, labels, detector=ExDDDetector(cells, random_state=0))
+    found = of_kind(findings, "score")
+    assert (found.severity, found.indices) == ("warning", (np.flatnonzero(y)[0],))
+    assert "1 normal image stands out: ExDDDetector, fitted without it" in found.message
+    assert findings.not_checked == []
+
+
+def test_copies_do_not_vouch_for_each_other(squares, cells):
+    X, y, _ = squares
+    defect = X[np.flatnonzero(y)[0]]
+    labels = np.append(y, [0, 0])
+    findings = check_images([*X, defect, defect], labels, detector=ExDDDetector(cells, random_state=0))
+    assert of_kind(findings, "score").indices == (18, 19)
+
+
+def test_only_as_many_images_are_scored_as_wanted(squares, cells):
+    X, y, _ = squares
+    findings = check_images(X, y, detector=ExDDDetector(cells), max_scored=10, groups=np.arange(18) // 2)
+    assert re.match(
+        r"scores of [2-4] normal images: the detector was fitted on (8|9|10) of them", findings.not_checked[0]
+    )
+
+
+def test_a_detector_that_cannot_use_the_images_is_named_and_wrong_parameters_are_errors(cells):
+    X = list(np.random.RandomState(0).randint(0, 255, (9, 8, 8)).astype(np.uint8))
+    findings = check_images(X, detector=ExDDDetector("gabor"))
+    assert "scores: the detector cannot be fitted on these images. " in findings.not_checked[0]
+    with pytest.raises(ValueError, match="'blur' parameter of ExDDDetector"):
+        check_images(X, detector=ExDDDetector(cells, blur=-1))
+
+
+# Findings as text, and bad use
+
+
+def test_findings_are_printed_errors_first_and_long_lists_are_cut(castings):
+    X = castings[0]
+    X = replaced(X, **{f"i{i}": X[0] for i in range(1, 7)}, i9=np.full((96, 96), 9, np.uint8))
+    text = str(check_images(X, np.zeros(40)))
+    assert text.startswith("40 images checked: 1 error, ")
+    assert text.index("error  blank:") < text.index("warning  duplicate: 7 images have the same pixels.")
+    assert "    X[0], X[1], X[2], X[3] and 3 more\n" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"X": []}, "X: expected at least one image, got none"),
+        ({"X": np.zeros((4, 3))}, "X: expected images"),
+        ({"X": "a.png"}, "got the single path 'a.png': pass a list of paths"),
+        ({"X": np.zeros((40, 40, 3))}, "A single image? Pass X[None]"),
+        ({"y": [0]}, "y: expected 2 labels, one for each sample of X, got 1"),
+        ({"y": [0, None]}, "y[1]: expected a label, got None"),
+        ({"X": np.zeros((3, 20, 20)), "y": [0, 1, 2]}, "y: expected two classes, normal and defect, got 3: 0, 1, 2"),
+        ({"y": ["a", "a"]}, "set pos_label to say which label means defect"),
+        ({"masks": [None]}, "masks: expected one mask or None for each of the 2 images, got 1"),
+        ({"masks": "masks"}, "masks: expected one mask or None for each of the 2 images, got 'masks'"),
+        ({"groups": [1]}, "groups: expected one for each of the 2 images, got 1"),
+        ({"splits": "train"}, "splits: expected one for each of the 2 images, got 'train'"),
+        ({"groups": iter([1, 2])}, "groups: expected a list or an array; got list_iterator: pass list(groups)"),
+        ({"detector": "exdd"}, "detector: expected a detector, such as ExDDDetector(), or None, got 'exdd'"),
+        ({"max_scored": 0}, "max_scored: expected an integer of at least 1, or None, got 0"),
+    ],
+)
+def test_what_is_wrong_is_named(given, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_images(**{"X": np.zeros((2, 20, 20))} | given)
+
+
+def test_an_image_is_resized_by_means():
+    image = np.arange(16.0).reshape(4, 4)
+    np.testing.assert_allclose(resized(image, (2, 2)), [[2.5, 4.5], [10.5, 12.5]])
