@@ -65,7 +65,7 @@ def test_features(benchmark, name):
 
 def test_map_of_pixels(benchmark):
     scores, centers = np.random.default_rng(0).random((64, 64), dtype=np.float32), 3.5 + 8.0 * np.arange(64)
-    benchmark(lambda: scoring.smooth(scoring.upsample(scores, centers, centers, (512, 512)), 4.0))
+    benchmark(lambda: scoring.upsample(scores, centers, centers, (512, 512), 4.0))
 
 
 def main():

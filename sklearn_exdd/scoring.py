@@ -1,5 +1,7 @@
 """Scores of patches, images and pixels: pure functions on arrays."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import ndimage
 from scipy.special import logsumexp
@@ -155,8 +157,8 @@ def border_profile(patch_scores, rings, n_rings):
     return np.maximum(levels / levels[-1], 1.0) if levels[-1] > 0 else np.ones(n_rings + 1)
 
 
-def upsample(patch_map, row_centers, column_centers, image_shape):
-    """Bring a map on the patch grid to the pixels of the image, bilinearly.
+def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
+    """Bring a map on the patch grid to the pixels of the image, bilinearly, and blur it.
 
     Parameters
     ----------
@@ -166,6 +168,8 @@ def upsample(patch_map, row_centers, column_centers, image_shape):
         pixel is 0.
     column_centers : ndarray of shape (width',)
     image_shape : tuple of int (height, width)
+    blur : float, default=0.0
+        Standard deviation of a Gaussian blur, in pixels, as by :func:`smooth`.
 
     Returns
     -------
@@ -178,8 +182,10 @@ def upsample(patch_map, row_centers, column_centers, image_shape):
     >>> upsample(np.array([[0.0, 1.0]]), np.array([0.0]), np.array([0.5, 2.5]), (1, 4))
     array([[0.  , 0.25, 0.75, 1.  ]])
     """
-    rows = _interpolation_matrix(row_centers, image_shape[0], patch_map.dtype)
-    columns = _interpolation_matrix(column_centers, image_shape[1], patch_map.dtype)
+    rows, columns = (
+        _interpolation_matrix(tuple(centers), size, blur).astype(patch_map.dtype)
+        for centers, size in zip((row_centers, column_centers), image_shape)
+    )
     return rows @ patch_map @ columns.T
 
 
@@ -235,9 +241,11 @@ def patches_on_mask(mask, row_centers, column_centers):
     return (coverage >= min(0.5, np.sort(coverage, axis=None)[-3:][0])) & (coverage > 0)
 
 
-def _interpolation_matrix(centers, size, dtype):
-    weights = [np.interp(np.arange(size), centers, unit) for unit in np.eye(len(centers))]
-    return np.stack(weights, axis=1).astype(dtype)
+@lru_cache(maxsize=4)  # the images of a batch are mostly of one shape
+def _interpolation_matrix(centers, size, blur):
+    """Return the weight of each centre for each pixel of an axis; a blur is linear, and works on each axis alone."""
+    weights = np.stack([np.interp(np.arange(size), centers, unit) for unit in np.eye(len(centers))], axis=1)
+    return ndimage.gaussian_filter1d(weights, blur, axis=0) if blur else weights
 
 
 def smooth(pixel_map, sigma):

@@ -15,7 +15,7 @@ from sklearn_exdd.features import BaseFeatureExtractor
 pytest.register_assert_rewrite("assertions", "cheap_augmenters", "naive_exdd", "tiny_extractors")
 
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine is not a failure
-settings.register_profile("default", max_examples=200, derandomize=True, **UNTIMED)
+settings.register_profile("default", max_examples=100, derandomize=True, **UNTIMED)
 settings.register_profile("nightly", max_examples=5000, derandomize=False, **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

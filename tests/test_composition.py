@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import CellStatistics
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
@@ -35,6 +36,7 @@ from sklearn_exdd import (
 )
 from sklearn_exdd.datasets import make_surface_defects
 
+CELLS = CellStatistics()  # costs nothing
 X, y, masks = make_surface_defects(40, image_shape=(64, 64), random_state=0)
 X_new, y_new, _ = make_surface_defects(10, image_shape=(64, 64), random_state=1)
 
@@ -44,7 +46,7 @@ def augmenter():
 
 
 def pipeline():
-    return make_pipeline(augmenter(), ExDDDetector(random_state=0))
+    return make_pipeline(augmenter(), ExDDDetector(CELLS, random_state=0))
 
 
 def search(estimator):
@@ -56,9 +58,9 @@ def darker(images):
 
 
 AROUND = {
-    "detector": (ExDDDetector(random_state=0), lambda fitted: fitted),
+    "detector": (ExDDDetector(CELLS, random_state=0), lambda fitted: fitted),
     "pipeline": (pipeline(), lambda fitted: fitted[-1]),
-    "search": (search(ExDDDetector(random_state=0)), lambda fitted: fitted.best_estimator_),
+    "search": (search(ExDDDetector(CELLS, random_state=0)), lambda fitted: fitted.best_estimator_),
     "search of a pipeline": (search(pipeline()), lambda fitted: fitted.best_estimator_[-1]),
     "random search": (
         RandomizedSearchCV(pipeline(), {"exdddetector__blur": [0, 2]}, n_iter=1, cv=2, random_state=0),
@@ -69,7 +71,7 @@ AROUND = {
         lambda fitted: fitted[-1][-1],
     ),
     "tuned threshold": (
-        TunedThresholdClassifierCV(ExDDDetector(random_state=0), cv=2, scoring="f1"),
+        TunedThresholdClassifierCV(ExDDDetector(CELLS, random_state=0), cv=2, scoring="f1"),
         lambda fitted: fitted.estimator_,
     ),
     "fixed threshold": (
@@ -123,8 +125,8 @@ def test_a_frozen_detector_is_not_corrected(fitted):
     [
         (IsolationForest(), "got IsolationForest. Fit it first"),
         (make_pipeline(FunctionTransformer(), IsolationForest()), "got Pipeline around IsolationForest. Fit it first"),
-        (search(ExDDDetector()), "got GridSearchCV. Fit it first"),
-        (GridSearchCV(ExDDDetector(), {}, refit=False), "got GridSearchCV. Fit it first"),
+        (search(ExDDDetector(CELLS)), "got GridSearchCV. Fit it first"),
+        (GridSearchCV(ExDDDetector(CELLS), {}, refit=False), "got GridSearchCV. Fit it first"),
     ],
 )
 def test_what_holds_no_fitted_detector_is_named(function, estimator, message):
@@ -134,7 +136,7 @@ def test_what_holds_no_fitted_detector_is_named(function, estimator, message):
 
 def test_an_unfitted_detector_says_so():
     with pytest.raises(NotFittedError):
-        predict_map(ExDDDetector(), X_new)
+        predict_map(ExDDDetector(CELLS), X_new)
 
 
 @pytest.mark.parametrize("function", ["explain", "partial_fit"])
@@ -153,7 +155,7 @@ def test_a_detector_without_the_method_is_named(function):
     "step", [augmenter(), MixedDefectAugmenter([("paste", augmenter())], n_synthetic=5, random_state=0)]
 )
 def test_a_pipeline_takes_normal_and_defect_images_apart(container, step):
-    both = make_pipeline(clone(step), ExDDDetector(random_state=0))
+    both = make_pipeline(clone(step), ExDDDetector(CELLS, random_state=0))
     apart = clone(both).fit(container(X[y == 0]), container(X[y == 1]))
     ordered = np.argsort(y, kind="stable")
     labelled = both.fit(X[ordered], y[ordered])
@@ -213,10 +215,10 @@ def combination(*members):
 
 @pytest.mark.parametrize("wrap", [FrozenEstimator, lambda one: FrozenEstimator(FrozenEstimator(one))])
 def test_a_frozen_member_keeps_what_it_has_learned(wrap):
-    frozen = ExDDDetector(random_state=0).fit(X_new[y_new == 0])
-    combined = combination(wrap(frozen), ExDDDetector(blur=0)).fit(X, y)
+    frozen = ExDDDetector(CELLS, random_state=0).fit(X_new[y_new == 0])
+    combined = combination(wrap(frozen), ExDDDetector(CELLS, blur=0)).fit(X, y)
     assert fitted_detector(combined.detectors_[0]) is frozen
-    again = combination(wrap(frozen), ExDDDetector(blur=0)).fit(X, y)
+    again = combination(wrap(frozen), ExDDDetector(CELLS, blur=0)).fit(X, y)
     np.testing.assert_array_equal(again.decision_function(X_new), combined.decision_function(X_new))
     maps = [fitted_detector(one).predict_map(X_new) for one in combined.detectors_]
     expected = sum(
@@ -227,26 +229,26 @@ def test_a_frozen_member_keeps_what_it_has_learned(wrap):
 
 @pytest.mark.parametrize("around", [lambda one: one, lambda one: make_pipeline(FunctionTransformer(), one)])
 def test_a_frozen_member_that_knows_the_images_held_out_is_refused(around):
-    frozen = FrozenEstimator(around(ExDDDetector(random_state=0)).fit(X[y == 0]))
+    frozen = FrozenEstimator(around(ExDDDetector(CELLS, random_state=0)).fit(X[y == 0]))
     with pytest.raises(
         ValueError, match=r"^detectors: expected 'member 0', a FrozenEstimator, .* fitted on (\d) of the"
     ):
-        combination(frozen, ExDDDetector(blur=0)).fit(X, y)
+        combination(frozen, ExDDDetector(CELLS, blur=0)).fit(X, y)
 
 
 def test_a_fitted_member_is_fitted_again():
-    fitted_before = ExDDDetector(random_state=0).fit(X_new[y_new == 0])
-    combined = combination(fitted_before, ExDDDetector(blur=0)).fit(X, y)
-    fresh = combination(ExDDDetector(random_state=0), ExDDDetector(blur=0)).fit(X, y)
+    fitted_before = ExDDDetector(CELLS, random_state=0).fit(X_new[y_new == 0])
+    combined = combination(fitted_before, ExDDDetector(CELLS, blur=0)).fit(X, y)
+    fresh = combination(ExDDDetector(CELLS, random_state=0), ExDDDetector(CELLS, blur=0)).fit(X, y)
     np.testing.assert_array_equal(combined.decision_function(X_new), fresh.decision_function(X_new))
 
 
 @pytest.mark.parametrize("routing", [False, True])
 def test_a_pipeline_is_a_member_with_maps_masks_and_a_seed(routing):
-    member = make_pipeline(CutPasteDefectAugmenter(n_synthetic=5), ExDDDetector())
+    member = make_pipeline(CutPasteDefectAugmenter(n_synthetic=5), ExDDDetector(CELLS))
     with config_context(enable_metadata_routing=routing):
-        combined = combination(member, ExDDDetector(blur=0)).fit(X, y, masks=masks, groups=np.arange(len(X)))
-        again = combination(member, ExDDDetector(blur=0)).fit(X, y, masks=masks, groups=np.arange(len(X)))
+        combined = combination(member, ExDDDetector(CELLS, blur=0)).fit(X, y, masks=masks, groups=np.arange(len(X)))
+        again = combination(member, ExDDDetector(CELLS, blur=0)).fit(X, y, masks=masks, groups=np.arange(len(X)))
     assert len(combined.detectors_[0][-1].synthetic_.images) == 5
     assert len(combined.detectors_[0][0].masks_) == (y == 1).sum()
     assert not np.isnan(combined.map_scales_).any()
@@ -257,7 +259,7 @@ def test_a_pipeline_is_a_member_with_maps_masks_and_a_seed(routing):
 
 
 def test_training_images_are_recognised_whatever_dtype_they_come_in():
-    detector = ExDDDetector(random_state=0).fit(X, y)
+    detector = ExDDDetector(CELLS, random_state=0).fit(X, y)
     for given in (X, X / 255, X.astype(np.int64), list(X), np.asfortranarray(X), np.stack([X] * 3, axis=-1)[..., :1]):
         assert detector.is_training_image(given).all()
     assert not detector.is_training_image(X_new).any()
@@ -272,14 +274,14 @@ def test_training_images_are_recognised_as_files(tmp_path):
     for path, image in zip(paths, X_new):
         Image.fromarray(image).save(path)
     moved = [path.rename(tmp_path / f"moved {path.name}") for path in paths]
-    by_arrays = ExDDDetector(random_state=0).fit(X_new[y_new == 0])
+    by_arrays = ExDDDetector(CELLS, random_state=0).fit(X_new[y_new == 0])
     np.testing.assert_array_equal(by_arrays.is_training_image(moved), y_new == 0)
-    by_files = ExDDDetector(random_state=0, image_channels="colour").fit(pd.Series(moved)[y_new == 0])
+    by_files = ExDDDetector(CELLS, random_state=0, image_channels="colour").fit(pd.Series(moved)[y_new == 0])
     np.testing.assert_array_equal(by_files.is_training_image(moved), y_new == 0)
 
 
 def test_score_warns_of_training_images():
-    detector = ExDDDetector(random_state=0).fit(X, y)
+    detector = ExDDDetector(CELLS, random_state=0).fit(X, y)
     with pytest.warns(UserWarning, match=r"^score: 3 of 13 images were used in fit. .* see calibration_scores_"):
         accuracy = detector.score(np.concatenate([X[:3], X_new]), np.concatenate([y[:3], y_new]))
     assert 0 <= accuracy <= 1
@@ -290,6 +292,6 @@ def test_rows_and_files_of_earlier_versions_have_no_training_images():
     rows = np.random.RandomState(0).normal(size=(30, 3))
     with pytest.raises(ValueError, match=r"^is_training_image: expected images, got feature rows"):
         ExDDDetector(random_state=0).fit(rows).is_training_image(rows)
-    detector = ExDDDetector(random_state=0).fit(X, y)
+    detector = ExDDDetector(CELLS, random_state=0).fit(X, y)
     del detector.training_digests_
     assert not detector.is_training_image(X).any()

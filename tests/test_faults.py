@@ -22,7 +22,7 @@ from sklearn_exdd import persistence
 resource = pytest.importorskip("resource", reason="needs limits of POSIX")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-N_KILLS = settings.default.max_examples // 50  # of each kind of work: 4, and 100 with HYPOTHESIS_PROFILE=nightly
+N_KILLS = settings.default.max_examples // 25  # of each kind of work: 4, and 200 with HYPOTHESIS_PROFILE=nightly
 
 
 @pytest.fixture(scope="module")

@@ -58,10 +58,10 @@ def assert_same_fit(first, second, X, **tolerance):
 @pytest.mark.parametrize("coreset", ["random", "greedy"])
 def test_up_to_one_shard_nothing_changes(coreset, surfaces, unseen_surfaces):
     X, y, masks = surfaces
-    detector = ExDDDetector(coreset=coreset, normal_coreset=200, random_state=0)
+    detector = ExDDDetector("gabor", coreset=coreset, normal_coreset=200, random_state=0)
     expected = detector.fit(X, y, masks=masks)
     for size in ((y == 0).sum(), 1000):
-        again = ExDDDetector(coreset=coreset, normal_coreset=200, random_state=0, shard_size=int(size))
+        again = ExDDDetector("gabor", coreset=coreset, normal_coreset=200, random_state=0, shard_size=int(size))
         assert_same_fit(again.fit(X, y, masks=masks), expected, unseen_surfaces[0])
 
 
@@ -72,11 +72,11 @@ def test_neither_the_shards_nor_the_processes_change_a_fit(params, cells, surfac
     X, y, masks = surfaces
     paths = write_images(X)
     params = {"normal_coreset": 0.2, "random_state": 0, **params}
-    expected = ExDDDetector(shard_size=5, **params).fit(X, y, masks=masks)
-    processes = ExDDDetector(shard_size=5, n_jobs=2, **params).fit(paths, y, masks=masks)
+    expected = ExDDDetector("gabor", shard_size=5, **params).fit(X, y, masks=masks)
+    processes = ExDDDetector("gabor", shard_size=5, n_jobs=2, **params).fit(paths, y, masks=masks)
     assert_same_fit(processes, expected, unseen_surfaces[0])
     # Features round with the batches, and sums that whitening is learned from with the shards; nothing else does.
-    others = ExDDDetector(shard_size=3, **params).fit(X, y, masks=masks)
+    others = ExDDDetector("gabor", shard_size=3, **params).fit(X, y, masks=masks)
     assert_same_fit(others, expected, unseen_surfaces[0], rtol=1e-4, atol=1e-4)
     sizes = [ExDDDetector(cells, shard_size=size, **params).fit(X, y, masks=masks) for size in (1, 5)]
     assert_same_fit(*sizes, unseen_surfaces[0])
@@ -115,7 +115,8 @@ def test_a_sample_stands_for_all_patches():
     X, y, masks = make_surface_defects(60, defect_fraction=0.2, image_shape=(96, 96), random_state=0)
     X_test, y_test, _ = make_surface_defects(40, defect_fraction=0.5, image_shape=(96, 96), random_state=1)
     whole, parts = (
-        ExDDDetector(normal_coreset=2000, shard_size=size, random_state=0).fit(X, y, masks=masks) for size in (48, 8)
+        ExDDDetector("gabor", normal_coreset=2000, shard_size=size, random_state=0).fit(X, y, masks=masks)
+        for size in (48, 8)
     )
     assert parts.epsilon_ == pytest.approx(whole.epsilon_, rel=0.1)
     assert parts._normal_cutoff == pytest.approx(whole._normal_cutoff, rel=0.1)

@@ -248,7 +248,7 @@ plain = st.recursive(
 
 @pytest.mark.slow
 @given(plain)
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_any_nesting_of_plain_values_comes_back(tmp_path_factory, value):
     back = through_file(GaborFeatureExtractor(image_size=value), tmp_path_factory.getbasetemp()).image_size
     if not any(isinstance(item, np.ndarray) and item.dtype.byteorder == ">" for item in flat(value)):

@@ -160,7 +160,7 @@ def test_no_missing_or_added_byte_goes_unseen(small, tmp_path):
     st.binary(max_size=300)
     | st.builds(lambda size, rest: struct.pack("<Q", size) + rest, st.integers(0, 400), st.binary())
 )
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_any_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "bytes"
     path.write_bytes(content)
@@ -263,7 +263,7 @@ junk = st.recursive(
 
 @pytest.mark.slow
 @given(junk)
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_any_structure_is_one_of_ours_or_refused(tmp_path_factory, structure):
     path = forged(tmp_path_factory.getbasetemp() / "junk", structure, CODES)
     try:

@@ -1,6 +1,6 @@
 """What holds for all numbers: scores, thresholds, coresets, banks, detectors of feature rows and metrics.
 
-200 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
+100 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """What holds for all images and masks: readers, maps, regions, synthetic defects.
 
-200 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
+100 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
 """
 
 import pickle

@@ -255,6 +255,17 @@ def test_no_blur_changes_nothing_and_more_blur_flattens_more():
     assert peaks[-1] == pytest.approx(1 / (2 * math.pi * 16), rel=0.01)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("blur", [0.7, 4, 12.5])  # the last one reaches beyond the image twice
+@pytest.mark.parametrize(("shape", "rows", "columns"), GRIDS)
+def test_to_blur_while_upsampling_equals_to_blur_the_map(shape, rows, columns, blur, dtype):
+    patch_map = np.random.RandomState(0).normal(size=(len(rows), len(columns))).astype(dtype)
+    expected = smooth(naive_upsample(patch_map, rows, columns, shape), blur)
+    pixels = upsample(patch_map, rows, columns, shape, blur)
+    assert pixels.dtype == dtype
+    np.testing.assert_allclose(pixels, expected, atol=1e-5 if dtype == np.float32 else 1e-12)
+
+
 # Threshold
 
 

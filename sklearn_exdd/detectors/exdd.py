@@ -439,8 +439,7 @@ class ExDDDetector(BaseDefectDetector):
         for i, (patch_scores, _, map_shape) in enumerate(scored):
             shape = images.shape(i)
             centers = self.feature_extractor_.patch_centers(map_shape, shape)
-            pixels = scoring.upsample(patch_scores.scores.reshape(map_shape[:2]), *centers, shape)
-            maps.append(scoring.smooth(pixels, self.blur))
+            maps.append(scoring.upsample(patch_scores.scores.reshape(map_shape[:2]), *centers, shape, self.blur))
         return maps
 
     def explain(self, X):

@@ -265,7 +265,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
             centers = self.feature_extractor_.patch_centers(feature_map.shape, images.shape(i))
             scores = self._patch_scores(_rows(feature_map)).reshape(feature_map.shape[:2]).astype(np.float32)
-            maps.append(scoring.smooth(scoring.upsample(scores, *centers, images.shape(i)), self.blur))
+            maps.append(scoring.upsample(scores, *centers, images.shape(i), self.blur))
         return maps
 
 

@@ -12,6 +12,7 @@ _RADIUS = 5  # of a filter, in pixels of its level
 _SIGMA = 1.8
 _WAVELENGTH = 2.5 * _SIGMA
 _LOG_OFFSET = 0.05
+_N_PIXELS = 2**15  # of the strips in which filters answer
 _RESPONSE_OFFSET = 0.004  # of their logarithm; the noise of a smooth surface
 # Symmetric windows over the cells of 8 pixels: about 8, 16 and 32 pixels wide.
 _CELL = (1.0,)
@@ -120,9 +121,10 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         return max((_RADIUS + 1) * 2 ** (self.n_levels - 1), 4 * self.stride)
 
     def _prepare(self, images):
-        logs = np.log(images + _LOG_OFFSET)
-        planes = np.log(images.mean(axis=3, keepdims=True) + _LOG_OFFSET)
-        if images.shape[3] == 3:
+        is_colour = images.shape[3] == 3
+        planes = np.log((images.mean(axis=3, keepdims=True) if is_colour else images) + _LOG_OFFSET)
+        if is_colour:
+            logs = np.log(images + _LOG_OFFSET)
             planes = np.concatenate([planes, logs[..., [0, 2]] - logs[..., [1]]], axis=3)
         return planes - planes.mean(axis=(1, 2), keepdims=True)
 
@@ -134,34 +136,54 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
             planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
             height, width = planes.shape[2:]
             planes = functional.pad(planes, (0, -width % self.stride, 0, -height % self.stride), mode="reflect")
-            features = _moments(planes, self.stride, _CELL, _WIDE)
+            features = _moments(*_cells(planes, self.stride), _CELL, _WIDE)
             level_image = planes[:, :1]
             for level in range(self.n_levels):
                 if level:
                     level_image = functional.avg_pool2d(level_image, 2)
-                padded = functional.pad(level_image, (_RADIUS,) * 4, mode="reflect")
-                # Channels last is what the CPU's convolution of few channels is fast in.
-                padded = padded.contiguous(memory_format=torch.channels_last)
-                squares = functional.conv2d(padded, _filters(self.n_orientations)).square_()
-                modulus = (squares[:, : self.n_orientations] + squares[:, self.n_orientations :]).sqrt_()
-                features += _moments(modulus, self.stride >> level, _NARROW)
+                cells = _cells_of_modulus(level_image, self.n_orientations, self.stride >> level)
+                features += _moments(*cells, _NARROW)
             if self.response == "log":
                 for response in (features[1], *features[3:]):  # the others are means of the image itself
                     response.add_(_RESPONSE_OFFSET).log_()
             return torch.cat(features, dim=1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _moments(planes, block, *windows):
-    """Return the mean and the standard deviation around each cell of the grid, for each window in turn.
+def _cells_of_modulus(image, n_orientations, block):
+    """Return the means and the variances of the modulus of each pair of filters within the cells of a level."""
+    import torch
+    from torch.nn import functional
 
-    The variance is the mean variance within the cells plus the variance between them: the mean of the squares less the
-    square of the mean would be rounding noise where the pixels are constant.
+    # Without the channel for a moment, whose stride in images that come channels last makes the filters' answers slow.
+    padded, filters = functional.pad(image[:, 0], (_RADIUS,) * 4, mode="reflect")[:, None], _filters(n_orientations)
+    # Strips of the image stay in the processor's cache, and in memory that need not be allocated anew.
+    n_rows = max(1, _N_PIXELS // (len(image) * image.shape[3] * block)) * block
+    cells = []
+    for start in range(0, image.shape[2], n_rows):
+        squares = functional.conv2d(padded[:, :, start : start + n_rows + 2 * _RADIUS], filters).square_()
+        modulus = squares[:, :n_orientations].add_(squares[:, n_orientations:]).sqrt_()
+        cells.append(_cells(modulus, block))
+    return [torch.cat(strips, dim=2) for strips in zip(*cells)]
+
+
+def _cells(planes, block):
+    """Return the mean and the variance of the pixels of each cell of the grid.
+
+    The mean of the squares less the square of the mean would be rounding noise where the pixels are constant.
     """
     from torch.nn import functional
 
     mean = functional.avg_pool2d(planes, block)
     deviations = planes - functional.interpolate(mean, scale_factor=block)
-    variance, moments = functional.avg_pool2d(deviations.square_(), block), []
+    return mean, functional.avg_pool2d(deviations.square_(), block)
+
+
+def _moments(mean, variance, *windows):
+    """Return the mean and the standard deviation around each cell, for each window in turn.
+
+    The variance is the mean variance within the cells plus the variance between them.
+    """
+    moments = []
     for window in windows:
         smooth = _weighted(mean.double(), window)
         between = _weighted(mean.double().square(), window) - smooth.square()
@@ -193,5 +215,4 @@ def _filters(n_orientations):
     phase = 2 * np.pi / _WAVELENGTH * (x * np.cos(angles) + y * np.sin(angles))
     even = envelope * np.cos(phase)
     even -= envelope * even.sum(axis=(1, 2), keepdims=True)  # blind to brightness
-    filters = torch.from_numpy(np.concatenate([even, envelope * np.sin(phase)])[:, None].astype(np.float32))
-    return filters.contiguous(memory_format=torch.channels_last)
+    return torch.from_numpy(np.concatenate([even, envelope * np.sin(phase)])[:, None].astype(np.float32))

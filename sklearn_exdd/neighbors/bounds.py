@@ -68,6 +68,7 @@ class Float64Product:
     """
 
     dtype = np.float64
+    farthest = np.inf  # a comparable number that no bound exceeds
 
     @classmethod
     def of_queries(cls, points):
@@ -84,6 +85,13 @@ class Float64Product:
     def reach(limits):
         """What a bound may read if the squared distance is not above a limit."""
         return limits
+
+    @classmethod
+    def comparable(cls, numbers):
+        """Bounds, or what they may read, from a tensor to an ndarray of numbers that compare as they do."""
+        import torch
+
+        return numbers.to(getattr(torch, np.dtype(cls.dtype).name)).numpy()
 
     @classmethod
     def _tensor(cls, *columns):
@@ -111,6 +119,8 @@ class BFloat16Product(Float32Product):
     By Cauchy and Schwarz ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``: two more columns. Squared lengths
     take two columns each for their digits. The sums are float32, and rounded once, in the end.
     """
+
+    farthest = np.iinfo(np.int16).max
 
     @classmethod
     def of_queries(cls, points):
@@ -145,6 +155,13 @@ class BFloat16Product(Float32Product):
     @staticmethod
     def reach(limits):
         return (1 + 2.0**-7) * limits
+
+    @staticmethod
+    def comparable(numbers):
+        import torch
+
+        # The bits of floats compare as the floats do, unless both are below 0, and integers are compared much faster.
+        return numbers.bfloat16().view(torch.int16).numpy()
 
 
 def _rounded(points):

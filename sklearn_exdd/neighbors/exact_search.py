@@ -21,6 +21,7 @@ _N_PROBES = 64
 _N_OUTRIGHT = 8  # queries that are measured against all rows: to prepare a view takes as long
 # Sets that may hold a neighbour of a query, and rows: where there are more the next view takes less time.
 _N_LEFT = _N_MEASURED = 256
+_N_SETS = 32  # up to which all rows are looked at instead
 
 # A cheap view of the rows takes preparation: it has to save a long product, often.
 _MIN_ROWS, _MIN_FEATURES = 1024, 256
@@ -110,19 +111,20 @@ class ExactSearch:
 
     def _search(self, view, X, n_neighbors, exclude):
         """Nearest rows of each query, and of which queries they are sure."""
+        import torch
+
         points = view.points(X)
-        bounds = view.bounds(points)
-        self._leave_out(exclude, bounds)
+        bounds = view.product.comparable(view.bounds(points))
+        self._leave_out(exclude, bounds, view.product.farthest)
         # The least bounds are in the sets with the least members.
-        members = bounds.view(len(X), SET_SIZE, -1)
-        least = members.amin(dim=1)
+        members = bounds.reshape(len(X), SET_SIZE, -1)
+        least = torch.from_numpy(members).amin(dim=1).numpy()
         sets = _least(least, min(n_neighbors, least.shape[1]))
-        of_sets = members.gather(2, sets[:, None].expand(-1, SET_SIZE, -1)).flatten(1)
-        places = _least(of_sets, n_neighbors)
-        first = places // sets.shape[1] * least.shape[1] + sets.gather(1, places % sets.shape[1])
-        rows = first.numpy()
+        of_sets = np.take_along_axis(members, sets[:, None], axis=2).reshape(len(X), -1)
+        which, of_set = np.divmod(_least(of_sets, n_neighbors), sets.shape[1])
+        rows = which * least.shape[1] + np.take_along_axis(sets, of_set, axis=1)
         distances = self._measure(X, np.repeat(np.arange(len(X)), n_neighbors), rows.ravel()).reshape(rows.shape)
-        bounds[np.arange(len(X))[:, None], rows] = np.inf
+        bounds[np.arange(len(X))[:, None], rows] = view.product.farthest
         queries, others, sure = view.nearer(points, bounds, least, distances.max(axis=1))
         distances, rows = _first(distances, rows, n_neighbors)
         if len(queries):
@@ -132,9 +134,9 @@ class ExactSearch:
             )
         return distances, rows, sure
 
-    def _leave_out(self, exclude, bounds):
+    def _leave_out(self, exclude, bounds, farthest):
         for group in [] if exclude is None else np.unique(exclude):
-            bounds[np.ix_(exclude == group, np.flatnonzero(self.groups == group))] = np.inf
+            bounds[np.ix_(exclude == group, np.flatnonzero(self.groups == group))] = farthest
 
     def _measure_all(self, X, n_neighbors, exclude):
         shape = len(X), len(self.rows)
@@ -167,13 +169,10 @@ class ExactSearch:
 
 
 def _least(values, n_least):
-    """Places of the least numbers of each row of a tensor, in any order."""
-    import torch
-
+    """Places of the least numbers of each row, in any order."""
     if n_least == 1:
-        return values.topk(1, largest=False).indices
-    values = values.float() if values.dtype == torch.bfloat16 else values
-    return torch.from_numpy(np.argpartition(values.numpy(), n_least - 1, axis=1)[:, :n_least])
+        return values.argmin(axis=1)[:, None]
+    return np.argpartition(values, n_least - 1, axis=1)[:, :n_least]
 
 
 def _first(distances, rows, n_neighbors):
@@ -225,20 +224,24 @@ class _View:
         many; of the others there are none."""
         import torch
 
-        reach = self.product.reach(limits.astype(np.float64) ** 2).astype(self.product.dtype)
-        reach = torch.from_numpy(reach)[:, None]
-        is_left, final = least <= reach, self.product is Float64Product
-        few = is_left.sum(dim=1, keepdim=True) <= (is_left.shape[1] if final else min(_N_LEFT, is_left.shape[1] // 4))
-        queries, sets = (is_left & few).nonzero(as_tuple=True)
-        rows = sets[:, None] + least.shape[1] * torch.arange(SET_SIZE)
-        is_near = bounds.take(queries[:, None] * bounds.shape[1] + rows) <= reach[queries]
-        queries, rows = queries[:, None].expand_as(rows)[is_near].numpy(), rows[is_near].numpy()
+        reach = self.product.comparable(torch.from_numpy(self.product.reach(limits.astype(np.float64) ** 2)))[:, None]
+        final, n_sets = self.product is Float64Product, least.shape[1]
+        if n_sets <= _N_SETS:
+            few = np.ones(len(points), dtype=bool)
+            queries, rows = np.divmod(np.flatnonzero(bounds <= reach), bounds.shape[1])
+        else:
+            is_left = least <= reach
+            few = np.count_nonzero(is_left, axis=1) <= (n_sets if final else min(_N_LEFT, n_sets // 4))
+            queries, sets = np.divmod(np.flatnonzero(is_left & few[:, None]), n_sets)
+            rows = sets[:, None] + n_sets * np.arange(SET_SIZE)
+            is_near = bounds.take(queries[:, None] * bounds.shape[1] + rows) <= reach[queries]
+            queries, rows = np.broadcast_to(queries[:, None], rows.shape)[is_near], rows[is_near]
         if self._refines:
             lengths = np.sqrt(squares(points))[queries] + self._lengths[rows]
             distances = np.sqrt(squared_distances(points, queries, self._reduced, rows, points.dtype))
             is_near = distances <= limits[queries] + self._slack * lengths
             queries, rows = queries[is_near], rows[is_near]
-        few = few[:, 0].numpy() & (final | (np.bincount(queries, minlength=len(points)) <= _N_MEASURED))
+        few = few & (final | (np.bincount(queries, minlength=len(points)) <= _N_MEASURED))
         return queries[few[queries]], rows[few[queries]], few
 
 

@@ -5,7 +5,7 @@ import pytest
 from tiny_extractors import random_images
 
 from sklearn_exdd.datasets import make_surface_defects
-from sklearn_exdd.features import GaborFeatureExtractor
+from sklearn_exdd.features import GaborFeatureExtractor, gabor
 
 
 @pytest.mark.parametrize("image_size", [None, 40])
@@ -44,6 +44,17 @@ def test_pixels_of_one_value_have_no_deviation(value, n_channels):
     deviations = np.delete(constant, np.r_[means], axis=2)
     assert abs(deviations).max() < 2e-6
     assert abs(constant[..., means[0]] - constant[..., means[1]]).max() < 1e-6
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_strips_give_what_the_whole_image_gives(n_channels, monkeypatch):
+    X = random_images(0, 2, 100, 130, n_channels)
+    maps = []
+    for n_pixels in (1, 10_000, 10**9):  # rows of cells one by one, some together, all
+        monkeypatch.setattr(gabor, "_N_PIXELS", n_pixels)
+        maps.append(np.stack(GaborFeatureExtractor(whiten=False).transform(X)))
+    np.testing.assert_allclose(maps[0], maps[2], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(maps[1], maps[2], rtol=1e-5, atol=1e-5)
 
 
 def test_gabor_features_see_a_change_of_colour_alone():
