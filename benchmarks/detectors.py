@@ -117,6 +117,7 @@ DETECTORS = {
         GaborFeatureExtractor(response="linear"), augmenter=banks
     ),
     "filters, patch classifier": lambda banks, network: PatchClassifierDetector("gabor", augmenter=banks),
+    "lite0, patch classifier": lambda banks, network: PatchClassifierDetector(augmenter=banks),
     "learned": lambda banks, network: ExDDDetector(LearnedFeatureExtractor(augmenter=network), augmenter=banks),
     "segmentation": segmentation(),
     "learned and segmentation": lambda banks, network: CombinedDefectDetector(
@@ -136,12 +137,16 @@ DETECTORS = {
     "segmentation, maps as they are": segmentation(image_weight=0),
     "segmentation, narrow contrast": segmentation(feature_extractor__contrast=(0.85, 1.15)),
     "student-teacher": student_teacher(),
+    "student-teacher, lite0": student_teacher(teacher="efficientnet_lite0"),
     "student-teacher, two stages": student_teacher(training="two_stage"),
     "student-teacher, symmetric": student_teacher(symmetric=True),
     "student-teacher, cosine only": student_teacher(segmentation_weight=0),
     "student-teacher, segmentation only": student_teacher(cosine_weight=0),
     "classifier": lambda banks, network: DefectClassifier(
         "resnet18", weights=None, augmenter=banks, n_synthetic=300, learning_rate=1e-3
+    ),
+    "classifier, lite0": lambda banks, network: DefectClassifier(
+        "efficientnet_lite0", augmenter=banks, n_synthetic=300
     ),
 }
 
