@@ -68,11 +68,11 @@ def segmentation_and_banks(banks_of, **params):
     )
 
 
-def network_and_banks(weight):
-    """One brief network on a pretrained encoder, and banks of normal and real defects alone."""
+def networks_and_banks(network_of, weight):
+    """Networks, and banks of normal and real defects alone on features of three strides."""
     return lambda banks, network: CombinedDefectDetector(
         [
-            ("network", DETECTORS["brief network, lite0"](banks, network)),
+            ("networks", DETECTORS[network_of](banks, network).set_params(validation_fraction=0)),
             ("banks", DETECTORS["lite0, three strides"](banks, network)),
         ],
         weights=[weight, 1],
@@ -107,12 +107,12 @@ DETECTORS = {
     ),
     "brief network, lite0": segmentation(
         n_networks=1,
-        validation_fraction=0,
         feature_extractor__encoder="efficientnet_lite0",
         feature_extractor__max_steps=400,
     ),
-    "network and banks, lite0": network_and_banks(0.5),
-    "network and banks alike, lite0": network_and_banks(1),
+    "brief network and banks, lite0": networks_and_banks("brief network, lite0", 0.5),
+    "half networks and banks, lite0": networks_and_banks("segmentation", 0.5),
+    "networks and banks, lite0": networks_and_banks("segmentation", 1),
     "filters, linear responses": lambda banks, network: ExDDDetector(
         GaborFeatureExtractor(response="linear"), augmenter=banks
     ),
