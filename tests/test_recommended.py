@@ -24,12 +24,12 @@ def parts_of(detector):
         (99, 0, 0, 60, {"banks": 1}, "there are 99"),
         (99, 40, 40, 60, {"banks": 1}, "there are 99"),
         (100, 0, 0, 4.9, {"banks": 1}, "there are 4.9"),
-        (100, 0, 0, 5, {"banks": 1, "network": 0.5}, "synthetic defects"),
-        (100, 9, 9, 5, {"banks": 1, "network": 0.5}, "synthetic defects"),
+        (100, 0, 0, 5, {"banks": 1, "networks": 0.5}, "synthetic defects"),
+        (100, 9, 9, 5, {"banks": 1, "networks": 0.5}, "synthetic defects"),
         (100, 10, 0, 1, {"banks": 1, "probe": 0.5}, "10 defect images without masks"),
         (100, 12, 9, 60, {"banks": 1, "probe": 0.5}, "12 defect images without masks"),
         (100, 10, 10, 1, {"banks": 1}, "there are 1"),
-        (100, 12, 10, 5, {"banks": 1, "network": 1}, "10 marked defects"),
+        (100, 12, 10, 5, {"banks": 1, "networks": 1}, "10 real ones with masks"),
     ],
 )
 def test_the_choice_follows_from_the_numbers_of_images(
@@ -68,7 +68,7 @@ def test_what_is_recommended_finds_defects(with_masks):
     given = {"masks": masks} if with_masks else {}
     detector = recommended(X, y, **given, random_state=0, verbose=0)
     if with_masks:
-        detector.set_params(network__feature_extractor__max_steps=2, network__feature_extractor__n_synthetic=4)
+        detector.set_params(networks__feature_extractor__max_steps=2, networks__feature_extractor__n_synthetic=4)
     detector.fit(X, y, **given)
     X_test, y_test, _ = make_surface_defects(20, image_shape=(64, 64), random_state=1)
     assert np.mean(detector.predict(X_test) == y_test) > 0.8

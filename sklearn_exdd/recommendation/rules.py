@@ -10,14 +10,13 @@ from sklearn_exdd.detectors.combined import CombinedDefectDetector
 from sklearn_exdd.detectors.exdd import ExDDDetector
 from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
-from sklearn_exdd.features import EfficientNetLiteFeatureExtractor, LearnedFeatureExtractor
+from sklearn_exdd.features import EfficientNetLiteFeatureExtractor
 
 # A combination holds a fifth of the normal images out for its threshold: with fewer, that promises too little.
 _MIN_NORMAL = 100
 _MIN_DEFECTS = 10
 _NETWORK_MINUTES = 5
 _STRIDES = (8, 16, 32)
-_NETWORK_STEPS = 400
 
 
 @validate_params(
@@ -92,12 +91,12 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
         partner, weight = ("probe", LinearProbeDetector(clone(extractor), validation_fraction=0)), 0.5
         reason = f"ExDDDetector and a linear probe, which learns from {n_defects} defect images without masks."
     elif minutes < _NETWORK_MINUTES:
-        reason = f"ExDDDetector, as a network needs {_NETWORK_MINUTES} minutes of a core and there are {minutes:g}."
+        reason = f"ExDDDetector, as networks need {_NETWORK_MINUTES} minutes of a core and there are {minutes:g}."
     else:
-        network = LearnedFeatureExtractor(encoder="efficientnet_lite0", max_steps=_NETWORK_STEPS)
-        network = SegmentationDetector(network, n_networks=1, validation_fraction=0)
-        partner, weight = ("network", network), 1.0 if n_marked >= _MIN_DEFECTS else 0.5
-        learns = f"{n_marked} marked defects" if n_marked >= _MIN_DEFECTS else "synthetic defects"
+        partner = "networks", SegmentationDetector(validation_fraction=0)
+        learns, weight = "synthetic defects", 0.5
+        if n_marked >= _MIN_DEFECTS:
+            learns, weight = f"{learns} and {n_marked} real ones with masks", 1.0
         reason = f"ExDDDetector and a SegmentationDetector, which learns from {learns}."
     if verbose > 0:
         print(f"Recommended: {reason}")
