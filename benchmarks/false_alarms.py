@@ -72,12 +72,16 @@ def one_fit(name, n_normals, size, n_test, rates, seed):
     return shares(detector, X[n_normals:], rates)
 
 
-def shares(detector, X, rates):
+def shares(detector, X, rates, groups=None):
     """Return for each rate the promised rate and the share of images above its threshold."""
-    calibration = detector.calibration_scores_[~np.isnan(detector.calibration_scores_)]
+    is_calibrating = ~np.isnan(detector.calibration_scores_)
+    calibration, groups = (
+        detector.calibration_scores_[is_calibrating],
+        None if groups is None else groups[is_calibrating],
+    )
     scores, rows = detector.score_samples(X), []
     for rate in rates:
-        threshold, promised = conformal_threshold(calibration, rate)
+        threshold, promised = conformal_threshold(calibration, rate, groups)
         rows.append((promised, float((scores > threshold).mean())))
     return rows
 
@@ -89,10 +93,11 @@ def one_fit_of_parts(n_parts, size, n_test, rates, seed):
     photos = np.repeat(parts, _PHOTOS, axis=0) * rng.uniform(0.97, 1.03, (_PHOTOS * len(parts), 1, 1))
     photos = np.rint(photos + rng.normal(0, 2, photos.shape)).clip(0, 255).astype(np.uint8)
     n_normals, numbers = _PHOTOS * n_parts, np.repeat(np.arange(n_parts), _PHOTOS)
-    fits = [
-        ExDDDetector("gabor", random_state=seed).fit(photos[:n_normals], groups=groups) for groups in (None, numbers)
-    ]
-    return [shares(detector, photos[n_normals:], rates) for detector in fits]
+    rows = []
+    for groups in (None, numbers):
+        detector = ExDDDetector("gabor", random_state=seed).fit(photos[:n_normals], groups=groups)
+        rows.append(shares(detector, photos[n_normals:], rates, groups))
+    return rows
 
 
 def row_of(name, n_normals, size, rate, results):

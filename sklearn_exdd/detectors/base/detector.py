@@ -10,7 +10,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import metadata_routing
 from sklearn.utils.validation import _check_y, _num_samples, check_is_fitted, validate_data
 
-from sklearn_exdd import scoring
 from sklearn_exdd._images import (
     Images,
     Masks,
@@ -25,10 +24,11 @@ from sklearn_exdd._labels import as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
+from sklearn_exdd.detectors.base.calibration import CalibratedDecisions
 from sklearn_exdd.features import make_feature_extractor
 
 
-class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
+class BaseDefectDetector(CheckedParams, CalibratedDecisions, ClassifierMixin, BaseEstimator):
     """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
 
     A subclass writes ``_fit(normal, defect)`` on two training sets (`defect` may be
@@ -173,50 +173,6 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     def _score(self, samples):
         """Scores of Images or of feature rows."""
 
-    def score_samples(self, X):
-        """Scores, higher = more defective.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,)
-        """
-        check_is_fitted(self)
-        return self._score(self._samples(X))
-
-    def decision_function(self, X):
-        """Scores relative to the threshold: positive means defect.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        decisions : ndarray of shape (n_samples,)
-            ``score_samples(X) - threshold_``.
-        """
-        detector = self._snapshot()  # scores and threshold of one state, even if another thread calls partial_fit
-        return detector.score_samples(X) - detector.threshold_
-
-    def predict(self, X):
-        """Class labels.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,)
-            Values of `classes_`.
-        """
-        is_defect = self.decision_function(X) > 0
-        return np.where(is_defect, self._label(1), self._label(0)).astype(self.classes_.dtype)
-
     def predict_map(self, X):
         """Anomaly maps: the score of each pixel.
 
@@ -348,7 +304,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         if not images and masks is not None:
             raise ValueError("masks: expected None for feature rows, which have no pixels.")
         self._n_samples = n_samples = len(samples)
-        groups = group_numbers(groups, n_samples)
+        self._groups = groups = group_numbers(groups, n_samples)
         if y is None:
             self._set_classes(None)
             normal = TrainingSet(samples, np.arange(n_samples), groups)
@@ -369,20 +325,6 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
             raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(y)}.")
         self._set_classes(y)
         return split_by_class(samples, y == self._label(1), groups, masks)
-
-    def _set_threshold(self, scores, indices):
-        """Set `threshold_`, `false_alarm_rate_` and `calibration_scores_`.
-
-        Parameters
-        ----------
-        scores : array-like of shape (n_calibrating,)
-            Scores of normal samples, each as if fit had not seen it.
-        indices : ndarray of shape (n_calibrating,), int
-            Position of each in the X of fit.
-        """
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, self.max_false_alarm_rate)
-        self.calibration_scores_ = np.full(max(getattr(self, "_n_samples", 0), 1 + indices.max()), np.nan)
-        self.calibration_scores_[indices] = scores
 
     def _synthesize(self, normal, defect, seed, default=None):
         """Return the synthetic defects that came with the images, or those that the augmenter makes, or None.
