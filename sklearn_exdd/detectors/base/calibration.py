@@ -108,8 +108,8 @@ class CalibratedDecisions:
         indices = np.flatnonzero(~np.isnan(calibration))
         return scoring.conformal_p_values(scores, calibration[indices], self._groups_at(indices))
 
-    def _set_threshold(self, scores, indices):
-        """Set `threshold_`, `false_alarm_rate_` and `calibration_scores_`.
+    def _set_threshold(self, scores, indices, map_maxima=None):
+        """Set `threshold_`, `false_alarm_rate_`, `calibration_scores_` and, from maps, `pixel_threshold_`.
 
         Parameters
         ----------
@@ -117,12 +117,23 @@ class CalibratedDecisions:
             Scores of normal samples, each as if fit had not seen it.
         indices : ndarray of shape (n_calibrating,), int
             Position of each in the X of fit.
+        map_maxima : array-like of shape (n_calibrating,), default=None
+            Highest pixel of the map of each, as if fit had not seen it; None without maps.
         """
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(
-            scores, self.max_false_alarm_rate, self._groups_at(indices)
-        )
+        rate, groups = self.max_false_alarm_rate, self._groups_at(indices)
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, rate, groups)
+        if map_maxima is not None:
+            self.pixel_threshold_, _ = scoring.conformal_threshold(map_maxima, rate, groups)
         self.calibration_scores_ = np.full(max(getattr(self, "_n_samples", 0), 1 + indices.max()), np.nan)
         self.calibration_scores_[indices] = scores
+
+    def _calibrate(self, held_out):
+        """Find the thresholds from normal samples that fit has not seen, a TrainingSet, in one pass over them."""
+        if not held_out.has_images:
+            return self._set_threshold(self._score(held_out.samples), held_out.indices)
+        found = [(score, float(pixel_map.max())) for score, pixel_map, _ in self._inspected(held_out.samples)]
+        scores, maxima = np.array(found).T
+        self._set_threshold(scores, held_out.indices, maxima)
 
     def _groups_at(self, indices):
         """Return the groups of samples by their position in X of fit; later samples are groups of their own."""

@@ -25,16 +25,19 @@ from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
 from sklearn_exdd.detectors.base.calibration import CalibratedDecisions
+from sklearn_exdd.detectors.base.inspection import Inspection
 from sklearn_exdd.features import make_feature_extractor
 
 
-class BaseDefectDetector(CheckedParams, CalibratedDecisions, ClassifierMixin, BaseEstimator):
+class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, ClassifierMixin, BaseEstimator):
     """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
 
     A subclass writes ``_fit(normal, defect)`` on two training sets (`defect` may be
     None), which calls ``_set_threshold(scores, indices)`` with scores of normal samples
-    as if fit had not seen them, and ``_score(samples)``; and ``_maps(images)`` if it
-    locates defects. It has the parameters `pos_label` and `max_false_alarm_rate`. A
+    as if fit had not seen them, and ``_score(samples)``. If it locates defects, it writes
+    ``_maps(images)`` and passes the highest pixel of each map behind the scores as `map_maxima`,
+    too; ``_inspected(images)``, which yields (score, map, None) of each image, saves
+    :meth:`inspect` a second pass. It has the parameters `pos_label` and `max_false_alarm_rate`. A
     training set has `samples` (images, or feature rows), `masks`, `groups` and
     `indices`; images are read one at a time, ``samples[i]``, as float32 (height, width,
     channels) in [0, 1].
@@ -51,7 +54,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, ClassifierMixin, Ba
     ...
     ...     def _fit(self, normal, defect):
     ...         self.n_channels_ = normal.samples.n_channels
-    ...         self._set_threshold(self._score(normal.samples), normal.indices)
+    ...         scores = self._score(normal.samples)
+    ...         self._set_threshold(scores, normal.indices, map_maxima=scores)
     ...
     ...     def _maps(self, images):
     ...         return [1 - image.mean(axis=2) for image in images]
@@ -173,25 +177,6 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, ClassifierMixin, Ba
     def _score(self, samples):
         """Scores of Images or of feature rows."""
 
-    def predict_map(self, X):
-        """Anomaly maps: the score of each pixel.
-
-        Parameters
-        ----------
-        X : images
-
-        Returns
-        -------
-        maps : ndarray of shape (n_samples, height, width), or list of such arrays
-            float32, at the size of the images; a list where their sizes differ.
-        """
-        check_is_fitted(self)
-        samples = self._samples(X)
-        if not isinstance(samples, Images):
-            raise ValueError("predict_map: expected images, got feature rows, which have no map. Use score_samples.")
-        maps = self._maps(samples)
-        return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
-
     def is_training_image(self, X):
         """Tell which images were used in ``fit`` or ``partial_fit``: their scores are too low for a fair figure.
 
@@ -255,23 +240,23 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, ClassifierMixin, Ba
         positive = getattr(self, "pos_label_", self.pos_label)
         return 0 if positive is not None and positive == self.classes_[0] else 1
 
-    def _samples(self, X):
-        """Validated Images or feature rows for prediction."""
+    def _samples(self, X, first=0):
+        """Validated Images or feature rows for prediction; messages number the images from `first`."""
         fitted_on_rows = hasattr(self, "n_features_in_")
         if holds_images(X) and fitted_on_rows:
             raise ValueError(f"X: expected feature rows of shape (n, {self.n_features_in_}) as in fit, got images.")
         if fitted_on_rows:
             return validate_data(self, _rows(X, "X"), reset=False, dtype=[np.float64, np.float32])
-        return self._images(X, "X")
+        return self._images(X, "X", first)
 
-    def _images(self, X, name):
+    def _images(self, X, name, first=0):
         """Images, to be read as those that were seen before."""
         n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
         remedy = "Convert it"
         if hasattr(self, "image_channels"):
             remedy += ", or set image_channels={wanted!r} of the detector, which converts all images"
         channels = getattr(self, "image_channels", None)
-        return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy)
+        return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy, first=first)
 
     def _synthetic_of(self, X):
         """Synthetic defects that an earlier Pipeline step made on X, brought to the channels of the detector."""
