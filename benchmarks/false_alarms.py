@@ -13,9 +13,9 @@ few steps only: a promise has to hold for a poor network, too.
 ``--groups`` photographs each part five times, with slightly different light and noise, and compares fits that are told
 so (``groups=``) with fits that are not.
 
-``--marks`` counts, for "filters, one class", the new normal images whose map exceeds `pixel_threshold_` anywhere and those
-with a marked pixel, and tests by Kolmogorov and Smirnov whether their p-values are uniform, one image of each fit (the
-others of a fit share its calibration scores), its rank among the steps drawn at random.
+``--marks`` counts, for "filters, one class", the new normal images whose map exceeds `pixel_threshold_` anywhere, and
+those with a marked pixel. It also tests by Kolmogorov and Smirnov whether p-values are uniform: one of each fit, because
+those of a fit share its calibration scores, drawn at random within its step.
 """
 
 import argparse
