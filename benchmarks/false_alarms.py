@@ -14,8 +14,8 @@ few steps only: a promise has to hold for a poor network, too.
 so (``groups=``) with fits that are not.
 
 ``--marks`` counts, for "filters, one class", the new normal images whose map exceeds `pixel_threshold_` anywhere, and
-those with a marked pixel. It also tests by Kolmogorov and Smirnov whether p-values are uniform: one of each fit, because
-those of a fit share its calibration scores, drawn at random within its step.
+those with a marked pixel. It also tests by Kolmogorov and Smirnov whether p-values are uniform: one of each fit,
+because those of a fit share its calibration scores, drawn at random within its step.
 """
 
 import argparse
