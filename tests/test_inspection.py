@@ -1,5 +1,7 @@
 """Masks, regions and inspection: pixels marked at a promised rate, and everything about an image in one pass."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from assertions import assert_same_maps
@@ -17,7 +19,9 @@ from sklearn_exdd import (
     PatchClassifierDetector,
     SegmentationDetector,
     StudentTeacherDetector,
+    persistence,
 )
+from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.detectors.base.regions import connected_regions, marked_pixels
 
 LEARNED = LearnedFeatureExtractor(max_steps=2, n_synthetic=4, crop_size=32, train_batch_size=4)
@@ -330,3 +334,19 @@ def test_a_detector_of_ones_own_is_inspected_by_its_scores_and_maps(squares):
     np.testing.assert_array_equal([result.mask for result in results], detector.predict_mask(X))
     np.testing.assert_array_equal([result.mask.sum() for result in results], np.where(y == 1, 256, 0))
     assert results[np.flatnonzero(y)[0]].explanation is None
+
+
+@pytest.mark.parametrize("name", ["exdd", "student_teacher"])
+def test_a_model_of_an_earlier_version_is_inspected_and_says_what_it_lacks(name):
+    detector = persistence.load(Path(__file__).parent / "data" / f"{name}_format_1.safetensors")
+    X, _, _ = make_surface_defects(2, image_shape=(32, 32), random_state=1)
+    with pytest.raises(
+        ValueError, match=r"^predict_mask: .* that has none, as earlier versions fitted it"
+    ):
+        detector.predict_mask(X)
+    results = detector.inspect(X)
+    assert [result.score for result in results] == detector.score_samples(X).tolist()
+    assert [result.regions for result in results] == [None, None]
+    if hasattr(detector, "partial_fit"):
+        detector.partial_fit(X[:1], [detector.classes_[0]])
+        assert not hasattr(detector, "pixel_threshold_")
