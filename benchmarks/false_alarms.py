@@ -3,6 +3,7 @@
     python benchmarks/false_alarms.py
     python benchmarks/false_alarms.py --detectors "filters, one class" --n-normals 19 --sizes 64 --fits 100
     python benchmarks/false_alarms.py --groups
+    python benchmarks/false_alarms.py --marks --n-normals 100 --sizes 64 --rates .05
 
 Each fit gets normal surfaces of its own (``make_surface_defects`` without defects) and is tried on others: training and
 test images are exchangeable, as the promise asks. The threshold for each rate comes from the `calibration_scores_` of
@@ -11,6 +12,10 @@ few steps only: a promise has to hold for a poor network, too.
 
 ``--groups`` photographs each part five times, with slightly different light and noise, and compares fits that are told
 so (``groups=``) with fits that are not.
+
+``--marks`` counts, for "filters, one class", the new normal images whose map exceeds `pixel_threshold_` anywhere, and
+those with a marked pixel. It also tests by Kolmogorov and Smirnov whether p-values are uniform: one of each fit,
+because those of a fit share its calibration scores, drawn at random within its step.
 """
 
 import argparse
@@ -19,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import kstest
 
 from sklearn_exdd import (
     CombinedDefectDetector,
@@ -72,12 +78,16 @@ def one_fit(name, n_normals, size, n_test, rates, seed):
     return shares(detector, X[n_normals:], rates)
 
 
-def shares(detector, X, rates):
+def shares(detector, X, rates, groups=None):
     """Return for each rate the promised rate and the share of images above its threshold."""
-    calibration = detector.calibration_scores_[~np.isnan(detector.calibration_scores_)]
+    is_calibrating = ~np.isnan(detector.calibration_scores_)
+    calibration, groups = (
+        detector.calibration_scores_[is_calibrating],
+        None if groups is None else groups[is_calibrating],
+    )
     scores, rows = detector.score_samples(X), []
     for rate in rates:
-        threshold, promised = conformal_threshold(calibration, rate)
+        threshold, promised = conformal_threshold(calibration, rate, groups)
         rows.append((promised, float((scores > threshold).mean())))
     return rows
 
@@ -89,10 +99,11 @@ def one_fit_of_parts(n_parts, size, n_test, rates, seed):
     photos = np.repeat(parts, _PHOTOS, axis=0) * rng.uniform(0.97, 1.03, (_PHOTOS * len(parts), 1, 1))
     photos = np.rint(photos + rng.normal(0, 2, photos.shape)).clip(0, 255).astype(np.uint8)
     n_normals, numbers = _PHOTOS * n_parts, np.repeat(np.arange(n_parts), _PHOTOS)
-    fits = [
-        ExDDDetector("gabor", random_state=seed).fit(photos[:n_normals], groups=groups) for groups in (None, numbers)
-    ]
-    return [shares(detector, photos[n_normals:], rates) for detector in fits]
+    rows = []
+    for groups in (None, numbers):
+        detector = ExDDDetector("gabor", random_state=seed).fit(photos[:n_normals], groups=groups)
+        rows.append(shares(detector, photos[n_normals:], rates, groups))
+    return rows
 
 
 def row_of(name, n_normals, size, rate, results):
@@ -134,6 +145,31 @@ def rows_of_detectors(arguments):
                     yield row_of(name, n_normals, size, rate, own)
 
 
+def rows_of_marks(arguments):
+    for size in arguments.sizes:
+        for n_normals in arguments.n_normals:
+            for rate in arguments.rates:
+                above, marked, p_values = [], [], []
+                for seed in range(arguments.seed, arguments.seed + arguments.fits):
+                    X, _, _ = make_surface_defects(
+                        n_normals + arguments.n_test, defect_fraction=0, image_shape=(size, size), random_state=seed
+                    )
+                    detector = ExDDDetector("gabor", max_false_alarm_rate=rate, random_state=seed).fit(X[:n_normals])
+                    results = detector.inspect(X[n_normals:])
+                    heights = np.array([result.map.max() for result in results])
+                    promised = detector.false_alarm_rate_
+                    above.append((promised, float((heights > detector.pixel_threshold_).mean())))
+                    marked.append((promised, float(np.mean([result.mask.any() for result in results]))))
+                    step = np.random.RandomState(seed).uniform(0, 1 / (n_normals + 1))
+                    p_values.append(results[0].p_value - step)
+                yield row_of("map above the pixel threshold", n_normals, size, rate, above)
+                yield row_of("marked pixels", n_normals, size, rate, marked)
+                test = kstest(p_values, "uniform")
+                print(
+                    f"p-values of {len(p_values)} fits: distance from uniform {test.statistic:.3f}, p {test.pvalue:.2f}"
+                )
+
+
 def rows_of_groups(arguments):
     for size in arguments.sizes:
         for n_parts in arguments.n_normals:
@@ -156,11 +192,13 @@ def main(arguments=None):
     parser.add_argument("--n-test", type=int, default=100, help="new images, or parts, of each fit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--groups", action="store_true", help="several photographs of each part")
+    parser.add_argument("--marks", action="store_true", help="marked pixels and p-values")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args(arguments)
     print("| detector | normal images | pixels | rate | promised | measured | |\n|---|---|---|---|---|---|---|")
     rows, start = [], time.perf_counter()
-    for row in rows_of_groups(arguments) if arguments.groups else rows_of_detectors(arguments):
+    table = rows_of_groups if arguments.groups else rows_of_marks if arguments.marks else rows_of_detectors
+    for row in table(arguments):
         show(row)
         rows.append(row)
         if arguments.json:

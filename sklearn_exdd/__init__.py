@@ -38,6 +38,8 @@ _HOME = {
     "TorchvisionFeatureExtractor": "features",
     "explain": "_composition",
     "fitted_detector": "_composition",
+    "inspect": "_composition",
+    "iter_inspect": "_composition",
     "partial_fit": "_composition",
     "predict_map": "_composition",
     "recommended": "recommendation",

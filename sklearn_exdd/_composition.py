@@ -1,5 +1,7 @@
 """Estimators that hold detectors: clones of what they hold, and the way from a Pipeline or a search to its detector."""
 
+from collections.abc import Iterator
+
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
@@ -41,8 +43,10 @@ def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
     return twin.set_params(**params)
 
 
-def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=True):
+def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=True, allow_threshold=True):
     """Return the fitted detector inside pipelines and searches, and X as the steps before the detector hand it over."""
+    from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+
     outer = estimator
     while isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "predict_map"):
         if isinstance(estimator, Pipeline):
@@ -53,6 +57,12 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
             if not allow_frozen:
                 raise TypeError(f"{method}: a FrozenEstimator does not learn. Pass the estimator inside it.")
             estimator = estimator.estimator
+        elif isinstance(estimator, (FixedThresholdClassifier, TunedThresholdClassifierCV)) and not allow_threshold:
+            raise TypeError(
+                f"{method}: expected an estimator that decides at the threshold of its detector, got a "
+                f"{type(estimator).__name__}, which has one of its own. Pass fitted_detector(estimator), after adding "
+                "best_threshold_ to its threshold_ if that was found on decision_function."
+            )
         elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
             estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_
         else:
@@ -70,8 +80,8 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
 def fitted_detector(estimator):
     """Return the fitted detector inside a Pipeline, a search or another estimator that holds one.
 
-    scikit-learn passes on only the methods that it knows. This function, :func:`predict_map`, :func:`explain` and
-    :func:`partial_fit` reach the others.
+    scikit-learn passes on only the methods that it knows. This function, :func:`predict_map`, :func:`inspect`,
+    :func:`iter_inspect`, :func:`explain` and :func:`partial_fit` reach the others.
 
     Parameters
     ----------
@@ -135,6 +145,84 @@ def predict_map(estimator, X):
     """
     detector, X = follow_to_detector(estimator, X)
     return detector.predict_map(X)
+
+
+def inspect(estimator, X, *, min_area=0, pixel_size=None):
+    """Tell everything about each image, from one pass of the detector inside a Pipeline or a search.
+
+    Parameters
+    ----------
+    estimator : object
+        As in :func:`fitted_detector`, but not a TunedThresholdClassifierCV or FixedThresholdClassifier, whose decisions
+        are not those of the detector.
+    X : images
+        As for `predict` of the estimator; the steps before the detector transform them.
+    min_area, pixel_size : default=0 and None
+        As in :meth:`ExDDDetector.predict_regions`.
+
+    Returns
+    -------
+    results : list of Bunch
+        Score, decision, label, p-value, map, mask, regions and explanation, see :meth:`ExDDDetector.inspect`. Maps have
+        the size of the images that reach the detector.
+
+    Raises
+    ------
+    TypeError
+        If there is no detector with maps inside, the search is not fitted, or a threshold of its own is around it.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, inspect
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(20, image_shape=(64, 64), random_state=0)
+    >>> pipeline = make_pipeline(CutPasteDefectAugmenter(random_state=0), ExDDDetector(random_state=0)).fit(X, y)
+    >>> inspect(pipeline, X[:2])[0].map.shape
+    (64, 64)
+    """
+    return list(iter_inspect(estimator, X, min_area=min_area, pixel_size=pixel_size))
+
+
+def iter_inspect(estimator, X, *, min_area=0, pixel_size=None):
+    """Tell everything about each image, one by one: no more than a batch is in memory.
+
+    Parameters
+    ----------
+    estimator : object
+        As in :func:`inspect`.
+    X : images or iterator of images
+        Steps before the detector transform the images of an iterator one by one, other images all at once.
+    min_area, pixel_size : default=0 and None
+        As in :meth:`ExDDDetector.predict_regions`.
+
+    Yields
+    ------
+    result : Bunch
+        As in :func:`inspect`.
+
+    Raises
+    ------
+    TypeError
+        As in :func:`inspect`.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_exdd import CutPasteDefectAugmenter, ExDDDetector, iter_inspect
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> X, y, _ = make_surface_defects(20, image_shape=(64, 64), random_state=0)
+    >>> pipeline = make_pipeline(CutPasteDefectAugmenter(random_state=0), ExDDDetector(random_state=0)).fit(X, y)
+    >>> next(iter_inspect(pipeline, (image for image in X))).mask.shape
+    (64, 64)
+    """
+    options = {"method": "iter_inspect", "allow_threshold": False}
+    if isinstance(X, Iterator):
+        detector, _ = follow_to_detector(estimator, **options)
+        X = (follow_to_detector(estimator, [image])[1][0] for image in X)
+    else:
+        detector, X = follow_to_detector(estimator, X, **options)
+    return detector.iter_inspect(X, min_area=min_area, pixel_size=pixel_size)
 
 
 def explain(estimator, X):

@@ -270,24 +270,77 @@ def smooth(pixel_map, sigma):
     return ndimage.gaussian_filter(pixel_map, sigma) if sigma else pixel_map
 
 
-def conformal_threshold(scores, false_alarm_rate):
+def conformal_p_values(scores, calibration_scores, groups=None):
+    """Probability that a normal sample scores at least as high: small for a sample that is hardly normal.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n_samples,)
+        Scores of new samples.
+    calibration_scores : array-like of shape (n_calibrating,)
+        Scores of normal samples, each computed without its own help.
+    groups : array-like of shape (n_calibrating,), default=None
+        Calibrating samples of one group are not independent. None takes each for a group of its own.
+
+    Returns
+    -------
+    p_values : ndarray of shape (n_samples,), float64
+        In (0, 1]; NaN for a score that is NaN. Without groups,
+        ``(1 + #{calibration >= score}) / (n_calibrating + 1)``. With groups,
+        ``(1 + sum of the share of each group that is >= score) / (n_groups + 1)``.
+
+    Notes
+    -----
+    If a new normal sample is exchangeable with the calibrating ones (or comes from a group that is exchangeable with
+    theirs), its p-value is at most alpha with probability at most alpha, for every alpha.
+
+    References
+    ----------
+    V. Vovk et al., "Algorithmic learning in a random world", 2005. With groups: Y. Lee, R. F. Barber and R. Willett,
+    "Distribution-free inference with hierarchical data", 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conformal_p_values([0.5, 17, 99], np.arange(19.0))
+    array([0.95, 0.15, 0.05])
+    >>> conformal_p_values([17], np.arange(19.0), groups=[*range(18), 17])
+    array([0.10526316])
+    """
+    scores, calibration = np.asarray(scores, dtype=np.float64), np.asarray(calibration_scores, dtype=np.float64)
+    groups = np.arange(len(calibration)) if groups is None else groups
+    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(calibration)
+    # Rounded, since the shares of a group add up to 1.
+    reached = np.round(np.cumsum(1 / sizes[numbers[order]][::-1]), 9)
+    reached = np.append(reached[::-1], 0.0)[np.searchsorted(calibration[order], scores)]
+    return np.where(np.isnan(scores), np.nan, (1 + reached) / (1 + len(sizes)))
+
+
+def conformal_threshold(scores, false_alarm_rate, groups=None):
     """Threshold that a new normal score exceeds with at most the given probability.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_scores,)
+    scores : array-like of shape (n_scores,)
         Scores of normal samples, each computed without its own help.
     false_alarm_rate : float
         Promised rate alpha, in (0, 1).
+    groups : array-like of shape (n_scores,), default=None
+        As in :func:`conformal_p_values`.
 
     Returns
     -------
     threshold : float
-        The ``ceil((n + 1) (1 - alpha))``-th smallest score, or the largest where there
-        are too few.
+        The highest of the scores whose p-value exceeds the attained rate. Without groups, this is the
+        ``ceil((n + 1) (1 - alpha))``-th smallest score, or the largest where there are too few.
     attained_rate : float
         The rate promised by `threshold`: `false_alarm_rate`, or ``1 / (n + 1)`` where
-        ``n < 1 / alpha - 1``.
+        ``n < 1 / alpha - 1``; n is the number of groups.
+
+    Notes
+    -----
+    A score exceeds `threshold` exactly if its p-value is at most `attained_rate`.
 
     References
     ----------
@@ -301,10 +354,11 @@ def conformal_threshold(scores, false_alarm_rate):
     (94.0, 0.05)
     >>> conformal_threshold(np.arange(9.0), 0.05)
     (8.0, 0.1)
+    >>> conformal_threshold(np.arange(99.0), 0.05, groups=np.arange(99) // 11)
+    (98.0, 0.1)
     """
-    scores = np.sort(np.asarray(scores, dtype=np.float64))
-    n_scores = len(scores)
-    rank = int(np.ceil((n_scores + 1) * (1 - false_alarm_rate) - 1e-9))
-    if rank > n_scores:
-        return float(scores[-1]), 1 / (n_scores + 1)
-    return float(scores[rank - 1]), false_alarm_rate
+    values = np.unique(np.asarray(scores, dtype=np.float64))
+    n_groups = len(scores if groups is None else np.unique(groups))
+    attained = max(false_alarm_rate, 1 / (n_groups + 1))
+    exceeds = conformal_p_values(values, scores, groups) > attained
+    return float(values[exceeds][-1]), attained

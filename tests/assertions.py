@@ -33,6 +33,12 @@ def assert_same_samples(samples, expected, *, provenance=True):
         assert samples.provenance == expected.provenance
 
 
+def naive_p_value(score, scores, groups):
+    """P-value of a score among those of normal samples, in which each group has one share."""
+    shares = [np.mean(scores[groups == group] >= score) for group in np.unique(groups)]
+    return (1 + sum(shares)) / (1 + len(shares))
+
+
 def beginning(synthetic, n_samples):
     """Return the first samples of synthetic defects."""
     return SyntheticDefects(synthetic.images[:n_samples], synthetic.masks[:n_samples], synthetic.provenance[:n_samples])

@@ -6,7 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
-from assertions import assert_same_samples
+from assertions import assert_same_samples, naive_p_value
 from conftest import name_of
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
@@ -218,8 +218,8 @@ def naive_threshold(patches, groups_of_normal, normal_bank, defect_bank, rate):
             left = bank.features[bank.provenance["group"] != group]
             distances.append(np.linalg.norm(features[:, None] - left[None], axis=2).min(axis=1))
         scores.append(np.sort(distances[0] / (distances[1] + 0.01))[-2:].mean())
-    rank = int(np.ceil((1 - rate) * (len(scores) + 1)))
-    return np.sort(scores)[rank - 1]
+    scores = np.array(scores)
+    return max(score for score in scores if naive_p_value(score, scores, groups_of_normal) > rate + 1e-9)
 
 
 @pytest.mark.parametrize("way", ["before", "within"])

@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sklearn_exdd import ExDDDetector, persistence
+from sklearn_exdd.banks.dual_bank import DualBank
 from sklearn_exdd.cli import predict
 from sklearn_exdd.cli.arguments import AUGMENTERS, DETECTORS, parser
 from sklearn_exdd.cli.command import main
@@ -182,6 +183,11 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["check", "nowhere"], "'nowhere': expected a folder of images, found no such folder"),
         (["check", "{empty}"], "expected images, found none"),
         (["check", "{parts}/defect"], "or, all normal, images without sub-folders"),
+        (
+            ["predict", "{model}", "{parts}", "-o", "{new}", "--min-area", "-1"],
+            "min_area: expected a number >= 0, got -1",
+        ),
+        (["predict", "{model}", "{parts}", "-o", "{new}", "--pixel-size", "0"], "pixel_size: expected .*, got 0"),
         (["evaluate", "{model}", "{parts}/normal"], "expected labels to compare with, as in index.csv"),
         (["evaluate", "{rows}", "{parts}"], "expected a detector fitted on images, got one fitted on feature rows"),
         (
@@ -269,6 +275,13 @@ def test_the_table_has_the_scores_and_decisions_of_all_images(model, unseen, rep
     assert [row["decision"] == "defect" for row in rows] == (detector.predict(X) == 1).tolist()
     assert {row["decision"] for row in rows} == {"defect", "normal"}
     assert {float(row["threshold"]) for row in rows} == {detector.threshold_}
+    np.testing.assert_array_equal([float(row["p_value"]) for row in rows], detector.p_values(X))
+    for row, regions in zip(rows, detector.predict_regions(X)):
+        assert (int(row["n_regions"]), int(row["area"])) == (len(regions), sum(region.area for region in regions))
+        first = [float(row[name] or "nan") for name in ("diameter", "peak_row", "peak_column")]
+        np.testing.assert_array_equal(
+            first, [regions[0].equivalent_diameter, *regions[0].peak] if regions else [np.nan] * 3
+        )
     assert not any(row["problem"] for row in rows)
 
 
@@ -309,6 +322,41 @@ def test_the_histogram_counts_all_images_on_their_side_of_the_threshold(report):
         counts[bar.get("class") == "defect"] += int(bar["title"].split()[0])
     n_defects = sum(row["decision"] == "defect" for row in read_table(report))
     assert counts == {True: n_defects, False: 12 - n_defects}
+
+
+def test_sizes_are_in_millimetres_and_small_regions_left_out_where_asked(model, unseen, report, tmp_path):
+    before = read_table(report)
+    rows = run_and_read(model, unseen, tmp_path / "mm", "--pixel-size", 0.5)
+    for row, own in zip(rows, before):
+        assert float(row["area"]) == 0.25 * float(own["area"])
+        assert row["decision"] == own["decision"]
+    text = (tmp_path / "mm" / "report.html").read_text()
+    assert "mm²" in text
+    assert "p-value" in text
+    rows = run_and_read(model, unseen, tmp_path / "large", "--min-area", 1e6)
+    assert {row["n_regions"] for row in rows} == {"0"}
+    assert [row["decision"] for row in rows] == [row["decision"] for row in before]
+
+
+def run_and_read(model, folder, out, *options):
+    assert run("predict", model, folder, "-o", out, *options) == 0
+    return read_table(out)
+
+
+def test_a_threshold_of_ones_own_marks_what_it_calls_defective(model, unseen, tmp_path):
+    scores = persistence.load(model).score_samples(list_images(unseen))
+    rows = run_and_read(model, unseen, tmp_path / "report", "--threshold", f"{np.median(scores)}")
+    assert [row["decision"] == "defect" for row in rows] == [int(row["n_regions"]) > 0 for row in rows]
+    assert sum(row["decision"] == "defect" for row in rows) == 6
+
+
+def test_a_model_without_a_pixel_threshold_has_no_regions(model, unseen, tmp_path):
+    detector = persistence.load(model)
+    del detector.pixel_threshold_
+    persistence.dump(detector, tmp_path / "old")
+    rows = run_and_read(tmp_path / "old", unseen, tmp_path / "report")
+    assert {(row["n_regions"], row["area"], row["peak_row"]) for row in rows} == {("", "", "")}
+    assert all(row["map"] for row in rows)
 
 
 def test_only_the_worst_are_shown_where_asked(model, unseen, tmp_path):
@@ -363,7 +411,7 @@ def test_what_cannot_be_used_is_reported_and_the_others_are_done(model, unseen, 
 
 
 def test_a_score_that_is_no_number_is_not_called_normal(model, unseen, tmp_path, monkeypatch):
-    monkeypatch.setattr(ExDDDetector, "score_samples", lambda _, X: np.full(len(X), np.nan))
+    monkeypatch.setattr(DualBank, "score_image", lambda *_: np.nan)
     assert run("predict", model, unseen, "-o", tmp_path / "report") == 3
     assert {(row["decision"], row["problem"]) for row in read_table(tmp_path / "report")} == {
         ("", "expected a finite score, got nan.")
@@ -419,8 +467,7 @@ def test_bars_are_those_of_the_command_alone(model, unseen, tmp_path, capsys):
     persistence.dump(detector, tmp_path / "model")
     assert run("predict", tmp_path / "model", unseen, "-o", tmp_path / "report", "--verbose", 1) == 0
     said = capsys.readouterr().err
-    assert "scores: 100%" in said
-    assert "maps: 100%" in said
+    assert "images: 100%" in said
     assert "features" not in said
     assert run("predict", tmp_path / "model", unseen, "-o", tmp_path / "report", "--verbose", 0) == 0
     assert capsys.readouterr().err == ""

@@ -87,7 +87,16 @@ AUGMENTERS = [
     OffsetDefectAugmenter(regions=["perlin", RidgedRegions(width=(2, 4))], random_state=0),
     PerlinDefectAugmenter(random_state=0),
 ]
-METHODS = ["score_samples", "decision_function", "predict", "predict_map", "explain"]
+METHODS = [
+    "score_samples",
+    "decision_function",
+    "predict",
+    "p_values",
+    "predict_map",
+    "predict_mask",
+    "inspect",
+    "explain",
+]
 
 
 each_detector = pytest.mark.parametrize("detector", DETECTORS, ids=name_of)

@@ -31,6 +31,8 @@ from sklearn_exdd import (
     SegmentationDetector,
     explain,
     fitted_detector,
+    inspect,
+    iter_inspect,
     partial_fit,
     predict_map,
 )
@@ -295,3 +297,31 @@ def test_rows_and_files_of_earlier_versions_have_no_training_images():
     detector = ExDDDetector(CELLS, random_state=0).fit(X, y)
     del detector.training_digests_
     assert not detector.is_training_image(X).any()
+
+
+# Inspection
+
+
+def test_inspection_reaches_the_detector_in_pipelines_and_searches(squares, unseen_squares, cells):
+    X, y, _ = squares
+    mirror = FunctionTransformer(lambda images: [image[:, ::-1] for image in images])
+    pipeline = make_pipeline(mirror, ExDDDetector(cells, random_state=0)).fit(X, y)
+    expected = pipeline[-1].inspect(mirror.transform(unseen_squares[0]))
+    for estimator in (pipeline, FrozenEstimator(pipeline)):
+        for results in (
+            inspect(estimator, unseen_squares[0]),
+            list(iter_inspect(estimator, iter(unseen_squares[0]))),
+        ):
+            assert [result.score for result in results] == pytest.approx([result.score for result in expected])
+            np.testing.assert_array_equal([result.mask for result in results], [result.mask for result in expected])
+    bad = [*unseen_squares[0][:3], unseen_squares[0][3] * np.nan]
+    with pytest.raises(ValueError, match=r"^X\[3\]: expected finite values"):
+        list(iter_inspect(pipeline, iter(bad)))
+
+
+def test_inspection_refuses_a_threshold_that_is_not_the_detectors(squares, cells):
+    X, y, _ = squares
+    fixed = FixedThresholdClassifier(ExDDDetector(cells), threshold=0.5, response_method="decision_function").fit(X, y)
+    assert len(predict_map(fixed, X[:1])) == 1
+    with pytest.raises(TypeError, match=r"^iter_inspect: expected .* got a FixedThresholdClassifier, which has one of"):
+        inspect(fixed, X[:1])

@@ -525,7 +525,25 @@ def test_the_detector_is_asked_once_and_may_have_no_maps(folder, source):
     session, entry = ReviewSession(folder, Counting()), Entry(source, 0, None)
     assert session.judge(entry) == session.judge(entry) == Judged(entry, 0.5, None)
     assert session.detector.n_calls == 1
-    assert session.anomaly_map(source) is None
+    assert session.locate(source) is None
+
+
+def test_the_page_shows_the_marked_pixels(folder, source, surfaces, cells):
+    X, y, _ = surfaces
+    detector = ExDDDetector(cells, random_state=0).fit(X[y == 0])
+    detector.threshold_ = -1.0  # everything is a defect
+    (result,) = detector.inspect([folder.locate(source)])
+    located = ReviewSession(folder, detector).locate(source)
+    np.testing.assert_array_equal(located.map, result.map)
+    np.testing.assert_array_equal(located.mask, result.mask)
+    assert located.found.startswith(f"Outlined: {len(result.regions)} region")
+    assert f"of {result.mask.sum()} pixels. P-value " in located.found
+    detector.threshold_ = 1e9
+    located = ReviewSession(folder, detector).locate(source)
+    assert located.found.startswith("Normal. P-value ")
+    assert not located.mask.any()
+    del detector.pixel_threshold_
+    assert ReviewSession(folder, detector).locate(source).found == "Outlined: above the threshold."
 
 
 def test_a_detector_that_fails_stops_nothing(folder, source):

@@ -5,6 +5,8 @@ EXAMPLES = [
     "plot_own_images.py",
     "plot_threshold.py",
     "plot_drift.py",
+    "plot_false_discovery.py",
+    "plot_regions.py",
     "plot_explain.py",
     "plot_grid_search.py",
     "plot_synthetic_defects.py",

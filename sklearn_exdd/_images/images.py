@@ -42,6 +42,8 @@ class Images:
         Depth of images in integer types other than uint8 and uint16. None takes it from
         the images in uint8 or uint16 beside them, files included, or else from the largest
         value of all.
+    first : int, default=0
+        Number by which messages call the first image.
     remedy : str, default="Convert all images ..."
         Advice on an image that is grey among colour images, or the reverse. "{wanted}" in it becomes "grey" or
         "colour".
@@ -52,7 +54,7 @@ class Images:
     alpha is dropped. A copy of the user's pixels is made only then.
     """
 
-    def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, remedy=_CONVERT):
+    def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, first=0, remedy=_CONVERT):
         self.name, self._remedy = name, remedy
         self._n_channels = n_channels
         self._expected_by = "fit"
@@ -70,12 +72,12 @@ class Images:
                     f"{name}[None]. Images of {X.shape[2]} pixels a row? Pass {name}[..., None]."
                 )
         else:
-            X = [_item(item, f"{name}[{i}]", bits) for i, item in enumerate(X)]
+            X = [_item(item, f"{name}[{i}]", bits) for i, item in enumerate(X, start=first)]
         if len(X) == 0:
             raise ValueError(f"{name}: expected at least one image, got none.")
-        X, self._bits = _of_known_depth(X, name, bits)
+        X, self._bits = _of_known_depth(X, name, bits, first)
         self._items = X if channels is None else _converted(X, channels)
-        self._numbers = range(len(X))
+        self._numbers = range(first, first + len(X))
         self._shapes = {}
         self._layouts = {}
 
@@ -251,7 +253,7 @@ def _read(file, where, bits=None):
     return file.read(where, bits) if isinstance(file, FileInChannels) else read_image(file, where, bits)
 
 
-def _of_known_depth(items, name, bits):
+def _of_known_depth(items, name, bits, first):
     """Take integers of other types for 8 or 16 bits, all images of one call alike; return the depth, too."""
     if isinstance(items, np.ndarray):
         arrays, whole = {0: items}, True
@@ -265,9 +267,8 @@ def _of_known_depth(items, name, bits):
     if not wide:
         return items, bits
     if bits is None:
-        bits = next(
-            (_BITS.get(_read(item, f"{name}[{i}]").dtype) for i, item in enumerate(items) if _is_file(item)), None
-        )
+        files = ((i, item) for i, item in enumerate(items, first) if _is_file(item))
+        bits = next((_BITS.get(_read(item, f"{name}[{i}]").dtype) for i, item in files), None)
     if bits is None:
         bits = 8 if max(array.max() for array in wide.values()) <= 255 else 16
     limit, dtype = 2**bits - 1, np.dtype(f"u{bits // 8}")
@@ -278,8 +279,8 @@ def _of_known_depth(items, name, bits):
                 i = int(np.flatnonzero([one.min() < 0 or one.max() > limit for one in array])[0])
                 low, high = array[i].min(), array[i].max()
             raise ValueError(
-                f"{name}[{i}]: expected integers from 0 to {limit}, got {array.dtype} with values from {low} to "
-                f"{high}. Rescale them, and pass uint8 (0 to 255) or uint16 (0 to 65535)."
+                f"{name}[{first + i}]: expected integers from 0 to {limit}, got {array.dtype} with values from {low} "
+                f"to {high}. Rescale them, and pass uint8 (0 to 255) or uint16 (0 to 65535)."
             )
     if whole:
         return items.astype(dtype), bits

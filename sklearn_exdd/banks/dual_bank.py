@@ -195,40 +195,41 @@ class DualBank:
         weight = self._weight(self.defect, features[worst], patch_scores.nearest_defect[worst], exclude)
         return scoring.ratio_score(score, weight * patch_scores.defect_distances[worst], self.epsilon)
 
-    def explain(self, patches):
-        """Explain the scores of samples.
+    def explain(self, score, patch_scores, rings, centers):
+        """Explain the score of one image.
 
         Parameters
         ----------
-        patches : Patches
+        score : float
+            As :meth:`score_image` returns it.
+        patch_scores : PatchScores
+            Scores of its patches.
+        rings : ndarray of shape (n_patches,)
+        centers : tuple of ndarray
+            Row and column centres of its patches, in pixels.
 
         Returns
         -------
-        explanations : list of dict
-            Those of :meth:`ExDDDetector.explain`, without prompts.
+        explanation : dict
+            One of :meth:`ExDDDetector.explain`, without a prompt.
         """
-        scores, explanations = self.patch_scores(patches.features), []
-        for rows in patches.slices:
-            own, rings = scores.take(rows), patches.rings[rows]
-            worst = int(np.argmax(self.relative_scores(own, rings)))
-            normal = self.normal.place(own.nearest_normal[worst])
-            defect = {"image": None, "patch": None, "synthetic": None}
-            if self.defect is not None:
-                defect = self.defect.place(own.nearest_defect[worst])
-            explanations.append(
-                {
-                    "score": float(self.score_image(own, rings, patches.features[rows])),
-                    "patch": tuple(float(patches.provenance[axis][rows][worst]) for axis in ("row", "column")),
-                    "normal_image": normal["image"],
-                    "normal_patch": normal["patch"],
-                    "normal_distance": float(own.normal_distances[worst]),
-                    "defect_image": defect["image"],
-                    "defect_patch": defect["patch"],
-                    "defect_distance": None if own.defect_distances is None else float(own.defect_distances[worst]),
-                    "synthetic": defect["synthetic"],
-                }
-            )
-        return explanations
+        worst = int(np.argmax(self.relative_scores(patch_scores, rings)))
+        row, column = np.unravel_index(worst, [len(axis) for axis in centers])
+        normal = self.normal.place(patch_scores.nearest_normal[worst])
+        defect, distances = {"image": None, "patch": None, "synthetic": None}, patch_scores.defect_distances
+        if self.defect is not None:
+            defect = self.defect.place(patch_scores.nearest_defect[worst])
+        return {
+            "score": float(score),
+            "patch": (float(np.float32(centers[0][row])), float(np.float32(centers[1][column]))),
+            "normal_image": normal["image"],
+            "normal_patch": normal["patch"],
+            "normal_distance": float(patch_scores.normal_distances[worst]),
+            "defect_image": defect["image"],
+            "defect_patch": defect["patch"],
+            "defect_distance": None if distances is None else float(distances[worst]),
+            "synthetic": defect["synthetic"],
+        }
 
     def score_without_own_group(self, patches, patch_scores):
         """Score normal samples, each without the bank rows of its own group.

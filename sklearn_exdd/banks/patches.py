@@ -9,6 +9,7 @@ from sklearn.utils import check_random_state
 
 from sklearn_exdd import coreset
 from sklearn_exdd._cache import cached, fingerprint
+from sklearn_exdd.banks.pixel_maps import map_maxima
 from sklearn_exdd.features.whitening import moments_of
 
 
@@ -146,7 +147,7 @@ class Patches:
         rows = coreset.greedy_k_center(projected, n_chosen, start=random_state.randint(n_patches))
         return patches.take(np.sort(rows))
 
-    def scored(self, left_out, patch_scores):
+    def scored(self, left_out, patch_scores, samples, extractor, blur):
         """Score normal samples as if fit had not seen them.
 
         Parameters
@@ -154,6 +155,10 @@ class Patches:
         left_out : LeftOutBanks
         patch_scores : PatchScores
             Scores of all patches, as of its ``patch_scores``.
+        samples : Images or ndarray
+            The normal samples.
+        extractor, blur
+            See :func:`pixel_map`; `extractor` is None for feature rows.
 
         Returns
         -------
@@ -161,8 +166,23 @@ class Patches:
             Score of each sample.
         top_patches : Patches
             Patches that the scores are made of, or may be after a correction.
+        map_maxima : list of float or None
+            The highest pixel of the map of each image; None for feature rows.
         """
-        return left_out.score_images(self, patch_scores)
+        scores, top_patches = left_out.score_images(self, patch_scores)
+        if extractor is None:
+            return scores, top_patches, None
+        return scores, top_patches, map_maxima(self, patch_scores, self._image_shapes(samples), extractor, blur)
+
+    def _image_shapes(self, images):
+        """Return height and width of each image; with a cache, they are read once for all fits."""
+
+        def compute():
+            return [images.shape(i) for i in range(len(images))]
+
+        if not isinstance(self.features, LazyFeatures):
+            return compute()
+        return cached(self.features.memory, "image shapes", fingerprint(self.features.key), compute)
 
     @classmethod
     def from_rows(cls, training_set):

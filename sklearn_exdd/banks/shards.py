@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from sklearn_exdd import coreset
 from sklearn_exdd._training_set import TrainingSet
 from sklearn_exdd.banks.patches import Patches, coreset_size
+from sklearn_exdd.banks.pixel_maps import map_maxima
 
 _N_SAMPLED = 20_000  # patches sampled to estimate quantiles
 _N_CALIBRATING = 1000  # images whose top patches are kept for later corrections
@@ -120,15 +121,16 @@ class Shards:
         parts = self._run("whitening", _moments_of_folds, fold_of_group, n_folds)
         return [tuple(map(sum, zip(*own))) for own in zip(*parts)]
 
-    def scored(self, left_out, patch_scores):
+    def scored(self, left_out, patch_scores, samples, extractor, blur):
         """Score the images, see :meth:`Patches.scored`; the patch scores of the sample are not used.
 
         Only 1000 random images have top patches.
         """
         numbers = np.concatenate([part.indices for part in self._parts])
         chosen = np.random.RandomState(self._seed).permutation(numbers)[:_N_CALIBRATING]
-        scores, top_patches = zip(*self._run("scores", _scored, left_out, set(chosen.tolist())))
-        return np.concatenate(scores), Patches.concatenate(filter(None, top_patches))
+        found = self._run("scores", _scored, left_out, set(chosen.tolist()), blur)
+        scores, top_patches, maxima = zip(*found)
+        return np.concatenate(scores), Patches.concatenate(filter(None, top_patches)), np.concatenate(maxima)
 
     def _run(self, name, task, *args):
         """Run a task on each shard; return the list of its results."""
@@ -204,15 +206,17 @@ def _moments_of_folds(extractor, part, fold_of_group, n_folds):
     return moments
 
 
-def _scored(extractor, part, left_out, chosen):
-    """Return the image scores, and the top patches of the chosen images or None."""
-    scores, top_patches = [], []
-    for number, patches in zip(part.indices, _patches_of(extractor, part)):
-        own_score, own_top = left_out.score_images(patches, left_out.patch_scores(patches))
+def _scored(extractor, part, left_out, chosen, blur):
+    """Return the image scores, the top patches of the chosen images or None, and the maxima of the maps."""
+    scores, top_patches, maxima = [], [], []
+    for i, patches in enumerate(_patches_of(extractor, part)):
+        patch_scores = left_out.patch_scores(patches)
+        own_score, own_top = left_out.score_images(patches, patch_scores)
         scores += own_score
-        if number in chosen:
+        maxima += map_maxima(patches, patch_scores, [part.samples.shape(i)], extractor, blur)
+        if part.indices[i] in chosen:
             top_patches.append(own_top)
-    return scores, Patches.concatenate(top_patches) if top_patches else None
+    return scores, Patches.concatenate(top_patches) if top_patches else None, maxima
 
 
 def _squared_distances(X, centers):

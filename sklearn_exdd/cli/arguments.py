@@ -112,6 +112,16 @@ def _add_predict(commands):
         default=1000,
         help="images with a map and a place in report.html, the worst ones; scores.csv has all (default: %(default)s)",
     )
+    predict.add_argument(
+        "--pixel-size", metavar="MM", type=_finite, help="side of a pixel: sizes in millimetres (default: in pixels)"
+    )
+    predict.add_argument(
+        "--min-area",
+        metavar="AREA",
+        type=_finite,
+        default=0,
+        help="leave out smaller regions, in pixels or square millimetres (default: %(default)s)",
+    )
     _add_threshold(predict)
     predict.add_argument("--fail-on-defect", action="store_true", help="end with code 1 if there is a defect")
     _add_verbose(predict)

@@ -10,8 +10,8 @@ class MapColors:
 
     Parameters
     ----------
-    calm_maps : list of ndarray of shape (height, width)
-        Of images with low scores: what is lowest in them becomes dark.
+    some_maps : list of ndarray of shape (height, width)
+        What is lowest in most of them becomes dark.
     threshold : float
 
     Attributes
@@ -20,9 +20,9 @@ class MapColors:
         The value at the start of the scale.
     """
 
-    def __init__(self, calm_maps, threshold):
+    def __init__(self, some_maps, threshold):
         self.threshold = threshold
-        self.low = float(np.median([pixel_map.min() for pixel_map in calm_maps])) if calm_maps else threshold
+        self.low = float(np.median([pixel_map.min() for pixel_map in some_maps])) if some_maps else threshold
         if self.low >= threshold:  # all images are defective
             self.low = threshold - (abs(threshold) or 1.0)
 
@@ -45,7 +45,7 @@ class MapColors:
         facts = PngInfo()
         facts.add_text("low", repr(self.low))
         facts.add_text("threshold", repr(self.threshold))
-        picture.save(path, pnginfo=facts)
+        picture.save(path, "PNG", pnginfo=facts)
 
     def over(self, image, shares):
         """Lay a map over an image of its size.

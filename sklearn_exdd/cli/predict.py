@@ -1,24 +1,26 @@
-"""``predict``: scores, maps and a report of the images of a folder."""
+"""``predict``: scores, maps, regions and a report of the images of a folder, from one pass over them."""
 
 import csv
 import os
-import re
 import secrets
 import shutil
 import sys
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
-from sklearn_exdd._images import read_image
 from sklearn_exdd._images.files import why_left_out
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DONE, FOUND, UNUSABLE
-from sklearn_exdd.cli.map_colors import MapColors
-from sklearn_exdd.cli.pictures import REPORT, ask_each, ask_scores, list_files, open_folder
-from sklearn_exdd.cli.report import Thumbnails, write_report
+from sklearn_exdd.cli.pictures import REPORT, ask_each, list_files, open_folder
+from sklearn_exdd.cli.report import write_report
+from sklearn_exdd.cli.worst_maps import WorstMaps
+from sklearn_exdd.detectors.base.regions import check_region_params
 
-_COLUMNS = ("image", "score", "threshold", "decision", "map", "problem")
-_N_CALM = 8  # images that give the scale of the maps
+_COLUMNS = (
+    *("image", "score", "threshold", "decision", "p_value"),
+    *("n_regions", "area", "diameter", "peak_row", "peak_column", "map", "problem"),
+)
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Result:
     name: str  # relative to the folder
     score: float = None
     is_defect: bool = None
+    p_value: float = None
+    regions: list = None  # None if the model has no pixel threshold
     map: str = ""  # relative to the report
     problem: str = None
     pictures: tuple = None  # the image and its map, for the report
@@ -39,25 +43,33 @@ def run(options):
     out, folder = _check_place(options.out), open_folder(options.folder)
     if options.n_shown < 0:
         raise ValueError(f"--n-shown: expected 0 or more, got {options.n_shown}.")
+    sizes = {"min_area": options.min_area, "pixel_size": options.pixel_size}
+    check_region_params(**sizes)
     detector = model.load(options.model)
-    threshold = float(detector.threshold_ if options.threshold is None else options.threshold)
+    if options.threshold is not None:
+        detector.threshold_ = float(options.threshold)
+    threshold = float(detector.threshold_)
     paths, left_out = list_files(folder, Path(options.model).expanduser())
     if not paths and not left_out:
         raise ValueError(f"{str(folder)!r}: expected images, found none.")
     results = [Result(path, path.relative_to(folder).as_posix()) for path in paths]
-    for (score, problem), result in zip(ask_scores(detector, paths, options.verbose), results):
-        result.problem = problem
-        if problem is None:
-            result.score, result.is_defect = float(score), bool(score > threshold)
-    # A file that is not looked at must not pass for one without a defect.
-    results += [Result(path, path.relative_to(folder).as_posix(), problem=why_left_out(path)) for path in left_out]
-    ranking = sorted((result for result in results if result.score is not None), key=lambda result: -result.score)
-
     aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
         (aside / "maps").mkdir(parents=True)
-        if options.n_shown:
-            _draw_maps(detector, ranking, options.n_shown, threshold, aside, options.verbose)
+        worst = WorstMaps(aside, min(options.n_shown, len(paths)), threshold)
+        answers = ask_each(lambda some: detector.inspect(some, **sizes), paths, "images", options.verbose)
+        for (found, problem), result in zip(answers, results):
+            if problem is None and not isfinite(found.score):  # which no threshold would stop
+                problem = f"expected a finite score, got {found.score}."
+            result.problem = problem
+            if problem is None:
+                result.score, result.is_defect = found.score, found.score > threshold
+                result.p_value, result.regions = found.p_value, found.regions
+                worst.add(result, found.map)
+        # A file that is not looked at must not pass for one without a defect.
+        results += [Result(path, path.relative_to(folder).as_posix(), problem=why_left_out(path)) for path in left_out]
+        ranking = sorted((result for result in results if result.score is not None), key=lambda result: -result.score)
+        worst.finish(ranking)
         _write_table(aside / "scores.csv", results, threshold)
         facts = {
             "folder": str(folder),
@@ -65,6 +77,7 @@ def run(options):
             "detector": type(detector).__name__,
             "threshold": threshold,
             "false_alarm_rate": detector.false_alarm_rate_ if options.threshold is None else None,
+            "unit": "pixels" if options.pixel_size is None else "mm",
         }
         unusable = [result for result in results if result.problem]
         write_report(aside / "report.html", facts, ranking, options.n_shown, unusable)
@@ -82,36 +95,22 @@ def run(options):
     return FOUND if n_defects and options.fail_on_defect else DONE
 
 
-def _draw_maps(detector, ranking, n_shown, threshold, out, verbose):
-    """Write the maps, and keep small pictures for the report."""
-
-    def look(paths):
-        return list(zip(map(read_image, paths), detector.predict_map(paths)))
-
-    shown = ranking[:n_shown]
-    calm = ask_each(detector.predict_map, [result.path for result in ranking[-_N_CALM:]], "scale", verbose=0)
-    colors = MapColors([pixel_map for pixel_map, problem in calm if problem is None], threshold)
-    thumbnails = Thumbnails(len(shown))
-    answers = ask_each(look, [result.path for result in shown], "maps", verbose)
-    for rank, ((views, problem), result) in enumerate(zip(answers, shown), start=1):
-        if problem is not None:
-            result.problem = problem
-            continue
-        image, pixel_map = views
-        stem = re.sub(r"[^\w.-]", "_", result.path.stem)[:50]
-        result.map = f"maps/{rank:04d}_{stem}.png"
-        colors.write(pixel_map, out / result.map)
-        result.pictures = thumbnails.make(image, pixel_map, colors)
-
-
 def _write_table(path, results, threshold):
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(_COLUMNS)
         for result in results:
             decision = {None: "", True: "defect", False: "normal"}[result.is_defect]
-            score = "" if result.score is None else result.score
-            table.writerow([result.name, score, threshold, decision, result.map, result.problem or ""])
+            score, p_value = ("" if value is None else value for value in (result.score, result.p_value))
+            row = [result.name, score, threshold, decision, p_value, *_sizes(result.regions)]
+            table.writerow([*row, result.map, result.problem or ""])
+
+
+def _sizes(regions):
+    """Number of the regions, their area, and diameter and peak of the first, in the order of the columns."""
+    if not regions:
+        return ["", "", "", "", ""] if regions is None else [0, 0, "", "", ""]
+    return [len(regions), sum(one.area for one in regions), regions[0].equivalent_diameter, *regions[0].peak]
 
 
 def _check_place(out):

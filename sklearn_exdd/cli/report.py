@@ -66,7 +66,8 @@ def write_report(path, facts, ranking, n_shown, unusable):
     ----------
     path : pathlib.Path
     facts : dict
-        The folder, the model, the detector, the threshold and the false_alarm_rate that it promises, or None.
+        The folder, the model, the detector, the threshold, the false_alarm_rate that it promises, or None, and the
+        unit of lengths, "pixels" or "mm".
     ranking : list of Result
         Images with a score, the worst first.
     n_shown : int

@@ -8,17 +8,19 @@ from joblib import Parallel, delayed
 from sklearn import get_config
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state, get_tags
+from sklearn.utils import check_random_state, gen_batches, get_tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import has_fit_parameter
 
-from sklearn_exdd._composition import clone_with_seed, fitted_detector, predict_map
+from sklearn_exdd._composition import clone_with_seed, fitted_detector, follow_to_detector, predict_map
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
 from sklearn_exdd._training_set import hold_out
 from sklearn_exdd.augment.synthetic import AugmentedImages
 from sklearn_exdd.detectors.base import BaseDefectDetector
+
+_BATCH_SIZE = 16  # images that a foreign detector is asked about at a time
 
 
 class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
@@ -66,6 +68,9 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n held-out images are too few
         for that.
+    pixel_threshold_ : float
+        Pixels above it are marked in images called defective, see :meth:`predict_mask`: the conformal quantile of
+        the maxima of the maps of the held-out images, if any detector has maps.
     score_centers_, score_scales_ : ndarray of shape (n_detectors,)
         Medians and interquartile ranges of the scores of the held-out images.
     map_centers_, map_scales_ : ndarray of shape (n_detectors,)
@@ -176,18 +181,25 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         self.detectors_ = Parallel(n_jobs=self.n_jobs)(
             delayed(_fitted)(name, detector, X, y, params) for name, detector in members
         )
-        scores = self._scores_of_all(held_out.samples)
-        self.score_centers_, self.score_scales_ = np.median(scores, axis=1), _spread(scores)
         if held_out.has_images:
             self.n_channels_ = normal.samples.n_channels
-            moments = [_moments(maps) for maps in self._maps_of_all(held_out.samples)]
-            self.map_centers_, self.map_scales_ = np.array(moments).T
-        sums = []
+            found = [list(zip(*self._scored_maps(detector, held_out.samples))) for detector in self.detectors_]
+            scores, maps = np.array([own for own, _ in found], dtype=np.float64), [own for _, own in found]
+            moments = np.array([[_moments(pixel_map) for pixel_map in own] for own in maps])
+            self.map_centers_, self.map_scales_ = _pooled(moments)
+        else:
+            scores = self._scores_of_all(held_out.samples)
+        self.score_centers_, self.score_scales_ = np.median(scores, axis=1), _spread(scores)
+        sums, maxima = [], []
         for i, group in enumerate(held_out.groups):
-            others = scores[:, held_out.groups != group]
-            others = others if others.shape[1] else scores
-            sums.append(self._weights @ ((scores[:, i] - np.median(others, axis=1)) / _spread(others)))
-        self._set_threshold(sums, held_out.indices)
+            others = held_out.groups != group
+            others = others if others.any() else ~others
+            centers, scales = np.median(scores[:, others], axis=1), _spread(scores[:, others])
+            sums.append(self._weights @ ((scores[:, i] - centers) / scales))
+            if held_out.has_images and not np.isnan(self.map_scales_).all():
+                combined = self._combined([own[i] for own in maps], *_pooled(moments[:, others]))
+                maxima.append(float(combined.max()))
+        self._set_threshold(sums, held_out.indices, maxima or None)
 
     def _members(self, random_state):
         """Weights and (name, clone with a seed) of the detectors that are not dropped."""
@@ -204,24 +216,45 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         samples = samples.raw() if isinstance(samples, Images) else samples
         return np.stack([detector.score_samples(samples) for detector in self.detectors_])
 
-    def _maps_of_all(self, images):
-        """For each detector its maps, or None."""
-        return [predict_map(one, images.raw()) if _has_maps(one) else None for one in self.detectors_]
+    def _scored_maps(self, detector, images):
+        """Yield the score of each image, and its map or None."""
+        has_maps = _has_maps(detector)
+        inner, X = follow_to_detector(detector, images.raw()) if has_maps else (None, None)
+        if isinstance(inner, BaseDefectDetector):  # one pass for both
+            yield from (one[:2] for one in inner._inspected(inner._samples(X)))
+            return
+        for batch in gen_batches(len(images), _BATCH_SIZE):
+            X = images.take(range(batch.start, batch.stop)).raw()
+            yield from zip(detector.score_samples(X), predict_map(detector, X) if has_maps else [None] * len(X))
 
     def _score(self, samples):
-        scores = self._scores_of_all(samples)
-        return self._weights @ ((scores - self.score_centers_[:, None]) / self.score_scales_[:, None])
+        return self._standardized(self._scores_of_all(samples))
+
+    def _standardized(self, scores):
+        """Return the sum of the scores of the detectors, in their order, so that it does not depend on other images."""
+        return sum(
+            weight * ((own - center) / scale)
+            for own, weight, center, scale in zip(scores, self._weights, self.score_centers_, self.score_scales_)
+        )
 
     def _maps(self, images):
+        return [pixel_map for _, pixel_map, _ in self._inspected(images)]
+
+    def _inspected(self, images):
         if np.isnan(self.map_scales_).all():
             raise ValueError("predict_map: expected a detector that has maps, got none. Use score_samples.")
-        combined = [np.zeros(images.shape(i), dtype=np.float32) for i in range(len(images))]
-        weights = np.where(np.isnan(self.map_scales_), 0, self._weights)
-        factors = weights / weights.sum() / self.map_scales_
-        for maps, center, factor in zip(self._maps_of_all(images), self.map_centers_, factors):
-            for total, pixel_map in zip(combined, () if maps is None else maps):
-                total += (factor * (pixel_map - center)).astype(np.float32)
-        return combined
+        for found in zip(*(self._scored_maps(detector, images) for detector in self.detectors_)):
+            scores, maps = zip(*found)
+            yield self._standardized(scores), self._combined(maps, self.map_centers_, self.map_scales_), None
+
+    def _combined(self, maps, centers, scales):
+        """Return the weighted mean of the standardised maps of one image; None stands for no map."""
+        weights = np.where(np.isnan(scales), 0, self._weights)
+        factors, total = weights / weights.sum() / scales, np.float32(0)
+        for pixel_map, center, factor in zip(maps, centers, factors):
+            if pixel_map is not None:
+                total = total + (factor * (pixel_map - center)).astype(np.float32)
+        return total
 
     def _sk_visual_block_(self):
         """In a notebook the detectors stand side by side."""
@@ -313,11 +346,21 @@ def _spread(scores):
     return np.where(spread > 0, spread, 1.0)
 
 
-def _moments(maps):
-    """Mean and standard deviation of all pixels of some maps."""
-    if maps is None:
-        return np.nan, np.nan
-    n_pixels = sum(pixel_map.size for pixel_map in maps)
-    mean = sum(pixel_map.sum(dtype=np.float64) for pixel_map in maps) / n_pixels
-    deviation = np.sqrt(sum(np.square(pixel_map - mean, dtype=np.float64).sum() for pixel_map in maps) / n_pixels)
-    return mean, deviation if deviation > 0 else 1.0
+def _moments(pixel_map):
+    """Number of the pixels of a map, their mean and the sum of their squared deviations; NaN without a map."""
+    if pixel_map is None:
+        return np.nan, np.nan, np.nan
+    mean = pixel_map.mean(dtype=np.float64)
+    return pixel_map.size, mean, np.square(pixel_map - mean, dtype=np.float64).sum()
+
+
+def _pooled(moments):
+    """Mean and standard deviation, or 1 where that is 0, of all pixels of the maps of each detector.
+
+    `moments` has the shape (n_detectors, n_images, 3).
+    """
+    counts, means, squares = np.moveaxis(moments, 2, 0)
+    centers = (counts * means).sum(axis=1) / counts.sum(axis=1)
+    squares = squares + counts * (means - centers[:, None]) ** 2
+    scales = np.sqrt(squares.sum(axis=1) / counts.sum(axis=1))
+    return centers, np.where(scales == 0, 1.0, scales)

@@ -8,12 +8,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import hold_out, in_one_form, joined
+from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.features import make_feature_extractor
 
@@ -80,6 +80,9 @@ class LinearProbeDetector(BaseDefectDetector):
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) if n held-out images are too few
         for that.
+    pixel_threshold_ : float
+        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
+        of the maps of the same normal images.
 
     See Also
     --------
@@ -199,8 +202,7 @@ class LinearProbeDetector(BaseDefectDetector):
         coef = regression.coef_[0] / scaler.scale_
         self.coef_ = coef.reshape(2, -1)
         self.intercept_ = float(regression.intercept_[0] - coef @ scaler.mean_)
-        calibrating = normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal
-        self._set_threshold(self._score(calibrating.samples), calibrating.indices)
+        self._calibrate(normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal)
 
     def _fit_extractor(self, normal, defect):
         self.feature_extractor_ = make_feature_extractor(
@@ -223,18 +225,23 @@ class LinearProbeDetector(BaseDefectDetector):
         return np.array([np.concatenate(_moments(feature_map)) for feature_map in maps])
 
     def _score(self, images):
-        return self._pooled(images) @ self.coef_.ravel() + self.intercept_
+        return np.array([self._decide(row) for row in self._pooled(images)])
 
     def _maps(self, images):
-        maps = []
+        return [pixels for _, pixels, _ in self._inspected(images)]
+
+    def _inspected(self, images):
         for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
-            mean, deviation = _moments(feature_map)
+            mean, deviation = moments = _moments(feature_map)
             squares = (feature_map - mean) ** 2 / np.where(deviation > 0, deviation, 1)
             patches = feature_map @ self.coef_[0] + squares @ self.coef_[1] + self.intercept_
-            centers = self.feature_extractor_.patch_centers(feature_map.shape, images.shape(i))
-            pixels = scoring.upsample(patches.astype(np.float32), *centers, images.shape(i))
-            maps.append(scoring.smooth(pixels, self.blur))
-        return maps
+            pixels = pixel_map(
+                patches.astype(np.float32), feature_map.shape, images.shape(i), self.feature_extractor_, self.blur
+            )
+            yield self._decide(np.concatenate(moments)), pixels, None
+
+    def _decide(self, pooled):
+        return pooled @ self.coef_.ravel() + self.intercept_
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -18,6 +18,7 @@ from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form, joined
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_rows
 from sklearn_exdd.banks.memory_bank import MemoryBank
+from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.features import make_feature_extractor
 
@@ -84,6 +85,9 @@ class PatchClassifierDetector(BaseDefectDetector):
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
         for that.
+    pixel_threshold_ : float
+        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
+        of the maps of the same normal images.
     n_features_in_ : int
         Where X holds features.
 
@@ -198,7 +202,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         classifier = clone_with_seed(classifier, seeds[1], keep_pos_label=True)
         y = np.repeat([0, 1], [len(normals), len(defects)])
         self.classifier_ = classifier.fit(np.concatenate([normals, defects]), y)
-        self._set_threshold(self._score(held_out.samples), held_out.indices)
+        self._calibrate(held_out)
 
     def _fit_extractor(self, normal, defect):
         self.feature_extractor_ = make_feature_extractor(
@@ -261,12 +265,15 @@ class PatchClassifierDetector(BaseDefectDetector):
         return np.array([scoring.top_mean(self._patch_scores(_rows(m)), self.n_top_patches) for m in maps])
 
     def _maps(self, images):
-        maps = []
+        return [pixels for _, pixels, _ in self._inspected(images)]
+
+    def _inspected(self, images):
         for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
-            centers = self.feature_extractor_.patch_centers(feature_map.shape, images.shape(i))
-            scores = self._patch_scores(_rows(feature_map)).reshape(feature_map.shape[:2]).astype(np.float32)
-            maps.append(scoring.upsample(scores, *centers, images.shape(i), self.blur))
-        return maps
+            scores = self._patch_scores(_rows(feature_map))
+            pixels = pixel_map(
+                scores.astype(np.float32), feature_map.shape, images.shape(i), self.feature_extractor_, self.blur
+            )
+            yield scoring.top_mean(scores, self.n_top_patches), pixels, None
 
 
 def _rows(feature_map):

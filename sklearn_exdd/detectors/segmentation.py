@@ -85,6 +85,9 @@ class SegmentationDetector(BaseDefectDetector):
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
         for that.
+    pixel_threshold_ : float
+        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
+        of the maps of the same normal images.
 
     See Also
     --------
@@ -198,7 +201,13 @@ class SegmentationDetector(BaseDefectDetector):
         ]
         self.n_channels_ = extractor.n_channels_
         calibrating = normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal
-        self._set_threshold(self._score(calibrating.samples), calibrating.indices)
+        position_map = self._position_map()
+        found = [(self._image_score(one, position_map), one.max()) for one in self._logits(calibrating.samples)]
+        scores, highest = np.array(found).T
+        self._set_threshold(scores, calibrating.indices)
+        # Lowering the map of an image lowers its highest pixel by as much.
+        maxima = [peak + self._shift(score, position_map) for peak, score in zip(highest.astype(np.float32), scores)]
+        self._set_threshold(scores, calibrating.indices, maxima)
 
     def _trained(self, extractor, normal, defect, without):
         X, labels, masks = joined(normal, None if without else defect)
@@ -229,19 +238,28 @@ class SegmentationDetector(BaseDefectDetector):
 
     def _score(self, samples):
         position_map = self._position_map()
-        scores = [scoring.top_share_mean(logits, self.top_share, position_map) for logits in self._logits(samples)]
-        return np.array(scores)
+        return np.array([self._image_score(logits, position_map) for logits in self._logits(samples)])
 
     def _maps(self, images):
-        position_map, maps = self._position_map(), []
+        return [pixel_map for _, pixel_map, _ in self._inspected(images)]
+
+    def _inspected(self, images):
+        position_map = self._position_map()
         for logits in self._logits(images):
-            missing = min(scoring.top_share_mean(logits, self.top_share, position_map) - self.threshold_, 0)
-            maps.append(logits + np.float32(self.image_weight * missing - position_map.mean()))
-        return maps
+            score = self._image_score(logits, position_map)
+            yield score, logits + self._shift(score, position_map), None
+
+    def _image_score(self, logits, position_map):
+        return scoring.top_share_mean(logits, self.top_share, position_map)
+
+    def _shift(self, score, position_map):
+        """Return what is added to the map of an image with a score: less the farther it lies below the threshold."""
+        return np.float32(self.image_weight * min(score - self.threshold_, 0) - position_map.mean())
 
     def _logits(self, images):
-        each = [extractor.defect_logits(images) for extractor in self.feature_extractors_]
-        return [np.mean(maps, axis=0) for maps in zip(*each)]
+        """Yield the mean logits of each image."""
+        each = [extractor.iter_defect_logits(images) for extractor in self.feature_extractors_]
+        yield from (np.mean(maps, axis=0) for maps in zip(*each))
 
     def _position_map(self):
         return np.mean([extractor.position_map_ for extractor in self.feature_extractors_], axis=0)

@@ -17,7 +17,7 @@ class DefectMapDisplay:
     """Anomaly maps, outlines and decisions beside the images.
 
     Create it with :meth:`from_estimator` or :meth:`from_predictions`. Each image gets a pair of panels: the image with
-    the outlines of the true mask and of the map above its threshold, and the map laid over the image, with one colour
+    the outlines of the true mask and of the marked pixels, and the map laid over the image, with one colour
     scale for all. With explanations, a box marks the patch that decided; up to two more panels show the nearest
     training patches, or a text names them where their images are not given.
 
@@ -35,6 +35,9 @@ class DefectMapDisplay:
         The true masks; `None` stands for an image without a defect.
     labels : array-like of shape (n_images,), default=None
         1 (or True) for a defect. By default, whether the mask marks a pixel, if masks are given.
+    predicted_masks : array-like of shape (n_images, height, width) or list of array-like, default=None
+        Pixels that the detector marks, as `predict_mask` returns them. By default those of the map above the
+        threshold.
     explanations : list of dict, default=None
         One for each image, as `explain` of a detector returns them.
     normal_images, defect_images, synthetic_images : images, default=None
@@ -66,6 +69,7 @@ class DefectMapDisplay:
         threshold=None,
         masks=None,
         labels=None,
+        predicted_masks=None,
         explanations=None,
         normal_images=None,
         defect_images=None,
@@ -79,6 +83,7 @@ class DefectMapDisplay:
         self.threshold = threshold
         self.masks = masks
         self.labels = labels
+        self.predicted_masks = predicted_masks
         self.explanations = explanations
         self.normal_images = normal_images
         self.defect_images = defect_images
@@ -90,7 +95,7 @@ class DefectMapDisplay:
     def from_estimator(
         cls, estimator, X, y=None, *, masks=None, explain=False, X_normal=None, X_defect=None, map_range=None, **kwargs
     ):
-        """Predict maps, scores and, if asked, explanations with a fitted detector, and plot them.
+        """Predict maps, scores, masks and, if asked, explanations with a fitted detector, and plot them.
 
         Parameters
         ----------
@@ -117,12 +122,10 @@ class DefectMapDisplay:
         channels = getattr(detector, "image_channels", None)
         return cls(
             images=X if channels is None else Images(X, "images", channels=channels).raw(),
-            maps=detector.predict_map(X_detector),
-            scores=detector.score_samples(X_detector),
+            **_predictions(detector, X_detector, explain),
             threshold=getattr(detector, "threshold_", None),
             masks=masks,
             labels=None if y is None else are_defects(detector, y),
-            explanations=detector.explain(X_detector) if explain else None,
             normal_images=X_normal,
             defect_images=X_defect,
             synthetic_images=getattr(getattr(detector, "synthetic_", None), "images", None),
@@ -177,9 +180,10 @@ class DefectMapDisplay:
         alpha : float, default=0.8
             Opacity of the maps over the images, in [0, 1].
         contour : bool, default=True
-            Whether to outline, on the image, where the map exceeds `pixel_threshold`.
+            Whether to outline, on the image, the marked pixels.
         pixel_threshold : float, default=None
-            Level of the outline, `threshold` by default; no outline if both are None.
+            Pixels of the map above it are outlined. By default those of `predicted_masks` or, without these, those
+            above `threshold`; no outline if all are None.
         patch_size : int, default=None
             Side, in pixels, of the box around the patch that decided and around the training patches. By default a
             quarter of the shorter side of the image.
@@ -229,7 +233,11 @@ class DefectMapDisplay:
             if masks[i] is not None and masks[i].any():
                 outline(on_image, masks[i].astype(float), 0.5, MASK_LINE)
                 lines["true mask"] = MASK_LINE
-            if contour and level is not None and anomaly_map.max() > level:
+            if contour and pixel_threshold is None and self.predicted_masks is not None:
+                if self.predicted_masks[i].any():
+                    outline(on_image, self.predicted_masks[i].astype(float), 0.5, MAP_LINE)
+                    lines["predicted mask"] = MAP_LINE
+            elif contour and level is not None and anomaly_map.max() > level:
                 outline(on_image, anomaly_map, level, MAP_LINE)
                 lines[f"map above {level:.4g}"] = MAP_LINE
             if self.explanations is not None:
@@ -255,7 +263,7 @@ class DefectMapDisplay:
     def _checked_data(self):
         """Return images and masks read, and maps as arrays, after checking that they belong together."""
         images = list(Images(self.images, name="images"))
-        for name in ("maps", "scores", "masks", "labels", "explanations"):
+        for name in ("maps", "scores", "masks", "labels", "predicted_masks", "explanations"):
             values = getattr(self, name)
             if values is not None and len(values) != len(images):
                 raise ValueError(f"{name}: expected one entry for each of the {len(images)} images, got {len(values)}.")
@@ -302,6 +310,23 @@ class DefectMapDisplay:
         starts = [min(max(at - side, -0.5), max(n - 2 * side, 0) - 0.5) for at, n in zip(center, image.shape)]
         stops = [min(start + 2 * side, n - 0.5) for start, n in zip(starts, image.shape)]
         ax.set(ylim=(stops[0], starts[0]), xlim=(starts[1], stops[1]))
+
+
+def _predictions(detector, X, explain):
+    """Return what a detector says of images, from one pass if it can inspect them."""
+    if not hasattr(detector, "inspect"):
+        explanations = detector.explain(X) if explain else None
+        return {"maps": detector.predict_map(X), "scores": detector.score_samples(X), "explanations": explanations}
+    if explain and not hasattr(detector, "explain"):
+        raise TypeError(f"explain: expected False for a {type(detector).__name__}, which does not explain, got True.")
+    results = detector.inspect(X)
+    masks = [result.mask for result in results]
+    return {
+        "maps": [result.map for result in results],
+        "scores": [result.score for result in results],
+        "predicted_masks": None if masks[0] is None else masks,
+        "explanations": [result.explanation for result in results] if explain else None,
+    }
 
 
 def _describe_neighbour(explanation, kind, separator):

@@ -253,15 +253,15 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         """
         validate(self)
         check_is_fitted(self)
-        images = X if isinstance(X, Images) else Images(X, n_channels=self.n_channels_)
-        maps = []
+        maps = list(self.iter_defect_logits(X if isinstance(X, Images) else Images(X, n_channels=self.n_channels_)))
+        return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
+
+    def iter_defect_logits(self, images):
+        """Yield what :meth:`defect_logits` says of each of some Images, one by one."""
         for i, cells in enumerate(_Head(self).iter_transform(images)):
             shape, working = images.shape(i), self._working_shape(images.shape(i))
             pixels = resize(cells, tuple(_HEAD_STRIDE * size for size in cells.shape[:2]))[: working[0], : working[1]]
-            if working != shape:
-                pixels = resize(pixels, shape)
-            maps.append(pixels[..., 0])
-        return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
+            yield (pixels if working == shape else resize(pixels, shape))[..., 0]
 
     # Training
 

@@ -11,6 +11,7 @@ from sklearn_exdd.review.guard import Guard
 from sklearn_exdd.review.widgets import BAD, TITLE, Canvas, Gallery, LeftOut, Pictures, plain, show_image, tell
 
 _HINT = "text-sm opacity-80"
+_NUMBERS = "The numbers are scores less the threshold."
 # What may go wrong with the folder, and is told to the expert.
 _PROBLEMS = (OSError, ValueError)
 
@@ -142,7 +143,7 @@ class CorrectPanel:
                 ui.label("If you like, draw first where the defect is.").classes(_HINT)
             with ui.card().classes("gap-2"):
                 ui.label("What the detector sees").classes(TITLE)
-                self.about = ui.label("Outlined: above the threshold. The numbers are scores less the threshold.")
+                self.about = ui.label(_NUMBERS)
                 self.about.classes(f"{_HINT} h-14 content-center")
                 self.map = ui.interactive_image().classes("w-full")
         ui.timer(0, self.rank, once=True)
@@ -168,7 +169,7 @@ class CorrectPanel:
         """Show an image and its anomaly map."""
         try:
             image = self.session.folder.read(name)
-            found = await run.io_bound(self.session.anomaly_map, name)
+            found = await run.io_bound(self.session.locate, name)
         except Exception as problem:  # a detector may raise anything
             return tell(problem, "negative")
         if name != self.gallery.picked:  # another one has been picked in the meantime
@@ -178,8 +179,8 @@ class CorrectPanel:
         if found is None:
             self.about.text = "This detector has no anomaly maps."
         else:
-            anomaly_map, threshold = found
-            show_image(self.map, self.pictures, heat(image, anomaly_map, threshold), anomaly_map > threshold)
+            self.about.text = f"{found.found} {_NUMBERS}"
+            show_image(self.map, self.pictures, heat(image, found.map, found.threshold), found.mask)
 
     async def correct(self, label):
         """Keep what the image really is."""

@@ -42,6 +42,15 @@ class Judged(NamedTuple):
         return -self.score if self.entry.label == 1 else self.score
 
 
+class Located(NamedTuple):
+    """Where a detector sees a defect: its map, the marked pixels, the threshold and a sentence on what was found."""
+
+    map: np.ndarray
+    mask: np.ndarray
+    threshold: float
+    found: str
+
+
 class ReviewSession:
     """A folder under review, with what makes and what detects defects.
 
@@ -49,7 +58,8 @@ class ReviewSession:
     ----------
     folder : ReviewFolder
     detector : object, default=None
-        Fitted, with ``decision_function(images)`` and, if it locates defects, ``predict_map(images)``.
+        Fitted, with ``decision_function(images)`` and, if it locates defects, ``inspect(images)`` or
+        ``predict_map(images)``.
     augmenters : dict of str to object, default=None
         More generators. One that has a parameter `prompts` is cloned and given the expert's prompt; all others are
         fitted already.
@@ -178,9 +188,26 @@ class ReviewSession:
         """
         return sorted(judged, key=lambda item: (item.score is None, 0 if item.score is None else -item.surprise))
 
-    def anomaly_map(self, name):
-        """The map of an image, and the threshold; None where the detector has none."""
+    def locate(self, name):
+        """Where the detector sees a defect in an image.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        located : Located or None
+            None if the detector has no maps.
+        """
         if not hasattr(self.detector, "predict_map"):
             return None
+        paths, threshold = [self.folder.locate(name)], float(self.detector.threshold_)
         with self._busy:
-            return self.detector.predict_map([self.folder.locate(name)])[0], self.detector.threshold_
+            result = self.detector.inspect(paths)[0] if hasattr(self.detector, "inspect") else None
+            anomaly_map = self.detector.predict_map(paths)[0] if result is None else result.map
+        if result is None or result.mask is None:
+            return Located(anomaly_map, anomaly_map > threshold, threshold, "Outlined: above the threshold.")
+        n_regions, area = len(result.regions), sum(region.area for region in result.regions)
+        found = f"Outlined: {n_regions} region{'s' * (n_regions != 1)} of {area} pixels." if n_regions else "Normal."
+        return Located(anomaly_map, result.mask, threshold, f"{found} P-value {result.p_value:.2g}.")

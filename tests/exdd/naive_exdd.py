@@ -1,6 +1,7 @@
 """Plain and slow versions of what ExDDDetector computes, and comparisons of detectors."""
 
 import numpy as np
+from assertions import naive_p_value
 
 # All patches are kept, and those at the border count as the others do.
 EVERYTHING = {"normal_coreset": 1.0, "defect_coreset": 1.0, "max_defect_patches": None, "border_rings": 0}
@@ -55,10 +56,10 @@ def naive_distances(bank, features, n_neighbors, kept=slice(None)):
     return np.array([np.sort(distances_to(bank.features[kept], patch))[:n_neighbors].mean() for patch in features])
 
 
-def naive_threshold(scores, rate):
-    scores = sorted(scores)
-    rank = int(np.ceil((len(scores) + 1) * (1 - rate)))
-    return scores[min(rank, len(scores)) - 1]
+def naive_threshold(scores, rate, groups=None):
+    scores, groups = np.array(scores), np.arange(len(scores)) if groups is None else groups
+    rate = max(rate, 1 / (1 + len(np.unique(groups)))) + 1e-9
+    return max(score for score in scores if naive_p_value(score, scores, groups) > rate)
 
 
 def assert_finds(detector, images, is_defect):

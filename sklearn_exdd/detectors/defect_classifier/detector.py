@@ -119,6 +119,9 @@ class DefectClassifier(BaseDefectDetector):
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal validation images are
         too few for that.
+    pixel_threshold_ : float
+        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
+        of the maps of the same normal images.
     weights_ : dict of str to ndarray
         State dict of the trained network.
     losses_ : ndarray of shape (n_steps,)
@@ -292,7 +295,7 @@ class DefectClassifier(BaseDefectDetector):
         self._train(parts, is_validation, seed)
         self.n_channels_ = normal.samples.n_channels
         held_out = normal.take(np.flatnonzero(is_validation[0]))
-        self._set_threshold(self._score(held_out.samples), held_out.indices)
+        self._calibrate(held_out)
 
     def _train(self, parts, is_validation, seed):
         import torch
@@ -407,11 +410,14 @@ class DefectClassifier(BaseDefectDetector):
         return np.array([logits.mean(dtype=np.float64) for logits in extractor.iter_transform(samples)])
 
     def _maps(self, images):
-        extractor, maps = self._extractor(self._trained()), []
+        return [pixel_map for _, pixel_map, _ in self._inspected(images)]
+
+    def _inspected(self, images):
+        extractor = self._extractor(self._trained())
         for i, logits in enumerate(extractor.iter_transform(images)):
             shape = images.shape(i)
-            maps.append(scoring.upsample(logits[..., 0], *extractor.patch_centers(logits.shape, shape), shape))
-        return maps
+            pixel_map = scoring.upsample(logits[..., 0], *extractor.patch_centers(logits.shape, shape), shape)
+            yield logits.mean(dtype=np.float64), pixel_map, None
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -126,6 +126,8 @@ class StudentTeacherDetector(BaseDefectDetector):
         `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are kept out.
+    pixel_threshold_ : float
+        Pixels above it are marked in defective images: the conformal quantile of the maxima of those images' maps.
 
     Notes
     -----
@@ -398,12 +400,14 @@ class StudentTeacherDetector(BaseDefectDetector):
         raw = list(self._raw_maps(held_out.samples))
         self.map_scale_ = _map_scale(raw)
         self.position_map_ = self._mean_map(normals) if self.position_map else None
-        scores = []
-        for group, maps in zip(held_out.groups, raw):
+        scores, maxima = [], []
+        for i, (group, maps) in enumerate(zip(held_out.groups, raw)):
             others = [other for other, own in zip(raw, held_out.groups) if own != group]
             scale = _map_scale(others) if others and self.map_source == "both" else self.map_scale_
-            scores.append(self._image_score(self._combine(maps, scale)))
-        self._set_threshold(scores, held_out.indices)
+            combined = self._combine(maps, scale)
+            scores.append(self._image_score(combined))
+            maxima.append(float(self._pixel_map(combined, held_out.samples.shape(i)).max()))
+        self._set_threshold(scores, held_out.indices, maxima)
 
     def _mean_map(self, normals):
         """Return the mean map of normal images, shrunk towards zero by the variance expected from chance alone."""
@@ -422,12 +426,17 @@ class StudentTeacherDetector(BaseDefectDetector):
         return np.array([self._image_score(self._combine(maps)) for maps in self._raw_maps(samples)])
 
     def _maps(self, images):
-        stride, maps = self.levels_[0][1], []
+        return [pixel_map for _, pixel_map, _ in self._inspected(images)]
+
+    def _inspected(self, images):
         for i, raw in enumerate(self._raw_maps(images)):
-            pixel_map = self._combine(raw)
-            centers = (stride * np.arange(size) + (stride - 1) / 2 for size in pixel_map.shape)
-            maps.append(scoring.upsample(pixel_map, *centers, images.shape(i)))
-        return maps
+            combined = self._combine(raw)
+            yield self._image_score(combined), self._pixel_map(combined, images.shape(i)), None
+
+    def _pixel_map(self, combined, image_shape):
+        stride = self.levels_[0][1]
+        centers = (stride * np.arange(size) + (stride - 1) / 2 for size in combined.shape)
+        return scoring.upsample(combined, *centers, image_shape)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

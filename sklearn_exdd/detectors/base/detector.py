@@ -10,7 +10,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import metadata_routing
 from sklearn.utils.validation import _check_y, _num_samples, check_is_fitted, validate_data
 
-from sklearn_exdd import scoring
 from sklearn_exdd._images import (
     Images,
     Masks,
@@ -25,16 +24,20 @@ from sklearn_exdd._labels import as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
+from sklearn_exdd.detectors.base.calibration import CalibratedDecisions
+from sklearn_exdd.detectors.base.inspection import Inspection
 from sklearn_exdd.features import make_feature_extractor
 
 
-class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
+class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, ClassifierMixin, BaseEstimator):
     """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
 
     A subclass writes ``_fit(normal, defect)`` on two training sets (`defect` may be
     None), which calls ``_set_threshold(scores, indices)`` with scores of normal samples
-    as if fit had not seen them, and ``_score(samples)``; and ``_maps(images)`` if it
-    locates defects. It has the parameters `pos_label` and `max_false_alarm_rate`. A
+    as if fit had not seen them, and ``_score(samples)``. If it locates defects, it writes
+    ``_maps(images)`` and passes the highest pixel of each map behind the scores as `map_maxima`,
+    too; ``_inspected(images)``, which yields (score, map, None) of each image, saves
+    :meth:`inspect` a second pass. It has the parameters `pos_label` and `max_false_alarm_rate`. A
     training set has `samples` (images, or feature rows), `masks`, `groups` and
     `indices`; images are read one at a time, ``samples[i]``, as float32 (height, width,
     channels) in [0, 1].
@@ -51,7 +54,8 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     ...
     ...     def _fit(self, normal, defect):
     ...         self.n_channels_ = normal.samples.n_channels
-    ...         self._set_threshold(self._score(normal.samples), normal.indices)
+    ...         scores = self._score(normal.samples)
+    ...         self._set_threshold(scores, normal.indices, map_maxima=scores)
     ...
     ...     def _maps(self, images):
     ...         return [1 - image.mean(axis=2) for image in images]
@@ -173,69 +177,6 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
     def _score(self, samples):
         """Scores of Images or of feature rows."""
 
-    def score_samples(self, X):
-        """Scores, higher = more defective.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,)
-        """
-        check_is_fitted(self)
-        return self._score(self._samples(X))
-
-    def decision_function(self, X):
-        """Scores relative to the threshold: positive means defect.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        decisions : ndarray of shape (n_samples,)
-            ``score_samples(X) - threshold_``.
-        """
-        detector = self._snapshot()  # scores and threshold of one state, even if another thread calls partial_fit
-        return detector.score_samples(X) - detector.threshold_
-
-    def predict(self, X):
-        """Class labels.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,)
-            Values of `classes_`.
-        """
-        is_defect = self.decision_function(X) > 0
-        return np.where(is_defect, self._label(1), self._label(0)).astype(self.classes_.dtype)
-
-    def predict_map(self, X):
-        """Anomaly maps: the score of each pixel.
-
-        Parameters
-        ----------
-        X : images
-
-        Returns
-        -------
-        maps : ndarray of shape (n_samples, height, width), or list of such arrays
-            float32, at the size of the images; a list where their sizes differ.
-        """
-        check_is_fitted(self)
-        samples = self._samples(X)
-        if not isinstance(samples, Images):
-            raise ValueError("predict_map: expected images, got feature rows, which have no map. Use score_samples.")
-        maps = self._maps(samples)
-        return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
-
     def is_training_image(self, X):
         """Tell which images were used in ``fit`` or ``partial_fit``: their scores are too low for a fair figure.
 
@@ -299,23 +240,23 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         positive = getattr(self, "pos_label_", self.pos_label)
         return 0 if positive is not None and positive == self.classes_[0] else 1
 
-    def _samples(self, X):
-        """Validated Images or feature rows for prediction."""
+    def _samples(self, X, first=0):
+        """Validated Images or feature rows for prediction; messages number the images from `first`."""
         fitted_on_rows = hasattr(self, "n_features_in_")
         if holds_images(X) and fitted_on_rows:
             raise ValueError(f"X: expected feature rows of shape (n, {self.n_features_in_}) as in fit, got images.")
         if fitted_on_rows:
             return validate_data(self, _rows(X, "X"), reset=False, dtype=[np.float64, np.float32])
-        return self._images(X, "X")
+        return self._images(X, "X", first)
 
-    def _images(self, X, name):
+    def _images(self, X, name, first=0):
         """Images, to be read as those that were seen before."""
         n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
         remedy = "Convert it"
         if hasattr(self, "image_channels"):
             remedy += ", or set image_channels={wanted!r} of the detector, which converts all images"
         channels = getattr(self, "image_channels", None)
-        return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy)
+        return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy, first=first)
 
     def _synthetic_of(self, X):
         """Synthetic defects that an earlier Pipeline step made on X, brought to the channels of the detector."""
@@ -348,7 +289,7 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
         if not images and masks is not None:
             raise ValueError("masks: expected None for feature rows, which have no pixels.")
         self._n_samples = n_samples = len(samples)
-        groups = group_numbers(groups, n_samples)
+        self._groups = groups = group_numbers(groups, n_samples)
         if y is None:
             self._set_classes(None)
             normal = TrainingSet(samples, np.arange(n_samples), groups)
@@ -369,20 +310,6 @@ class BaseDefectDetector(CheckedParams, ClassifierMixin, BaseEstimator):
             raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(y)}.")
         self._set_classes(y)
         return split_by_class(samples, y == self._label(1), groups, masks)
-
-    def _set_threshold(self, scores, indices):
-        """Set `threshold_`, `false_alarm_rate_` and `calibration_scores_`.
-
-        Parameters
-        ----------
-        scores : array-like of shape (n_calibrating,)
-            Scores of normal samples, each as if fit had not seen it.
-        indices : ndarray of shape (n_calibrating,), int
-            Position of each in the X of fit.
-        """
-        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, self.max_false_alarm_rate)
-        self.calibration_scores_ = np.full(max(getattr(self, "_n_samples", 0), 1 + indices.max()), np.nan)
-        self.calibration_scores_[indices] = scores
 
     def _synthesize(self, normal, defect, seed, default=None):
         """Return the synthetic defects that came with the images, or those that the augmenter makes, or None.

@@ -1,32 +1,30 @@
 """ExDD: a bank of normal and a bank of defect patches, and the ratio of the distances to them."""
 
-import copy
-from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd._labels import as_labels
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
-from sklearn_exdd._training_set import TrainingSet, hold_out, split_by_class
+from sklearn_exdd._training_set import TrainingSet, hold_out
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_patches
-from sklearn_exdd.banks.dual_bank import DualBank, cached_batches, patch_batches
+from sklearn_exdd.banks.dual_bank import DualBank
 from sklearn_exdd.banks.left_out import LeftOutBanks
 from sklearn_exdd.banks.memory_bank import MemoryBank
 from sklearn_exdd.banks.normal_patches import normal_patches
-from sklearn_exdd.banks.patches import Patches, border_rings
+from sklearn_exdd.banks.patches import Patches
+from sklearn_exdd.banks.pixel_maps import map_maxima
 from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.detectors.exdd.corrections import Corrections
+from sklearn_exdd.detectors.exdd.predictions import Predictions
 from sklearn_exdd.features import make_feature_extractor
 
 
-class ExDDDetector(BaseDefectDetector):
+class ExDDDetector(Predictions, Corrections, BaseDefectDetector):
     """Detect and locate defects by the distances to normal and to defect patches.
 
     Patch features of normal images fill one memory bank, those of defects another. A
@@ -132,7 +130,10 @@ class ExDDDetector(BaseDefectDetector):
         `threshold_` is their conformal quantile.
     false_alarm_rate_ : float
         The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where
-        n normal images are too few for that.
+        n normal images (or groups) are too few for that.
+    pixel_threshold_ : float
+        Pixels above it are marked in images called defective, see :meth:`predict_mask`: the conformal
+        quantile of the maxima of the maps behind `calibration_scores_`. Not for feature rows.
     epsilon_ : float or None
     border_profile_ : ndarray of shape (border_rings + 1,)
         The 90 % quantile of the scores of normal patches by their distance from the
@@ -318,10 +319,11 @@ class ExDDDetector(BaseDefectDetector):
             left_out = left_out.with_defects(self._defect_bank(Patches.concatenate(defects)))
         left_out, scores = left_out.scaled(sample, distances, epsilon=self.epsilon, verbose=self.verbose)
         if calibrating is None:
-            indices, (image_scores, top_patches) = normal.indices, normals.scored(left_out, scores)
+            indices, found = normal.indices, normals.scored(left_out, scores, normal.samples, extractor, self.blur)
         else:
-            indices, (image_scores, top_patches) = calibrating.indices, self._scored(calibrating, left_out)
-        self._keep(left_out.banks, image_scores, indices, top_patches, left_out.inflation(top_patches))
+            indices, found = calibrating.indices, self._scored(calibrating, left_out)
+        image_scores, top_patches, maxima = found
+        self._keep(left_out.banks, image_scores, indices, top_patches, left_out.inflation(top_patches), maxima)
 
     def _extractor(self):
         return make_feature_extractor(
@@ -335,13 +337,16 @@ class ExDDDetector(BaseDefectDetector):
 
     def _scored(self, calibrating, left_out):
         """Score images that fit has not seen, as :meth:`LeftOutBanks.score_images`, one image in memory at a time."""
-        calibrating, scores, top_patches = calibrating.with_channels(self.n_channels_), [], []
-        maps = self.feature_extractor_.iter_transform(calibrating.samples)
-        for patches in Patches.from_maps(maps, calibrating, self.feature_extractor_):
-            (score,), top = left_out.score_images(patches, left_out.patch_scores(patches))
+        calibrating, scores, top_patches, maxima = calibrating.with_channels(self.n_channels_), [], [], []
+        extractor = self.feature_extractor_
+        maps = extractor.iter_transform(calibrating.samples)
+        for i, patches in enumerate(Patches.from_maps(maps, calibrating, extractor)):
+            patch_scores = left_out.patch_scores(patches)
+            (score,), top = left_out.score_images(patches, patch_scores)
             scores.append(score)
             top_patches.append(top)
-        return scores, Patches.concatenate(top_patches)
+            maxima += map_maxima(patches, patch_scores, [calibrating.samples.shape(i)], extractor, self.blur)
+        return scores, Patches.concatenate(top_patches), maxima
 
     def _normal_patches(self, normal, defect):
         """Fit the extractor; return the patches of the normal samples."""
@@ -412,137 +417,18 @@ class ExDDDetector(BaseDefectDetector):
         """Return the fitted dual bank."""
         return self._dual_bank(self.normal_bank_, self.defect_bank_, self.epsilon_, self.border_profile_)
 
-    def _keep(self, banks, image_scores, indices, top_patches, inflation):
-        """Set the fitted attributes; `top_patches` and `inflation` let a correction find the threshold again."""
+    def _keep(self, banks, image_scores, indices, top_patches, inflation, maxima):
+        """Set the fitted attributes; `top_patches`, `inflation` and `_heights` let a correction find thresholds again.
+
+        `_heights` are the maxima of the maps over the scores of the images: a correction knows only the top patches,
+        and lets a maximum change with the score.
+        """
         self.normal_bank_, self.defect_bank_ = banks.normal, banks.defect
         self.epsilon_, self.border_profile_ = banks.epsilon, banks.border_profile
-        self._set_threshold(image_scores, indices)
-        self._calibration, self._inflation = top_patches, inflation
-
-    def _score(self, samples):
-        banks = self._banks()
-        if not isinstance(samples, Images):
-            scores, rows = banks.patch_scores(samples), np.arange(len(samples))[:, None]
-            return np.array([banks.score_image(scores.take(row), 0 * row, samples[row]) for row in rows])
-        scores = []
-        for patch_scores, features, shape in banks.score_maps(self._batches(samples)):
-            scores.append(banks.score_image(patch_scores, border_rings(shape), features))
-        return np.array(scores)
-
-    def _batches(self, images):
-        if self.memory is not None:
-            return cached_batches(self.feature_extractor_, images, self.memory)
-        return patch_batches(self.feature_extractor_.iter_transform(images))
-
-    def _maps(self, images):
-        scored, maps = self._banks().score_maps(self._batches(images)), []
-        for i, (patch_scores, _, map_shape) in enumerate(scored):
-            shape = images.shape(i)
-            centers = self.feature_extractor_.patch_centers(map_shape, shape)
-            maps.append(scoring.upsample(patch_scores.scores.reshape(map_shape[:2]), *centers, shape, self.blur))
-        return maps
-
-    def explain(self, X):
-        """Why each sample scores as it does: the patch that decides, and its neighbours.
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        explanations : list of dict
-            One a sample, with the keys
-
-            * "score": as `score_samples` gives it;
-            * "patch": (row, column) of the patch with the highest score, in pixels;
-            * "normal_image", "normal_patch", "normal_distance": index in X of the
-              training image with the nearest normal patch, its (row, column), and the
-              distance;
-            * "defect_image", "defect_patch", "defect_distance": the same for the nearest
-              defect patch, an index in X_defect where that was given, in `synthetic_` if
-              "synthetic" is True; None without a defect bank;
-            * "prompt": of a synthetic defect that has one, or None.
-        """
-        check_is_fitted(self)
-        samples = self._samples(X)
-        numbers = np.arange(len(samples))
-        explanations = self._banks().explain(self._patches(TrainingSet(samples, numbers, numbers)))
-        for explanation in explanations:
-            provenance = self._provenance(explanation["defect_image"]) if explanation["synthetic"] else {}
-            explanation["prompt"] = provenance.get("prompt")
-        return explanations
-
-    def partial_fit(self, X, y, masks=None, *, classes=None):
-        """Put corrected samples into the banks: false alarms (normal) and misses (defect).
-
-        Parameters
-        ----------
-        X : images or array-like of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-            What they really are, values of `classes_`.
-        masks : array or list, default=None
-            Masks aligned with X, as in :meth:`fit`.
-        classes : array-like, default=None
-            Ignored: there are two classes, known since the first call.
-
-        Returns
-        -------
-        self : object
-
-        Notes
-        -----
-        A false alarm adds its patches that score above the threshold or lie farther from
-        the normal bank than normal patches do; a miss adds its defect patches. No image
-        of an earlier call is needed: the detector keeps the patches with the highest
-        scores of each normal training image, and finds `threshold_` again on them.
-        `epsilon_` stays, and so does what the feature extractor has learned.
-        """
-        if not hasattr(self, "normal_bank_"):
-            return self.fit(X, y, masks=masks)
-        updated = copy.copy(self)
-        updated._add(X, y, masks)
-        return self._become(updated)
-
-    def _add(self, X, y, masks):
-        samples = self._samples(X)
-        y = as_labels(y, len(samples))
-        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str)
-        if unknown:
-            raise ValueError(
-                f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}, {unknown} among them."
-            )
-        normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks)
-        for training_set in filter(None, (normal, defect)):
-            training_set.indices = training_set.indices + self._n_images
-            training_set.groups = training_set.groups + self._n_groups
-        self._n_images += len(y)
-        self._n_groups += len(y)
-        banks, calibration = self._banks(), self._calibration
-        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # files of older versions have none
-        if normal is not None:
-            patches = self._patches(normal)
-            normal.check_masks_empty()
-            scores = banks.patch_scores(patches.features)
-            alarming = scores.normal_distances > self._normal_cutoff
-            if self.image_score == "top_mean":
-                alarming |= banks.relative_scores(scores, patches.rings) > self.threshold_
-            if alarming.any():
-                banks = replace(banks, normal=_extended(banks.normal, patches.take(np.flatnonzero(alarming))))
-            calibration = Patches.concatenate([calibration, patches])
-            inflation = np.append(inflation, np.ones(len(normal)))  # fit has not seen these images
-        if defect is not None:
-            added = self._defect_patches(defect, banks)
-            bank = self._defect_bank(added) if banks.defect is None else _extended(banks.defect, added)
-            banks = replace(banks, defect=bank)
-        distances = banks.distances_of(calibration, banks.normal)
-        banks, scores = banks.scaled(calibration, distances, epsilon=self.epsilon)
-        image_scores, top_patches = banks.score_without_own_group(calibration, scores)
-        indices = calibration.provenance["image"][calibration.starts[:-1]]
-        self._keep(banks, inflation * image_scores, indices, top_patches, inflation)
-        self._remember(normal, defect)
-
-
-def _extended(bank, patches):
-    """Return a memory bank with more rows; the given one stays as it is."""
-    return copy.copy(bank).add(patches.features, patches.provenance)
+        self._set_threshold(image_scores, indices, maxima)
+        self._calibration, self._inflation, self._heights = top_patches, inflation, None
+        if maxima is not None:
+            heights = np.divide(maxima, np.maximum(image_scores, np.finfo(np.float32).tiny))
+            height_of = dict(zip(indices.tolist(), heights.tolist()))
+            numbers = top_patches.provenance["image"][top_patches.starts[:-1]]
+            self._heights = np.array([height_of[number] for number in numbers.tolist()])

@@ -1,0 +1,75 @@
+"""Maps of the worst images, drawn as they come, without keeping those of all images in memory."""
+
+import heapq
+import re
+from itertools import count
+
+from sklearn_exdd._images import read_image
+from sklearn_exdd.cli.map_colors import MapColors
+from sklearn_exdd.cli.report import Thumbnails
+
+_N_FIRST = 8  # images that give the scale of the maps
+
+
+class WorstMaps:
+    """Files of the maps with the highest scores, and small pictures of these images for the report.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Holds a folder "maps".
+    n_shown : int
+        Number of images that are kept.
+    threshold : float
+    """
+
+    def __init__(self, folder, n_shown, threshold):
+        self._folder, self._n_shown, self._threshold = folder, n_shown, threshold
+        self._thumbnails, self._colors = Thumbnails(n_shown), None
+        self._waiting, self._kept, self._numbers = [], [], count()
+
+    def add(self, result, pixel_map):
+        """Take the next image."""
+        if self._n_shown == 0:
+            return
+        if self._colors is None:
+            self._waiting.append((result, pixel_map))
+            if len(self._waiting) == _N_FIRST:
+                self._begin()
+        else:
+            self._draw(result, pixel_map)
+
+    def finish(self, ranking):
+        """Number the files, from the worst image on; `ranking` holds all results in that order."""
+        if self._waiting:
+            self._begin()
+        kept = {id(result) for _, _, result in self._kept}
+        for rank, result in enumerate((one for one in ranking if id(one) in kept), start=1):
+            stem = re.sub(r"[^\w.-]", "_", result.path.stem)[:50]
+            name = f"maps/{rank:04d}_{stem}.png"
+            (self._folder / result.map).rename(self._folder / name)
+            result.map = name
+
+    def _begin(self):
+        """Choose the scale by the first images: what is lowest in most of them is dark."""
+        self._colors = MapColors([pixel_map for _, pixel_map in self._waiting], self._threshold)
+        for result, pixel_map in self._waiting:
+            self._draw(result, pixel_map)
+        self._waiting = []
+
+    def _draw(self, result, pixel_map):
+        number = next(self._numbers)
+        if len(self._kept) == self._n_shown and result.score <= self._kept[0][0]:
+            return
+        try:
+            result.pictures = self._thumbnails.make(read_image(result.path), pixel_map, self._colors)
+        except (OSError, ValueError) as error:  # the file has changed
+            result.problem = str(error)
+            return
+        result.map = f"maps/{number}"
+        self._colors.write(pixel_map, self._folder / result.map)
+        heapq.heappush(self._kept, (result.score, -number, result))
+        if len(self._kept) > self._n_shown:
+            _, _, other = heapq.heappop(self._kept)
+            (self._folder / other.map).unlink()
+            other.map, other.pictures = "", None

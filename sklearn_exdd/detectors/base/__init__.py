@@ -1,0 +1,5 @@
+"""The base of the detectors."""
+
+from sklearn_exdd.detectors.base.detector import BaseDefectDetector
+
+__all__ = ["BaseDefectDetector"]

@@ -1,0 +1,144 @@
+"""Calibrated decisions: scores, the threshold found from those of normal images, and p-values."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd import scoring
+
+
+class CalibratedDecisions:
+    """Decisions of a detector whose ``_fit`` calls ``_set_threshold``; the detector has ``_score(samples)``."""
+
+    def score_samples(self, X):
+        """Scores, higher = more defective.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+        """
+        check_is_fitted(self)
+        # As deep as the threshold: a float32 score could round to the other side of it.
+        return np.asarray(self._score(self._samples(X)), dtype=np.float64)
+
+    def decision_function(self, X):
+        """Scores relative to the threshold: positive means defect.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        decisions : ndarray of shape (n_samples,)
+            ``score_samples(X) - threshold_``.
+        """
+        detector = self._snapshot()  # scores and threshold of one state, even if another thread calls partial_fit
+        return detector.score_samples(X) - detector.threshold_
+
+    def predict(self, X):
+        """Class labels.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Values of `classes_`.
+        """
+        is_defect = self.decision_function(X) > 0
+        return np.where(is_defect, self._label(1), self._label(0)).astype(self.classes_.dtype)
+
+    def p_values(self, X):
+        """Conformal p-values: how rarely a normal sample scores as high as each sample.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+            Samples that fit has not seen: those of fit score too low.
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_samples,), float64
+            In (0, 1], small for what is hardly normal. Without groups in fit,
+            ``(1 + #{calibration_scores_ >= score}) / (n + 1)``, see :func:`scoring.conformal_p_values`.
+
+        Raises
+        ------
+        ValueError
+            If the detector has no `calibration_scores_`.
+
+        Notes
+        -----
+        A normal image that is exchangeable with those of fit has a p-value of at most alpha with probability at most
+        alpha; with ``groups=`` in fit, this holds for one image of a new group. `predict` says defect exactly where
+        the p-value is at most `false_alarm_rate_`, which is `max_false_alarm_rate` unless there were too few normal
+        images for it.
+
+        A `threshold_` that was changed after fit, or by TunedThresholdClassifierCV around the detector, decides
+        differently and does not change the p-values: what it calls a defect then has a p-value of at most
+        ``(1 + #{calibration_scores_ > threshold}) / (n + 1)``, the rate that it promises.
+
+        Examples
+        --------
+        >>> from sklearn_exdd import ExDDDetector
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> X, y, _ = make_surface_defects(40, image_shape=(64, 64), random_state=0)
+        >>> detector = ExDDDetector("gabor", max_false_alarm_rate=0.1, random_state=0).fit(X[:30], y[:30])
+        >>> p_values = detector.p_values(X[30:])
+        >>> bool(((p_values <= 0.1) == (detector.predict(X[30:]) == 1)).all())
+        True
+        """
+        detector = self._snapshot()
+        return detector._p_values_at(detector.score_samples(X))
+
+    def _p_values_at(self, scores):
+        """P-values of samples from their scores."""
+        calibration = getattr(self, "calibration_scores_", None)
+        if calibration is None:
+            raise ValueError(
+                f"p_values: expected a detector with calibration_scores_, got a {type(self).__name__} that has none. "
+                "Fit it again; the _fit of a detector of your own calls _set_threshold."
+            )
+        indices = np.flatnonzero(~np.isnan(calibration))
+        return scoring.conformal_p_values(scores, calibration[indices], self._groups_at(indices))
+
+    def _set_threshold(self, scores, indices, map_maxima=None):
+        """Set `threshold_`, `false_alarm_rate_`, `calibration_scores_` and, from maps, `pixel_threshold_`.
+
+        Parameters
+        ----------
+        scores : array-like of shape (n_calibrating,)
+            Scores of normal samples, each as if fit had not seen it.
+        indices : ndarray of shape (n_calibrating,), int
+            Position of each in the X of fit.
+        map_maxima : array-like of shape (n_calibrating,), default=None
+            Highest pixel of the map of each, as if fit had not seen it; None without maps.
+        """
+        rate, groups = self.max_false_alarm_rate, self._groups_at(indices)
+        self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, rate, groups)
+        if map_maxima is not None:
+            self.pixel_threshold_, _ = scoring.conformal_threshold(map_maxima, rate, groups)
+        self.calibration_scores_ = np.full(max(getattr(self, "_n_samples", 0), 1 + indices.max()), np.nan)
+        self.calibration_scores_[indices] = scores
+
+    def _calibrate(self, held_out):
+        """Find the thresholds from normal samples that fit has not seen, a TrainingSet, in one pass over them."""
+        if not held_out.has_images:
+            return self._set_threshold(self._score(held_out.samples), held_out.indices)
+        found = [(score, float(pixel_map.max())) for score, pixel_map, _ in self._inspected(held_out.samples)]
+        scores, maxima = np.array(found).T
+        self._set_threshold(scores, held_out.indices, maxima)
+
+    def _groups_at(self, indices):
+        """Return the groups of samples by their position in X of fit; later samples are groups of their own."""
+        known = getattr(self, "_groups", np.empty(0, dtype=int))  # files of older versions have none
+        groups = len(known) + indices
+        is_known = indices < len(known)
+        groups[is_known] = known[indices[is_known]]
+        return groups

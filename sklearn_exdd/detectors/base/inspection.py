@@ -1,0 +1,271 @@
+"""Inspection: maps, masks and regions of images, and everything about an image in one pass."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd._images import Images
+from sklearn_exdd.detectors.base.regions import check_region_params, connected_regions, marked_pixels
+
+_BATCH_SIZE = 16  # images of an iterator that are taken at a time, where the detector has no batch_size
+
+
+class Inspection:
+    """The part of a detector that locates defects.
+
+    The detector has ``_maps(images)``, a list of maps, and perhaps ``_inspected(images)``, which yields for each image
+    its score, its map and its explanation or None from one pass.
+    """
+
+    def predict_map(self, X):
+        """Anomaly maps: the score of each pixel.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        maps : ndarray of shape (n_samples, height, width), or list of such arrays
+            float32, at the size of the images; a list where their sizes differ.
+        """
+        check_is_fitted(self)
+        return _stacked(self._maps(self._located(X, "predict_map", "score_samples")))
+
+    def predict_mask(self, X):
+        """Masks: the pixels that are marked as defective.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        masks : ndarray of shape (n_samples, height, width), or list of such arrays
+            bool, at the size of the images; a list where their sizes differ.
+
+        Raises
+        ------
+        ValueError
+            If the detector has no `pixel_threshold_`, or X holds feature rows.
+
+        Notes
+        -----
+        A mask never contradicts the decision. In an image that `predict` calls normal, no pixel is marked. In one that
+        it calls a defect, the pixels are marked whose value in :meth:`predict_map` is above `pixel_threshold_`. If
+        there are none (a large, faint defect, for instance), the surroundings of the highest pixel are marked: the
+        connected pixels whose value is at least halfway from the median of the map to the peak.
+
+        `pixel_threshold_` is the conformal quantile of the maxima of normal maps, each as if fit had not seen its
+        image. So the maps of at most a share `false_alarm_rate_` of new normal images exceed it anywhere, and by
+        `threshold_`, no larger share has a marked pixel.
+
+        Examples
+        --------
+        >>> from sklearn_exdd import ExDDDetector
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> X, y, _ = make_surface_defects(40, image_shape=(64, 64), random_state=0)
+        >>> detector = ExDDDetector("gabor", random_state=0).fit(X[:30], y[:30])
+        >>> masks = detector.predict_mask(X[30:])
+        >>> bool((masks.any(axis=(1, 2)) == (detector.predict(X[30:]) == 1)).all())
+        True
+        """
+        check_is_fitted(self)
+        detector = self._snapshot()
+        images = detector._located(X, "predict_mask", "predict")
+        detector._check_marks("predict_mask")
+        return _stacked([detector._mask(score, pixel_map) for score, pixel_map, _ in detector._inspected(images)])
+
+    def predict_regions(self, X, *, min_area=0, pixel_size=None):
+        """Connected regions of the masks, with their places and sizes.
+
+        Parameters
+        ----------
+        X : images
+        min_area : float, default=0
+            Smaller regions are left out, in pixels or, with `pixel_size`, in square millimetres. Masks and decisions
+            stay as they are.
+        pixel_size : float or tuple of float (height, width), default=None
+            Side of a pixel on the part, in millimetres.
+
+        Returns
+        -------
+        regions : list of list of Bunch
+            For each image its regions, that with the highest peak first; none where the mask is empty. Pixels that
+            touch at a corner are connected. A region has
+
+            * `box`: (top, left, bottom, right), so that ``image[top:bottom, left:right]`` shows it;
+            * `area`: number of pixels;
+            * `centroid`, `peak`: (row, column) of its centre of mass and of its highest pixel;
+            * `peak_score`, `mean_score`: the highest value of the map in it, and the mean;
+            * `equivalent_diameter`: diameter of a circle of the same area.
+
+            With `pixel_size`, lengths and places are in millimetres from the upper left corner of the image, areas in
+            square millimetres. Without, the centre of the first pixel is (0, 0).
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, the detector has no `pixel_threshold_`, or X holds feature rows.
+
+        Examples
+        --------
+        >>> from sklearn_exdd import ExDDDetector
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> X, y, _ = make_surface_defects(40, image_shape=(64, 64), random_state=0)
+        >>> detector = ExDDDetector("gabor", random_state=0).fit(X[:30], y[:30])
+        >>> regions = detector.predict_regions(X[30:][y[30:] == 1], pixel_size=0.05)
+        >>> sorted(regions[0][0])
+        ['area', 'box', 'centroid', 'equivalent_diameter', 'mean_score', 'peak', 'peak_score']
+        """
+        check_is_fitted(self)
+        sides = check_region_params(min_area, pixel_size)
+        detector = self._snapshot()
+        images = detector._located(X, "predict_regions", "predict")
+        detector._check_marks("predict_regions")
+        return [
+            connected_regions(detector._mask(score, pixel_map), pixel_map, min_area, sides)
+            for score, pixel_map, _ in detector._inspected(images)
+        ]
+
+    def inspect(self, X, *, min_area=0, pixel_size=None):
+        """Everything about each image, from one pass over it.
+
+        Parameters
+        ----------
+        X : images
+        min_area, pixel_size : default=0 and None
+            As in :meth:`predict_regions`.
+
+        Returns
+        -------
+        results : list of Bunch
+            For each image
+
+            * `score`, `decision`, `label` and `p_value`, as :meth:`score_samples`, :meth:`decision_function`,
+              :meth:`predict` and :meth:`p_values` give them;
+            * `map`, `mask` and `regions`, as :meth:`predict_map`, :meth:`predict_mask` and :meth:`predict_regions` give
+              them;
+            * `explanation`, as ``explain`` gives it; None if the detector does not explain.
+
+            `p_value` is None if the detector has no `calibration_scores_`; `mask` and `regions` are None if it has no
+            `pixel_threshold_`: it was fitted by an earlier version.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or X holds feature rows.
+
+        See Also
+        --------
+        iter_inspect : The results one by one, in bounded memory.
+
+        Examples
+        --------
+        >>> from sklearn_exdd import ExDDDetector
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> X, y, _ = make_surface_defects(40, image_shape=(64, 64), random_state=0)
+        >>> detector = ExDDDetector("gabor", random_state=0).fit(X[:30], y[:30])
+        >>> results = detector.inspect(X[30:])
+        >>> [bool(result.label) for result in results] == [result.mask.any() for result in results]
+        True
+        """
+        return list(self.iter_inspect(X, min_area=min_area, pixel_size=pixel_size))
+
+    def iter_inspect(self, X, *, min_area=0, pixel_size=None):
+        """Everything about each image, one by one: no more than a batch is in memory.
+
+        Parameters
+        ----------
+        X : images or iterator of images
+            Of an iterator (a generator of arrays or of paths), as many images as the `batch_size` of the detector are
+            taken at a time. A list of paths is read when needed, too.
+        min_area, pixel_size : default=0 and None
+            As in :meth:`predict_regions`.
+
+        Yields
+        ------
+        result : Bunch
+            As in :meth:`inspect`.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`inspect`; it names the image by its place in X.
+
+        Examples
+        --------
+        >>> from sklearn_exdd import ExDDDetector
+        >>> from sklearn_exdd.datasets import make_surface_defects
+        >>> X, y, _ = make_surface_defects(40, image_shape=(64, 64), random_state=0)
+        >>> detector = ExDDDetector("gabor", random_state=0).fit(X[:30], y[:30])
+        >>> sum(len(result.regions) > 0 for result in detector.iter_inspect(image for image in X[30:]))
+        2
+        """
+        check_is_fitted(self)
+        sides = check_region_params(min_area, pixel_size)
+        detector = self._snapshot()
+        if isinstance(X, Iterator):
+            batches = detector._batches_of(X)
+        else:
+            batches = [detector._located(X, "inspect", "predict and p_values")]
+        return detector._results(batches, min_area, sides)
+
+    def _results(self, batches, min_area, pixel_size):
+        is_marking = hasattr(self, "pixel_threshold_")
+        is_calibrated = hasattr(self, "calibration_scores_")
+        for images in batches:
+            for score, pixel_map, explanation in self._inspected(images):
+                score = float(score)
+                mask = self._mask(score, pixel_map) if is_marking else None
+                yield Bunch(
+                    score=score,
+                    decision=score - self.threshold_,
+                    label=self._label(score > self.threshold_),
+                    p_value=float(self._p_values_at([score])[0]) if is_calibrated else None,
+                    map=pixel_map,
+                    mask=mask,
+                    regions=connected_regions(mask, pixel_map, min_area, pixel_size) if is_marking else None,
+                    explanation=explanation,
+                )
+
+    def _batches_of(self, iterator):
+        """Yield the images of an iterator in batches."""
+        n_taken, size = 0, getattr(self, "batch_size", _BATCH_SIZE)
+        while items := list(islice(iterator, size)):
+            yield self._located(items, "inspect", "predict and p_values", first=n_taken)
+            n_taken += len(items)
+
+    def _located(self, X, method, instead, first=0):
+        """Validated Images, from whose pixels defects can be located."""
+        samples = self._samples(X, first)
+        if not isinstance(samples, Images):
+            raise ValueError(f"{method}: expected images, got feature rows, which have no map. Use {instead}.")
+        return samples
+
+    def _check_marks(self, method):
+        if not hasattr(self, "pixel_threshold_"):
+            raise ValueError(
+                f"{method}: expected a detector with pixel_threshold_, got a {type(self).__name__} that has none, as "
+                "earlier versions fitted it. Fit it again; the _fit of a detector of your own passes map_maxima to "
+                "_set_threshold."
+            )
+
+    def _mask(self, score, pixel_map):
+        """Marked pixels: none exactly where the image is called normal."""
+        if score > self.threshold_:
+            return marked_pixels(pixel_map, self.pixel_threshold_)
+        return np.zeros(pixel_map.shape, dtype=bool)
+
+    def _inspected(self, images):
+        """Yield the score, the map and the explanation (or None) of each image."""
+        for i in range(len(images)):
+            one = images.take([i])
+            yield self._score(one)[0], self._maps(one)[0], None
+
+
+def _stacked(arrays):
+    return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays

@@ -1,0 +1,99 @@
+"""Corrections of a fitted ExDDDetector: false alarms and misses go into its banks."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+
+from sklearn_exdd._labels import as_labels
+from sklearn_exdd._training_set import split_by_class
+from sklearn_exdd.banks.patches import Patches
+from sklearn_exdd.banks.pixel_maps import map_maxima
+
+
+class Corrections:
+    """The part of :class:`ExDDDetector` that learns from corrected samples."""
+
+    def partial_fit(self, X, y, masks=None, *, classes=None):
+        """Put corrected samples into the banks: false alarms (normal) and misses (defect).
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            What they really are, values of `classes_`.
+        masks : array or list, default=None
+            Masks aligned with X, as in :meth:`fit`.
+        classes : array-like, default=None
+            Ignored: there are two classes, known since the first call.
+
+        Returns
+        -------
+        self : object
+
+        Notes
+        -----
+        A false alarm adds its patches that score above the threshold or lie farther from
+        the normal bank than normal patches do; a miss adds its defect patches. No image
+        of an earlier call is needed: the detector keeps the patches with the highest
+        scores of each normal training image, and finds `threshold_` again on them.
+        `epsilon_` stays, and so does what the feature extractor has learned.
+        """
+        if not hasattr(self, "normal_bank_"):
+            return self.fit(X, y, masks=masks)
+        updated = copy.copy(self)
+        updated._add(X, y, masks)
+        return self._become(updated)
+
+    def _add(self, X, y, masks):
+        samples = self._samples(X)
+        y = as_labels(y, len(samples))
+        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str)
+        if unknown:
+            raise ValueError(
+                f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}, {unknown} among them."
+            )
+        normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks)
+        for training_set in filter(None, (normal, defect)):
+            training_set.indices = training_set.indices + self._n_images
+            training_set.groups = training_set.groups + self._n_groups
+        self._n_images += len(y)
+        self._n_groups += len(y)
+        banks, calibration = self._banks(), self._calibration
+        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # files of older versions have none
+        if normal is not None:
+            patches = self._patches(normal)
+            normal.check_masks_empty()
+            scores = banks.patch_scores(patches.features)
+            alarming = scores.normal_distances > self._normal_cutoff
+            if self.image_score == "top_mean":
+                alarming |= banks.relative_scores(scores, patches.rings) > self.threshold_
+            if alarming.any():
+                banks = replace(banks, normal=_extended(banks.normal, patches.take(np.flatnonzero(alarming))))
+            calibration = Patches.concatenate([calibration, patches])
+            inflation = np.append(inflation, np.ones(len(normal)))  # fit has not seen these images
+        if defect is not None:
+            added = self._defect_patches(defect, banks)
+            bank = self._defect_bank(added) if banks.defect is None else _extended(banks.defect, added)
+            banks = replace(banks, defect=bank)
+        distances = banks.distances_of(calibration, banks.normal)
+        banks, scores = banks.scaled(calibration, distances, epsilon=self.epsilon)
+        image_scores, top_patches = banks.score_without_own_group(calibration, scores)
+        image_scores, maxima = inflation * image_scores, None
+        if getattr(self, "_heights", None) is not None:
+            known = self._heights * image_scores[: len(self._heights)]
+            maxima = np.append(known, [] if normal is None else self._new_maxima(normal, patches, scores))
+        indices = calibration.provenance["image"][calibration.starts[:-1]]
+        self._keep(banks, image_scores, indices, top_patches, inflation, maxima)
+        self._remember(normal, defect)
+
+    def _new_maxima(self, normal, patches, scores):
+        """Return the maxima of the maps of new normal images, whose patches are the last ones that were scored."""
+        shapes = [normal.samples.shape(i) for i in range(len(normal))]
+        own = scores.take(slice(len(scores.scores) - len(patches), None))
+        return map_maxima(patches, own, shapes, self.feature_extractor_, self.blur)
+
+
+def _extended(bank, patches):
+    """Return a memory bank with more rows; the given one stays as it is."""
+    return copy.copy(bank).add(patches.features, patches.provenance)

@@ -1,0 +1,87 @@
+"""Predictions of a fitted ExDDDetector: scores, maps and explanations of new samples."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd._images import Images
+from sklearn_exdd.banks.dual_bank import cached_batches, patch_batches
+from sklearn_exdd.banks.patches import border_rings
+from sklearn_exdd.banks.pixel_maps import pixel_map
+
+
+class Predictions:
+    """The part of :class:`ExDDDetector` that scores, locates and explains."""
+
+    def _score(self, samples):
+        banks = self._banks()
+        if not isinstance(samples, Images):
+            scores, rows = banks.patch_scores(samples), np.arange(len(samples))[:, None]
+            return np.array([banks.score_image(scores.take(row), 0 * row, samples[row]) for row in rows])
+        scores = []
+        for patch_scores, features, shape in banks.score_maps(self._batches(samples)):
+            scores.append(banks.score_image(patch_scores, border_rings(shape), features))
+        return np.array(scores)
+
+    def _batches(self, images):
+        if self.memory is not None:
+            return cached_batches(self.feature_extractor_, images, self.memory)
+        return patch_batches(self.feature_extractor_.iter_transform(images))
+
+    def _maps(self, images):
+        scored = self._banks().score_maps(self._batches(images))
+        return [self._pixel_map(scores, shape, images.shape(i)) for i, (scores, _, shape) in enumerate(scored)]
+
+    def _pixel_map(self, patch_scores, map_shape, image_shape):
+        return pixel_map(patch_scores.scores, map_shape, image_shape, self.feature_extractor_, self.blur)
+
+    def _inspected(self, images):
+        banks = self._banks()
+        for i, (scores, features, shape) in enumerate(banks.score_maps(self._batches(images))):
+            image_shape, rings = images.shape(i), border_rings(shape)
+            centers = self.feature_extractor_.patch_centers(shape, image_shape)
+            score = banks.score_image(scores, rings, features)
+            yield (
+                score,
+                self._pixel_map(scores, shape, image_shape),
+                self._explanation(banks.explain(score, scores, rings, centers)),
+            )
+
+    def explain(self, X):
+        """Why each sample scores as it does: the patch that decides, and its neighbours.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        explanations : list of dict
+            One a sample, with the keys
+
+            * "score": as `score_samples` gives it;
+            * "patch": (row, column) of the patch with the highest score, in pixels;
+            * "normal_image", "normal_patch", "normal_distance": index in X of the
+              training image with the nearest normal patch, its (row, column), and the
+              distance;
+            * "defect_image", "defect_patch", "defect_distance": the same for the nearest
+              defect patch, an index in X_defect where that was given, in `synthetic_` if
+              "synthetic" is True; None without a defect bank;
+            * "prompt": of a synthetic defect that has one, or None.
+        """
+        check_is_fitted(self)
+        detector = self._snapshot()
+        samples = detector._samples(X)
+        if isinstance(samples, Images):
+            return [explanation for _, _, explanation in detector._inspected(samples)]
+        banks, explanations = detector._banks(), []
+        scores, ring = banks.patch_scores(samples), np.zeros(1, dtype=np.intp)
+        for i in range(len(samples)):
+            own = scores.take(slice(i, i + 1))
+            score = banks.score_image(own, ring, samples[i : i + 1])
+            explanations.append(detector._explanation(banks.explain(score, own, ring, (np.zeros(1), np.zeros(1)))))
+        return explanations
+
+    def _explanation(self, explanation):
+        """Add the prompt of the nearest synthetic defect."""
+        provenance = self._provenance(explanation["defect_image"]) if explanation["synthetic"] else {}
+        return {**explanation, "prompt": provenance.get("prompt")}
