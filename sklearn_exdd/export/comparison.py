@@ -1,0 +1,115 @@
+"""The comparison of a file with the detector that it was made from."""
+
+import numpy as np
+
+from sklearn_exdd._images import Images
+from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, smallest_side
+
+# Relative to the larger of score and threshold, and to the largest value of a map. Rounding stays ten times below.
+_SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
+_SHAPE = (97, 133)  # multiples of nothing
+_BEYOND = 200  # pixels by which an image is larger than a tile
+_LARGEST_TILE = 2048  # beyond, an image that is tiled takes too long
+
+
+class Disagreement(ValueError):
+    """A file whose predictions differ from those of its detector."""
+
+
+def compare(detector, content, images, dtype, layout):
+    """Run a file on images, and refuse it if it does not agree with the detector.
+
+    Parameters
+    ----------
+    detector : BaseDefectDetector
+    content : bytes
+        Serialised model.
+    images : list of ndarray of shape (height, width, channels)
+        In `dtype`.
+    dtype, layout : str
+        Of the input.
+
+    Raises
+    ------
+    Disagreement
+        With both numbers.
+    """
+    session = open_session(content)
+    for i, image in enumerate(images):
+        raw = image[..., 0] if image.shape[2] == 1 else image
+        score, pixel_map = detector.score_samples([raw])[0], detector.predict_map([raw])[0]
+        batch = image[None] if layout == "NHWC" else np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+        own_score, own_map = (values[0] for values in session.run(["score", "anomaly_map"], {"image": batch}))
+        place = f"check[{i}] ({image.shape[0]} x {image.shape[1]} pixels)"
+        scale = max(abs(score), abs(detector.threshold_))
+        if not abs(own_score - score) <= _SCORE_TOLERANCE * scale:
+            raise Disagreement(_message(place, "score", own_score, score))
+        errors = np.abs(own_map - pixel_map)
+        if not errors.max() <= _MAP_TOLERANCE * np.abs(pixel_map).max():
+            worst = np.unravel_index(np.argmax(errors), errors.shape)
+            row, column = map(int, worst)
+            raise Disagreement(_message(place, f"value at pixel ({row}, {column})", own_map[worst], pixel_map[worst]))
+
+
+def _message(place, what, own, expected):
+    return (
+        f"{place}: expected the {what} {expected:.7g} of the detector, got {own:.7g} from the ONNX file. No file is "
+        "written. Please report it with the parameters of the detector."
+    )
+
+
+def open_session(content):
+    """Return an onnxruntime session on one core of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def given(detector, check, dtype):
+    """Return images of a user as arrays of shape (height, width, channels) in a dtype."""
+    images = detector._images(check, "check")
+    return [_as(images[i], dtype) for i in range(len(images))]
+
+
+def made(detector, dtype):
+    """Return two generated surfaces, one with a defect, in sizes that a detector takes."""
+    least = smallest_side(detector)
+    fixed = [one._loaded().module.size for one in _on_networks(detector) if one._loaded().aligned]
+    shape = next(filter(None, fixed), tuple(max(least, side) for side in _SHAPE))
+    return [_surface(detector, shape, seed, dtype) for seed in (0, 1)]
+
+
+def beyond_tiles(detector, dtype):
+    """Return images larger than the tiles of extractors whose margin may not cover what a patch depends on."""
+    images = []
+    for extractor in _on_networks(detector):
+        tile_size = extractor.tile_size
+        if extractor.image_size is None and tile_size <= _LARGEST_TILE:
+            if extractor._loaded().aligned and extractor._loaded().module.size is not None:
+                continue
+            shape = max(64, smallest_side(detector)), tile_size + _BEYOND
+            images.append(_surface(detector, shape, 2, dtype))
+    return images
+
+
+def _on_networks(detector):
+    """Return the extractors on networks, those of the members of a combination too."""
+    members = map(bare, getattr(detector, "detectors_", [detector]))
+    return [one for member in members for one in extractors_of(member) if isinstance(one, ON_NETWORKS)]
+
+
+def _surface(detector, shape, seed, dtype):
+    X, _, _ = make_surface_defects(2, defect_fraction=0.5, image_shape=shape, random_state=seed)
+    image = Images(X)[seed % 2]
+    if detector.n_channels_ == 3:
+        image = image * np.array([1, 0.9, 0.8], dtype=np.float32)
+    return _as(image, dtype)
+
+
+def _as(image, dtype):
+    if dtype == "float32":
+        return image
+    return np.rint(image * np.iinfo(dtype).max).astype(dtype)
