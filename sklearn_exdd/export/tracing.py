@@ -44,39 +44,38 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
             super().__init__()
             self.module = module
 
-        def forward(self, planes, others):
-            return tuple(function(planes, *others))
+        def forward(self, *inputs):
+            return tuple(function(*inputs))
 
     height, width = size or (_HEIGHT, _WIDTH)
     batch, rows, columns = Dim("batch"), Dim("height"), Dim("width")
     planes = torch.rand(_BATCH, n_planes, height, width, generator=torch.Generator().manual_seed(0))
-    axes, examples, other_axes = {0: batch}, [], []
-    if size is None:
-        axes |= {2: unit * rows, 3: unit * columns}
+    examples, axes = [planes], [{0: batch} if size else {0: batch, 2: unit * rows, 3: unit * columns}]
     for n_channels, stride in others:
         if stride is None:
             examples.append(torch.zeros(_BATCH, n_channels, 1, 1))
-            other_axes.append({0: batch})
+            axes.append({0: batch})
         else:
             examples.append(torch.rand(_BATCH, n_channels, height // stride, width // stride))
-            other_axes.append({0: batch, 2: unit // stride * rows, 3: unit // stride * columns})
+            axes.append({0: batch, 2: unit // stride * rows, 3: unit // stride * columns})
     try:
         # The exporter warns of axes that share a name, which is meant, and of its own deprecations.
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 Traced().eval(),
-                (planes, tuple(examples)),
+                tuple(examples),
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=(axes, tuple(other_axes)),
+                dynamic_shapes=(tuple(axes),),
                 verbose=False,
             )
             return program.model_proto
-    except Exception as error:  # of as many kinds as networks can resist
+    except Exception as error:  # of as many kinds as there are networks
+        cause = error.__cause__ or error
         raise ValueError(
             "to_onnx: expected a network that torch.onnx.export converts for images of any size, got another one "
-            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}). Choose another backbone, "
+            f"({type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:300]}). Choose another backbone, "
             "such as 'efficientnet_lite0' or 'resnet18'."
         ) from error
 
