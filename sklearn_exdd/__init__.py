@@ -39,7 +39,7 @@ _HOME = {
     "predict_map": "_composition",
     "show_versions": "_versions",
 }
-_MODULES = ["augment", "coreset", "datasets", "features", "metrics", "persistence", "scoring"]
+_MODULES = ["augment", "coreset", "datasets", "export", "features", "metrics", "persistence", "scoring"]
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 

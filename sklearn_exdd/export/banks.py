@@ -128,9 +128,7 @@ def top_mean(graph, scores, banks):
 
 def _border_factors(graph, banks, shape):
     """Return the border profile at each patch, of shape (height' * width',)."""
-    rows, columns = (
-        graph.Min(graph.Range(0, size, 1), graph.Range(graph.Sub(size, 1), -1, -1)) for size in shape
-    )
+    rows, columns = (graph.Min(graph.Range(0, size, 1), graph.Range(graph.Sub(size, 1), -1, -1)) for size in shape)
     rings = graph.Min(graph.Unsqueeze(rows, [1]), graph.Unsqueeze(columns, [0]), banks.border_rings)
     return graph.Gather(banks.border_profile.astype(np.float32), graph.Reshape(rings, [-1]))
 

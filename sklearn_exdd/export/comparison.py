@@ -4,9 +4,13 @@ import numpy as np
 
 from sklearn_exdd._images import Images
 from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.detectors.combined import CombinedDefectDetector
+from sklearn_exdd.detectors.segmentation import SegmentationDetector
+from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
 from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, smallest_side
 
-# Relative to the larger of score and threshold, and to the largest value of a map. Rounding stays ten times below.
+# Relative to the largest of score, threshold and the numbers that cancel in them, and to the largest value of a map.
+# Rounding stays ten times below.
 _SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
 _SHAPE = (97, 133)  # multiples of nothing
 _BEYOND = 200  # pixels by which an image is larger than a tile
@@ -42,14 +46,27 @@ def compare(detector, content, images, dtype, layout):
         batch = image[None] if layout == "NHWC" else np.ascontiguousarray(image.transpose(2, 0, 1)[None])
         own_score, own_map = (values[0] for values in session.run(["score", "anomaly_map"], {"image": batch}))
         place = f"check[{i}] ({image.shape[0]} x {image.shape[1]} pixels)"
-        scale = max(abs(score), abs(detector.threshold_))
+        level = max(abs(detector.threshold_), _cancelling(detector))
+        scale = max(abs(score), level)
         if not abs(own_score - score) <= _SCORE_TOLERANCE * scale:
             raise Disagreement(_message(place, "score", own_score, score))
         errors = np.abs(own_map - pixel_map)
-        if not errors.max() <= _MAP_TOLERANCE * np.abs(pixel_map).max():
+        if not errors.max() <= _MAP_TOLERANCE * max(np.abs(pixel_map).max(), level):
             worst = np.unravel_index(np.argmax(errors), errors.shape)
             row, column = map(int, worst)
             raise Disagreement(_message(place, f"value at pixel ({row}, {column})", own_map[worst], pixel_map[worst]))
+
+
+def _cancelling(detector):
+    """Return the magnitude of the numbers whose differences scores are: they may be close to 0 themselves."""
+    if isinstance(detector, SegmentationDetector):
+        return float(np.abs(detector._position_map()).max())
+    if isinstance(detector, StudentTeacherDetector) and detector.map_source == "both":
+        return float(np.sum(np.abs(detector.map_scale_[:, 0]) / detector.map_scale_[:, 1]))
+    if isinstance(detector, CombinedDefectDetector):
+        levels = np.array([_cancelling(bare(member)) for member in detector.detectors_])
+        return float(detector._weights @ ((np.abs(detector.score_centers_) + levels) / detector.score_scales_))
+    return 0.0
 
 
 def _message(place, what, own, expected):

@@ -115,7 +115,7 @@ class Graph:
         condition : str
             Name of a bool scalar.
         message : str
-            Name of the node that fails: runtimes report it.
+            Beginning of the name of the node that fails: runtimes report it.
 
         Returns
         -------
@@ -123,7 +123,8 @@ class Graph:
         """
         failed = self.integer(self.Not(condition))
         # ONNX has no operator that fails, but no runtime may read beyond the end of a vector.
-        shape = self.Gather(self.Unsqueeze(self.Shape(value), [0]), failed, axis=0, name=message)
+        name = f"{message} ({self.fresh('guard')})"
+        shape = self.Gather(self.Unsqueeze(self.Shape(value), [0]), failed, axis=0, name=name)
         return self.Reshape(value, shape)
 
     def scan(self, values, step, dtypes):

@@ -65,9 +65,7 @@ def top_share_means(graph, maps, share, position_map=None):
     flat = graph.Reshape(maps, [0, -1])
     # As Python rounds: float64, half to even.
     n_pixels = graph.Round(graph.Mul(graph.double(graph.size(flat, 1)), np.float64(share)))
-    highest, _ = graph.TopK(
-        flat, graph.vector(graph.Max(graph.integer(n_pixels), 1)), sorted=0, n_outputs=2
-    )
+    highest, _ = graph.TopK(flat, graph.vector(graph.Max(graph.integer(n_pixels), 1)), sorted=0, n_outputs=2)
     return graph.ReduceMean(highest, [1], keepdims=0)
 
 

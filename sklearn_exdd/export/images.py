@@ -51,9 +51,7 @@ def working_shape(graph, shape, image_size):
 
 def resized(graph, planes, shape):
     """Resize planes bilinearly with antialiasing, as :func:`sklearn_exdd._torch.resize` does."""
-    rows, columns = (
-        antialiasing(graph, size, own) for size, own in zip(shape, shape_of(graph, planes), strict=True)
-    )
+    rows, columns = (antialiasing(graph, size, own) for size, own in zip(shape, shape_of(graph, planes), strict=True))
     return between(graph, rows, planes, columns)
 
 
@@ -63,13 +61,18 @@ def between(graph, rows, planes, columns):
 
 
 def antialiasing(graph, size, own):
-    """Return the float32 matrix (size, own) that resizes one axis from `own` to `size`."""
-    scale = graph.Div(graph.double(own), graph.double(size))
-    places = graph.Mul(graph.Add(graph.arange(size), np.float64(0.5)), scale)
+    """Return the float32 matrix (size, own) that resizes one axis from `own` to `size`, rounded as torch rounds."""
+
+    def rounded(value):
+        return graph.double(graph.float(value))
+
+    scale = rounded(graph.Div(graph.double(own), graph.double(size)))
+    places = rounded(graph.Mul(graph.Add(graph.arange(size), np.float64(0.5)), scale))
     pixels = graph.Add(graph.arange(own), np.float64(0.5))
-    distances = graph.Abs(graph.Sub(graph.Unsqueeze(places, [1]), graph.Unsqueeze(pixels, [0])))
-    weights = graph.Relu(graph.Sub(np.float64(1), graph.Div(distances, graph.Max(scale, np.float64(1)))))
-    return graph.float(graph.Div(weights, graph.ReduceSum(weights, [1])))
+    distances = graph.Abs(graph.Sub(graph.Unsqueeze(pixels, [0]), graph.Unsqueeze(places, [1])))
+    inverse = rounded(graph.Div(np.float64(1), graph.Max(scale, np.float64(1))))
+    weights = graph.Relu(graph.Sub(np.float32(1), graph.float(graph.Mul(distances, inverse))))
+    return graph.Div(weights, graph.ReduceSum(weights, [1]))
 
 
 def interpolation(graph, places, n_nodes):

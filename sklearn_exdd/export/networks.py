@@ -247,5 +247,3 @@ def _flipped(graph, planes, axes):
         return planes
     end = np.iinfo(np.int64).min
     return graph.Slice(planes, [-1] * len(axes), [end] * len(axes), list(axes), [-1] * len(axes))
-
-

@@ -71,10 +71,7 @@ def _predicting(network, strides):
     def predict(logs, medians, *seen):
         seen = list(seen) or network.teacher(logs, medians)
         rebuilt = network.student(logs, medians)
-        distances = [
-            enlarge(level[:, None], factor)[:, 0]
-            for level, factor in zip(cosines(seen, rebuilt), factors)
-        ]
+        distances = [enlarge(level[:, None], factor)[:, 0] for level, factor in zip(cosines(seen, rebuilt), factors)]
         outputs = [sum(distances[1:], distances[0])]
         if network.head is not None:
             maps = products(seen, rebuilt)
