@@ -7,14 +7,14 @@ from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.detectors.combined import CombinedDefectDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
-from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, smallest_side
+from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
 
 # Relative to the largest of score, threshold and the numbers that cancel in them, and to the largest value of a map.
 # Rounding stays ten times below.
 _SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
 _SHAPE = (97, 133)  # multiples of nothing
 _BEYOND = 200  # pixels by which an image is larger than a tile
-_LARGEST_TILE = 2048  # beyond, an image that is tiled takes too long
+_LARGEST = 2304  # pixels of such an image: more would take too long
 
 
 class Disagreement(ValueError):
@@ -94,28 +94,32 @@ def given(detector, check, dtype):
 def made(detector, dtype):
     """Return two generated surfaces, one with a defect, in sizes that a detector takes."""
     least = smallest_side(detector)
-    fixed = [one._loaded().module.size for one in _on_networks(detector) if one._loaded().aligned]
+    members = map(bare, getattr(detector, "detectors_", [detector]))
+    on_networks = [one for member in members for one in extractors_of(member) if isinstance(one, ON_NETWORKS)]
+    fixed = [_only_size(one) for one in on_networks if one.image_size is None]
     shape = next(filter(None, fixed), tuple(max(least, side) for side in _SHAPE))
     return [_surface(detector, shape, seed, dtype) for seed in (0, 1)]
 
 
 def beyond_tiles(detector, dtype):
-    """Return images larger than the tiles of extractors whose margin may not cover what a patch depends on."""
-    images = []
-    for extractor in _on_networks(detector):
-        tile_size = extractor.tile_size
-        if extractor.image_size is None and tile_size <= _LARGEST_TILE:
-            if extractor._loaded().aligned and extractor._loaded().module.size is not None:
-                continue
-            shape = max(64, smallest_side(detector)), tile_size + _BEYOND
-            images.append(_surface(detector, shape, 2, dtype))
+    """Return images larger than the tiles of networks whose patches may depend on more than the margin of a tile."""
+    height, images = max(64, smallest_side(detector)), []
+    limit = min(largest_side(detector) or _LARGEST, _LARGEST)
+    for member in map(bare, getattr(detector, "detectors_", [detector])):
+        if isinstance(member, StudentTeacherDetector):
+            tile_sizes = [member.tile_size] if member.teacher != "learned" else []
+        else:
+            own = [one for one in extractors_of(member) if isinstance(one, ON_NETWORKS) and one.image_size is None]
+            tile_sizes = [one.tile_size for one in own if _only_size(one) is None]
+        shapes = [(height, tile_size + _BEYOND) for tile_size in tile_sizes if tile_size + _BEYOND <= limit]
+        images += [_surface(detector, shape, 2, dtype) for shape in shapes]
     return images
 
 
-def _on_networks(detector):
-    """Return the extractors on networks, those of the members of a combination too."""
-    members = map(bare, getattr(detector, "detectors_", [detector]))
-    return [one for member in members for one in extractors_of(member) if isinstance(one, ON_NETWORKS)]
+def _only_size(extractor):
+    """Return the only size of images that a network takes, or None."""
+    loaded = extractor._loaded()
+    return loaded.module.size if loaded.aligned else None  # aligned are the models of timm
 
 
 def _surface(detector, shape, seed, dtype):

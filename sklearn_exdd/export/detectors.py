@@ -93,7 +93,7 @@ def largest_side(detector, tiled=True):
     if isinstance(detector, CombinedDefectDetector):
         sides = [largest_side(bare(member), tiled) for member in detector.detectors_]
     elif isinstance(detector, StudentTeacherDetector):
-        sides = [student_teacher.max_size(detector)]
+        sides = [student_teacher.max_size(detector, tiled)]
     else:
         is_limited = not tiled and isinstance(detector, ExDDDetector)
         sides = [one.tile_size for one in extractors_of(detector) if is_limited and one.image_size is None]
@@ -171,7 +171,7 @@ def _defect_logits(graph, extractor, planes, shape):
 
 def _student_teacher(graph, detector, planes, tiled):
     shape = images.shape_of(graph, planes)
-    max_size = student_teacher.max_size(detector)
+    max_size = student_teacher.max_size(detector, tiled)
     planes = images.in_range(graph, planes, shape, smallest_side(detector), max_size)
     cells = student_teacher.cells(graph, detector, planes, _features)
     stride = detector.levels_[0][1]

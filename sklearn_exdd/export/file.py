@@ -58,8 +58,8 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
 
     Notes
     -----
-    The input is named "image", (batch, height, width, channels) or (batch, channels, height, width), with one channel or
-    three in the order red, green, blue; all sizes but the channels may vary from call to call. The outputs are:
+    The input is named "image", (batch, height, width, channels) or (batch, channels, height, width), with one channel
+    or with red, green and blue; all sizes but the channels may vary from call to call. The outputs are:
 
     * "score", float32 (batch,): as of ``score_samples``;
     * "decision", float32 (batch,): as of ``decision_function``, greater than 0 for a defect;
@@ -70,8 +70,9 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     * "anomaly_map", float32 (batch, height, width): as of ``predict_map``.
 
     The metadata of the file are texts: "class", "version", "classes" and "defect_class" (JSON), "threshold",
-    "false_alarm_rate", "dtype", "layout", "channels" and "min_size", the smallest side of an image in pixels; "max_size",
-    the largest, only where larger ones would differ. Images outside these sizes and floats outside [0, 1] are an error.
+    "false_alarm_rate", "dtype", "layout", "channels" and "min_size", the smallest side of an image in pixels. There is
+    a "max_size", the largest side, only where the detector cuts larger images into tiles and these would differ. Images
+    of other sizes and floats outside [0, 1] are an error.
 
     Scores agree to about 1e-6 of the larger of score and threshold, maps to 1e-5 of their largest value.
 

@@ -4,9 +4,9 @@ from importlib.util import find_spec
 
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd.export.detectors import DETECTORS, ON_NETWORKS, bare, extractors_of
 from sklearn_exdd.detectors.combined import CombinedDefectDetector
 from sklearn_exdd.detectors.exdd import ExDDDetector
+from sklearn_exdd.export.detectors import DETECTORS, ON_NETWORKS, bare, extractors_of
 from sklearn_exdd.features import GaborFeatureExtractor, LearnedFeatureExtractor
 
 
@@ -83,7 +83,7 @@ def _check_extractor(extractor, where):
         raise ValueError(
             f"{where}: expected {extractor._name} in float32, got one fitted in bfloat16, whose scores an ONNX file "
             "cannot repeat. Fit the detector again with "
-            f"{where.partition('.')[2]}={type(extractor).__name__}(..., precision='float32')."
+            f"{where.partition('.')[2].replace('.', '__')}={type(extractor).__name__}(..., precision='float32')."
         )
 
 

@@ -9,17 +9,24 @@ from sklearn_exdd.features import BaseFeatureExtractor
 _FLOOR = 0.03
 
 
-def max_size(detector):
-    """Return the longest side that a graph repeats, or None for any.
+def max_size(detector, tiled=True):
+    """Return the longest side of the images that a graph repeats, or None for any.
 
-    A teacher that prepares images as a whole, by their median for instance, sees tiles of larger ones.
+    Parameters
+    ----------
+    detector : StudentTeacherDetector
+    tiled : bool, default=True
+        False if images that the detector predicts in tiles have turned out to differ.
+
+    Returns
+    -------
+    max_size : int or None
+        Always that of a tile if the teacher prepares images as a whole, by their median for instance: it sees tiles.
     """
-    teacher = detector.teacher_
-    if teacher is None or type(teacher)._prepare is BaseFeatureExtractor._prepare:
+    unit, teacher = detector.levels_[-1][1], detector.teacher_
+    prepares = teacher is not None and type(teacher)._prepare is not BaseFeatureExtractor._prepare
+    if tiled and (not prepares or getattr(teacher, "brightness", "log") == "linear"):
         return None
-    if getattr(teacher, "brightness", "log") == "linear":
-        return None
-    unit = detector.levels_[-1][1]
     return detector.tile_size // unit * unit
 
 
