@@ -14,7 +14,9 @@ program runs it with onnxruntime.
 from pathlib import Path
 from tempfile import mkdtemp
 
+import matplotlib.pyplot as plt
 import numpy as np
+import onnxruntime
 
 from sklearn_exdd import ExDDDetector
 from sklearn_exdd.datasets import make_surface_defects
@@ -29,10 +31,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %%
 # Run it
 # ------
-# From here on only numpy and onnxruntime are used. The input is a batch of images (batch, height,
+# These lines need numpy and onnxruntime alone. The input is a batch of images (batch, height,
 # width, channels), as they are, of any size; the metadata say what else there is to know.
-import onnxruntime
-
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]
 found = dict(zip(names, session.run(names, {"image": X[80:, ..., None]})))
@@ -51,8 +51,6 @@ print(f"maps by {np.abs(found['anomaly_map'] - maps).max() / maps.max():.0e} of 
 # What the file sees
 # ------------------
 # A p-value is the share of normal images that look at least as unusual: 0.02 is one in fifty.
-import matplotlib.pyplot as plt
-
 shown = np.argsort(found["p_value"], kind="stable")[[0, 1, len(scores) // 2, -1]]
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), layout="constrained")
 for (top, bottom), i in zip(axes.T, shown):
@@ -66,4 +64,3 @@ for (top, bottom), i in zip(axes.T, shown):
 axes[0, 0].set_ylabel("image")
 axes[1, 0].set_ylabel("map of the file")
 figure.colorbar(picture, ax=axes, label="ratio score (no unit)", shrink=0.8)
-plt.show()

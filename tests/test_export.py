@@ -275,7 +275,7 @@ def test_an_interrupted_export_leaves_no_file(grey, tmp_path, monkeypatch):
     ("images", "message"),
     [
         (np.zeros((1, 48, 48, 3), np.uint8), "(?i)dimension"),
-        (np.zeros((48, 48, 1), np.uint8), "(?i)rank"),
+        (np.zeros((1, 1, 48, 48, 1), np.uint8), "(?i)rank"),
         (np.zeros((1, 48, 48, 1), np.float32), "(?i)type"),
         (np.zeros((1, 47, 64, 1), np.uint8), "expected at least 48 pixels a side"),
         (np.zeros((1, 64, 20, 1), np.uint8), "expected at least 48 pixels a side"),
