@@ -109,11 +109,16 @@ def beyond_tiles(detector, dtype):
         if isinstance(member, StudentTeacherDetector):
             tile_sizes = [member.tile_size] if member.teacher != "learned" else []
         else:
-            own = [one for one in extractors_of(member) if isinstance(one, ON_NETWORKS) and one.image_size is None]
-            tile_sizes = [one.tile_size for one in own if _only_size(one) is None]
+            tile_sizes = [one.tile_size for one in extractors_of(member) if _has_foreign_network(one)]
         shapes = [(height, tile_size + _BEYOND) for tile_size in tile_sizes if tile_size + _BEYOND <= limit]
         images += [_surface(detector, shape, 2, dtype) for shape in shapes]
     return images
+
+
+def _has_foreign_network(extractor):
+    """Tell whether images are computed in tiles by a network whose margin is an estimate."""
+    network = getattr(extractor, "encoder", extractor)  # of a LearnedFeatureExtractor; a name is one of the library
+    return extractor.image_size is None and isinstance(network, ON_NETWORKS) and _only_size(network) is None
 
 
 def _only_size(extractor):

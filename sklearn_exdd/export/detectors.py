@@ -62,11 +62,15 @@ def bare(estimator):
     while isinstance(estimator, (FrozenEstimator, Pipeline)):
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator
-        elif all(step in (None, "passthrough") or isinstance(step, DefectAugmenterMixin) for step in estimator[:-1]):
+        elif all(_leaves_images(step) for _, step in estimator.steps[:-1]):
             estimator = estimator[-1]
         else:
             return estimator
     return estimator
+
+
+def _leaves_images(step):
+    return step is None or isinstance(step, DefectAugmenterMixin) or (isinstance(step, str) and step == "passthrough")
 
 
 def extractors_of(detector):
@@ -95,12 +99,11 @@ def largest_side(detector, tiled=True):
     elif isinstance(detector, StudentTeacherDetector):
         sides = [student_teacher.max_size(detector, tiled)]
     else:
-        is_limited = not tiled and isinstance(detector, ExDDDetector)
-        sides = [one.tile_size for one in extractors_of(detector) if is_limited and one.image_size is None]
+        sides = [one.tile_size for one in extractors_of(detector) if not tiled and one.image_size is None]
     return min(filter(None, sides), default=None)
 
 
-def _working_planes(graph, extractor, planes, tiled=True):
+def _working_planes(graph, extractor, planes, tiled):
     """Return the planes, resized to the working size of an extractor."""
     shape = images.shape_of(graph, planes)
     working = images.working_shape(graph, shape, extractor.image_size)
@@ -146,7 +149,7 @@ def _exdd(graph, detector, planes, tiled):
 
 def _segmentation(graph, detector, planes, tiled):
     shape = images.shape_of(graph, planes)
-    logits = [_defect_logits(graph, one, planes, shape) for one in detector.feature_extractors_]
+    logits = [_defect_logits(graph, one, planes, shape, tiled) for one in detector.feature_extractors_]
     logits = logits[0] if len(logits) == 1 else graph.Mean(*logits)
     position_map = detector._position_map()
     scores = heads.top_share_means(graph, logits, detector.top_share, position_map)
@@ -155,9 +158,9 @@ def _segmentation(graph, detector, planes, tiled):
     return Outputs(scores, graph.Add(logits, graph.Unsqueeze(lowered, [1, 2])))
 
 
-def _defect_logits(graph, extractor, planes, shape):
+def _defect_logits(graph, extractor, planes, shape, tiled):
     """Return the logits of the pixels, of shape (batch, height, width)."""
-    working = _working_planes(graph, extractor, planes)
+    working = _working_planes(graph, extractor, planes, tiled)
     cells = networks.LearnedNetwork(extractor).logits(graph, working)
     matrices = []
     for axis, (size, own) in enumerate(zip(images.shape_of(graph, working), shape)):
