@@ -21,7 +21,7 @@ class Disagreement(ValueError):
     """A file whose predictions differ from those of its detector."""
 
 
-def compare(detector, content, images, dtype, layout):
+def compare(detector, content, images, layout):
     """Run a file on images, and refuse it if it does not agree with the detector.
 
     Parameters
@@ -30,9 +30,9 @@ def compare(detector, content, images, dtype, layout):
     content : bytes
         Serialised model.
     images : list of ndarray of shape (height, width, channels)
-        In `dtype`.
-    dtype, layout : str
-        Of the input.
+        In the dtype of the input.
+    layout : str
+        Order of the axes of the input.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """The features and logits of torch networks in a graph."""
 
 import copy
+from functools import lru_cache
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def features(graph, extractor, planes):
     """
     extractor = on_cpu(extractor)
     loaded = extractor._loaded()
-    network = Network(loaded)
+    network = network_of(loaded)
     shape, parts = images.shape_of(graph, planes), []
     for view in _views(graph, extractor, planes):
         outputs = network.outputs(graph, view, *extractor._normalisation(loaded))
@@ -88,6 +89,12 @@ class Network:
         elif self.unit > 1:
             planes = images.repeated(graph, planes, self.unit)
         return graph.splice(self.model, [planes])
+
+
+@lru_cache(maxsize=1)
+def network_of(loaded):
+    """Return a loaded network, traced; the last one is kept, since members of a combination may share it."""
+    return Network(loaded)
 
 
 def _as_list(outputs):
@@ -166,7 +173,7 @@ class LearnedNetwork:
         if extractor.encoder is not None:
             owner = extractor._encoder_extractor()
             loaded = owner._loaded()
-            self.encoder, self._normalisation = Network(loaded), owner._normalisation(loaded)
+            self.encoder, self._normalisation = network_of(loaded), owner._normalisation(loaded)
             given = _GivenMaps(extractor._frozen_encoder())
         self._given = given
         with torch.device("meta"):
