@@ -20,8 +20,8 @@ def features(graph, extractor, planes):
             level_image = _means(graph, level_image, 2)
         padded = graph.Pad(level_image, [0, 0, *[gabor._RADIUS] * 2] * 2, mode="reflect")
         responses = graph.Conv(padded, np.ascontiguousarray(filters))
-        even, odd = graph.Split(graph.Mul(responses, responses), n_outputs=2, axis=1, num_outputs=2)
-        modulus = graph.Sqrt(graph.Add(even, odd))
+        shape = graph.vector(0, 2, extractor.n_orientations, *images.shape_of(graph, level_image))
+        modulus = graph.ReduceL2(graph.Reshape(responses, shape), [1], keepdims=0)  # of the even and the odd one
         parts += _moments(graph, modulus, extractor.stride >> level, gabor._NARROW)
     if extractor.response == "log":
         of_image = {0, 2}  # means of the image itself
