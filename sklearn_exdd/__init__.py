@@ -45,7 +45,7 @@ _HOME = {
     "recommended": "recommendation",
     "show_versions": "_versions",
 }
-_MODULES = ["augment", "coreset", "datasets", "features", "metrics", "persistence", "scoring"]
+_MODULES = ["augment", "coreset", "datasets", "export", "features", "metrics", "persistence", "scoring"]
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 

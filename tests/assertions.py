@@ -81,3 +81,33 @@ def status_of(process, patience=300):
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
     pytest.fail(f"The forked process {process} did not end within {patience} s.")
+
+
+def run_onnx(path, images, layout="NHWC"):
+    """Run an ONNX file on images of one shape; return its outputs by name."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    batch = np.stack([image if image.ndim == 3 else image[..., None] for image in images])
+    batch = batch if layout == "NHWC" else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": batch})))
+
+
+def assert_onnx_agrees(path, detector, images, layout="NHWC", tolerance=1e-5, level=0.0):
+    """Check an ONNX file against its detector on images of one shape: scores, decisions, labels and maps.
+
+    `level` is the magnitude of the numbers whose differences scores and maps are, if these may be close to 0.
+    """
+    outputs, scores = run_onnx(path, images, layout), detector.score_samples(images)
+    level = max(level, abs(detector.threshold_))
+    scale = np.maximum(np.abs(scores), level)
+    assert (np.abs(outputs["score"] - scores) <= tolerance * scale).all()
+    np.testing.assert_array_equal(outputs["decision"], outputs["score"] - np.float32(detector.threshold_))
+    clear = np.abs(scores - detector.threshold_) > 1e-4 * scale
+    np.testing.assert_array_equal(outputs["is_defect"][clear], (scores > detector.threshold_)[clear])
+    for own, expected in zip(outputs["anomaly_map"], detector.predict_map(images), strict=True):
+        assert own.shape == expected.shape
+        assert np.abs(own - expected).max() <= 1e-4 * max(np.abs(expected).max(), level)

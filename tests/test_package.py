@@ -38,6 +38,7 @@ AROUND = {
             "datasets",
             "detectors",
             "display",
+            "export",
             "features",
             "metrics",
         ),
@@ -47,6 +48,7 @@ AROUND = {
     "datasets": {"_images", "_labels", "review"},  # an expert's decisions on the review page are data
     "monitor": {"_composition", "_images", "_params"},
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name
+    "export": {"", "_files", "_images", "augment", "banks", "datasets", "detectors", "features"},
     "review": {"_files", "_images", "_map_colors", "augment", "persistence"},
     "display": {"_composition", "_images", "scoring"},
 }

@@ -13,6 +13,7 @@ EXAMPLES = [
     "plot_synthetic_count.py",
     "plot_student_teacher.py",
     "plot_partial_fit.py",
+    "plot_onnx.py",
     "plot_features_only.py",
     "plot_cluster.py",
 ]

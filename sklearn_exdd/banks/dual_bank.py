@@ -15,7 +15,7 @@ from sklearn_exdd.banks.patches import LazyFeatures
 
 # With n_neighbors="auto", number of rows of the defect bank whose distances are averaged. A
 # defect bank is small and holds background too; a single row of it says little.
-_DEFECT_NEIGHBORS = 9
+DEFECT_NEIGHBORS = 9
 _N_QUERIES = 2**13  # patches that are searched together and cached as one entry
 _N_CACHED = 16  # neighbours of an entry, which answers all smaller numbers; a larger power of two if more are asked for
 # epsilon="scale" is this share of the median distance of normal patches to the defect bank.
@@ -66,7 +66,7 @@ class DualBank:
         """
         n_neighbors = self.n_neighbors
         if n_neighbors == "auto":
-            n_neighbors = 1 if bank is self.normal else min(_DEFECT_NEIGHBORS, len(bank))
+            n_neighbors = 1 if bank is self.normal else min(DEFECT_NEIGHBORS, len(bank))
         n_left = len(bank)
         if exclude is not None:
             left = bank.n_left_without(exclude)

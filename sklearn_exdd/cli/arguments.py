@@ -51,6 +51,7 @@ def parser():
     _add_predict(commands)
     _add_evaluate(commands)
     _add_check(commands)
+    _add_export(commands)
     _add_versions(commands)
     return parser
 
@@ -159,6 +160,22 @@ def _add_check(commands):
     )
     check.add_argument("--json", action="store_true", help="print JSON")
     _add_verbose(check)
+
+
+def _add_export(commands):
+    what = "write a model as one ONNX file, which onnxruntime runs"
+    export = commands.add_parser("export", help=what, description=what[0].upper() + what[1:] + ".", **_LAYOUT)
+    export.add_argument("model", metavar="MODEL", help="file that fit has written")
+    export.add_argument("-o", "--out", metavar="FILE", required=True, help="file to write, such as model.onnx")
+    export.add_argument(
+        "--dtype",
+        choices=("uint8", "uint16", "float32"),
+        default="uint8",
+        help="type of the pixels that the file takes; floats are in [0, 1] (default: %(default)s)",
+    )
+    export.add_argument(
+        "--layout", choices=("NHWC", "NCHW"), default="NHWC", help="order of their axes (default: %(default)s)"
+    )
 
 
 def _add_versions(commands):

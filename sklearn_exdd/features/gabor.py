@@ -126,7 +126,8 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         if is_colour:
             logs = np.log(images + _LOG_OFFSET)
             planes = np.concatenate([planes, logs[..., [0, 2]] - logs[..., [1]]], axis=3)
-        return planes - planes.mean(axis=(1, 2), keepdims=True)
+        mean = planes.mean(axis=(1, 2), keepdims=True, dtype=np.float64)  # of many pixels, float32 would lose digits
+        return planes - mean.astype(np.float32)
 
     def _extract(self, images):
         import torch

@@ -119,7 +119,7 @@ def _takes(model, n_channels, shape):
 def _cut(model, name, layers, unit, size, norm):
     """Return a module that pads images to a multiple of `unit` and computes levels, but nothing behind them.
 
-    Images of another size than `size`, if it is not None, are refused.
+    Images of another size than `size`, if it is not None, are refused. An export needs the padding apart.
     """
     from torch import nn
     from torch.nn import functional
@@ -132,7 +132,7 @@ def _cut(model, name, layers, unit, size, norm):
     class Levels(nn.Module):
         def __init__(self):
             super().__init__()
-            self.model = model
+            self.model, self.unit, self.size = model, unit, size
 
         def forward(self, images):
             height, width = images.shape[2:]
@@ -141,7 +141,10 @@ def _cut(model, name, layers, unit, size, norm):
                     f"images: expected {size[0]} x {size[1]} pixels, the only size that {name} takes, got {height} x "
                     f"{width}. Set image_size={size}, or choose another backbone."
                 )
-            images = functional.pad(images, (0, -width % unit, 0, -height % unit), mode="replicate")
+            return self.levels(functional.pad(images, (0, -width % unit, 0, -height % unit), mode="replicate"))
+
+        def levels(self, images):
+            """Return the levels of images whose sides are multiples of `unit`."""
             outputs = self.model.forward_intermediates(images, indices=indices, **options)
             return [outputs[place] for place in order]
 

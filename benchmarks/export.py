@@ -1,0 +1,146 @@
+"""ONNX files against their detectors: how far they differ, and what both take.
+
+    python benchmarks/export.py
+    python benchmarks/export.py --detectors gabor efficientnet_lite0 --sizes 256 512 1024
+
+Detectors are fitted on generated surfaces, networks with random weights or after a few steps of training: neither times
+nor rounding depend on how good they are. "difference" is the largest one over images of four sizes, one of them larger
+than a tile: that of scores relative to the larger of score and threshold, that of maps relative to their largest value.
+Times are CPU milliseconds of one thread for one image, the median of five: of `decision_function` and `predict_map`,
+and of onnxruntime, which gives all outputs at once. "peak" is the resident memory, on Linux, of a process of its own
+that runs the file, or the detector, on such an image; importing the libraries included.
+"""
+
+import argparse
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from sklearn_exdd import (
+    EfficientNetLiteFeatureExtractor,
+    ExDDDetector,
+    LearnedFeatureExtractor,
+    SegmentationDetector,
+    StudentTeacherDetector,
+    TorchvisionFeatureExtractor,
+)
+from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.export import to_onnx
+
+TRAINING = {"max_steps": 30, "n_synthetic": 8, "crop_size": 64, "train_batch_size": 4, "precision": "float32"}
+SHAPES = [(64, 64), (97, 133), (256, 256), (200, 1100)]
+
+# Runs in processes that import no more than they need.
+MEASURE = """
+import json, sys, time
+import numpy as np
+path, side, is_file, n_repeats = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "file", int(sys.argv[4])
+image = np.random.RandomState(0).randint(0, 256, (1, side, side)).astype(np.uint8)
+if is_file:
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    parts = [lambda: session.run(None, {"image": image[..., None]})]
+else:
+    import pickle
+    import torch
+    torch.set_num_threads(1)
+    detector = pickle.load(open(path, "rb"))
+    parts = [lambda: detector.decision_function(image), lambda: detector.predict_map(image)]
+times = []
+for _ in range(1 + n_repeats):
+    row = []
+    for part in parts:
+        start = time.process_time()
+        part()
+        row.append(1000 * (time.process_time() - start))
+    times.append(row)
+# Not ru_maxrss, which counts the process that started this one.
+(peak,) = [int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(json.dumps({"ms": np.median(times[1:], axis=0).tolist(), "peak": peak}))
+"""
+
+
+def detector_of(name):
+    """Return an unfitted detector."""
+    if name == "gabor":
+        return ExDDDetector("gabor", random_state=0)
+    if name == "efficientnet_lite0":
+        return ExDDDetector(EfficientNetLiteFeatureExtractor(precision="float32"), random_state=0)
+    if name == "resnet18":
+        extractor = TorchvisionFeatureExtractor("resnet18", weights=None, precision="float32")
+        return ExDDDetector(extractor, random_state=0)
+    if name == "segmentation":
+        return SegmentationDetector(LearnedFeatureExtractor(**TRAINING), random_state=0)
+    return StudentTeacherDetector(**TRAINING, random_state=0)
+
+
+def differences(detector, path):
+    """Return the largest relative differences of scores and maps."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    errors = []
+    for seed, shape in enumerate(SHAPES):
+        X, _, _ = make_surface_defects(4, image_shape=shape, random_state=100 + seed)
+        own_scores, own_maps = session.run(["score", "anomaly_map"], {"image": X[..., None]})
+        scores, maps = detector.score_samples(X), detector.predict_map(X)
+        scale = np.maximum(np.abs(scores), abs(detector.threshold_))
+        largest = np.abs(maps).max(axis=(1, 2))
+        errors.append(
+            [
+                (np.abs(own_scores - scores) / scale).max(),
+                (np.abs(own_maps - maps).max(axis=(1, 2)) / largest).max(),
+            ]
+        )
+    return np.max(errors, axis=0)
+
+
+def measured(path, side, kind, n_repeats):
+    """Measure a file, or a pickled detector, in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(path), str(side), kind, str(n_repeats)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main():
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    names = ["gabor", "efficientnet_lite0", "resnet18", "segmentation", "student_teacher"]
+    parser.add_argument("--detectors", nargs="+", choices=names, default=names)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    X, y, masks = make_surface_defects(40, image_shape=(256, 256), random_state=0)
+    columns = ["detector", "export, CPU s", "MB", "score", "map", "image", "decision + map, ms", "file, ms"]
+    columns += ["peak, MB", "file: peak, MB"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name in arguments.detectors:
+        detector = detector_of(name).fit(X, y, masks=masks)
+        with tempfile.TemporaryDirectory() as folder:
+            path, pickled = Path(folder, "detector.onnx"), Path(folder, "detector.pickle")
+            start = time.process_time()
+            to_onnx(detector, path)
+            seconds = time.process_time() - start
+            pickled.write_bytes(pickle.dumps(detector))
+            score, pixel_map = differences(detector, path)
+            for side in arguments.sizes:
+                own = measured(path, side, "file", arguments.repeats)
+                library = measured(pickled, side, "library", arguments.repeats)
+                decision, maps = library["ms"]
+                print(
+                    f"| {name} | {seconds:.1f} | {path.stat().st_size / 1e6:.1f} | {score:.1e} | {pixel_map:.1e} "
+                    f"| {side} x {side} | {decision:.0f} + {maps:.0f} | {own['ms'][0]:.0f} | {library['peak']:.0f} "
+                    f"| {own['peak']:.0f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""
+A detector as one ONNX file
+===========================
+
+A detector is fitted in Python. At the line there may be no Python, or no room for torch: an ONNX file
+holds all that prediction does, from the raw pixels of the camera to score, decision and map, and any
+program runs it with onnxruntime.
+"""
+
+# %%
+# Fit and export
+# --------------
+# The file is compared with the detector before it is written.
+from pathlib import Path
+from tempfile import mkdtemp
+
+import matplotlib.pyplot as plt
+import numpy as np
+import onnxruntime
+
+from sklearn_exdd import ExDDDetector
+from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.export import to_onnx
+
+X, y, masks = make_surface_defects(120, defect_fraction=0.25, image_shape=(128, 128), random_state=0)
+detector = ExDDDetector("gabor", random_state=0).fit(X[:80], y[:80], masks=masks[:80])
+path = Path(mkdtemp(), "detector.onnx")
+to_onnx(detector, path, check=X[80:84])
+print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+
+# %%
+# Run it
+# ------
+# These lines need numpy and onnxruntime alone. The input is a batch of images (batch, height,
+# width, channels), as they are, of any size; the metadata say what else there is to know.
+session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+found = dict(zip(names, session.run(names, {"image": X[80:, ..., None]})))
+for name, values in found.items():
+    print(f"{name:<12} {values.dtype!s:<8} {values.shape}")
+print(session.get_modelmeta().custom_metadata_map)
+
+# %%
+# The same answers
+# ----------------
+scores, maps = detector.score_samples(X[80:]), detector.predict_map(X[80:])
+print(f"scores differ by at most {np.abs(found['score'] - scores).max() / detector.threshold_:.0e} of the threshold,")
+print(f"maps by {np.abs(found['anomaly_map'] - maps).max() / maps.max():.0e} of their largest value.")
+
+# %%
+# What the file sees
+# ------------------
+# A p-value is the share of normal images that look at least as unusual: 0.02 is one in fifty.
+shown = np.argsort(found["p_value"], kind="stable")[[0, 1, len(scores) // 2, -1]]
+figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), layout="constrained")
+for (top, bottom), i in zip(axes.T, shown):
+    top.imshow(X[80 + i], cmap="gray", vmin=0, vmax=255)
+    label = "defect" if found["is_defect"][i] else "normal"
+    top.set_title(f"{label}, score {found['score'][i]:.2f}\np-value {found['p_value'][i]:.2f}", fontsize=9)
+    picture = bottom.imshow(found["anomaly_map"][i], cmap="inferno", vmin=0, vmax=found["anomaly_map"][shown].max())
+    for ax in (top, bottom):
+        ax.set_xticks([])
+        ax.set_yticks([])
+axes[0, 0].set_ylabel("image")
+axes[1, 0].set_ylabel("map of the file")
+figure.colorbar(picture, ax=axes, label="ratio score (no unit)", shrink=0.8)

@@ -1,0 +1,5 @@
+"""Fitted detectors as files for other runtimes."""
+
+from sklearn_exdd.export.file import to_onnx
+
+__all__ = ["to_onnx"]

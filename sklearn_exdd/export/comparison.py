@@ -1,0 +1,141 @@
+"""The comparison of a file with the detector that it was made from."""
+
+import numpy as np
+
+from sklearn_exdd._images import Images
+from sklearn_exdd.datasets import make_surface_defects
+from sklearn_exdd.detectors.combined import CombinedDefectDetector
+from sklearn_exdd.detectors.segmentation import SegmentationDetector
+from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
+from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
+
+# Relative to the largest of score, threshold and the numbers that cancel in them, and to the largest value of a map.
+# Rounding stays ten times below.
+_SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
+_SHAPE = (97, 133)  # multiples of nothing
+_BEYOND = 200  # pixels by which an image is larger than a tile
+_LARGEST = 2304  # pixels of such an image: more would take too long
+
+
+class Disagreement(ValueError):
+    """A file whose predictions differ from those of its detector."""
+
+
+def compare(detector, content, images, layout):
+    """Run a file on images, and refuse it if it does not agree with the detector.
+
+    Parameters
+    ----------
+    detector : BaseDefectDetector
+    content : bytes
+        Serialised model.
+    images : list of ndarray of shape (height, width, channels)
+        In the dtype of the input.
+    layout : str
+        Order of the axes of the input.
+
+    Raises
+    ------
+    Disagreement
+        With both numbers.
+    """
+    session = open_session(content)
+    for i, image in enumerate(images):
+        raw = image[..., 0] if image.shape[2] == 1 else image
+        score, pixel_map = detector.score_samples([raw])[0], detector.predict_map([raw])[0]
+        batch = image[None] if layout == "NHWC" else np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+        own_score, own_map = (values[0] for values in session.run(["score", "anomaly_map"], {"image": batch}))
+        place = f"check[{i}] ({image.shape[0]} x {image.shape[1]} pixels)"
+        level = max(abs(detector.threshold_), _cancelling(detector))
+        scale = max(abs(score), level)
+        if not abs(own_score - score) <= _SCORE_TOLERANCE * scale:
+            raise Disagreement(_message(place, "score", own_score, score))
+        errors = np.abs(own_map - pixel_map)
+        if not errors.max() <= _MAP_TOLERANCE * max(np.abs(pixel_map).max(), level):
+            worst = np.unravel_index(np.argmax(errors), errors.shape)
+            row, column = map(int, worst)
+            raise Disagreement(_message(place, f"value at pixel ({row}, {column})", own_map[worst], pixel_map[worst]))
+
+
+def _cancelling(detector):
+    """Return the magnitude of the numbers whose differences scores are: they may be close to 0 themselves."""
+    if isinstance(detector, SegmentationDetector):
+        return float(np.abs(detector._position_map()).max())
+    if isinstance(detector, StudentTeacherDetector) and detector.map_source == "both":
+        return float(np.sum(np.abs(detector.map_scale_[:, 0]) / detector.map_scale_[:, 1]))
+    if isinstance(detector, CombinedDefectDetector):
+        levels = np.array([_cancelling(bare(member)) for member in detector.detectors_])
+        return float(detector._weights @ ((np.abs(detector.score_centers_) + levels) / detector.score_scales_))
+    return 0.0
+
+
+def _message(place, what, own, expected):
+    return (
+        f"{place}: expected the {what} {expected:.7g} of the detector, got {own:.7g} from the ONNX file. No file is "
+        "written. Please report it with the parameters of the detector."
+    )
+
+
+def open_session(content):
+    """Return an onnxruntime session on one core of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def given(detector, check, dtype):
+    """Return images of a user as arrays of shape (height, width, channels) in a dtype."""
+    images = detector._images(check, "check")
+    return [_as(images[i], dtype) for i in range(len(images))]
+
+
+def made(detector, dtype):
+    """Return two generated surfaces, one with a defect, in sizes that a detector takes."""
+    least = smallest_side(detector)
+    members = map(bare, getattr(detector, "detectors_", [detector]))
+    on_networks = [one for member in members for one in extractors_of(member) if isinstance(one, ON_NETWORKS)]
+    fixed = [_only_size(one) for one in on_networks if one.image_size is None]
+    shape = next(filter(None, fixed), tuple(max(least, side) for side in _SHAPE))
+    return [_surface(detector, shape, seed, dtype) for seed in (0, 1)]
+
+
+def beyond_tiles(detector, dtype):
+    """Return images larger than the tiles of networks whose patches may depend on more than the margin of a tile."""
+    height, images = max(64, smallest_side(detector)), []
+    limit = min(largest_side(detector) or _LARGEST, _LARGEST)
+    for member in map(bare, getattr(detector, "detectors_", [detector])):
+        if isinstance(member, StudentTeacherDetector):
+            tile_sizes = [member.tile_size] if member.teacher != "learned" else []
+        else:
+            tile_sizes = [one.tile_size for one in extractors_of(member) if _has_foreign_network(one)]
+        shapes = [(height, tile_size + _BEYOND) for tile_size in tile_sizes if tile_size + _BEYOND <= limit]
+        images += [_surface(detector, shape, 2, dtype) for shape in shapes]
+    return images
+
+
+def _has_foreign_network(extractor):
+    """Tell whether images are computed in tiles by a network whose margin is an estimate."""
+    network = getattr(extractor, "encoder", extractor)  # of a LearnedFeatureExtractor; a name is one of the library
+    return extractor.image_size is None and isinstance(network, ON_NETWORKS) and _only_size(network) is None
+
+
+def _only_size(extractor):
+    """Return the only size of images that a network takes, or None."""
+    loaded = extractor._loaded()
+    return loaded.module.size if loaded.aligned else None  # aligned are the models of timm
+
+
+def _surface(detector, shape, seed, dtype):
+    X, _, _ = make_surface_defects(2, defect_fraction=0.5, image_shape=shape, random_state=seed)
+    image = Images(X)[seed % 2]
+    if detector.n_channels_ == 3:
+        image = image * np.array([1, 0.9, 0.8], dtype=np.float32)
+    return _as(image, dtype)
+
+
+def _as(image, dtype):
+    if dtype == "float32":
+        return image
+    return np.rint(image * np.iinfo(dtype).max).astype(dtype)

@@ -1,0 +1,193 @@
+"""A fitted detector as one ONNX file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from sklearn_exdd import __version__
+from sklearn_exdd._files import write_whole
+from sklearn_exdd.export import comparison, heads, images
+from sklearn_exdd.export.detectors import bare, largest_side, outputs, smallest_side
+from sklearn_exdd.export.graph import Graph
+from sklearn_exdd.export.refusals import check_exportable, check_packages
+
+_DTYPES = {"uint8": 2, "uint16": 4, "float32": 1}  # as of onnx.TensorProto
+_LAYOUTS = {"NHWC": ("batch", "height", "width", None), "NCHW": ("batch", None, "height", "width")}
+_FLOAT, _BOOL = 1, 9
+_MAX_BYTES = 2**31 - 1  # of a message of protobuf
+
+
+def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
+    """Write a fitted detector to one ONNX file, from raw pixels to score, decision and anomaly map.
+
+    The file runs wherever onnxruntime does, without Python, torch or this library. It holds everything that prediction
+    does: scaling of the pixels, resizing, features, banks or networks, threshold and maps.
+
+    Parameters
+    ----------
+    detector : detector
+        Fitted on images: an :class:`ExDDDetector`, :class:`SegmentationDetector`, :class:`StudentTeacherDetector` or
+        :class:`CombinedDefectDetector` of these; also inside a FrozenEstimator, or a Pipeline of augmenters.
+    path : str or path-like
+        Written whole or not at all; the usual suffix is ``.onnx``.
+    dtype : {"uint8", "uint16", "float32"}, default="uint8"
+        Type of the pixels that the file takes. Floats are in [0, 1].
+    layout : {"NHWC", "NCHW"}, default="NHWC"
+        Order of the axes of the input: batch, height, width and channels, or channels before height.
+    check : images, default=None
+        Images on which the file, run by onnxruntime, has to agree with the detector. None takes generated surfaces.
+
+    Raises
+    ------
+    ImportError
+        If onnx or onnxruntime is not installed, or onnxscript for a detector with a network.
+    TypeError
+        If the detector is of another class, or its feature extractor is one of your own.
+    ValueError
+        If no file can repeat the scores: of an extractor fitted in bfloat16, of banks searched by pynndescent, of
+        feature rows, of a network that torch cannot export; or if the file disagrees on `check`.
+    sklearn.exceptions.NotFittedError
+        If the detector is not fitted.
+    FileNotFoundError
+        If the folder is missing.
+
+    See Also
+    --------
+    sklearn_exdd.persistence.dump : Writes a file for this library.
+
+    Notes
+    -----
+    The input is named "image", (batch, height, width, channels) or (batch, channels, height, width), with one channel
+    or with red, green and blue; all sizes but the channels may vary from call to call. The outputs are:
+
+    * "score", float32 (batch,): as of ``score_samples``;
+    * "decision", float32 (batch,): as of ``decision_function``, greater than 0 for a defect;
+    * "is_defect", bool (batch,);
+    * "p_value", float32 (batch,): share of normal images that score at least as high, the image itself among them:
+      ``(1 + n_as_high) / (n + 1)`` with the n scores of `calibration_scores_`. It is exact for images that are
+      exchangeable with those of the calibration [1]_. Without calibration scores there is no such output;
+    * "anomaly_map", float32 (batch, height, width): as of ``predict_map``.
+
+    The metadata of the file are texts: "class", "version", "classes" and "defect_class" (JSON), "threshold",
+    "false_alarm_rate", "dtype", "layout", "channels" and "min_size", the smallest side of an image in pixels. There is
+    a "max_size", the largest side, only where the detector cuts larger images into tiles and these would differ. Images
+    of other sizes and floats outside [0, 1] are an error.
+
+    Scores agree to about 1e-6 of the larger of score and threshold, maps to 1e-5 of their largest value.
+
+    References
+    ----------
+    .. [1] V. Vovk et al., "Algorithmic learning in a random world", 2005.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_exdd import ExDDDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects
+    >>> from sklearn_exdd.export import to_onnx
+    >>> X, y, _ = make_surface_defects(12, image_shape=(64, 64), random_state=0)
+    >>> detector = ExDDDetector("gabor", random_state=0).fit(X, y)
+    >>> with TemporaryDirectory() as folder:
+    ...     to_onnx(detector, Path(folder, "detector.onnx"))
+    ...     import onnxruntime
+    ...     session = onnxruntime.InferenceSession(Path(folder, "detector.onnx").read_bytes())
+    >>> score, is_defect = session.run(["score", "is_defect"], {"image": X[..., None]})
+    >>> score.shape, is_defect.dtype
+    ((12,), dtype('bool'))
+    """
+    path = Path(path)
+    _check_options(path, dtype, layout)
+    check_packages()
+    detector = bare(detector)
+    check_exportable(detector)
+    examples = comparison.made(detector, dtype) if check is None else comparison.given(detector, check, dtype)
+    content = _content(detector, dtype, layout)
+    try:
+        comparison.compare(detector, content, examples + comparison.beyond_tiles(detector, dtype), layout)
+    except comparison.Disagreement:
+        limit = largest_side(detector, tiled=False)
+        if limit is None:
+            raise
+        # A patch may depend on more than the margin of the tiles: then smaller images agree.
+        content = _content(detector, dtype, layout, tiled=False)
+        comparison.compare(detector, content, [image[:limit, :limit] for image in examples], layout)
+    write_whole(path, content)
+
+
+def _check_options(path, dtype, layout):
+    for name, value, known in (("dtype", dtype, _DTYPES), ("layout", layout, _LAYOUTS)):
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name}: expected one of {sorted(known)}, got {value!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected an existing folder to write into, found no {str(path.parent)!r}.")
+
+
+def _content(detector, dtype, layout, tiled=True):
+    """Return the file of a detector as bytes."""
+    import onnx
+    from onnx import helper
+
+    graph, n_channels = Graph(), detector.n_channels_
+    axes = [n_channels if axis is None else axis for axis in _LAYOUTS[layout]]
+    found = outputs(graph, detector, images.planes_of(graph, "image", dtype, layout), tiled)
+    decisions = graph.Sub(found.scores, np.float32(detector.threshold_))
+    values = {
+        "score": (found.scores, _FLOAT),
+        "decision": (decisions, _FLOAT),
+        "is_defect": (graph.Greater(decisions, np.float32(0)), _BOOL),
+    }
+    calibration_scores = getattr(detector, "calibration_scores_", np.empty(0))
+    calibration_scores = calibration_scores[~np.isnan(calibration_scores)]
+    if len(calibration_scores):
+        values["p_value"] = (heads.p_values(graph, found.scores, calibration_scores), _FLOAT)
+    values["anomaly_map"] = (found.maps, _FLOAT)
+    infos = []
+    for name, (value, kind) in values.items():
+        graph.nodes.append(helper.make_node("Identity", [value], [name], name=name))
+        shape = ["batch", "height", "width"] if name == "anomaly_map" else ["batch"]
+        infos.append(helper.make_tensor_value_info(name, kind, shape))
+    model = graph.model(
+        [helper.make_tensor_value_info("image", _DTYPES[dtype], axes)],
+        infos,
+        metadata=_metadata(detector, dtype, layout, tiled),
+        doc_string=_doc_string(n_channels, dtype, layout),
+    )
+    if model.ByteSize() > _MAX_BYTES:
+        raise ValueError(
+            f"to_onnx: expected a detector of less than 2 GB, the largest ONNX file, got {model.ByteSize() / 1e9:.1f} "
+            "GB. Fit with a smaller coreset."
+        )
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def _metadata(detector, dtype, layout, tiled):
+    largest = largest_side(detector, tiled)
+    return {
+        "class": type(detector).__name__,
+        "version": __version__,
+        "classes": json.dumps(detector.classes_.tolist()),
+        "defect_class": json.dumps(detector.classes_.tolist()[detector._positive_index()]),
+        "threshold": repr(float(detector.threshold_)),
+        "false_alarm_rate": repr(float(detector.false_alarm_rate_)),
+        "dtype": dtype,
+        "layout": layout,
+        "channels": str(detector.n_channels_),
+        "min_size": str(smallest_side(detector)),
+        **({} if largest is None else {"max_size": str(largest)}),
+    }
+
+
+def _doc_string(n_channels, dtype, layout):
+    values = "in [0, 1]" if dtype == "float32" else "as they are"
+    colours = "grey" if n_channels == 1 else "red, green, blue"
+    axes = ", ".join(str(n_channels) if axis is None else axis for axis in _LAYOUTS[layout])
+    return (
+        "import numpy, onnxruntime\n"
+        "session = onnxruntime.InferenceSession('detector.onnx')\n"
+        f"# images: {dtype} ({axes}), {colours}, pixels {values}\n"
+        "outputs = session.run(None, {'image': images})\n"
+        "found = dict(zip([one.name for one in session.get_outputs()], outputs))  # score, decision, is_defect, ...\n"
+    )

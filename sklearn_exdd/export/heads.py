@@ -1,0 +1,77 @@
+"""What follows from scores and logits: maps of pixels, means of the highest pixels, decisions and p-values."""
+
+import numpy as np
+
+from sklearn_exdd.export import images
+
+_TRUNCATE = 4.0  # standard deviations at which scipy's gaussian_filter ends
+
+
+def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
+    """Bring maps on the patch grid to the pixels of the image, bilinearly, and blur them.
+
+    Parameters
+    ----------
+    graph : Graph
+    patch_maps : str
+        Of shape (batch, height', width').
+    centers : callable
+        ``centers(pixels, axis)`` returns where pixels, a float64 vector, lie on the grid of patches.
+    shape : tuple of str (height, width)
+    blur : float, default=0.0
+        Standard deviation of the Gaussian, in pixels.
+
+    Returns
+    -------
+    maps : str
+        Of shape (batch, height, width).
+
+    Notes
+    -----
+    Interpolation and blur are linear and separable: the matrices are blurred, not the maps.
+    """
+    matrices = []
+    for axis, size in enumerate(shape):
+        n_patches = graph.size(patch_maps, axis + 1)
+        if not blur:
+            matrices.append(images.interpolation(graph, centers(graph.arange(size), axis), n_patches))
+            continue
+        weights = _gaussian(blur)
+        pixels = _reflected(graph, size, len(weights) // 2)
+        matrix = images.interpolation(graph, centers(graph.double(pixels), axis), n_patches)
+        blurred = graph.Conv(graph.Unsqueeze(matrix, [0, 1]), weights.reshape(1, 1, -1, 1))
+        matrices.append(graph.Squeeze(blurred, [0, 1]))
+    return images.between(graph, matrices[0], patch_maps, matrices[1])
+
+
+def _gaussian(sigma):
+    radius = int(_TRUNCATE * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def _reflected(graph, size, radius):
+    """Return the pixels from -radius to size + radius - 1, mirrored into the image with its border pixels repeated."""
+    around = graph.Mod(graph.Range(-radius, graph.Add(size, radius), 1), graph.Mul(size, 2))
+    return graph.Min(around, graph.Sub(graph.Sub(graph.Mul(size, 2), 1), around))
+
+
+def top_share_means(graph, maps, share, position_map=None):
+    """Return the means of the highest pixels of maps (batch, height, width); see :func:`scoring.top_share_mean`."""
+    if position_map is not None:
+        shape = graph.size(maps, 1), graph.size(maps, 2)
+        positions = graph.constant(position_map.astype(np.float32)[None, None])
+        maps = graph.Sub(maps, graph.Squeeze(images.resized(graph, positions, shape), [1]))
+    flat = graph.Reshape(maps, [0, -1])
+    # As Python rounds: float64, half to even.
+    n_pixels = graph.Round(graph.Mul(graph.double(graph.size(flat, 1)), np.float64(share)))
+    highest, _ = graph.TopK(flat, graph.vector(graph.Max(graph.integer(n_pixels), 1)), sorted=0, n_outputs=2)
+    return graph.ReduceMean(highest, [1], keepdims=0)
+
+
+def p_values(graph, scores, calibration_scores):
+    """Return conformal p-values: the share of normal images, the image itself among them, that score as high."""
+    known = np.sort(calibration_scores).astype(np.float32)
+    as_high = graph.GreaterOrEqual(known, graph.Unsqueeze(scores, [1]))
+    count = graph.ReduceSum(graph.float(as_high), [1], keepdims=0)
+    return graph.Div(graph.Add(count, np.float32(1)), np.float32(len(known) + 1))

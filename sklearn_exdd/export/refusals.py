@@ -1,0 +1,91 @@
+"""Detectors that no file can repeat, refused by what to do instead."""
+
+from importlib.util import find_spec
+
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_exdd.detectors.combined import CombinedDefectDetector
+from sklearn_exdd.detectors.exdd import ExDDDetector
+from sklearn_exdd.export.detectors import DETECTORS, ON_NETWORKS, bare, extractors_of
+from sklearn_exdd.features import GaborFeatureExtractor, LearnedFeatureExtractor
+
+
+def check_packages():
+    """Refuse to export without the packages that write a file and run it."""
+    for package in ("onnx", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ImportError(f"to_onnx needs {package}: pip install {package}.")
+
+
+def check_exportable(detector, where="detector"):
+    """Refuse a detector that has no graph, or whose graph would give other scores.
+
+    Parameters
+    ----------
+    detector : object
+    where : str, default="detector"
+        Name of the detector in messages.
+    """
+    if type(detector) not in DETECTORS:
+        names = [kind.__name__ for kind in DETECTORS]
+        raise TypeError(
+            f"{where}: expected a detector of one of the classes {', '.join(names)}, got {type(detector).__name__}. "
+            "Of a Pipeline or a search, pass fitted_detector(estimator); of other classes, keep the detector with "
+            "persistence.dump or skops.io."
+        )
+    check_is_fitted(detector)
+    if hasattr(detector, "n_features_in_"):
+        raise ValueError(f"{where}: expected a detector fitted on images, got one fitted on feature rows.")
+    if isinstance(detector, CombinedDefectDetector):
+        _check_members(detector, where)
+    elif isinstance(detector, ExDDDetector):
+        _check_banks(detector, where)
+    for extractor in extractors_of(detector):
+        _check_extractor(extractor, f"{where}.{_parameter_of(detector)}")
+
+
+def _check_members(detector, where):
+    names = [name for name, member in detector.detectors if member != "drop"]
+    for name, member in zip(names, map(bare, detector.detectors_), strict=True):
+        check_exportable(member, f"{where}.{name}")
+        if member.n_channels_ != detector.n_channels_:
+            raise ValueError(
+                f"{where}.{name}: expected a member that takes the {detector.n_channels_} channels of the images, got "
+                f"one that takes {member.n_channels_}. Fit the combination with image_channels='grey' or 'colour', and "
+                "its members without."
+            )
+
+
+def _check_banks(detector, where):
+    for bank in (detector.normal_bank_, detector.defect_bank_):
+        if bank is not None and not bank.is_exact:
+            raise ValueError(
+                f"{where}: expected banks that are searched exactly, as an ONNX file does, got one of {len(bank)} rows "
+                f"with algorithm={detector.algorithm!r}, whose neighbours are approximate. Fit with algorithm='brute', "
+                "or with a smaller coreset."
+            )
+
+
+def _check_extractor(extractor, where):
+    if type(extractor) is LearnedFeatureExtractor:
+        if extractor.encoder is not None:
+            _check_extractor(extractor._encoder_extractor(), f"{where}.encoder")
+        return
+    if type(extractor) is GaborFeatureExtractor:
+        return
+    if type(extractor) not in ON_NETWORKS:
+        known = ", ".join(kind.__name__ for kind in (GaborFeatureExtractor, LearnedFeatureExtractor, *ON_NETWORKS))
+        raise TypeError(
+            f"{where}: expected a feature extractor of one of the classes {known}, got {extractor._name}, whose code "
+            "no ONNX file can hold. A torch network can be exported as a ModuleFeatureExtractor."
+        )
+    if extractor._resolved_precision() == "bfloat16":
+        raise ValueError(
+            f"{where}: expected {extractor._name} in float32, got one fitted in bfloat16, whose scores an ONNX file "
+            "cannot repeat. Fit the detector again with "
+            f"{where.partition('.')[2].replace('.', '__')}={type(extractor).__name__}(..., precision='float32')."
+        )
+
+
+def _parameter_of(detector):
+    return "teacher" if hasattr(detector, "teacher_") else "feature_extractor"

@@ -1,0 +1,102 @@
+"""The networks of a StudentTeacherDetector in a graph."""
+
+import numpy as np
+
+from sklearn_exdd.export import images, networks
+from sklearn_exdd.export.tracing import traced
+from sklearn_exdd.features import BaseFeatureExtractor
+
+_FLOOR = 0.03
+
+
+def max_size(detector, tiled=True):
+    """Return the longest side of the images that a graph repeats, or None for any.
+
+    Parameters
+    ----------
+    detector : StudentTeacherDetector
+    tiled : bool, default=True
+        False if images that the detector predicts in tiles have turned out to differ.
+
+    Returns
+    -------
+    max_size : int or None
+        Always that of a tile if the teacher prepares images as a whole, by their median for instance: it sees tiles.
+    """
+    unit, teacher = detector.levels_[-1][1], detector.teacher_
+    prepares = teacher is not None and type(teacher)._prepare is not BaseFeatureExtractor._prepare
+    if tiled and (not prepares or getattr(teacher, "brightness", "log") == "linear"):
+        return None
+    return detector.tile_size // unit * unit
+
+
+def cells(graph, detector, planes, features):
+    """Return the map that `map_source` asks for, at the stride of the finest level.
+
+    Parameters
+    ----------
+    graph : Graph
+    detector : StudentTeacherDetector
+    planes : str
+    features : callable
+        ``features(graph, extractor, planes)`` appends a feature extractor.
+
+    Returns
+    -------
+    cells : str
+        Of shape (batch, height', width').
+    """
+    strides = [stride for _, stride in detector.levels_]
+    logs = images.logarithms(graph, planes, _FLOOR)
+    medians = images.medians(graph, logs)
+    logs, shape = images.mirrored(graph, logs, strides[-1])
+    n_channels, others, seen = detector.n_channels_, [(detector.n_channels_, None)], []
+    if detector.teacher_ is not None:
+        brightness = graph.Sub(graph.Exp(logs), np.float32(_FLOOR))
+        brightness = graph.Clip(brightness, np.float32(0), np.float32(1))
+        seen = [graph.Transpose(features(graph, detector.teacher_, brightness), perm=[0, 3, 1, 2])]
+        others.append(detector.levels_[0])
+    network = networks.on_cpu(detector)._fitted_network()
+    model = traced(_predicting(network, strides), network, n_channels, unit=strides[-1], others=others)
+    outputs = graph.splice(model, [logs, medians, *seen])
+    combined = _combined(graph, detector, outputs)
+    sizes = graph.vector(*(graph.ceil_div(size, strides[0]) for size in shape))
+    return graph.Slice(combined, [0, 0], sizes, [1, 2])
+
+
+def _predicting(network, strides):
+    """Return a function from logarithms, medians and, of another teacher, its maps, to cosine distances and logits.
+
+    The factors between levels are those of their strides: computed from the sizes of maps, they could not be exported.
+    """
+    import torch
+
+    from sklearn_exdd.detectors.student_teacher.networks import cosines, enlarge, products
+
+    factors = [stride // strides[0] for stride in strides]
+
+    def predict(logs, medians, *seen):
+        seen = list(seen) or network.teacher(logs, medians)
+        rebuilt = network.student(logs, medians)
+        distances = [enlarge(level[:, None], factor)[:, 0] for level, factor in zip(cosines(seen, rebuilt), factors)]
+        outputs = [sum(distances[1:], distances[0])]
+        if network.head is not None:
+            maps = products(seen, rebuilt)
+            enlarged = [enlarge(level, factor) for level, factor in zip(maps, factors)]
+            outputs.append(network.head.layers(torch.cat(enlarged, dim=1))[:, 0])
+        return outputs
+
+    return predict
+
+
+def _combined(graph, detector, outputs):
+    """Return the distances, the logits or the sum of both, standardised."""
+    distances = outputs[0]
+    if detector.map_source == "cosine" or detector.head_weights_ is None:
+        return distances
+    if detector.map_source != "both":
+        return outputs[1]
+    scaled = []
+    for cells, (mean, deviation) in zip((outputs[1], distances), detector.map_scale_):
+        scaled.append(graph.Div(graph.Sub(cells, np.float32(mean)), np.float32(deviation)))
+    return graph.Add(*scaled)
