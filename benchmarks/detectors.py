@@ -94,6 +94,7 @@ DETECTORS = {
     "lite0, whitened": lambda banks, network: ExDDDetector(
         EfficientNetLiteFeatureExtractor(whiten=True), augmenter=banks
     ),
+    "default": lambda banks, network: ExDDDetector(),
     "lite0, three strides": lambda banks, network: ExDDDetector(EfficientNetLiteFeatureExtractor(strides=(8, 16, 32))),
     "banks and probe, lite0": lambda banks, network: CombinedDefectDetector(
         [

@@ -156,6 +156,26 @@ def test_p_values_count_the_normal_images_that_score_as_high(grey, path, unseen_
     np.testing.assert_allclose(run_onnx(path, X)["p_value"], expected, rtol=1e-6)
 
 
+def test_p_values_give_each_group_one_share(surfaces, unseen_surfaces, tmp_path):
+    X, y, _ = surfaces
+    detector = ExDDDetector("gabor", random_state=0).fit(X, y, groups=np.arange(len(y)) // 3)
+    assert detector.false_alarm_rate_ > 1 / (1 + np.sum(y == 0))
+    p_values = run_onnx(exported(detector, tmp_path), unseen_surfaces[0])["p_value"]
+    np.testing.assert_allclose(p_values, detector.p_values(unseen_surfaces[0]), rtol=1e-6)
+
+
+def test_masks_mark_what_predict_mask_marks_and_never_nothing_on_a_defect(grey, path, unseen_surfaces, tmp_path):
+    X = unseen_surfaces[0]
+    outputs, expected = run_onnx(path, X), grey.predict_mask(X)
+    np.testing.assert_array_equal(outputs["mask"].any(axis=(1, 2)), outputs["is_defect"])
+    clear = [(pixel_map > grey.pixel_threshold_).any() for pixel_map in grey.predict_map(X)]
+    np.testing.assert_array_equal(outputs["mask"][clear], expected[clear])
+    detector = copy.copy(grey)
+    detector.pixel_threshold_ = 1e6
+    faint = run_onnx(exported(detector, tmp_path), X)
+    np.testing.assert_array_equal(faint["mask"].sum(axis=(1, 2)), faint["is_defect"])
+
+
 def test_an_image_is_a_defect_where_its_p_value_is_below_the_promised_rate(surfaces, unseen_surfaces, tmp_path):
     X, y, masks = surfaces
     detector = ExDDDetector("gabor", max_false_alarm_rate=0.3, random_state=0).fit(X, y, masks=masks)
@@ -187,13 +207,14 @@ def test_inputs_outputs_and_metadata_are_as_documented(grey, path):
         ("is_defect", "BOOL", ["batch"]),
         ("p_value", "FLOAT", ["batch"]),
         ("anomaly_map", "FLOAT", ["batch", "height", "width"]),
+        ("mask", "BOOL", ["batch", "height", "width"]),
     ]
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
     assert not model.functions
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert list(metadata) == [
         *("class", "version", "classes", "defect_class", "threshold", "false_alarm_rate"),
-        *("dtype", "layout", "channels", "min_size"),
+        *("dtype", "layout", "channels", "min_size", "pixel_threshold"),
     ]
     assert json.loads(metadata["classes"]) == grey.classes_.tolist()
     assert json.loads(metadata["defect_class"]) == 1

@@ -15,6 +15,7 @@ def run(options):
         raise ValueError(f"{options.model}: {error}") from error
     print(
         f"{type(detector).__name__} written to {path}, {path.stat().st_size / 1e6:.1f} MB: image ({options.dtype}, "
-        f"{options.layout}, channels: {detector.n_channels_}) -> score, decision, is_defect, p_value, anomaly_map."
+        f"{options.layout}, channels: {detector.n_channels_}) -> score, decision, "
+        "is_defect, p_value, anomaly_map, mask."
     )
     return DONE

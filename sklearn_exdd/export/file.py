@@ -64,21 +64,18 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     * "score", float32 (batch,): as of ``score_samples``;
     * "decision", float32 (batch,): as of ``decision_function``, greater than 0 for a defect;
     * "is_defect", bool (batch,);
-    * "p_value", float32 (batch,): share of normal images that score at least as high, the image itself among them:
-      ``(1 + n_as_high) / (n + 1)`` with the n scores of `calibration_scores_`. It is exact for images that are
-      exchangeable with those of the calibration [1]_. Without calibration scores there is no such output;
-    * "anomaly_map", float32 (batch, height, width): as of ``predict_map``.
+    * "p_value", float32 (batch,): as of ``p_values``. Without calibration scores there is no such output;
+    * "anomaly_map", float32 (batch, height, width): as of ``predict_map``;
+    * "mask", bool (batch, height, width): the pixels of a defective image above `pixel_threshold_`, as of
+      ``predict_mask``. If none is above it, the mask is the highest pixel alone, where ``predict_mask`` marks its
+      surroundings too. Without `pixel_threshold_` there is no such output.
 
     The metadata of the file are texts: "class", "version", "classes" and "defect_class" (JSON), "threshold",
-    "false_alarm_rate", "dtype", "layout", "channels" and "min_size", the smallest side of an image in pixels. There is
-    a "max_size", the largest side, only where the detector cuts larger images into tiles and these would differ. Images
-    of other sizes and floats outside [0, 1] are an error.
+    "false_alarm_rate", "dtype", "layout", "channels", "min_size", the smallest side of an image in pixels, and
+    "pixel_threshold". There is a "max_size", the largest side, only where the detector cuts larger images into tiles
+    and these would differ. Images of other sizes and floats outside [0, 1] are an error.
 
     Scores agree to about 1e-6 of the larger of score and threshold, maps to 1e-5 of their largest value.
-
-    References
-    ----------
-    .. [1] V. Vovk et al., "Algorithmic learning in a random world", 2005.
 
     Examples
     --------
@@ -133,20 +130,20 @@ def _content(detector, dtype, layout, tiled=True):
     axes = [n_channels if axis is None else axis for axis in _LAYOUTS[layout]]
     found = outputs(graph, detector, images.planes_of(graph, "image", dtype, layout), tiled)
     decisions = graph.Sub(found.scores, np.float32(detector.threshold_))
-    values = {
-        "score": (found.scores, _FLOAT),
-        "decision": (decisions, _FLOAT),
-        "is_defect": (graph.Greater(decisions, np.float32(0)), _BOOL),
-    }
+    is_defect = graph.Greater(decisions, np.float32(0))
+    values = {"score": (found.scores, _FLOAT), "decision": (decisions, _FLOAT), "is_defect": (is_defect, _BOOL)}
     calibration_scores = getattr(detector, "calibration_scores_", np.empty(0))
-    calibration_scores = calibration_scores[~np.isnan(calibration_scores)]
-    if len(calibration_scores):
-        values["p_value"] = (heads.p_values(graph, found.scores, calibration_scores), _FLOAT)
-    values["anomaly_map"] = (found.maps, _FLOAT)
+    calibrating = np.flatnonzero(~np.isnan(calibration_scores))
+    if len(calibrating):
+        groups = detector._groups_at(calibrating)
+        values["p_value"] = heads.p_values(graph, found.scores, calibration_scores[calibrating], groups), _FLOAT
+    values["anomaly_map"] = found.maps, _FLOAT
+    if hasattr(detector, "pixel_threshold_"):
+        values["mask"] = heads.masks(graph, is_defect, found.maps, detector.pixel_threshold_), _BOOL
     infos = []
     for name, (value, kind) in values.items():
         graph.nodes.append(helper.make_node("Identity", [value], [name], name=name))
-        shape = ["batch", "height", "width"] if name == "anomaly_map" else ["batch"]
+        shape = ["batch", "height", "width"] if name in ("anomaly_map", "mask") else ["batch"]
         infos.append(helper.make_tensor_value_info(name, kind, shape))
     model = graph.model(
         [helper.make_tensor_value_info("image", _DTYPES[dtype], axes)],
@@ -164,7 +161,7 @@ def _content(detector, dtype, layout, tiled=True):
 
 
 def _metadata(detector, dtype, layout, tiled):
-    largest = largest_side(detector, tiled)
+    largest, pixel_threshold = largest_side(detector, tiled), getattr(detector, "pixel_threshold_", None)
     return {
         "class": type(detector).__name__,
         "version": __version__,
@@ -177,6 +174,7 @@ def _metadata(detector, dtype, layout, tiled):
         "channels": str(detector.n_channels_),
         "min_size": str(smallest_side(detector)),
         **({} if largest is None else {"max_size": str(largest)}),
+        **({} if pixel_threshold is None else {"pixel_threshold": repr(float(pixel_threshold))}),
     }
 
 

@@ -69,9 +69,17 @@ def top_share_means(graph, maps, share, position_map=None):
     return graph.ReduceMean(highest, [1], keepdims=0)
 
 
-def p_values(graph, scores, calibration_scores):
-    """Return conformal p-values: the share of normal images, the image itself among them, that score as high."""
-    known = np.sort(calibration_scores).astype(np.float32)
-    as_high = graph.GreaterOrEqual(known, graph.Unsqueeze(scores, [1]))
-    count = graph.ReduceSum(graph.float(as_high), [1], keepdims=0)
-    return graph.Div(graph.Add(count, np.float32(1)), np.float32(len(known) + 1))
+def p_values(graph, scores, calibration_scores, groups):
+    """Return conformal p-values, as :func:`scoring.conformal_p_values` does."""
+    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    as_high = graph.GreaterOrEqual(calibration_scores.astype(np.float32), graph.Unsqueeze(scores, [1]))
+    shares = graph.Mul(graph.float(as_high), (1 / sizes[numbers]).astype(np.float32))
+    total = graph.ReduceSum(shares, [1], keepdims=0)
+    return graph.Div(graph.Add(total, np.float32(1)), np.float32(1 + len(sizes)))
+
+
+def masks(graph, is_defect, maps, threshold):
+    """Return masks: the pixels of defective images that are above the threshold, or else the highest ones."""
+    highest = graph.ReduceMax(maps, [1, 2], keepdims=1)
+    marked = graph.Or(graph.Greater(maps, np.float32(threshold)), graph.GreaterOrEqual(maps, highest))
+    return graph.And(marked, graph.Unsqueeze(is_defect, [1, 2]))
