@@ -163,8 +163,8 @@ def inspect(estimator, X, *, min_area=0, pixel_size=None):
     Returns
     -------
     results : list of Bunch
-        Score, decision, label, p-value, map, mask, regions and explanation, see :meth:`ExDDDetector.inspect`. Maps have
-        the size of the images that reach the detector.
+        Score, decision, label, p-value, map, mask, regions, explanation and kind, see :meth:`ExDDDetector.inspect`.
+        Maps have the size of the images that reach the detector.
 
     Raises
     ------
@@ -259,7 +259,7 @@ def explain(estimator, X):
     return detector.explain(X)
 
 
-def partial_fit(estimator, X, y, masks=None):
+def partial_fit(estimator, X, y, masks=None, *, kinds=None):
     """Correct the detector inside a Pipeline or a search by further labelled images.
 
     Parameters
@@ -272,6 +272,8 @@ def partial_fit(estimator, X, y, masks=None):
         Labels of X, from the classes of fit.
     masks : array or list, default=None
         Masks of the defect images, aligned with X.
+    kinds : array-like of shape (n_images,), default=None
+        Kinds of the defects, aligned with X, for a detector that names them.
 
     Returns
     -------
@@ -294,5 +296,5 @@ def partial_fit(estimator, X, y, masks=None):
     True
     """
     detector, X = follow_to_detector(estimator, X, method="partial_fit", allow_frozen=False)
-    detector.partial_fit(X, y, masks=masks)
+    detector.partial_fit(X, y, masks=masks, **({} if kinds is None else {"kinds": kinds}))
     return estimator

@@ -1,7 +1,8 @@
-"""Labels: which of two means defect."""
+"""Labels: which of two means defect, and what kind of defect it is."""
 
 import os
 import re
+from numbers import Integral
 from pathlib import PurePath
 from warnings import warn
 
@@ -99,6 +100,62 @@ def as_labels(y, n_samples):
     if labels.dtype == object and len({type(label) for label in labels}) == 1:
         labels = _of_one_kind(labels)
     return labels
+
+
+def as_kinds(kinds, is_defect):
+    """Return the kinds of defect as texts, by position, and refuse those that contradict the labels.
+
+    Parameters
+    ----------
+    kinds : array-like of shape (n_samples,)
+        Texts or whole numbers. A missing one (None, NaN or a blank text) and "defect", as the loaders call a defect
+        without a name, say nothing. A normal sample has none, or a word for normal.
+    is_defect : ndarray of shape (n_samples,), bool
+
+    Returns
+    -------
+    kinds : ndarray of shape (n_samples,), dtype str
+        "" where there is none.
+    """
+    check_listed(kinds, "kinds")
+    check_unmasked(kinds, "kinds")
+    if isinstance(kinds, str) or not (hasattr(kinds, "__len__") and hasattr(kinds, "__iter__")):
+        raise ValueError(f"kinds: expected a list of {len(is_defect)} kinds of defect, got {kinds!r}.")
+    if getattr(kinds, "ndim", 1) != 1:
+        raise ValueError(f"kinds: expected one for each image, got an array of shape {tuple(kinds.shape)}.")
+    if len(kinds) != len(is_defect):
+        raise ValueError(
+            f"kinds: expected {len(is_defect)}, one for each image (None for a normal one), got {len(kinds)}."
+        )
+    names = [_kind_name(kind, f"kinds[{index}]") for index, kind in enumerate(kinds)]
+    for index, (name, defective) in enumerate(zip(names, is_defect)):
+        if name and meaning(name) is False:
+            if defective:
+                raise ValueError(
+                    f"kinds[{index}]: expected a kind of defect, or None, for a defect image, got {name!r}, which "
+                    "means normal. Check its label."
+                )
+            names[index] = ""
+        elif name and not defective:
+            raise ValueError(
+                f"kinds[{index}]: expected None or a word for normal, because the image is labelled normal, got "
+                f"{name!r}. Check its label."
+            )
+        elif name.casefold() == "defect":
+            names[index] = ""
+    return np.array(names, dtype=str)
+
+
+def _kind_name(kind, where):
+    if is_missing(kind):
+        return ""
+    if isinstance(kind, str):
+        return str(kind).strip()
+    number = kind.item() if getattr(kind, "shape", None) == () and hasattr(kind, "item") else kind
+    # Whole numbers beside missing ones are floats in a table.
+    if isinstance(number, (Integral, float)) and not isinstance(number, bool) and float(number).is_integer():
+        return str(int(number))
+    raise ValueError(f"{where}: expected the kind of defect as a text or a whole number, or None, got {kind!r}.")
 
 
 def listed(classes):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sklearn_exdd._images import Images, Masks, check_listed, is_image, is_missing
-from sklearn_exdd._labels import are_paths, as_labels, find_positive, listed
+from sklearn_exdd._labels import are_paths, as_kinds, as_labels, find_positive, listed
 
 
 @dataclass
@@ -22,6 +22,8 @@ class TrainingSet:
     masks : Masks, default=None
     synthetic : SyntheticDefects, default=None
         Defects that an earlier Pipeline step made on these images.
+    kinds : ndarray of shape (n_samples,), dtype str, default=None
+        Kind of defect of each sample, "" for a sample without one; None if fit received no kinds.
     """
 
     samples: object
@@ -29,6 +31,7 @@ class TrainingSet:
     groups: np.ndarray
     masks: Masks = None
     synthetic: object = None
+    kinds: np.ndarray = None
 
     def __len__(self):
         return len(self.samples)
@@ -43,7 +46,8 @@ class TrainingSet:
         samples = self.samples.take(rows) if self.has_images else self.samples[rows]
         synthetic = self.synthetic and self.synthetic.restrict_to(self.indices[rows])
         masks = self.masks and self.masks.take(rows)
-        return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic)
+        kinds = None if self.kinds is None else self.kinds[rows]
+        return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic, kinds)
 
     def with_channels(self, n_channels):
         """Return the same images, which are now expected to have this number of channels."""
@@ -138,11 +142,13 @@ def hold_out(groups, fraction, random_state):
     return np.isin(groups, numbers[:n_held_out])
 
 
-def split_by_class(samples, is_defect, groups, masks):
+def split_by_class(samples, is_defect, groups, masks, kinds=None):
     """Split samples into the training sets of normal and of defect samples; an empty one is None."""
     if masks is not None:
         masks = Masks(masks, len(samples))
-    everything, sets = TrainingSet(samples, np.arange(len(samples)), groups, masks), []
+    if kinds is not None:
+        kinds = as_kinds(kinds, is_defect)
+    everything, sets = TrainingSet(samples, np.arange(len(samples)), groups, masks, kinds=kinds), []
     for rows in np.flatnonzero(~is_defect), np.flatnonzero(is_defect):
         sets.append(everything.take(rows) if len(rows) else None)
     return sets

@@ -283,6 +283,8 @@ def test_the_table_has_the_scores_and_decisions_of_all_images(model, unseen, rep
             first, [regions[0].equivalent_diameter, *regions[0].peak] if regions else [np.nan] * 3
         )
     assert not any(row["problem"] for row in rows)
+    assert [row["kind"] for row in rows] == [kind or "" for kind in detector.predict_kind(X)[0]]
+    assert {row["kind"] for row in rows} <= {"", "pit", "scratch"}
 
 
 def test_programs_can_read_the_maps(model, unseen, report):

@@ -134,7 +134,7 @@ def test_an_accepted_defect_is_kept_as_it_is(folder, source, region):
     data = load_review(folder.path)
     np.testing.assert_array_equal(np.asarray(Image.open(data.X[0])), image)
     np.testing.assert_array_equal(np.asarray(Image.open(data.masks[0])), region * 255)
-    assert data.y.tolist() == [1]
+    assert (data.y.tolist(), data.kinds.tolist()) == ([1], ["a pit"])
     assert data.provenance == [decision]
     assert json.loads(lines_of(folder)[0]) == decision
     wanted = {"what": "accepted", "source": source, "generator": "Perlin", "prompt": "a pit", "seed": 3, "label": 1}
@@ -157,7 +157,7 @@ def test_corrections_point_to_the_image_itself(folder, source, region):
     folder.correct("defect/" + sorted(path.name for path in (folder.path / "defect").iterdir())[0], 0)
     data = load_review(folder.path)
     assert data.X[0] == folder.path / source
-    assert data.y.tolist() == [1, 0]
+    assert (data.y.tolist(), data.kinds.tolist()) == ([1, 0], ["defect", "normal"])
     assert data.masks[0].parent == folder.path / "review" / "masks"
     assert data.masks[1] is None
 

@@ -50,6 +50,12 @@ class DualBank:
     border_rings: int = 4
     memory: object = None
 
+    def n_neighbors_in(self, bank):
+        """Return the number of rows of one of the banks that a patch is compared with."""
+        if self.n_neighbors != "auto":
+            return self.n_neighbors
+        return 1 if bank is self.normal else min(DEFECT_NEIGHBORS, len(bank))
+
     def distances(self, bank, features, exclude=None):
         """Return the mean distance to the nearest rows of one of the banks, and the nearest row.
 
@@ -64,10 +70,7 @@ class DualBank:
         -------
         distances, indices : ndarray of shape (n_patches,)
         """
-        n_neighbors = self.n_neighbors
-        if n_neighbors == "auto":
-            n_neighbors = 1 if bank is self.normal else min(DEFECT_NEIGHBORS, len(bank))
-        n_left = len(bank)
+        n_neighbors, n_left = self.n_neighbors_in(bank), len(bank)
         if exclude is not None:
             left = bank.n_left_without(exclude)
             exclude = np.where(left >= n_neighbors, exclude, -1)

@@ -2,6 +2,8 @@
 
 import time
 
+from sklearn.utils.validation import has_fit_parameter
+
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DONE
 from sklearn_exdd.cli.pictures import LAYOUTS, list_images, load_labelled, open_folder
@@ -24,7 +26,12 @@ def run(options):
     else:
         n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask, y in zip(data.masks, data.y) if y)
         print(f"{len(data.y) - n_defects} normal images, {n_defects} with a defect, of which {n_masks} have a mask.")
-        detector.fit(data.X, data.y, masks=data.masks, groups=data.groups)
+        named = sorted({str(kind) for kind in data.kinds} - {"normal", "defect"})
+        more = {}
+        if named and has_fit_parameter(detector, "kinds"):
+            print(f"Kinds of defect: {', '.join(named)}.")
+            more = {"kinds": data.kinds}
+        detector.fit(data.X, data.y, masks=data.masks, groups=data.groups, **more)
     model.save(detector, path)
     print(
         f"{type(detector).__name__} fitted in {time.perf_counter() - start:.0f} s: defect above "

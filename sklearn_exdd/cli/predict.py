@@ -32,6 +32,7 @@ class Result:
     score: float = None
     is_defect: bool = None
     p_value: float = None
+    kind: str = None
     regions: list = None  # None if the model has no pixel threshold
     map: str = ""  # relative to the report
     problem: str = None
@@ -64,13 +65,13 @@ def run(options):
             result.problem = problem
             if problem is None:
                 result.score, result.is_defect = found.score, found.score > threshold
-                result.p_value, result.regions = found.p_value, found.regions
+                result.p_value, result.regions, result.kind = found.p_value, found.regions, found.kind
                 worst.add(result, found.map)
         # A file that is not looked at must not pass for one without a defect.
         results += [Result(path, path.relative_to(folder).as_posix(), problem=why_left_out(path)) for path in left_out]
         ranking = sorted((result for result in results if result.score is not None), key=lambda result: -result.score)
         worst.finish(ranking)
-        _write_table(aside / "scores.csv", results, threshold)
+        _write_table(aside / "scores.csv", results, threshold, hasattr(detector, "kinds_"))
         facts = {
             "folder": str(folder),
             "model": Path(options.model).name,
@@ -95,15 +96,16 @@ def run(options):
     return FOUND if n_defects and options.fail_on_defect else DONE
 
 
-def _write_table(path, results, threshold):
+def _write_table(path, results, threshold, knows_kinds):
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
-        table.writerow(_COLUMNS)
+        table.writerow([*_COLUMNS, "kind"] if knows_kinds else _COLUMNS)
         for result in results:
             decision = {None: "", True: "defect", False: "normal"}[result.is_defect]
             score, p_value = ("" if value is None else value for value in (result.score, result.p_value))
             row = [result.name, score, threshold, decision, p_value, *_sizes(result.regions)]
-            table.writerow([*row, result.map, result.problem or ""])
+            row += [result.map, result.problem or ""]
+            table.writerow([*row, result.kind or ""] if knows_kinds else row)
 
 
 def _sizes(regions):

@@ -19,11 +19,12 @@ from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
 from sklearn_exdd._training_set import hold_out
 from sklearn_exdd.augment.synthetic import AugmentedImages
 from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.detectors.base.kinds import KindPredictions
 
 _BATCH_SIZE = 16  # images that a foreign detector is asked about at a time
 
 
-class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
+class CombinedDefectDetector(KindPredictions, BaseDefectDetector, _BaseComposition):
     """Combine detectors by the weighted mean of their standardised scores and maps.
 
     Each detector is fitted on the same images, but for a share of the normal ones. On these its scores get median 0 and
@@ -75,6 +76,8 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         Medians and interquartile ranges of the scores of the held-out images.
     map_centers_, map_scales_ : ndarray of shape (n_detectors,)
         Means and standard deviations of their pixels; NaN for a detector without maps, which is left out of the maps.
+    kinds_ : ndarray of shape (n_kinds,), dtype str
+        Kinds that the detectors name, sorted, if any does. :meth:`predict_kind` takes the weighted mean of their votes.
     n_features_in_ : int
         Where X holds features.
 
@@ -174,17 +177,25 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
                 _check_all(defect.with_channels(normal.samples.n_channels))
         normal.check_masks_empty()
         is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
-        X, y, masks, groups = _training_data(normal, defect, np.flatnonzero(~is_held_out))
-        params = {name: value for name, value in (("masks", masks), ("groups", groups)) if value is not None}
+        X, y, *aligned = _training_data(normal, defect, np.flatnonzero(~is_held_out))
+        params = {name: value for name, value in zip(("masks", "groups", "kinds"), aligned) if value is not None}
+        if "kinds" in params and not any(_takes_kinds(detector) for _, detector in members):
+            raise ValueError(
+                "kinds: expected a detector whose fit takes kinds, such as ExDDDetector, among "
+                f"{[name for name, _ in members]}, got none. Add one, or leave kinds out."
+            )
         held_out = normal.take(np.flatnonzero(is_held_out))
         _check_frozen(members, held_out)
         self.detectors_ = Parallel(n_jobs=self.n_jobs)(
             delayed(_fitted)(name, detector, X, y, params) for name, detector in members
         )
+        known = [detector.kinds_ for detector in map(_inner, self.detectors_) if hasattr(detector, "kinds_")]
+        if known:
+            self.kinds_ = np.unique(np.concatenate(known))
         if held_out.has_images:
             self.n_channels_ = normal.samples.n_channels
             found = [list(zip(*self._scored_maps(detector, held_out.samples))) for detector in self.detectors_]
-            scores, maps = np.array([own for own, _ in found], dtype=np.float64), [own for _, own in found]
+            scores, maps = np.array([own for own, *_ in found], dtype=np.float64), [own for _, own, _ in found]
             moments = np.array([[_moments(pixel_map) for pixel_map in own] for own in maps])
             self.map_centers_, self.map_scales_ = _pooled(moments)
         else:
@@ -217,15 +228,17 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         return np.stack([detector.score_samples(samples) for detector in self.detectors_])
 
     def _scored_maps(self, detector, images):
-        """Yield the score of each image, and its map or None."""
+        """Yield the score of each image, its map or None, and its votes for kinds or None."""
         has_maps = _has_maps(detector)
         inner, X = follow_to_detector(detector, images.raw()) if has_maps else (None, None)
         if isinstance(inner, BaseDefectDetector):  # one pass for both
-            yield from (one[:2] for one in inner._inspected(inner._samples(X)))
+            for score, pixel_map, _, *votes in inner._inspected(inner._samples(X)):
+                yield score, pixel_map, votes[0] if votes else None
             return
         for batch in gen_batches(len(images), _BATCH_SIZE):
             X = images.take(range(batch.start, batch.stop)).raw()
-            yield from zip(detector.score_samples(X), predict_map(detector, X) if has_maps else [None] * len(X))
+            none = [None] * len(X)
+            yield from zip(detector.score_samples(X), predict_map(detector, X) if has_maps else none, none)
 
     def _score(self, samples):
         return self._standardized(self._scores_of_all(samples))
@@ -238,14 +251,34 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         )
 
     def _maps(self, images):
-        return [pixel_map for _, pixel_map, _ in self._inspected(images)]
+        return [pixel_map for _, pixel_map, *_ in self._inspected(images)]
 
     def _inspected(self, images):
         if np.isnan(self.map_scales_).all():
             raise ValueError("predict_map: expected a detector that has maps, got none. Use score_samples.")
         for found in zip(*(self._scored_maps(detector, images) for detector in self.detectors_)):
-            scores, maps = zip(*found)
-            yield self._standardized(scores), self._combined(maps, self.map_centers_, self.map_scales_), None
+            scores, maps, votes = zip(*found)
+            pixel_map = self._combined(maps, self.map_centers_, self.map_scales_)
+            yield self._standardized(scores), pixel_map, None, self._joint_votes(votes)
+
+    def _row_votes(self, samples):
+        votes = []
+        for detector in self.detectors_:
+            own = [None] * len(samples)
+            if hasattr(_inner(detector), "kinds_"):
+                inner, X = follow_to_detector(detector, samples)
+                own = [votes for _, votes in inner._row_votes(inner._samples(X))]
+            votes.append(own)
+        yield from zip(self._score(samples), map(self._joint_votes, zip(*votes)))
+
+    def _joint_votes(self, votes):
+        """Return the weighted mean of the votes of those detectors that have some, the largest first."""
+        asked = [(weight, own) for weight, own in zip(self._weights, votes) if own]
+        shares = {}
+        for weight, own in asked:
+            for kind, share in own.items():
+                shares[kind] = shares.get(kind, 0.0) + share * weight / sum(weight for weight, _ in asked)
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def _combined(self, maps, centers, scales):
         """Return the weighted mean of the standardised maps of one image; None stands for no map."""
@@ -283,10 +316,19 @@ def _naming(name):
         raise
 
 
-def _has_maps(detector):
+def _inner(detector):
+    """Return the detector at the end of Pipelines and inside FrozenEstimators."""
     while isinstance(detector, (Pipeline, FrozenEstimator)):
         detector = detector[-1] if isinstance(detector, Pipeline) else detector.estimator
-    return hasattr(detector, "predict_map")
+    return detector
+
+
+def _has_maps(detector):
+    return hasattr(_inner(detector), "predict_map")
+
+
+def _takes_kinds(detector):
+    return not isinstance(detector, FrozenEstimator) and has_fit_parameter(_inner(detector), "kinds")
 
 
 def _check_frozen(members, held_out):
@@ -306,6 +348,8 @@ def _check_frozen(members, held_out):
 
 
 def _fitted(name, detector, X, y, params):
+    if not _takes_kinds(detector):
+        params = {param: value for param, value in params.items() if param != "kinds"}
     with _naming(name):
         if isinstance(detector, Pipeline) and not get_config()["enable_metadata_routing"]:
             steps = [(step, param) for step, _ in detector.steps for param in params]
@@ -325,18 +369,23 @@ def _check_all(training_set):
 
 
 def _training_data(normal, defect, rows):
-    """Return X, y, masks and groups of some normal samples and all defects."""
+    """Return X, y, masks, groups and kinds of some normal samples and all defects."""
     groups = np.concatenate([normal.groups[rows], [] if defect is None else defect.groups]).astype(int)
     y = np.repeat([0, 1], [len(rows), 0 if defect is None else len(defect)])
+    kinds, told = None, [part.kinds for part in (normal, defect) if part is not None and part.kinds is not None]
+    if told:
+        own = [] if defect is None else defect.kinds.tolist()
+        kinds = np.array([""] * len(rows) + own, dtype=str)
     if not normal.has_images:
-        return np.concatenate([normal.samples[rows], *([] if defect is None else [defect.samples])]), y, None, groups
+        samples = np.concatenate([normal.samples[rows], *([] if defect is None else [defect.samples])])
+        return samples, y, None, groups, kinds
     X, masks = normal.samples.take(rows).raw(), None
     if defect is not None:
         X = X + defect.samples.raw()
         if defect.masks is not None:
             masks = [None] * len(rows) + defect.masks.raw()
     synthetic = normal.synthetic and normal.synthetic.restrict_to(normal.indices[rows])
-    return AugmentedImages(X, synthetic), y, masks, groups
+    return AugmentedImages(X, synthetic), y, masks, groups, kinds
 
 
 def _spread(scores):

@@ -292,6 +292,8 @@ def load_review(path):
             1 for a defect, 0 for a normal image.
         masks : list of pathlib.Path or None, length n_decisions
             The mask of each defect that has one.
+        kinds : ndarray of shape (n_decisions,), dtype str
+            The prompt of a synthetic defect that has one, otherwise "defect"; or "normal".
         provenance : list of dict, length n_decisions
             The decisions: "what" ("accepted" or "corrected"), "source" (the image's path relative to the folder; for
             a synthetic defect, of the normal image that it was made on), "time" and, for a synthetic defect,
@@ -335,8 +337,13 @@ def load_review(path):
         X=[folder.locate(decision["image"] or decision["source"]) for decision in decisions],
         y=np.array([decision["label"] for decision in decisions], dtype=int),
         masks=[None if mask is None else folder.locate(mask) for mask in masks],
+        kinds=np.array([_kind(decision) for decision in decisions], dtype=str),
         provenance=decisions,
     )
+
+
+def _kind(decision):
+    return "normal" if decision["label"] == 0 else decision.get("prompt") or "defect"
 
 
 def _is_under_review(name):

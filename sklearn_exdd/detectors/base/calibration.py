@@ -131,7 +131,7 @@ class CalibratedDecisions:
         """Find the thresholds from normal samples that fit has not seen, a TrainingSet, in one pass over them."""
         if not held_out.has_images:
             return self._set_threshold(self._score(held_out.samples), held_out.indices)
-        found = [(score, float(pixel_map.max())) for score, pixel_map, _ in self._inspected(held_out.samples)]
+        found = [(score, float(pixel_map.max())) for score, pixel_map, *_ in self._inspected(held_out.samples)]
         scores, maxima = np.array(found).T
         self._set_threshold(scores, held_out.indices, maxima)
 

@@ -20,7 +20,7 @@ from sklearn_exdd._images import (
     holds_images,
     training_digests,
 )
-from sklearn_exdd._labels import as_labels, two_classes
+from sklearn_exdd._labels import as_kinds, as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
 from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
@@ -137,14 +137,21 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             If there is no normal image, an image or mask is not valid (the message names
             it), or y has more than two classes.
         """
-        fitted = copy.copy(self)
+        fitted = self._unfitted()
+        return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups)))
+
+    def _unfitted(self):
+        """Return a copy with the same parameters and without fitted attributes."""
+        twin = copy.copy(self)
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
-            delattr(fitted, name)
-        normal, defect = fitted._training_sets(X, y, X_defect, masks, groups)
-        normal.synthetic = fitted._synthetic_of(X)
-        fitted._fit(normal, defect)
-        fitted._remember(normal, defect)
-        return self._become(fitted)
+            delattr(twin, name)
+        return twin
+
+    def _fitted_on(self, X, normal, defect):
+        normal.synthetic = self._synthetic_of(X)
+        self._fit(normal, defect)
+        self._remember(normal, defect)
+        return self
 
     def _remember(self, *training_sets):
         """Add images to those that :meth:`is_training_image` recognises."""
@@ -266,7 +273,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         images = Images(synthetic.images, "synthetic images", channels=channels).raw()
         return replace(synthetic, images=images)
 
-    def _training_sets(self, X, y, X_defect, masks, groups):
+    def _training_sets(self, X, y, X_defect, masks, groups, kinds=None):
         """Sort what fit got into normal and defect samples."""
         for name, values in (("y", y), ("X_defect", X_defect)):
             check_listed(values, name)
@@ -296,6 +303,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             if X_defect is None:
                 if masks is not None:
                     raise ValueError("masks: expected None without defect images; normal images have no masks.")
+                if kinds is not None:
+                    raise ValueError("kinds: expected None without defect images or labels y. Pass one of them, too.")
                 return normal, None
             if images:
                 defect = self._images(X_defect, "X_defect")
@@ -305,11 +314,12 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             masks = None if masks is None else Masks(masks, n_defects)
             # Groups are those of X: a defect image handed in apart belongs to none of them.
             apart = 1 + groups.max() + np.arange(n_defects)
-            return normal, TrainingSet(defect, np.arange(n_defects), apart, masks)
+            kinds = None if kinds is None else as_kinds(kinds, np.ones(n_defects, dtype=bool))
+            return normal, TrainingSet(defect, np.arange(n_defects), apart, masks, kinds=kinds)
         if len(y) != n_samples:
             raise ValueError(f"y: expected {n_samples} labels, one for each sample of X, got {len(y)}.")
         self._set_classes(y)
-        return split_by_class(samples, y == self._label(1), groups, masks)
+        return split_by_class(samples, y == self._label(1), groups, masks, kinds)
 
     def _synthesize(self, normal, defect, seed, default=None):
         """Return the synthetic defects that came with the images, or those that the augmenter makes, or None.

@@ -17,7 +17,7 @@ class Inspection:
     """The part of a detector that locates defects.
 
     The detector has ``_maps(images)``, a list of maps, and perhaps ``_inspected(images)``, which yields for each image
-    its score, its map and its explanation or None from one pass.
+    its score, its map and its explanation or None from one pass; a detector with `kinds_` adds the votes for kinds.
     """
 
     def predict_map(self, X):
@@ -77,7 +77,7 @@ class Inspection:
         detector = self._snapshot()
         images = detector._located(X, "predict_mask", "predict")
         detector._check_marks("predict_mask")
-        return _stacked([detector._mask(score, pixel_map) for score, pixel_map, _ in detector._inspected(images)])
+        return _stacked([detector._mask(score, pixel_map) for score, pixel_map, *_ in detector._inspected(images)])
 
     def predict_regions(self, X, *, min_area=0, pixel_size=None):
         """Connected regions of the masks, with their places and sizes.
@@ -128,7 +128,7 @@ class Inspection:
         detector._check_marks("predict_regions")
         return [
             connected_regions(detector._mask(score, pixel_map), pixel_map, min_area, sides)
-            for score, pixel_map, _ in detector._inspected(images)
+            for score, pixel_map, *_ in detector._inspected(images)
         ]
 
     def inspect(self, X, *, min_area=0, pixel_size=None):
@@ -149,7 +149,8 @@ class Inspection:
               :meth:`predict` and :meth:`p_values` give them;
             * `map`, `mask` and `regions`, as :meth:`predict_map`, :meth:`predict_mask` and :meth:`predict_regions` give
               them;
-            * `explanation`, as ``explain`` gives it; None if the detector does not explain.
+            * `explanation`, as ``explain`` gives it; None if the detector does not explain;
+            * `kind` and `kind_vote`, as ``predict_kind`` gives them; both None if fit received no kinds.
 
             `p_value` is None if the detector has no `calibration_scores_`; `mask` and `regions` are None if it has no
             `pixel_threshold_`: it was fitted by an earlier version.
@@ -218,8 +219,9 @@ class Inspection:
         is_marking = hasattr(self, "pixel_threshold_")
         is_calibrated = hasattr(self, "calibration_scores_")
         for images in batches:
-            for score, pixel_map, explanation in self._inspected(images):
+            for score, pixel_map, explanation, *votes in self._inspected(images):
                 score = float(score)
+                kind, vote = self._kind_at(score, *votes) if hasattr(self, "kinds_") else (None, None)
                 mask = self._mask(score, pixel_map) if is_marking else None
                 yield Bunch(
                     score=score,
@@ -230,6 +232,8 @@ class Inspection:
                     mask=mask,
                     regions=connected_regions(mask, pixel_map, min_area, pixel_size) if is_marking else None,
                     explanation=explanation,
+                    kind=kind,
+                    kind_vote=vote,
                 )
 
     def _batches_of(self, iterator):

@@ -14,7 +14,7 @@ from sklearn_exdd.banks.pixel_maps import map_maxima
 class Corrections:
     """The part of :class:`ExDDDetector` that learns from corrected samples."""
 
-    def partial_fit(self, X, y, masks=None, *, classes=None):
+    def partial_fit(self, X, y, masks=None, *, classes=None, kinds=None):
         """Put corrected samples into the banks: false alarms (normal) and misses (defect).
 
         Parameters
@@ -26,6 +26,8 @@ class Corrections:
             Masks aligned with X, as in :meth:`fit`.
         classes : array-like, default=None
             Ignored: there are two classes, known since the first call.
+        kinds : array-like of shape (n_samples,), default=None
+            Kinds of the defects, aligned with X, as in :meth:`fit`. They may be new. None: the misses get no kind.
 
         Returns
         -------
@@ -40,12 +42,12 @@ class Corrections:
         `epsilon_` stays, and so does what the feature extractor has learned.
         """
         if not hasattr(self, "normal_bank_"):
-            return self.fit(X, y, masks=masks)
+            return self.fit(X, y, masks=masks, kinds=kinds)
         updated = copy.copy(self)
-        updated._add(X, y, masks)
+        updated._add(X, y, masks, kinds)
         return self._become(updated)
 
-    def _add(self, X, y, masks):
+    def _add(self, X, y, masks, kinds):
         samples = self._samples(X)
         y = as_labels(y, len(samples))
         unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str)
@@ -53,7 +55,7 @@ class Corrections:
             raise ValueError(
                 f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}, {unknown} among them."
             )
-        normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks)
+        normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks, kinds)
         for training_set in filter(None, (normal, defect)):
             training_set.indices = training_set.indices + self._n_images
             training_set.groups = training_set.groups + self._n_groups
@@ -85,6 +87,7 @@ class Corrections:
             maxima = np.append(known, [] if normal is None else self._new_maxima(normal, patches, scores))
         indices = calibration.provenance["image"][calibration.starts[:-1]]
         self._keep(banks, image_scores, indices, top_patches, inflation, maxima)
+        self._name_rows(normal, defect)
         self._remember(normal, defect)
 
     def _new_maxima(self, normal, patches, scores):

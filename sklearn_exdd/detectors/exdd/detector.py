@@ -20,11 +20,12 @@ from sklearn_exdd.banks.patches import Patches
 from sklearn_exdd.banks.pixel_maps import map_maxima
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.detectors.exdd.corrections import Corrections
+from sklearn_exdd.detectors.exdd.kinds import Kinds
 from sklearn_exdd.detectors.exdd.predictions import Predictions
 from sklearn_exdd.features import make_feature_extractor
 
 
-class ExDDDetector(Predictions, Corrections, BaseDefectDetector):
+class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     """Detect and locate defects by the distances to normal and to defect patches.
 
     Patch features of normal images fill one memory bank, those of defects another. A
@@ -141,6 +142,10 @@ class ExDDDetector(Predictions, Corrections, BaseDefectDetector):
         Image scores are taken after division by it.
     synthetic_ : object or None
         What the augmenter made.
+    kinds_ : ndarray of shape (n_kinds,), dtype str
+        Kinds that :meth:`predict_kind` names, sorted, where fit received `kinds`.
+    defect_kinds_ : ndarray of shape (n_rows,), dtype str
+        Kind of each row of `defect_bank_`, "" for a row without one, where fit received `kinds`.
     n_features_in_ : int
         Where X holds features.
 
@@ -324,6 +329,7 @@ class ExDDDetector(Predictions, Corrections, BaseDefectDetector):
             indices, found = calibrating.indices, self._scored(calibrating, left_out)
         image_scores, top_patches, maxima = found
         self._keep(left_out.banks, image_scores, indices, top_patches, left_out.inflation(top_patches), maxima)
+        self._name_rows(normal, defect)
 
     def _extractor(self):
         return make_feature_extractor(

@@ -36,6 +36,7 @@ class Predictions:
 
     def _inspected(self, images):
         banks = self._banks()
+        vote = self._vote(banks)
         for i, (scores, features, shape) in enumerate(banks.score_maps(self._batches(images))):
             image_shape, rings = images.shape(i), border_rings(shape)
             centers = self.feature_extractor_.patch_centers(shape, image_shape)
@@ -44,6 +45,7 @@ class Predictions:
                 score,
                 self._pixel_map(scores, shape, image_shape),
                 self._explanation(banks.explain(score, scores, rings, centers)),
+                vote(scores, rings, features),
             )
 
     def explain(self, X):
@@ -72,7 +74,7 @@ class Predictions:
         detector = self._snapshot()
         samples = detector._samples(X)
         if isinstance(samples, Images):
-            return [explanation for _, _, explanation in detector._inspected(samples)]
+            return [explanation for _, _, explanation, _ in detector._inspected(samples)]
         banks, explanations = detector._banks(), []
         scores, ring = banks.patch_scores(samples), np.zeros(1, dtype=np.intp)
         for i in range(len(samples)):
