@@ -26,10 +26,36 @@ SLOW_DOCTESTS = {
     *("PatchClassifierDetector", "SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
 }
 
+# The longest tests: on other models, or in other processes, they show what quicker ones show.
+EXTENDED = (
+    "test_common.py::test_batches_and_jobs_change_nothing[{'n_jobs'",
+    "test_common.py::test_scikit_learn_finds_nothing_wrong[ExDDDetector(epsilon=1e-06",
+    "test_benchmarks.py::test_diag_trains",
+    "test_benchmarks.py::test_mvtec_trains",
+    "test_export_networks.py::test_a_file_with_a_network",
+    "test_export_networks.py::test_a_segmentation_of_two_networks",
+    "test_export_networks.py::test_a_student_teacher",
+    "test_export_networks.py::test_colour_and_other_backbones",
+    "test_export_networks.py::test_learned_features_with_an_encoder",
+    "test_export_networks.py::test_members_of_all_kinds",
+    "test_load.py::test_thousands_of_predictions",
+    "test_memory_bank.py::test_the_index_finds_what_brute_force_finds",
+    "test_project.py::test_examples_run[plot_cluster.py]",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[swinv2",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[vit_small_patch14_reg4",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[vit_small_patch16_dinov3",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[eva02",
+    "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[scores-pool",
+    "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[maps-pool",
+    "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[rows-pool",
+)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
+        if any(name in item.nodeid for name in EXTENDED):
+            item.add_marker(pytest.mark.extended)
         if isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
             item.add_marker(pytest.mark.slow)
 
