@@ -31,6 +31,7 @@ _HOME = {
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
     "GivenDefects": "augment.synthetic",
+    "HeldOut": "detectors.combined",
     "Images": "_images",
     "LearnedFeatureExtractor": "features",
     "LinearProbeDetector": "detectors.linear_probe",

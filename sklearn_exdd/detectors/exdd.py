@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd._labels import as_labels
+from sklearn_exdd._labels import labels_among
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out, split_by_class
@@ -507,12 +507,7 @@ class ExDDDetector(BaseDefectDetector):
 
     def _add(self, X, y, masks):
         samples = self._samples(X)
-        y = as_labels(y, len(samples))
-        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str)
-        if unknown:
-            raise ValueError(
-                f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}, {unknown} among them."
-            )
+        y = labels_among(y, len(samples), self.classes_)
         normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks)
         for training_set in filter(None, (normal, defect)):
             training_set.indices = training_set.indices + self._n_images

@@ -1,24 +1,35 @@
 """Several detectors as one: the sum of their standardised scores and maps."""
 
-from contextlib import contextmanager
+import copy
 from numbers import Real
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn import get_config
-from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.metaestimators import _BaseComposition
-from sklearn.utils.validation import has_fit_parameter
+from sklearn.utils.metaestimators import _BaseComposition, available_if
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd._composition import clone_with_seed, fitted_detector, predict_map
+from sklearn_exdd._composition import clone_with_seed, explain, predict_map
 from sklearn_exdd._images import Images
+from sklearn_exdd._labels import labels_among
 from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
-from sklearn_exdd._training_set import hold_out
+from sklearn_exdd._training_set import hold_out, split_by_class
 from sklearn_exdd.augment.synthetic import AugmentedImages
 from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.detectors.combined.held_out import HeldOut, are_among, check_unchanged, moments, spread
+from sklearn_exdd.detectors.combined.members import (
+    check_frozen,
+    corrected,
+    fitted,
+    has,
+    has_maps,
+    is_dropped,
+    is_frozen,
+    naming,
+    renumbered,
+    where_a_member_has,
+)
 
 
 class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
@@ -84,6 +95,9 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
     range, but it does move a standard deviation, and then hides in the scale that it has made.
 
     Synthetic defects that a Pipeline step attached to a held-out image are left out, too.
+
+    If a detector has `partial_fit`, the held-out images are kept for corrections: files by their paths, and copies of
+    arrays, which a saved combination contains.
 
     Examples
     --------
@@ -151,13 +165,13 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
             raise ValueError(
                 f"weights: expected {len(self.detectors)} numbers > 0, one for each detector, got {self.weights!r}."
             )
-        members = [(name, detector) for name, detector in self.detectors if not _is_dropped(detector)]
+        members = [(name, detector) for name, detector in self.detectors if not is_dropped(detector)]
         if not members:
             raise ValueError("detectors: expected at least one that is not 'drop', got none.")
         for name, detector in members:
             if not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
                 raise ValueError(f"detectors: expected {name!r} to have fit and score_samples, got {detector!r}.")
-            with _naming(name):
+            with naming(name):
                 validate_parts([detector])
 
     def _fit(self, normal, defect):
@@ -172,22 +186,32 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         X, y, masks, groups = _training_data(normal, defect, np.flatnonzero(~is_held_out))
         params = {name: value for name, value in (("masks", masks), ("groups", groups)) if value is not None}
         held_out = normal.take(np.flatnonzero(is_held_out))
-        _check_frozen(members, held_out)
+        check_frozen(members, held_out)
         self.detectors_ = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)(name, detector, X, y, params) for name, detector in members
+            delayed(fitted)(name, detector, X, y, params) for name, detector in members
         )
+        self._names = [name for name, _ in members]
+        # The number that the user gave to each image that the detectors were fitted on.
+        self._numbers = np.append(normal.indices[~is_held_out], [] if defect is None else defect.indices).astype(int)
+        self._n_images = 1 + int(max(part.indices.max() for part in (normal, defect) if part is not None))
         scores = self._scores_of_all(held_out.samples)
-        self.score_centers_, self.score_scales_ = np.median(scores, axis=1), _spread(scores)
         if held_out.has_images:
             self.n_channels_ = normal.samples.n_channels
-            moments = [_moments(maps) for maps in self._maps_of_all(held_out.samples)]
-            self.map_centers_, self.map_scales_ = np.array(moments).T
+            of_maps = [moments(maps) for maps in self._maps_of_all(held_out.samples)]
+            self.map_centers_, self.map_scales_ = np.array(of_maps).T
+        self._standardize(HeldOut.from_training_set(held_out, scores))
+
+    def _standardize(self, held_out):
+        """Set the scales of the scores and the threshold, and keep what a correction needs to find them again."""
+        scores = held_out.scores
+        self.score_centers_, self.score_scales_ = np.median(scores, axis=1), spread(scores)
         sums = []
         for i, group in enumerate(held_out.groups):
             others = scores[:, held_out.groups != group]
             others = others if others.shape[1] else scores
-            sums.append(self._weights @ ((scores[:, i] - np.median(others, axis=1)) / _spread(others)))
+            sums.append(self._weights @ ((scores[:, i] - np.median(others, axis=1)) / spread(others)))
         self._set_threshold(sums, held_out.indices)
+        self._held_out = held_out if any(has(member, "partial_fit") for member in self.detectors_) else None
 
     def _members(self, random_state):
         """Weights and (name, clone with a seed) of the detectors that are not dropped."""
@@ -195,10 +219,155 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         members, kept = [], []
         for (name, detector), weight in zip(self.detectors, weights):
             seed = int(random_state.randint(2**31 - 1))  # drawn for those dropped, too: the others keep theirs
-            if not _is_dropped(detector):
+            if not is_dropped(detector):
                 members.append((name, clone_with_seed(detector, seed)))
                 kept.append(weight)
         return np.array(kept) / sum(kept), members
+
+    @available_if(where_a_member_has("partial_fit"))
+    def partial_fit(self, X, y, masks=None, *, classes=None):
+        """Correct the detectors that have `partial_fit`; the others keep what they have learned.
+
+        Exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a Pipeline.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels of X, values of `classes_`.
+        masks : array or list, default=None
+            Masks aligned with X, as in :meth:`fit`.
+        classes : array-like, default=None
+            Ignored: there are two classes, known since the first call.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If a held-out image of `fit` is missing or has changed, or if the corrections call all of them defects.
+
+        Notes
+        -----
+        A corrected detector scores on another scale: its first defect turns the distances of an ExDDDetector into
+        ratios. So the held-out images of `fit` are scored again by the corrected detectors, and their medians,
+        interquartile ranges, the moments of the maps and `threshold_` are found anew. The weights stay.
+
+        Unlike those of an ExDDDetector, corrected images do not join the images that give `threshold_`: one false
+        alarm would raise it to its own score. A similar image may thus still be an alarm, if a smaller one.
+
+        A held-out image that is itself corrected to normal keeps the scores that it had before, because the detectors
+        now know it; one that is corrected to a defect no longer counts.
+
+        The detectors are corrected as copies. If one of them fails, the combination stays as it was.
+        """
+        if not hasattr(self, "detectors_"):
+            return self.fit(X, y, masks=masks)
+        updated = copy.copy(self)
+        updated._correct(X, y, masks)
+        return self._become(updated)
+
+    def _correct(self, X, y, masks):
+        samples = self._samples(X)
+        if masks is not None and not isinstance(samples, Images):
+            raise ValueError("masks: expected None for feature rows, which have no pixels.")
+        is_defect = labels_among(y, len(samples), self.classes_) == self._label(1)
+        normal, defect = split_by_class(samples, is_defect, np.arange(len(samples)), masks)
+        if isinstance(samples, Images):
+            for part in filter(None, (normal, defect)):
+                _check_all(part)
+        if normal is not None:
+            normal.check_masks_empty()
+        held_out, unseen = self._held_out_after(normal, defect)
+        raw = samples.raw() if isinstance(samples, Images) else samples
+        self.detectors_ = list(self.detectors_)
+        of_maps = np.array([self.map_centers_, self.map_scales_]) if isinstance(samples, Images) else None
+        for i, (name, detector) in enumerate(zip(self._names, self.detectors_)):
+            if not has(detector, "partial_fit"):
+                continue
+            self.detectors_[i] = twin = corrected(name, detector, raw, is_defect.astype(int), masks)
+            if len(unseen):
+                held_out.scores[i, held_out.is_unseen] = twin.score_samples(unseen)
+            if of_maps is not None and len(unseen) and has_maps(twin):
+                of_maps[:, i] = moments(predict_map(twin, unseen))
+        if of_maps is not None:
+            self.map_centers_, self.map_scales_ = of_maps
+        self._numbers = np.append(self._numbers, self._n_images + np.arange(len(samples)))
+        self._n_images += len(samples)
+        self._standardize(held_out)
+        self._remember(normal, defect)
+
+    def _held_out_after(self, normal, defect):
+        """Return what is still held out after a correction, a copy, and the images in it that no detector has seen."""
+        held_out = getattr(self, "_held_out", None)
+        if held_out is None:
+            raise ValueError(
+                "partial_fit: expected the held-out images that fit keeps, got a combination without them. Fit it "
+                "again: an earlier version has fitted it, or none of its detectors could be corrected then."
+            )
+        samples = held_out.samples
+        if isinstance(samples, list):
+            samples = self._images(samples, "held-out images")
+            check_unchanged(samples, self.training_digests_)
+        is_normal, is_defect = (
+            np.zeros(len(samples), dtype=bool) if part is None else are_among(samples, part.samples)
+            for part in (normal, defect)
+        )
+        if is_defect.all():
+            raise ValueError(
+                f"y: expected at least one of the {len(samples)} normal images held out for the threshold to stay "
+                "normal, got corrections that call all of them defects. Fit again without them."
+            )
+        held_out = held_out.take(np.flatnonzero(~is_defect))
+        held_out.is_unseen &= ~is_normal[~is_defect]
+        rows = np.flatnonzero(~is_defect)[held_out.is_unseen]
+        return held_out, samples.take(rows).raw() if isinstance(samples, Images) else samples[rows]
+
+    @available_if(where_a_member_has("explain"))
+    def explain(self, X):
+        """Explain each score by the share of every detector, and by the reasons of those that have `explain`.
+
+        Exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a Pipeline.
+
+        Parameters
+        ----------
+        X : images or array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        explanations : list of dict
+            One per sample, with the keys
+
+            * "score": float, as `score_samples` gives it;
+            * "shares": dict of str to float, the weighted standardised score of each detector by its name. They add
+              up to the score; > 0 is more like a defect than the median held-out image;
+            * "detectors": dict of str to dict, the explanation of each detector that has `explain`, see
+              :meth:`ExDDDetector.explain`. Scores and distances in it are the detector's own. Numbers of training
+              images count those that the combination was fitted on and, after them, the corrections in their order;
+              those of a FrozenEstimator count the images of its own fit.
+        """
+        check_is_fitted(self)
+        one, samples = self._snapshot(), self._samples(X)
+        raw = samples.raw() if isinstance(samples, Images) else samples
+        standardized = one._standardized(samples)
+        scores, shares = one._weights @ standardized, one._weights[:, None] * standardized
+        reasons = {
+            name: [
+                reason if is_frozen(detector) else renumbered(reason, one._numbers) for reason in explain(detector, raw)
+            ]
+            for name, detector in zip(one._names, one.detectors_)
+            if has(detector, "explain")
+        }
+        return [
+            {
+                "score": float(scores[i]),
+                "shares": dict(zip(one._names, shares[:, i].tolist())),
+                "detectors": {name: own[i] for name, own in reasons.items()},
+            }
+            for i in range(len(samples))
+        ]
 
     def _scores_of_all(self, samples):
         samples = samples.raw() if isinstance(samples, Images) else samples
@@ -206,13 +375,19 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
 
     def _maps_of_all(self, images):
         """For each detector its maps, or None."""
-        return [predict_map(one, images.raw()) if _has_maps(one) else None for one in self.detectors_]
+        return [predict_map(one, images.raw()) if has_maps(one) else None for one in self.detectors_]
+
+    def _standardized(self, samples):
+        return (self._scores_of_all(samples) - self.score_centers_[:, None]) / self.score_scales_[:, None]
 
     def _score(self, samples):
-        scores = self._scores_of_all(samples)
-        return self._weights @ ((scores - self.score_centers_[:, None]) / self.score_scales_[:, None])
+        one = self._snapshot()  # another thread may call partial_fit
+        return one._weights @ one._standardized(samples)
 
     def _maps(self, images):
+        return self._snapshot()._maps_added_up(images)
+
+    def _maps_added_up(self, images):
         if np.isnan(self.map_scales_).all():
             raise ValueError("predict_map: expected a detector that has maps, got none. Use score_samples.")
         combined = [np.zeros(images.shape(i), dtype=np.float32) for i in range(len(images))]
@@ -236,54 +411,6 @@ class CombinedDefectDetector(BaseDefectDetector, _BaseComposition):
         return tags
 
 
-def _is_dropped(detector):
-    return isinstance(detector, str) and detector == "drop"
-
-
-@contextmanager
-def _naming(name):
-    """Add to an error which detector it is about."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"This is the detector {name!r} of a CombinedDefectDetector.")
-        raise
-
-
-def _has_maps(detector):
-    while isinstance(detector, (Pipeline, FrozenEstimator)):
-        detector = detector[-1] if isinstance(detector, Pipeline) else detector.estimator
-    return hasattr(detector, "predict_map")
-
-
-def _check_frozen(members, held_out):
-    """Refuse frozen detectors that were fitted on images which shall tell how new ones score."""
-    for name, detector in members:
-        if isinstance(detector, FrozenEstimator) and held_out.has_images and _has_maps(detector):
-            inner = fitted_detector(detector)
-            is_known = getattr(inner, "is_training_image", lambda X: np.zeros(len(X), dtype=bool))
-            n_known = int(is_known(held_out.samples.raw()).sum())
-            if n_known:
-                raise ValueError(
-                    f"detectors: expected {name!r}, a FrozenEstimator, to have been fitted on other images, got one "
-                    f"that was fitted on {n_known} of the {len(held_out)} normal images held out for the threshold. "
-                    "Fit the combination on images of its own, or pass the detector without FrozenEstimator, so that "
-                    "it is fitted again."
-                )
-
-
-def _fitted(name, detector, X, y, params):
-    with _naming(name):
-        if isinstance(detector, Pipeline) and not get_config()["enable_metadata_routing"]:
-            steps = [(step, param) for step, _ in detector.steps for param in params]
-            params = {
-                f"{step}__{param}": params[param]
-                for step, param in steps
-                if has_fit_parameter(detector.named_steps[step], param)
-            }
-        return detector.fit(X, y, **params)
-
-
 def _check_all(training_set):
     """Read every image and mask once, so that messages have the user's number of it."""
     training_set.samples.check_all()
@@ -304,20 +431,3 @@ def _training_data(normal, defect, rows):
             masks = [None] * len(rows) + defect.masks.raw()
     synthetic = normal.synthetic and normal.synthetic.restrict_to(normal.indices[rows])
     return AugmentedImages(X, synthetic), y, masks, groups
-
-
-def _spread(scores):
-    """Interquartile range of each row; the standard deviation, or 1, where that is 0."""
-    spread = np.subtract(*np.percentile(scores, [75, 25], axis=1))
-    spread = np.where(spread > 0, spread, scores.std(axis=1))
-    return np.where(spread > 0, spread, 1.0)
-
-
-def _moments(maps):
-    """Mean and standard deviation of all pixels of some maps."""
-    if maps is None:
-        return np.nan, np.nan
-    n_pixels = sum(pixel_map.size for pixel_map in maps)
-    mean = sum(pixel_map.sum(dtype=np.float64) for pixel_map in maps) / n_pixels
-    deviation = np.sqrt(sum(np.square(pixel_map - mean, dtype=np.float64).sum() for pixel_map in maps) / n_pixels)
-    return mean, deviation if deviation > 0 else 1.0
