@@ -45,7 +45,7 @@ AROUND = {
     "metrics": {"_composition", "_images", "features", "scoring"},
     "datasets": {"_images", "_labels", "review"},  # an expert's decisions on the review page are data
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name
-    "review": {"_files", "_images", "_map_colors", "augment", "persistence"},
+    "review": {"_composition", "_files", "_images", "_map_colors", "augment", "persistence"},
     "display": {"_composition", "_images", "scoring"},
 }
 

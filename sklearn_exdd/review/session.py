@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import clone
 
 from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter, PerlinDefectAugmenter
+from sklearn_exdd.review.corrections import Corrections
 from sklearn_exdd.review.drawing import preview
 
 _THUMBNAIL = 96
@@ -49,7 +50,8 @@ class ReviewSession:
     ----------
     folder : ReviewFolder
     detector : object, default=None
-        Fitted, with ``decision_function(images)`` and, if it locates defects, ``predict_map(images)``.
+        Fitted, with ``decision_function(images)`` and, if it locates defects, ``predict_map(images)``. It stays as it
+        is: corrections are applied to copies.
     augmenters : dict of str to object, default=None
         More generators. One that has a parameter `prompts` is cloned and given the expert's prompt; all others are
         fitted already.
@@ -57,10 +59,15 @@ class ReviewSession:
 
     def __init__(self, folder, detector=None, augmenters=None):
         self.folder = folder
-        self.detector = detector
         self.generators = (augmenters or {}) | {name: augmenter() for name, augmenter in _CHEAP.items()}
-        self._judged, self._thumbnails = {}, {}
+        self._thumbnails = {}
         self._busy = Lock()  # one at a time: they use all cores, or the only GPU
+        self.corrections = None if detector is None else Corrections(detector, folder, self._busy)
+
+    @property
+    def detector(self):
+        """The detector with all corrections that have been applied, or None."""
+        return None if self.corrections is None else self.corrections.state.detector
 
     def sources(self):
         """The images to make defects on, a list of Entry: those known as normal or, where none is, all but defects."""
@@ -94,7 +101,8 @@ class ReviewSession:
         """
         reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
         found = {name: problem for name, (_, problem) in self._thumbnails.items()}
-        found |= {name: judged.problem for name, judged in self._judged.items() if not found.get(name)}
+        judged = {} if self.corrections is None else dict(self.corrections.state.judged)
+        found |= {name: one.problem for name, one in judged.items() if not found.get(name)}
         reasons |= {name: problem for name, problem in found.items() if name in reasons and problem}
         return sorted((name, reason) for name, reason in reasons.items() if reason)
 
@@ -143,7 +151,7 @@ class ReviewSession:
         return self.folder.decide("accepted" if accept else "rejected", image=made.image, mask=made.mask, **made.recipe)
 
     def judge(self, entry):
-        """Ask the detector about an image, once.
+        """Ask the detector about an image, once between two corrections.
 
         Parameters
         ----------
@@ -153,16 +161,42 @@ class ReviewSession:
         -------
         judged : Judged
         """
-        if entry.name not in self._judged:
+        detector, known = self.corrections.state
+        if entry.name not in known:
             score, problem = None, entry.problem
             if problem is None:
                 try:
                     with self._busy:
-                        score = float(self.detector.decision_function([self.folder.locate(entry.name)])[0])
+                        score = float(detector.decision_function([self.folder.locate(entry.name)])[0])
+                        self.corrections.look(entry.name)
                 except Exception as error:  # a detector may raise anything, and the others are to be judged
-                    problem = str(error)
-            self._judged[entry.name] = Judged(entry, score, problem)
-        return self._judged[entry.name]
+                    score, problem = None, str(error)
+            known[entry.name] = Judged(entry, score, problem)
+        return known[entry.name]
+
+    def take_back(self):
+        """Withdraw the latest decision; a correction is undone in the detector, too.
+
+        Returns
+        -------
+        decision : dict or None
+            None if there is no decision.
+        """
+        decisions = self.folder.decisions()
+        if not decisions:
+            return None
+        steps = [] if self.corrections is None else [step.decision for step in self.corrections.steps]
+        if decisions[-1] not in steps:
+            self.folder.withdraw(decisions[-1])
+        elif decisions[-1] == steps[-1]:
+            self.corrections.undo(len(steps))
+        else:
+            number = 1 + steps.index(decisions[-1])
+            raise ValueError(
+                f"{decisions[-1]['source']!r} is correction {number}, and others have been applied after it. Undo it "
+                "in the list of corrections."
+            )
+        return decisions[-1]
 
     def worst_first(self, judged):
         """In the order in which an expert should look at them.
@@ -180,7 +214,8 @@ class ReviewSession:
 
     def anomaly_map(self, name):
         """The map of an image, and the threshold; None where the detector has none."""
-        if not hasattr(self.detector, "predict_map"):
+        detector = self.detector
+        if not hasattr(detector, "predict_map"):
             return None
         with self._busy:
-            return self.detector.predict_map([self.folder.locate(name)])[0], self.detector.threshold_
+            return detector.predict_map([self.folder.locate(name)])[0], detector.threshold_
