@@ -1,5 +1,7 @@
 """The card of the corrections: what they have changed, their numbered list, and the button that saves the detector."""
 
+from itertools import pairwise
+
 from nicegui import run, ui
 
 from sklearn_exdd.review.widgets import TITLE, plain, tell
@@ -44,11 +46,8 @@ class History:
         self.kept.text = f"Apply {len(kept)} kept correction{'s' * (len(kept) > 1)}"
         self.kept.set_visibility(bool(kept) and self.corrections.can_learn)
         self.save.set_visibility(bool(self.corrections.applied()))
-        ends = [*(step.before for step in steps[1:]), state]
-        compared = [
-            await run.io_bound(self.corrections.changes, step.before, end)
-            for step, end in zip(steps, ends, strict=True)
-        ]
+        states = [*(step.before for step in steps), state]
+        compared = [await run.io_bound(self.corrections.changes, *pair) for pair in pairwise(states)]
         total, n_left_out = await run.io_bound(self.corrections.changes, self.corrections.loaded, state)
         self.about.text = self._about(steps, n_left_out)
         self.table.clear()
@@ -56,8 +55,8 @@ class History:
             self._draw_table(total if steps else [])
         self.rows.clear()
         with self.rows:
-            for number, (step, (changes, _)) in reversed(list(enumerate(zip(steps, compared), start=1))):
-                self._draw_row(number, step.decision, changes, is_last=number == len(steps))
+            for number, (step, (changes, n_missing)) in reversed(list(enumerate(zip(steps, compared), start=1))):
+                self._draw_row(number, step.decision, [] if n_missing else changes, is_last=number == len(steps))
 
     def _about(self, steps, n_left_out):
         if not self.corrections.can_learn:
@@ -82,13 +81,13 @@ class History:
         figures = [
             f"{_KINDS[kind].partition(' (')[0].partition(':')[0]}: found {before.n_found} → {after.n_found}, "
             f"false alarms {before.n_alarms} → {after.n_alarms}"
-            for kind, before, after, _ in changes
-            if kind != "corrected"
+            for kind, before, after, changed in changes
+            if kind in ("new", "untold") or (kind == "known" and changed)
         ]
         with ui.row().classes("w-full items-center gap-3 no-wrap"):
             kind = "a defect" if decision["label"] else "normal"
             ui.label(plain(f"{number}. {decision['source']} is {kind}.")).classes("text-sm whitespace-nowrap")
-            ui.label(". ".join(figures) or "Not scored before the next one.").classes("text-sm opacity-80 grow min-w-0")
+            ui.label(". ".join(figures) or "Not scored on all images.").classes("text-sm opacity-80 grow min-w-0")
             undo = ui.button("Undo" if is_last else "Undo from here", icon="undo", on_click=lambda: self.undo(number))
             undo.classes("shrink-0").props("flat dense no-caps no-wrap size=sm")
             undo.props["aria-label"] = f"Undo correction {number}" + ("" if is_last else " and all later ones")

@@ -153,17 +153,24 @@ class CorrectPanel:
 
     async def rank(self):
         """Ask the detector about all images, from the start whenever it has changed."""
-        entries, judged, state = self.session.folder.entries(), [], self.session.corrections.state
+        entries, corrections = self.session.folder.entries(), self.session.corrections
+        state, judged = corrections.state, []
+        # The loaded one, too: it may have been corrected before it was asked about all.
+        questions = [(entry, one) for one in (corrections.loaded, state) for entry in entries]
+        questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
+        if corrections.loaded is state:
+            questions = questions[: len(entries)]
         self.n_rankings = number = self.n_rankings + 1
         self.progress.value = 0
         self.progress.set_visibility(True)
-        for entry in entries:
-            judged.append(await run.io_bound(self.session.judge, entry))
+        for n_done, (entry, one) in enumerate(questions, start=1):
+            answer = await run.io_bound(self.session.judge, entry, one)
+            judged += [answer] if one is state else []
             if number != self.n_rankings:  # asked anew in the meantime
                 return None
-            if self.session.corrections.state is not state:  # corrected on another page
+            if corrections.state is not state:  # corrected on another page
                 return await self.rank()
-            self.progress.value = len(judged) / len(entries)
+            self.progress.value = n_done / len(questions)
         self.progress.set_visibility(False)
         self.ranking = self.session.worst_first(judged)
         await self.on_decision()

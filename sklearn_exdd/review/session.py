@@ -150,18 +150,20 @@ class ReviewSession:
         """Keep the decision on a synthetic defect."""
         return self.folder.decide("accepted" if accept else "rejected", image=made.image, mask=made.mask, **made.recipe)
 
-    def judge(self, entry):
+    def judge(self, entry, state=None):
         """Ask the detector about an image, once between two corrections.
 
         Parameters
         ----------
         entry : Entry
+        state : State, default=None
+            Of the detector; None for the present one.
 
         Returns
         -------
         judged : Judged
         """
-        detector, known = self.corrections.state
+        detector, known = self.corrections.state if state is None else state
         if entry.name not in known:
             score, problem = None, entry.problem
             if problem is None:
