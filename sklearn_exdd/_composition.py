@@ -48,7 +48,9 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
     from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 
     outer = estimator
-    while isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "predict_map"):
+    while isinstance(estimator, FrozenEstimator) or not any(
+        hasattr(estimator, name) for name in (method, "predict_map")
+    ):
         if isinstance(estimator, Pipeline):
             if X is not None and len(estimator) > 1:
                 X = estimator[:-1].transform(X)
@@ -75,6 +77,15 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
     if not hasattr(estimator, method):
         raise TypeError(f"estimator: expected a detector with the method {method}, got {type(estimator).__name__}.")
     return estimator, X
+
+
+def reaches(estimator, method, *, allow_frozen=True):
+    """Tell whether an estimator, or the detector that :func:`follow_to_detector` finds inside it, has a method."""
+    try:
+        follow_to_detector(estimator, method=method, allow_frozen=allow_frozen)
+    except TypeError:
+        return False
+    return True
 
 
 def fitted_detector(estimator):
@@ -231,7 +242,8 @@ def explain(estimator, X):
     Parameters
     ----------
     estimator : object
-        As in :func:`fitted_detector`, with a detector that has the method `explain`, such as an ExDDDetector.
+        As in :func:`fitted_detector`, with a detector that has the method `explain`: an ExDDDetector, or a
+        CombinedDefectDetector with one among its members.
     X : images
         As for `predict` of the estimator; the steps before the detector transform them.
 
@@ -265,8 +277,9 @@ def partial_fit(estimator, X, y, masks=None, *, kinds=None):
     Parameters
     ----------
     estimator : object
-        As in :func:`fitted_detector`, with a detector that has the method `partial_fit`, such as an ExDDDetector.
-        The steps before the detector stay as they are. A FrozenEstimator is refused: it does not learn.
+        As in :func:`fitted_detector`, with a detector that has the method `partial_fit`: an ExDDDetector, or a
+        CombinedDefectDetector with one among its members. The steps before the detector stay as they are. A
+        FrozenEstimator is refused: it does not learn.
     X : images
     y : array-like of shape (n_images,)
         Labels of X, from the classes of fit.

@@ -158,6 +158,28 @@ def _kind_name(kind, where):
     raise ValueError(f"{where}: expected the kind of defect as a text or a whole number, or None, got {kind!r}.")
 
 
+def labels_among(y, n_samples, classes):
+    """Return the labels of corrections, by position, and refuse those that fit did not know.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+    n_samples : int
+    classes : ndarray of shape (2,)
+
+    Returns
+    -------
+    labels : ndarray of shape (n_samples,)
+    """
+    labels = as_labels(y, n_samples)
+    unknown = sorted(set(labels.tolist()) - set(classes.tolist()), key=str)
+    if unknown:
+        raise ValueError(
+            f"y: expected {n_samples} labels among {classes.tolist()}, got {len(labels)}, {unknown} among them."
+        )
+    return labels
+
+
 def listed(classes):
     """Return the first few classes, for messages."""
     shown = ", ".join(map(repr, classes[:5].tolist()))

@@ -53,6 +53,12 @@ class TrainingSet:
         """Return the same images, which are now expected to have this number of channels."""
         return replace(self, samples=self.samples.with_channels(n_channels))
 
+    def check_all(self):
+        """Read every image and mask once, so that messages have the user's number of it."""
+        self.samples.check_all()
+        for i in range(len(self) if self.masks is not None else 0):
+            self.masks.get(i, self.samples.shape(i))
+
     def mask(self, index):
         """Return the mask of a defect image, bool (height, width), or None; an empty one is an error."""
         mask = None if self.masks is None else self.masks.get(index, self.samples.shape(index))

@@ -32,6 +32,7 @@ _HOME = {
     "ExDDDetector": "detectors.exdd",
     "GaborFeatureExtractor": "features",
     "GivenDefects": "augment.synthetic",
+    "HeldOut": "detectors.combined",
     "Images": "_images",
     "LearnedFeatureExtractor": "features",
     "LinearProbeDetector": "detectors.linear_probe",

@@ -249,6 +249,12 @@ def test_a_one_class_explanation_has_no_defect_patch():
     assert not with_panel.axes_[0, 2].images
 
 
+def test_a_combination_has_no_single_patch_to_mark(squares, cells):
+    detector = CombinedDefectDetector([("one", ExDDDetector(cells))], random_state=0).fit(squares[0], squares[1])
+    with pytest.raises(TypeError, match=r"^explain: expected False for a CombinedDefectDetector, .* Pass one of its"):
+        DefectMapDisplay.from_estimator(detector, squares[0][:2], explain=True)
+
+
 def test_a_pipeline_shows_the_images_as_they_came():
     images = np.stack(make_surfaces([(32, 32)] * 2)[0])
     pipeline = make_pipeline(FunctionTransformer(lambda X: X // 2), Detector()).fit(images)

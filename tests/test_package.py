@@ -49,7 +49,7 @@ AROUND = {
     "monitor": {"_composition", "_images", "_params"},
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name
     "export": {"", "_files", "_images", "augment", "banks", "datasets", "detectors", "features"},
-    "review": {"_files", "_images", "_map_colors", "augment", "persistence"},
+    "review": {"_composition", "_files", "_images", "_map_colors", "augment", "persistence"},
     "display": {"_composition", "_images", "scoring"},
 }
 

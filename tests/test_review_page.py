@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from test_review import HOSTILE_NAMES, Prompted, running_page, write_folder
 
-from sklearn_exdd import ExDDDetector
+from sklearn_exdd import ExDDDetector, persistence
 from sklearn_exdd.review import load_review
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -140,14 +140,24 @@ def test_an_expert_makes_defects_and_corrects_a_detector(inspected, open_page):
             draw(page, (0.3, 0.3), (0.6, 0.3), (0.6, 0.6))
         page.get_by_role("button", name=verdict).click()
         told(page, f"2 accepted · 1 rejected · {len(names)} corrected")
-    pick(page, normal[0])
+        told(page, f"{len(names)}. {names[-1]} is {'normal' if verdict == 'Really normal' else 'a defect'}.")
+    told(page, "Corrected: learned by the detector")
+    told(page, "0 → 1 of 1")
+    page.get_by_role("button", name="Save the detector").click()
+    told(page, "Saved as review/detectors/001.safetensors.")
+    for name, undo in ((normal[0], "Take back"), (normal[2], "Undo correction 3")):
+        pick(page, name)
+        page.get_by_role("button", name="Really a defect").click()
+        told(page, "2 accepted · 1 rejected · 3 corrected")
+        told(page, f"3. {name} is a defect.")
+        page.get_by_role("button", name=undo, exact=True).click()
+        told(page, "2 accepted · 1 rejected · 2 corrected")
+    page.get_by_role("button", name=names[0], exact=True).locator("visible=true").click()
     page.get_by_role("button", name="Really a defect").click()
-    told(page, "2 accepted · 1 rejected · 3 corrected")
-    page.get_by_role("button", name="Take back").click()
-    told(page, "2 accepted · 1 rejected · 2 corrected")
+    told(page, f"Correction 1 has called '{names[0]}' normal already. Undo it first.")
 
     lines = [json.loads(line) for line in (folder.path / "review" / "decisions.jsonl").read_text().splitlines()]
-    whats = ["accepted", "rejected", "accepted", "corrected", "corrected", "corrected", "withdrawn"]
+    whats = ["accepted", "rejected", "accepted", *["corrected"] * 3, "withdrawn", "corrected", "withdrawn"]
     assert [line["what"] for line in lines] == whats
     data = load_review(folder.path)
     assert data.y.tolist() == [1, 1, 0, 1]
@@ -164,6 +174,9 @@ def test_an_expert_makes_defects_and_corrects_a_detector(inspected, open_page):
     before = detector.decision_function([folder.path / name for name in names])
     detector.partial_fit(data.X, data.y, masks=data.masks)
     assert before[0] > 0 > before[1]
+    saved = persistence.load(folder.path / "review" / "detectors" / "001.safetensors")
+    assert saved.corrections_ == data.provenance[2:]
+    assert saved.is_training_image([folder.path / name for name in names]).all()
     assert len(detector.defect_bank_) > 0
     images = [folder.path / name for name in normal] + data.X[:2]
     ExDDDetector().fit(images, [0] * len(normal) + [1, 1], masks=[None] * len(normal) + data.masks[:2])

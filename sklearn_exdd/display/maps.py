@@ -320,6 +320,11 @@ def _predictions(detector, X, explain):
     if explain and not hasattr(detector, "explain"):
         raise TypeError(f"explain: expected False for a {type(detector).__name__}, which does not explain, got True.")
     results = detector.inspect(X)
+    if explain and "patch" not in results[0].explanation:
+        raise TypeError(
+            f"explain: expected False for a {type(detector).__name__}, each of whose detectors has its own patch that "
+            "decides, got True. Pass one of its detectors_."
+        )
     masks = [result.mask for result in results]
     return {
         "maps": [result.map for result in results],

@@ -8,6 +8,7 @@ from nicegui import run, ui
 
 from sklearn_exdd.review.drawing import heat
 from sklearn_exdd.review.guard import Guard
+from sklearn_exdd.review.history import History
 from sklearn_exdd.review.widgets import BAD, TITLE, Canvas, Gallery, LeftOut, Pictures, plain, show_image, tell
 
 _HINT = "text-sm opacity-80"
@@ -125,7 +126,7 @@ class CorrectPanel:
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
-        self.name, self.ranking = None, []
+        self.name, self.ranking, self.n_rankings = None, [], 0
         if session.detector is None:
             ui.label("Start the page with --detector FILE to correct a fitted detector.").classes("text-base")
             return
@@ -138,25 +139,49 @@ class CorrectPanel:
                 ui.label("2. Say what it is").classes(TITLE)
                 self.canvas = Canvas(pictures)
                 with ui.row().classes("w-full items-center gap-3"):
-                    ui.button("Really normal", on_click=lambda: self.correct(0)).props("no-caps color=positive")
-                    ui.button("Really a defect", on_click=lambda: self.correct(1)).props("no-caps color=negative")
+                    self.verdicts = [
+                        ui.button("Really normal", on_click=lambda: self.correct(0)).props("no-caps color=positive"),
+                        ui.button("Really a defect", on_click=lambda: self.correct(1)).props("no-caps color=negative"),
+                    ]
                 ui.label("If you like, draw first where the defect is.").classes(_HINT)
             with ui.card().classes("gap-2"):
                 ui.label("What the detector sees").classes(TITLE)
                 self.about = ui.label(_NUMBERS)
                 self.about.classes(f"{_HINT} h-14 content-center")
                 self.map = ui.interactive_image().classes("w-full")
+        self.history = History(session, self.changed)
         ui.timer(0, self.rank, once=True)
 
     async def rank(self):
-        """Ask the detector about all images."""
-        entries, judged = self.session.folder.entries(), []
-        for entry in entries:
-            judged.append(await run.io_bound(self.session.judge, entry))
-            self.progress.value = len(judged) / len(entries)
+        """Ask the detector about all images, from the start whenever it has changed."""
+        entries, corrections = self.session.folder.entries(), self.session.corrections
+        state, judged = corrections.state, []
+        # The loaded one, too: it may have been corrected before it was asked about all.
+        questions = [(entry, one) for one in (corrections.loaded, state) for entry in entries]
+        questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
+        if corrections.loaded is state:
+            questions = questions[: len(entries)]
+        self.n_rankings = number = self.n_rankings + 1
+        self.progress.value = 0
+        self.progress.set_visibility(True)
+        for n_done, (entry, one) in enumerate(questions, start=1):
+            answer = await run.io_bound(self.session.judge, entry, one)
+            judged += [answer] if one is state else []
+            if number != self.n_rankings:  # asked anew in the meantime
+                return None
+            if corrections.state is not state:  # corrected on another page
+                return await self.rank()
+            self.progress.value = n_done / len(questions)
         self.progress.set_visibility(False)
         self.ranking = self.session.worst_first(judged)
         await self.on_decision()
+
+    async def changed(self):
+        """Show what a changed detector says."""
+        await self.on_decision()
+        await self.rank()
+        if self.name is not None:
+            await self.show_map()
 
     async def refresh(self):
         """Show scores and decisions."""
@@ -164,18 +189,28 @@ class CorrectPanel:
             decisions = self.session.folder.decisions()
             known = {own["source"]: own["label"] for own in decisions if own["what"] == "corrected"}
             await self.gallery.fill([(judged.entry, *_caption(judged, known)) for judged in self.ranking])
+            await self.history.refresh()
 
     async def pick(self, name):
         """Show an image and its anomaly map."""
         try:
             image = self.session.folder.read(name)
+        except _PROBLEMS as problem:
+            return tell(problem, "negative")
+        self.name = name
+        self.canvas.show(image)
+        await self.show_map()
+
+    async def show_map(self):
+        """Show the anomaly map of the image that is picked."""
+        name = self.name
+        try:
+            image = self.session.folder.read(name)
             found = await run.io_bound(self.session.locate, name)
         except Exception as problem:  # a detector may raise anything
             return tell(problem, "negative")
-        if name != self.gallery.picked:  # another one has been picked in the meantime
+        if name != self.name:  # another one has been picked in the meantime
             return
-        self.name = name
-        self.canvas.show(image)
         if found is None:
             self.about.text = "This detector has no anomaly maps."
         else:
@@ -183,15 +218,24 @@ class CorrectPanel:
             show_image(self.map, self.pictures, heat(image, found.map, found.threshold), found.mask)
 
     async def correct(self, label):
-        """Keep what the image really is."""
+        """Keep what the image really is, and correct the detector."""
         if self.name is None:
             return tell("Pick an image first.", "warning")
+        region = self.canvas.region() if label else None
+        for button in self.verdicts:
+            button.disable()
+        self.verdicts[label].props("loading")
         try:
-            self.session.folder.correct(self.name, label, self.canvas.region() if label else None)
+            await run.io_bound(self.session.corrections.add, self.name, label, region)
         except _PROBLEMS as problem:
-            return tell(problem, "negative")
-        tell("Kept as a defect." if label else "Kept as normal.", "positive")
-        await self.on_decision()
+            tell(problem, "negative")
+        else:
+            tell("Kept as a defect." if label else "Kept as normal.", "positive")
+        finally:
+            self.verdicts[label].props(remove="loading")
+            for button in self.verdicts:
+                button.enable()
+        await self.changed()
 
 
 def _caption(judged, known):
@@ -248,14 +292,20 @@ class Page:
     async def take_back(self):
         """Withdraw the latest decision."""
         try:
-            decisions = self.session.folder.decisions()
-            if not decisions:
-                return tell("There is nothing to take back.", "warning")
-            self.session.folder.withdraw(decisions[-1])
+            decision = await run.io_bound(self.session.take_back)
         except _PROBLEMS as problem:
             return tell(problem, "negative")
-        tell(f"Taken back: {decisions[-1]['source']} {decisions[-1]['what']}.")
-        await self.refresh()
+        if decision is None:
+            return tell("There is nothing to take back.", "warning")
+        if self.session.corrections is not None and decision in self.session.corrections.applied():
+            kind = "a defect" if decision["label"] else "normal"
+            tell(f"Taken back, but the loaded detector has learned that {decision['source']} is {kind}.", "warning")
+        else:
+            tell(f"Taken back: {decision['source']} {decision['what']}.")
+        if decision["what"] == "corrected" and self.session.corrections is not None:
+            await self.correct.changed()
+        else:
+            await self.refresh()
 
 
 def serve(session, listener, token, names):

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import clone
 
 from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter, PerlinDefectAugmenter
+from sklearn_exdd.review.corrections import Corrections
 from sklearn_exdd.review.drawing import preview
 
 _THUMBNAIL = 96
@@ -59,7 +60,7 @@ class ReviewSession:
     folder : ReviewFolder
     detector : object, default=None
         Fitted, with ``decision_function(images)`` and, if it locates defects, ``inspect(images)`` or
-        ``predict_map(images)``.
+        ``predict_map(images)``. It stays as it is: corrections are applied to copies.
     augmenters : dict of str to object, default=None
         More generators. One that has a parameter `prompts` is cloned and given the expert's prompt; all others are
         fitted already.
@@ -67,10 +68,15 @@ class ReviewSession:
 
     def __init__(self, folder, detector=None, augmenters=None):
         self.folder = folder
-        self.detector = detector
         self.generators = (augmenters or {}) | {name: augmenter() for name, augmenter in _CHEAP.items()}
-        self._judged, self._thumbnails = {}, {}
+        self._thumbnails = {}
         self._busy = Lock()  # one at a time: they use all cores, or the only GPU
+        self.corrections = None if detector is None else Corrections(detector, folder, self._busy)
+
+    @property
+    def detector(self):
+        """The detector with all corrections that have been applied, or None."""
+        return None if self.corrections is None else self.corrections.state.detector
 
     def sources(self):
         """The images to make defects on, a list of Entry: those known as normal or, where none is, all but defects."""
@@ -104,7 +110,8 @@ class ReviewSession:
         """
         reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
         found = {name: problem for name, (_, problem) in self._thumbnails.items()}
-        found |= {name: judged.problem for name, judged in self._judged.items() if not found.get(name)}
+        judged = {} if self.corrections is None else dict(self.corrections.state.judged)
+        found |= {name: one.problem for name, one in judged.items() if not found.get(name)}
         reasons |= {name: problem for name, problem in found.items() if name in reasons and problem}
         return sorted((name, reason) for name, reason in reasons.items() if reason)
 
@@ -152,27 +159,55 @@ class ReviewSession:
         """Keep the decision on a synthetic defect."""
         return self.folder.decide("accepted" if accept else "rejected", image=made.image, mask=made.mask, **made.recipe)
 
-    def judge(self, entry):
-        """Ask the detector about an image, once.
+    def judge(self, entry, state=None):
+        """Ask the detector about an image, once between two corrections.
 
         Parameters
         ----------
         entry : Entry
+        state : State, default=None
+            Of the detector; None for the present one.
 
         Returns
         -------
         judged : Judged
         """
-        if entry.name not in self._judged:
+        detector, known = self.corrections.state if state is None else state
+        if entry.name not in known:
             score, problem = None, entry.problem
             if problem is None:
                 try:
                     with self._busy:
-                        score = float(self.detector.decision_function([self.folder.locate(entry.name)])[0])
+                        score = float(detector.decision_function([self.folder.locate(entry.name)])[0])
+                        self.corrections.look(entry.name)
                 except Exception as error:  # a detector may raise anything, and the others are to be judged
-                    problem = str(error)
-            self._judged[entry.name] = Judged(entry, score, problem)
-        return self._judged[entry.name]
+                    score, problem = None, str(error)
+            known[entry.name] = Judged(entry, score, problem)
+        return known[entry.name]
+
+    def take_back(self):
+        """Withdraw the latest decision; a correction is undone in the detector, too.
+
+        Returns
+        -------
+        decision : dict or None
+            None if there is no decision.
+        """
+        decisions = self.folder.decisions()
+        if not decisions:
+            return None
+        steps = [] if self.corrections is None else [step.decision for step in self.corrections.steps]
+        if decisions[-1] not in steps:
+            self.folder.withdraw(decisions[-1])
+        elif decisions[-1] == steps[-1]:
+            self.corrections.undo(len(steps))
+        else:
+            number = 1 + steps.index(decisions[-1])
+            raise ValueError(
+                f"{decisions[-1]['source']!r} is correction {number}, and others have been applied after it. Undo it "
+                "in the list of corrections."
+            )
+        return decisions[-1]
 
     def worst_first(self, judged):
         """In the order in which an expert should look at them.
@@ -200,12 +235,13 @@ class ReviewSession:
         located : Located or None
             None if the detector has no maps.
         """
-        if not hasattr(self.detector, "predict_map"):
+        detector = self.detector  # one state, even if a correction is applied in the meantime
+        if not hasattr(detector, "predict_map"):
             return None
-        paths, threshold = [self.folder.locate(name)], float(self.detector.threshold_)
+        paths, threshold = [self.folder.locate(name)], float(detector.threshold_)
         with self._busy:
-            result = self.detector.inspect(paths)[0] if hasattr(self.detector, "inspect") else None
-            anomaly_map = self.detector.predict_map(paths)[0] if result is None else result.map
+            result = detector.inspect(paths)[0] if hasattr(detector, "inspect") else None
+            anomaly_map = detector.predict_map(paths)[0] if result is None else result.map
         if result is None or result.mask is None:
             return Located(anomaly_map, anomaly_map > threshold, threshold, "Outlined: above the threshold.")
         n_regions, area = len(result.regions), sum(region.area for region in result.regions)

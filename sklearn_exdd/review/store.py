@@ -13,6 +13,7 @@ from warnings import warn
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklearn_exdd import persistence
 from sklearn_exdd._files import write_whole
 from sklearn_exdd._images import read_image
 from sklearn_exdd._images.files import list_files, why_left_out
@@ -21,6 +22,7 @@ _LABELS = {"normal": 0, "good": 0, "defect": 1}
 _WHATS = ("accepted", "rejected", "corrected", "withdrawn")
 _OWN = "review"
 _FILE = "decisions.jsonl"
+_DETECTORS = "detectors"
 
 
 class Entry(NamedTuple):
@@ -204,6 +206,31 @@ class ReviewFolder:
             As :meth:`decide`, :meth:`correct` or :meth:`decisions` gave it.
         """
         return self._append({**decision, "what": "withdrawn", "label": None})
+
+    def save(self, detector):
+        """Write a detector beside the decisions, whole or not at all, under the next free number.
+
+        Parameters
+        ----------
+        detector : object
+            Of this library, see :func:`sklearn_exdd.persistence.dump`.
+
+        Returns
+        -------
+        name : str
+            Path of the file relative to the folder.
+
+        Raises
+        ------
+        TypeError
+            If it is not a detector of this library, but a Pipeline for instance.
+        """
+        place = self._own(_DETECTORS)
+        place.mkdir(parents=True, exist_ok=True)
+        numbers = [int(path.stem) for path in place.glob("*.safetensors") if path.stem.isdecimal()]
+        name = f"{_DETECTORS}/{1 + max(numbers, default=0):03d}.safetensors"
+        persistence.dump(detector, self._own(name))
+        return f"{_OWN}/{name}"
 
     def decisions(self):
         """The latest decision on each item, in the order in which they were made.

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sklearn_exdd._labels import as_labels
+from sklearn_exdd._labels import labels_among
 from sklearn_exdd._training_set import split_by_class
 from sklearn_exdd.banks.patches import Patches
 from sklearn_exdd.banks.pixel_maps import map_maxima
@@ -49,12 +49,7 @@ class Corrections:
 
     def _add(self, X, y, masks, kinds):
         samples = self._samples(X)
-        y = as_labels(y, len(samples))
-        unknown = sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str)
-        if unknown:
-            raise ValueError(
-                f"y: expected {len(samples)} labels among {self.classes_.tolist()}, got {len(y)}, {unknown} among them."
-            )
+        y = labels_among(y, len(samples), self.classes_)
         normal, defect = split_by_class(samples, y == self._label(1), np.arange(len(y)), masks, kinds)
         for training_set in filter(None, (normal, defect)):
             training_set.indices = training_set.indices + self._n_images

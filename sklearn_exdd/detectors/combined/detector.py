@@ -1,30 +1,37 @@
 """Several detectors as one: the sum of their standardised scores and maps."""
 
-from contextlib import contextmanager
 from numbers import Real
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn import get_config
-from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state, gen_batches, get_tags
+from sklearn.utils import check_random_state, get_tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
-from sklearn.utils.validation import has_fit_parameter
 
-from sklearn_exdd._composition import clone_with_seed, fitted_detector, follow_to_detector, predict_map
+from sklearn_exdd._composition import clone_with_seed, follow_to_detector
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
 from sklearn_exdd._training_set import hold_out
 from sklearn_exdd.augment.synthetic import AugmentedImages
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.detectors.base.kinds import KindPredictions
+from sklearn_exdd.detectors.combined.corrections import Corrections
+from sklearn_exdd.detectors.combined.held_out import HeldOut, moments, pooled, spread
+from sklearn_exdd.detectors.combined.members import (
+    check_frozen,
+    fitted,
+    has,
+    has_maps,
+    inner_detector,
+    inspected,
+    is_dropped,
+    naming,
+    takes_kinds,
+)
+from sklearn_exdd.detectors.combined.reasons import Reasons
 
-_BATCH_SIZE = 16  # images that a foreign detector is asked about at a time
 
-
-class CombinedDefectDetector(KindPredictions, BaseDefectDetector, _BaseComposition):
+class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDetector, _BaseComposition):
     """Combine detectors by the weighted mean of their standardised scores and maps.
 
     Each detector is fitted on the same images, but for a share of the normal ones. On these its scores get median 0 and
@@ -93,6 +100,9 @@ class CombinedDefectDetector(KindPredictions, BaseDefectDetector, _BaseCompositi
 
     Synthetic defects that a Pipeline step attached to a held-out image are left out, too.
 
+    If a detector has `partial_fit`, the held-out images are kept for corrections: files by their paths, and copies of
+    arrays, which a saved combination contains.
+
     Examples
     --------
     >>> from sklearn_exdd import ExDDDetector
@@ -159,58 +169,79 @@ class CombinedDefectDetector(KindPredictions, BaseDefectDetector, _BaseCompositi
             raise ValueError(
                 f"weights: expected {len(self.detectors)} numbers > 0, one for each detector, got {self.weights!r}."
             )
-        members = [(name, detector) for name, detector in self.detectors if not _is_dropped(detector)]
+        members = [(name, detector) for name, detector in self.detectors if not is_dropped(detector)]
         if not members:
             raise ValueError("detectors: expected at least one that is not 'drop', got none.")
         for name, detector in members:
             if not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
                 raise ValueError(f"detectors: expected {name!r} to have fit and score_samples, got {detector!r}.")
-            with _naming(name):
+            with naming(name):
                 validate_parts([detector])
 
     def _fit(self, normal, defect):
         random_state = check_random_state(self.random_state)
         self._weights, members = self._members(random_state)
         if normal.has_images:
-            _check_all(normal)
+            normal.check_all()
             if defect is not None:
-                _check_all(defect.with_channels(normal.samples.n_channels))
+                defect.with_channels(normal.samples.n_channels).check_all()
         normal.check_masks_empty()
         is_held_out = hold_out(normal.groups, self.validation_fraction, random_state)
         X, y, *aligned = _training_data(normal, defect, np.flatnonzero(~is_held_out))
         params = {name: value for name, value in zip(("masks", "groups", "kinds"), aligned) if value is not None}
-        if "kinds" in params and not any(_takes_kinds(detector) for _, detector in members):
+        if "kinds" in params and not any(takes_kinds(detector) for _, detector in members):
             raise ValueError(
                 "kinds: expected a detector whose fit takes kinds, such as ExDDDetector, among "
                 f"{[name for name, _ in members]}, got none. Add one, or leave kinds out."
             )
         held_out = normal.take(np.flatnonzero(is_held_out))
-        _check_frozen(members, held_out)
+        check_frozen(members, held_out)
         self.detectors_ = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)(name, detector, X, y, params) for name, detector in members
+            delayed(fitted)(name, detector, X, y, params) for name, detector in members
         )
-        known = [detector.kinds_ for detector in map(_inner, self.detectors_) if hasattr(detector, "kinds_")]
-        if known:
-            self.kinds_ = np.unique(np.concatenate(known))
+        self._names = [name for name, _ in members]
+        # The number that the user gave to each image that the detectors were fitted on.
+        self._numbers = np.append(normal.indices[~is_held_out], [] if defect is None else defect.indices).astype(int)
+        self._n_images = 1 + int(max(part.indices.max() for part in (normal, defect) if part is not None))
         if held_out.has_images:
             self.n_channels_ = normal.samples.n_channels
-            found = [list(zip(*self._scored_maps(detector, held_out.samples))) for detector in self.detectors_]
-            scores, maps = np.array([own for own, *_ in found], dtype=np.float64), [own for _, own, _ in found]
-            moments = np.array([[_moments(pixel_map) for pixel_map in own] for own in maps])
-            self.map_centers_, self.map_scales_ = _pooled(moments)
+        has_any_map = held_out.has_images and any(map(has_maps, self.detectors_))
+        kept = HeldOut.from_training_set(held_out, has_any_map)
+        self._calibrate_on(kept, np.arange(len(held_out)), held_out.samples)
+
+    def _calibrate_on(self, held_out, rows, samples):
+        """Set the scales, the thresholds and the kinds, and keep what a correction needs to find them again.
+
+        Parameters
+        ----------
+        held_out : HeldOut
+            Gets the scores and maxima of those samples that no detector has seen.
+        rows : ndarray of shape (n_samples,), int
+            Positions of the samples that give the scales.
+        samples : Images or ndarray of shape (n_samples, n_features)
+            The samples at these positions.
+        """
+        if isinstance(samples, Images):
+            found = [list(zip(*inspected(detector, samples))) for detector in self.detectors_]
+            scores, maps = np.array([own for own, *_ in found], dtype=np.float64), [own for _, own, *_ in found]
+            of_maps = np.array([[moments(pixel_map) for pixel_map in own] for own in maps])
+            self.map_centers_, self.map_scales_ = pooled(of_maps)
         else:
-            scores = self._scores_of_all(held_out.samples)
-        self.score_centers_, self.score_scales_ = np.median(scores, axis=1), _spread(scores)
-        sums, maxima = [], []
-        for i, group in enumerate(held_out.groups):
-            others = held_out.groups != group
+            scores = self._scores_of_all(samples)
+        self.score_centers_, self.score_scales_ = np.median(scores, axis=1), spread(scores)
+        groups = held_out.groups[rows]
+        for i in np.flatnonzero(held_out.is_unseen[rows]):
+            others = groups != groups[i]
             others = others if others.any() else ~others
-            centers, scales = np.median(scores[:, others], axis=1), _spread(scores[:, others])
-            sums.append(self._weights @ ((scores[:, i] - centers) / scales))
-            if held_out.has_images and not np.isnan(self.map_scales_).all():
-                combined = self._combined([own[i] for own in maps], *_pooled(moments[:, others]))
-                maxima.append(float(combined.max()))
-        self._set_threshold(sums, held_out.indices, maxima or None)
+            centers, scales = np.median(scores[:, others], axis=1), spread(scores[:, others])
+            held_out.scores[rows[i]] = self._weights @ ((scores[:, i] - centers) / scales)
+            if held_out.maxima is not None:
+                held_out.maxima[rows[i]] = self._combined([own[i] for own in maps], *pooled(of_maps[:, others])).max()
+        self._set_threshold(held_out.scores, held_out.indices, held_out.maxima)
+        known = [detector.kinds_ for detector in map(inner_detector, self.detectors_) if hasattr(detector, "kinds_")]
+        if known:
+            self.kinds_ = np.unique(np.concatenate(known))
+        self._held_out = held_out if any(has(detector, "partial_fit") for detector in self.detectors_) else None
 
     def _members(self, random_state):
         """Weights and (name, clone with a seed) of the detectors that are not dropped."""
@@ -218,7 +249,7 @@ class CombinedDefectDetector(KindPredictions, BaseDefectDetector, _BaseCompositi
         members, kept = [], []
         for (name, detector), weight in zip(self.detectors, weights):
             seed = int(random_state.randint(2**31 - 1))  # drawn for those dropped, too: the others keep theirs
-            if not _is_dropped(detector):
+            if not is_dropped(detector):
                 members.append((name, clone_with_seed(detector, seed)))
                 kept.append(weight)
         return np.array(kept) / sum(kept), members
@@ -227,45 +258,40 @@ class CombinedDefectDetector(KindPredictions, BaseDefectDetector, _BaseCompositi
         samples = samples.raw() if isinstance(samples, Images) else samples
         return np.stack([detector.score_samples(samples) for detector in self.detectors_])
 
-    def _scored_maps(self, detector, images):
-        """Yield the score of each image, its map or None, and its votes for kinds or None."""
-        has_maps = _has_maps(detector)
-        inner, X = follow_to_detector(detector, images.raw()) if has_maps else (None, None)
-        if isinstance(inner, BaseDefectDetector):  # one pass for both
-            for score, pixel_map, _, *votes in inner._inspected(inner._samples(X)):
-                yield score, pixel_map, votes[0] if votes else None
-            return
-        for batch in gen_batches(len(images), _BATCH_SIZE):
-            X = images.take(range(batch.start, batch.stop)).raw()
-            none = [None] * len(X)
-            yield from zip(detector.score_samples(X), predict_map(detector, X) if has_maps else none, none)
-
     def _score(self, samples):
-        return self._standardized(self._scores_of_all(samples))
+        one = self._snapshot()  # another thread may call partial_fit
+        return one._standardized(one._scores_of_all(samples))
 
     def _standardized(self, scores):
         """Return the sum of the scores of the detectors, in their order, so that it does not depend on other images."""
-        return sum(
+        return sum(self._shares(scores))
+
+    def _shares(self, scores):
+        return [
             weight * ((own - center) / scale)
             for own, weight, center, scale in zip(scores, self._weights, self.score_centers_, self.score_scales_)
-        )
+        ]
 
     def _maps(self, images):
-        return [pixel_map for _, pixel_map, *_ in self._inspected(images)]
+        return [pixel_map for _, pixel_map, *_ in self._snapshot()._inspected(images)]
 
     def _inspected(self, images):
         if np.isnan(self.map_scales_).all():
             raise ValueError("predict_map: expected a detector that has maps, got none. Use score_samples.")
-        for found in zip(*(self._scored_maps(detector, images) for detector in self.detectors_)):
-            scores, maps, votes = zip(*found)
+        for scores, maps, explanations, votes in self._inspected_by_all(images):
             pixel_map = self._combined(maps, self.map_centers_, self.map_scales_)
-            yield self._standardized(scores), pixel_map, None, self._joint_votes(votes)
+            yield self._standardized(scores), pixel_map, self._reason(scores, explanations), self._joint_votes(votes)
+
+    def _inspected_by_all(self, images):
+        """Yield for each image the scores, maps, explanations and votes of all detectors."""
+        for found in zip(*(inspected(detector, images) for detector in self.detectors_)):
+            yield tuple(zip(*found))
 
     def _row_votes(self, samples):
         votes = []
         for detector in self.detectors_:
             own = [None] * len(samples)
-            if hasattr(_inner(detector), "kinds_"):
+            if hasattr(inner_detector(detector), "kinds_"):
                 inner, X = follow_to_detector(detector, samples)
                 own = [votes for _, votes in inner._row_votes(inner._samples(X))]
             votes.append(own)
@@ -302,72 +328,6 @@ class CombinedDefectDetector(KindPredictions, BaseDefectDetector, _BaseCompositi
         return tags
 
 
-def _is_dropped(detector):
-    return isinstance(detector, str) and detector == "drop"
-
-
-@contextmanager
-def _naming(name):
-    """Add to an error which detector it is about."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"This is the detector {name!r} of a CombinedDefectDetector.")
-        raise
-
-
-def _inner(detector):
-    """Return the detector at the end of Pipelines and inside FrozenEstimators."""
-    while isinstance(detector, (Pipeline, FrozenEstimator)):
-        detector = detector[-1] if isinstance(detector, Pipeline) else detector.estimator
-    return detector
-
-
-def _has_maps(detector):
-    return hasattr(_inner(detector), "predict_map")
-
-
-def _takes_kinds(detector):
-    return not isinstance(detector, FrozenEstimator) and has_fit_parameter(_inner(detector), "kinds")
-
-
-def _check_frozen(members, held_out):
-    """Refuse frozen detectors that were fitted on images which shall tell how new ones score."""
-    for name, detector in members:
-        if isinstance(detector, FrozenEstimator) and held_out.has_images and _has_maps(detector):
-            inner = fitted_detector(detector)
-            is_known = getattr(inner, "is_training_image", lambda X: np.zeros(len(X), dtype=bool))
-            n_known = int(is_known(held_out.samples.raw()).sum())
-            if n_known:
-                raise ValueError(
-                    f"detectors: expected {name!r}, a FrozenEstimator, to have been fitted on other images, got one "
-                    f"that was fitted on {n_known} of the {len(held_out)} normal images held out for the threshold. "
-                    "Fit the combination on images of its own, or pass the detector without FrozenEstimator, so that "
-                    "it is fitted again."
-                )
-
-
-def _fitted(name, detector, X, y, params):
-    if not _takes_kinds(detector):
-        params = {param: value for param, value in params.items() if param != "kinds"}
-    with _naming(name):
-        if isinstance(detector, Pipeline) and not get_config()["enable_metadata_routing"]:
-            steps = [(step, param) for step, _ in detector.steps for param in params]
-            params = {
-                f"{step}__{param}": params[param]
-                for step, param in steps
-                if has_fit_parameter(detector.named_steps[step], param)
-            }
-        return detector.fit(X, y, **params)
-
-
-def _check_all(training_set):
-    """Read every image and mask once, so that messages have the user's number of it."""
-    training_set.samples.check_all()
-    for i in range(len(training_set) if training_set.masks is not None else 0):
-        training_set.masks.get(i, training_set.samples.shape(i))
-
-
 def _training_data(normal, defect, rows):
     """Return X, y, masks, groups and kinds of some normal samples and all defects."""
     groups = np.concatenate([normal.groups[rows], [] if defect is None else defect.groups]).astype(int)
@@ -386,30 +346,3 @@ def _training_data(normal, defect, rows):
             masks = [None] * len(rows) + defect.masks.raw()
     synthetic = normal.synthetic and normal.synthetic.restrict_to(normal.indices[rows])
     return AugmentedImages(X, synthetic), y, masks, groups, kinds
-
-
-def _spread(scores):
-    """Interquartile range of each row; the standard deviation, or 1, where that is 0."""
-    spread = np.subtract(*np.percentile(scores, [75, 25], axis=1))
-    spread = np.where(spread > 0, spread, scores.std(axis=1))
-    return np.where(spread > 0, spread, 1.0)
-
-
-def _moments(pixel_map):
-    """Number of the pixels of a map, their mean and the sum of their squared deviations; NaN without a map."""
-    if pixel_map is None:
-        return np.nan, np.nan, np.nan
-    mean = pixel_map.mean(dtype=np.float64)
-    return pixel_map.size, mean, np.square(pixel_map - mean, dtype=np.float64).sum()
-
-
-def _pooled(moments):
-    """Mean and standard deviation, or 1 where that is 0, of all pixels of the maps of each detector.
-
-    `moments` has the shape (n_detectors, n_images, 3).
-    """
-    counts, means, squares = np.moveaxis(moments, 2, 0)
-    centers = (counts * means).sum(axis=1) / counts.sum(axis=1)
-    squares = squares + counts * (means - centers[:, None]) ** 2
-    scales = np.sqrt(squares.sum(axis=1) / counts.sum(axis=1))
-    return centers, np.where(scales == 0, 1.0, scales)

@@ -1,0 +1,233 @@
+"""Corrections of the loaded detector: applied at once, numbered, and undone exactly."""
+
+import copy
+from threading import Lock
+from typing import NamedTuple
+
+from sklearn_exdd._composition import follow_to_detector, partial_fit, reaches
+
+# Images are counted apart by what the detector knows of them.
+NEW, UNTOLD, KNOWN, CORRECTED = "new", "untold", "known", "corrected"
+
+
+class State(NamedTuple):
+    """A detector, which is never changed, and what it says of the images asked about so far, by their names."""
+
+    detector: object
+    judged: dict
+
+
+class Step(NamedTuple):
+    """An applied correction: the decision of the folder, and the state before it."""
+
+    decision: dict
+    before: State
+
+
+class Figures(NamedTuple):
+    """Found defects and false alarms among some images."""
+
+    n_found: int
+    n_defects: int
+    n_alarms: int
+    n_normals: int
+
+
+class Change(NamedTuple):
+    """Figures of one kind of images before and after corrections, and the images whose verdict has changed.
+
+    Parameters
+    ----------
+    kind : {"new", "untold", "known", "corrected"}
+        "new" for images that fit has not used, "known" for those that it has, "untold" if the detector cannot tell,
+        and "corrected" for those that the detector has learned from corrections.
+    before, after : Figures
+    changed : list of str
+        Names of images.
+    """
+
+    kind: str
+    before: Figures
+    after: Figures
+    changed: list
+
+
+class Corrections:
+    """The corrections of a detector, each with the state before it.
+
+    Parameters
+    ----------
+    detector : object
+        Fitted. Corrections are applied to copies of it, which name them in their attribute `corrections_`.
+    folder : ReviewFolder
+        Keeps each decision before it is applied.
+    busy : threading.Lock
+        Held while the detector computes.
+
+    Attributes
+    ----------
+    state : State
+        The detector with all corrections.
+    steps : list of Step
+        Corrections applied so far; the first one has number 1.
+    """
+
+    def __init__(self, detector, folder, busy):
+        self.folder, self.busy = folder, busy
+        self.loaded = self.state = State(detector, {})
+        self.steps, self._is_known = [], {}
+        self._changing = Lock()
+
+    @property
+    def can_learn(self):
+        """Whether the detector has `partial_fit`, itself or inside a Pipeline or a search."""
+        return reaches(self.loaded.detector, "partial_fit", allow_frozen=False)
+
+    def applied(self):
+        """List the decisions that the detector has learned, those of earlier days that it was saved with among them."""
+        return list(getattr(self.state.detector, "corrections_", ()))
+
+    def kept(self):
+        """List the corrections that the folder keeps and the detector has not learned, in their order."""
+        applied = self.applied()
+        return [own for own in self.folder.decisions() if own["what"] == "corrected" and own not in applied]
+
+    def add(self, name, label, region=None):
+        """Keep what an image really is, and correct the detector.
+
+        Parameters
+        ----------
+        name : str
+        label : {0, 1}
+            0 for normal, 1 for a defect.
+        region : ndarray of shape (height, width), dtype bool, default=None
+            Where the defect is.
+
+        Raises
+        ------
+        ValueError
+            If the image has been corrected before, or the detector fails; the decision is kept in the latter case.
+        """
+        with self._changing:
+            if self.can_learn:
+                self._check_new(name)
+            decision = self.folder.correct(name, label, region)
+            if self.can_learn:
+                self._apply(decision)
+
+    def apply_kept(self):
+        """Apply the corrections that :meth:`kept` lists, in their order."""
+        with self._changing:
+            for decision in self.kept():
+                self._check_new(decision["source"])
+                self._apply(decision)
+
+    def undo(self, number):
+        """Go back to the state before a correction, and withdraw its decision and all later ones.
+
+        Parameters
+        ----------
+        number : int
+            From 1 for the first of `steps`.
+        """
+        with self._changing:
+            if not 1 <= number <= len(self.steps):
+                raise ValueError(f"undo: expected a number from 1 to {len(self.steps)}, got {number}. Reload the page.")
+            while len(self.steps) >= number:
+                self.folder.withdraw(self.steps[-1].decision)
+                self.state = self.steps.pop().before
+
+    def _check_new(self, name):
+        kinds = ("normal", "a defect")
+        for number, step in enumerate(self.steps, start=1):
+            if step.decision["source"] == name:
+                kind = kinds[step.decision["label"]]
+                raise ValueError(f"Correction {number} has called {name!r} {kind} already. Undo it first.")
+        for decision in self.applied()[: -len(self.steps) or None]:
+            if decision["source"] == name:
+                raise ValueError(
+                    f"The loaded detector has learned already that {name!r} is {kinds[decision['label']]}. To change "
+                    "that, start the page with a detector that was saved before."
+                )
+
+    def _apply(self, decision):
+        name, mask = decision["source"], decision["mask"]
+        try:
+            with self.busy:
+                detector = copy.deepcopy(self.state.detector)
+                mask = None if mask is None else self.folder.locate(mask)
+                label = _labels(detector)[decision["label"]]
+                partial_fit(detector, [self.folder.locate(name)], [label], masks=[mask])
+                detector.corrections_ = [*self.applied(), decision]
+        except Exception as error:  # a detector may raise anything
+            raise ValueError(
+                f"The correction of {name!r} is kept in the folder, but the detector stays as it was: "
+                f"{str(error) or repr(error)}"
+            ) from error
+        self.steps.append(Step(decision, self.state))
+        self.state = State(detector, {})
+
+    def look(self, name):
+        """Find out, once, whether fit has used an image."""
+        if name not in self._is_known:
+            detector = self.loaded.detector
+            is_known = None
+            if reaches(detector, "is_training_image"):
+                detector, X = follow_to_detector(detector, [self.folder.locate(name)], method="is_training_image")
+                is_known = bool(detector.is_training_image(X)[0])
+            self._is_known[name] = is_known
+
+    def changes(self, before, after):
+        """Compare two states on the labelled images that both have scored.
+
+        Parameters
+        ----------
+        before, after : State
+
+        Returns
+        -------
+        changes : list of Change
+            One for each kind of which there are images.
+        n_left_out : int
+            Number of labelled images that are readable and have not been scored in one of the states.
+        """
+        entries = [entry for entry in self.folder.entries() if entry.problem is None]
+        labels = {entry.name: entry.label for entry in entries}
+        labels |= {own["source"]: own["label"] for own in self.folder.decisions() if own["what"] == "corrected"}
+        entries = [entry for entry in entries if labels[entry.name] is not None]
+        scored = [entry for entry in entries if entry.name in before.judged and entry.name in after.judged]
+        corrected, of_kind = {own["source"] for own in self.applied()}, {}
+        for entry in scored:
+            one, two = (state.judged[entry.name].score for state in (before, after))
+            if one is not None and two is not None:
+                kind = {None: UNTOLD, True: KNOWN, False: NEW}[self._is_known.get(entry.name)]
+                kind = CORRECTED if entry.name in corrected else kind
+                of_kind.setdefault(kind, []).append((entry.name, labels[entry.name], one > 0, two > 0))
+        changes = [
+            Change(
+                kind,
+                _figures([(label, one) for _, label, one, _ in of_kind[kind]]),
+                _figures([(label, two) for _, label, _, two in of_kind[kind]]),
+                [name for name, _, one, two in of_kind[kind] if one != two],
+            )
+            for kind in (NEW, UNTOLD, KNOWN, CORRECTED)
+            if kind in of_kind
+        ]
+        return changes, len(entries) - len(scored)
+
+
+def _figures(verdicts):
+    """Count (label, is_alarm) pairs."""
+    found, alarms = ([is_alarm for label, is_alarm in verdicts if label == kind] for kind in (1, 0))
+    return Figures(sum(found), len(found), sum(alarms), len(alarms))
+
+
+def _labels(detector):
+    """Return the labels of a detector that mean normal and defect."""
+    inner, _ = follow_to_detector(detector, method="partial_fit", allow_frozen=False)
+    classes = inner.classes_.tolist()
+    positive = next(
+        (own for own in (getattr(inner, name, None) for name in ("pos_label_", "pos_label")) if own is not None),
+        classes[-1],
+    )
+    return next(label for label in classes if label != positive), positive
