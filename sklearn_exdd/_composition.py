@@ -48,9 +48,7 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
     from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 
     outer = estimator
-    while isinstance(estimator, FrozenEstimator) or not any(
-        hasattr(estimator, name) for name in (method, "predict_map")
-    ):
+    while not _is_detector(estimator, method):
         if isinstance(estimator, Pipeline):
             if X is not None and len(estimator) > 1:
                 X = estimator[:-1].transform(X)
@@ -77,6 +75,14 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
     if not hasattr(estimator, method):
         raise TypeError(f"estimator: expected a detector with the method {method}, got {type(estimator).__name__}.")
     return estimator, X
+
+
+def _is_detector(estimator, method):
+    """Tell whether the way ends here; what holds another estimator may have methods of scikit-learn, too."""
+    if isinstance(estimator, FrozenEstimator):
+        return False
+    is_holding = isinstance(estimator, Pipeline) or hasattr(estimator, "estimator")
+    return hasattr(estimator, "predict_map") or (hasattr(estimator, method) and not is_holding)
 
 
 def reaches(estimator, method, *, allow_frozen=True):
