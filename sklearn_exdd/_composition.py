@@ -61,7 +61,7 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
             raise TypeError(
                 f"{method}: expected an estimator that decides at the threshold of its detector, got a "
                 f"{type(estimator).__name__}, which has one of its own. Pass fitted_detector(estimator), after adding "
-                "best_threshold_ to its threshold_ if that was found on decision_function."
+                "its best_threshold_ (or threshold) to threshold_ of the detector, if that is one of decision_function."
             )
         elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
             estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_

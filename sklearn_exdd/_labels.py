@@ -133,7 +133,7 @@ def as_kinds(kinds, is_defect):
             if defective:
                 raise ValueError(
                     f"kinds[{index}]: expected a kind of defect, or None, for a defect image, got {name!r}, which "
-                    "means normal. Check its label."
+                    "means normal. Check its label; number kinds from 1, or pass texts."
                 )
             names[index] = ""
         elif name and not defective:

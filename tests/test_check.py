@@ -239,7 +239,7 @@ def test_wrong_masks_are_found(castings, tmp_path):
     assert found == {
         "mask_unreadable": ("error", (defects[0],)),
         "mask_size": ("error", (defects[1],)),
-        "mask_empty": ("warning", (defects[2],)),
+        "mask_empty": ("error", (defects[2],)),
         "mask_full": ("error", (defects[3],)),
         "mask_on_normal": ("error", (normal[0],)),
     }
@@ -300,6 +300,19 @@ def test_copies_do_not_vouch_for_each_other(squares, cells):
     labels = np.append(y, [0, 0])
     findings = check_images([*X, defect, defect], labels, detector=ExDDDetector(cells, random_state=0))
     assert of_kind(findings, "score").indices == (18, 19)
+    # An equal copy and nearly equal ones are one group.
+    near = np.clip(defect.astype(int) + np.random.RandomState(0).randint(-1, 2, defect.shape), 0, 255).astype(np.uint8)
+    labels = np.append(y, [0, 0, 0])
+    findings = check_images([*X, defect, near, near], labels, detector=ExDDDetector(cells, random_state=0))
+    assert sorted(of_kind(findings, "score").indices)[:3] == [18, 19, 20]
+
+
+def test_groups_that_are_too_large_to_be_scored_are_the_reason_given(squares, cells):
+    X, y, _ = squares
+    findings = check_images(X[y == 0], detector=ExDDDetector(cells), max_scored=8, groups=np.zeros(np.sum(y == 0)))
+    assert re.match(
+        r"scores: the groups of the \d+ normal images are too large for max_scored=8", findings.not_checked[0]
+    )
 
 
 def test_only_as_many_images_are_scored_as_wanted(squares, cells):

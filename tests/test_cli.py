@@ -548,7 +548,7 @@ def test_operating_points_are_those_of_the_detector_and_of_the_costs(model, unse
     said = capsys.readouterr().out
     assert re.search(r"--threshold +false alarms +misses +cost\npromised 5.9 % +[\d.]+ +\d of 6 +\d of 6 +\d", said)
     assert "A false alarm costs 1 and a miss 1 (--cost-false-alarm, --cost-miss)." in said
-    assert "Too few normal images in fit to promise 1 %: that takes 99 scores." in said
+    assert "Too few normal images in fit to promise 1 %: that takes 99 of them, or as many groups." in said
 
 
 def test_the_page_of_an_evaluation_shows_the_operating_points(model, unseen, tmp_path, capsys):

@@ -386,6 +386,8 @@ def test_a_detector_that_has_changed_is_noticed(normals):
     with pytest.raises(ValueError, match=r"^detector: expected the detector as it was when the monitor was fitted"):
         monitor.update(normals)
     monitor.fit(normals).update(normals)
+    detector.threshold_ += 1  # which the monitor does not use
+    monitor.update(normals)
 
 
 def test_training_images_are_not_taken_for_unseen_ones(detector, normals):

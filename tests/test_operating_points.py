@@ -1,6 +1,8 @@
 """Operating points: thresholds of promised rates and of the lowest cost, and their mistakes."""
 
+import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -91,3 +93,21 @@ def test_what_is_wrong_is_named(change, message):
     given = {"y_true": [0, 1, 1], "scores": [1.0, 2.0, 3.0], "calibration_scores": [0.5, 1.5]} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         operating_points(**given)
+
+
+def test_calibration_images_of_one_group_share_a_vote(surfaces):
+    X, y, _ = surfaces
+    groups = np.arange(len(y)) // 4
+    detector = ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(X, y, groups=groups)
+    known = detector.calibration_scores_
+    points = operating_points(y, detector.score_samples(X), known, calibration_groups=groups, rates=[0.05])
+    assert (points[0].threshold, points[0].promised_rate) == (detector.threshold_, detector.false_alarm_rate_)
+    alone = operating_points(y, detector.score_samples(X), known, rates=[0.05])
+    assert alone[0].promised_rate < points[0].promised_rate
+    with pytest.raises(ValueError, match="groups: expected one for each of the 24"):
+        operating_points(y, detector.score_samples(X), known, calibration_groups=groups[1:])
+
+
+def test_rates_and_thresholds_can_be_written_as_json():
+    points = operating_points([0, 1], [1.0, 2.0], np.arange(99.0), rates=np.array([0.01], dtype=np.float32))
+    assert json.loads(json.dumps([asdict(point) for point in points]))[0]["promised_rate"] == pytest.approx(0.01)

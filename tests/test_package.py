@@ -44,7 +44,7 @@ AROUND = {
         ),
         *("_versions", "persistence", "review"),
     },
-    "metrics": {"_composition", "_images", "features", "scoring"},
+    "metrics": {"_composition", "_images", "_training_set", "features", "scoring"},
     "datasets": {"_images", "_labels", "review"},  # an expert's decisions on the review page are data
     "monitor": {"_composition", "_images", "_params"},
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name

@@ -101,7 +101,10 @@ def _operating_points(detector, is_defect, scores, options):
     if is_defect.all() or not is_defect.any():
         return None
     costs = {"cost_false_alarm": options.cost_false_alarm, "cost_miss": options.cost_miss}
-    return operating_points(is_defect, scores, getattr(detector, "calibration_scores_", None), **costs)
+    known = getattr(detector, "calibration_scores_", None)
+    if known is not None:
+        costs["calibration_groups"] = detector._groups_at(np.arange(len(known)))
+    return operating_points(is_defect, scores, known, **costs)
 
 
 def _compare_maps(detector, data, rows, verbose):
@@ -206,11 +209,11 @@ def describe(figures):
 def _describe_points(figures):
     """The operating points as a table, with what limits them."""
     points = figures["operating_points"]
-    lines = ["{:15}{:>12}{:>15}{:>15}{:>10}".format("", "--threshold", "false alarms", "misses", "cost")]
+    lines = ["{:15}{:>22}{:>15}{:>15}{:>10}".format("", "--threshold", "false alarms", "misses", "cost")]
     for point in points:
         name = "lowest cost" if point["rate"] is None else f"promised {percent(point['promised_rate'])}"
         counts = f"{point['n_false_alarms']} of {point['n_normal']}", f"{point['n_misses']} of {point['n_defects']}"
-        lines.append("{:15}{:>12.4g}{:>15}{:>15}{:>10.4g}".format(name, point["threshold"], *counts, point["cost"]))
+        lines.append("{:15}{:>22}{:>15}{:>15}{:>10.4g}".format(name, repr(point["threshold"]), *counts, point["cost"]))
     lines += [
         f"A false alarm costs {figures['cost_false_alarm']:g} and a miss {figures['cost_miss']:g} (--cost-false-alarm, "
         "--cost-miss). The threshold of the",
@@ -220,7 +223,8 @@ def _describe_points(figures):
     if short:
         lowest = min(point["rate"] for point in short)
         lines.append(
-            f"Too few normal images in fit to promise {percent(lowest)}: that takes {n_needed(lowest)} scores."
+            f"Too few normal images in fit to promise {percent(lowest)}: that takes {n_needed(lowest)} of them, or "
+            "as many groups."
         )
     return lines
 

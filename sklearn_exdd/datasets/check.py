@@ -86,7 +86,7 @@ def check_images(
     mask_size          error    a mask has another size than its image
     mask_on_normal     error    a mask of a normal image marks pixels
     mask_full          error    a mask marks more than 90 % of the image
-    mask_empty         warning  a mask of a defect marks nothing
+    mask_empty         error    a mask of a defect marks nothing
     mask_placement     warning  most masks lie clearly better on their images if all are mirrored or shifted alike
     score              warning  the left-out score of a normal image is far above the others
     size               warning  an image has another size than the others
@@ -221,8 +221,8 @@ class _Check:
                 message = f"The mask of a normal image marks {marks.sum()} pixels. Empty the mask, or label a defect."
                 self.add("mask_on_normal", "error", [index], message)
         elif not share:
-            message = "The mask of a defect marks nothing, which counts as no mask. Draw it, or leave it out."
-            self.add("mask_empty", "warning", [index], message)
+            message = "The mask of a defect marks nothing. Draw it, or leave it out."
+            self.add("mask_empty", "error", [index], message)
         elif share > _NEARLY_ALL:
             message = f"The mask marks {100 * share:.0f} % of the image. Is it inverted? Mark the defect only."
             self.add("mask_full", "error", [index], message)
@@ -320,8 +320,9 @@ class _Check:
         if self.groups is not None:
             names.update({row: f"group {self.groups[row]}" for row in names if self.groups[row] is not None})
         else:
-            for members in self._alike:
-                names.update(dict.fromkeys(names.keys() & set(members.tolist()), f"alike {members[0]}"))
+            for members in self._alike:  # two sets that share an image are one
+                joined = {names[row] for row in names.keys() & set(members.tolist())}
+                names.update({row: f"alike {members[0]}" for row, name in names.items() if name in joined})
         return np.unique([names[row] for row in rows.tolist()], return_inverse=True)[1]
 
 

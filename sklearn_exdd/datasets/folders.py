@@ -420,7 +420,8 @@ def load_index(path):
         label = "defect" if is_defect else "normal"
         X.append(image)
         masks.append(mask)
-        kinds.append(kind if label == "defect" and kind not in ("", "normal") else label)
+        # The type of a normal image may be that of its product; a defect of a type such as "good" has no name.
+        kinds.append(kind if is_defect and kind and meaning(kind) is not False else label)
         groups.append(group)
     groups = _own_groups(groups, X, index.parent) if any(groups) else None
     return _bunch(index.parent, layout, X, masks, kinds, groups)

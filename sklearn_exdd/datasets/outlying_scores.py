@@ -34,6 +34,9 @@ def outlying_scores(detector, items, groups, has_both_colours, max_scored):
     not_checked : list of str
     """
     rows, not_checked = _chosen(groups, max_scored), []
+    if len(rows) < MIN_IMAGES <= len(items):
+        message = f"scores: the groups of the {len(items)} normal images are too large for max_scored={max_scored}."
+        return np.array([], dtype=int), None, [message]
     if len(rows) < MIN_IMAGES:
         return np.array([], dtype=int), None, [f"scores: expected {MIN_IMAGES} normal images or more, got {len(rows)}."]
     if len(rows) < len(items):

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils import column_or_1d
 
 from sklearn_exdd import scoring
+from sklearn_exdd._training_set import group_numbers
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,14 @@ class OperatingPoint:
 
 
 def operating_points(
-    y_true, scores, calibration_scores=None, *, rates=(0.01, 0.05, 0.1, 0.2), cost_false_alarm=1, cost_miss=1
+    y_true,
+    scores,
+    calibration_scores=None,
+    *,
+    calibration_groups=None,
+    rates=(0.01, 0.05, 0.1, 0.2),
+    cost_false_alarm=1,
+    cost_miss=1,
 ):
     """Count false alarms and misses at promised rates, and at the threshold of the lowest cost.
 
@@ -60,6 +68,9 @@ def operating_points(
     calibration_scores : array-like of shape (n_calibration,), default=None
         Attribute `calibration_scores_` of the detector, from which the thresholds of the rates are found; NaN are
         skipped. None leaves out the rates.
+    calibration_groups : array-like of shape (n_calibration,), default=None
+        The `groups` of fit, if there were any: images of one group share one vote. None takes each image for a group
+        of its own.
     rates : sequence of float, default=(0.01, 0.05, 0.1, 0.2)
         False-alarm rates to promise, each in (0, 1).
     cost_false_alarm, cost_miss : float, default=1
@@ -79,8 +90,8 @@ def operating_points(
     Notes
     -----
     The threshold of a rate is that of :func:`~sklearn_exdd.scoring.conformal_threshold`, as in `fit`. Promising a rate
-    takes ``1 / rate - 1`` calibration scores, 99 for a rate of .01. With only n of them, the threshold is the
-    highest one, and `promised_rate` is ``1 / (n + 1)``.
+    takes ``1 / rate - 1`` calibration scores, or groups of them, 99 for a rate of .01. With only n of them, the
+    threshold is the highest score, and `promised_rate` is ``1 / (n + 1)``.
 
     The threshold of the lowest cost is chosen on the given images, halfway between two of their scores, and among equal
     ones it is the highest. Its mistakes are therefore fewer than on new images, the more so the fewer images there are.
@@ -100,8 +111,9 @@ def operating_points(
     costs = [_checked_cost(name, cost) for name, cost in (("false_alarm", cost_false_alarm), ("miss", cost_miss))]
     thresholds = [(None, None, _cheapest(is_defect, scores, *costs))]
     if calibration_scores is not None:
-        known = _checked_calibration(calibration_scores)
-        of_rates = [(float(rate), *scoring.conformal_threshold(known, rate)) for rate in _checked_rates(rates)]
+        known = _checked_calibration(calibration_scores, calibration_groups)
+        rates = [float(rate) for rate in _checked_rates(rates)]
+        of_rates = [(rate, *scoring.conformal_threshold(known[0], rate, known[1])) for rate in rates]
         thresholds = [(rate, promised, threshold) for rate, threshold, promised in of_rates] + thresholds
     return [_point(is_defect, scores, costs, *one) for one in thresholds]
 
@@ -164,13 +176,15 @@ def _numbers(name, values):
         raise ValueError(f"{name}: expected a list or an array of numbers, one for each image: {error}") from error
 
 
-def _checked_calibration(calibration_scores):
+def _checked_calibration(calibration_scores, groups):
+    """Return the scores that are not NaN, and their groups."""
     known = _numbers("calibration_scores", calibration_scores)
-    known = known[~np.isnan(known)]
+    groups = np.arange(len(known)) if groups is None else group_numbers(groups, len(known))
+    groups, known = groups[~np.isnan(known)], known[~np.isnan(known)]
     if not len(known) or not np.isfinite(known).all():
         came = "an infinite one" if len(known) else "none"
         raise ValueError(f"calibration_scores: expected finite scores of normal images (NaN are skipped), got {came}.")
-    return known
+    return known, groups
 
 
 def _checked_rates(rates):

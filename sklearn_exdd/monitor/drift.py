@@ -346,5 +346,5 @@ def _is_equal(one, other):
 
 
 def _state_of(detector):
-    """Return what changes when a detector is fitted or corrected: its threshold and its calibration scores."""
-    return [np.array(getattr(detector, name, np.nan)) for name in ("threshold_", "calibration_scores_")]
+    """Return what changes when a detector is fitted or corrected: its calibration scores and the images it has seen."""
+    return [np.array(getattr(detector, name, np.nan)) for name in ("calibration_scores_", "training_digests_")]

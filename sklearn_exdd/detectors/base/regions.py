@@ -72,7 +72,7 @@ def connected_regions(mask, pixel_map, min_area=0, pixel_size=None):
         inside = np.nonzero(labels[rows, columns] == number)
         values = pixel_map[rows, columns][inside]
         area = len(values) if pixel_size is None else len(values) * height * width
-        if area < min_area:
+        if area < min_area * (1 - 1e-9):  # areas in square millimetres are rounded
             continue
         places = inside[0] + rows.start, inside[1] + columns.start
         highest = int(np.argmax(values))
