@@ -62,6 +62,8 @@ def test_other_files_and_too_few_images_are_refused(inception, tmp_path):
         inception_distance(X, X, other)
     with pytest.raises(ValueError, match="expected SHA-256 00 "):
         inception_distance(X, X, other, weights_sha256="00")
+    with pytest.raises(TypeError, match=r"weights: expected the path of pt_inception.*, got None"):
+        inception_distance(X, X, None)
     with pytest.raises(FileNotFoundError, match="existing file"):
         inception_distance(X, X, tmp_path / "none.pth")
     with pytest.raises(ValueError, match="synthetic: expected at least 2 images, got 1"):

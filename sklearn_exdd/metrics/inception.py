@@ -1,6 +1,7 @@
 """The published FID: torchmetrics' Fréchet distance in the features of an Inception network whose weights you give."""
 
 import warnings
+from os import PathLike
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from sklearn_exdd._images import Images
 from sklearn_exdd.features.weights import read_state_dict
 
 _N_FEATURES = 2048
+_FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=None):
@@ -74,7 +76,9 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
         if len(images) < 2:
             raise ValueError(f"{name}: expected at least 2 images, got {len(images)}.")
         images.check_all()
-    read_state_dict(weights, weights_sha256)  # torch-fidelity would run whatever code the file holds
+    if not isinstance(weights, (str, PathLike)):
+        raise TypeError(f"weights: expected the path of {_FILE}, got {weights!r}.")
+    read_state_dict(weights, weights_sha256, [_FILE])  # torch-fidelity would run whatever code the file holds
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     metric = _metric(weights).to(device)
     for name, images in kinds.items():
@@ -105,5 +109,5 @@ def _metric(weights):
     except RuntimeError as error:
         raise ValueError(
             f"weights: expected the Inception network of torch-fidelity in {weights}, got the weights of another "
-            f"model ({str(error).splitlines()[0]} ...). Its file is called pt_inception-2015-12-05-6726825d.pth."
+            f"model ({str(error).splitlines()[0]} ...). Its file is called {_FILE}."
         ) from error
