@@ -28,6 +28,8 @@ SLOW_DOCTESTS = {
 
 # The longest tests: on other models, or in other processes, they show what quicker ones show.
 EXTENDED = (
+    "test_common.py::test_a_detector_leaves_its_input_as_it_is[SegmentationDetector]",
+    "test_common.py::test_an_array_a_list_and_paths_are_the_same[SegmentationDetector]",
     "test_common.py::test_batches_and_jobs_change_nothing[{'n_jobs'",
     "test_common.py::test_scikit_learn_finds_nothing_wrong[ExDDDetector(epsilon=1e-06",
     "test_benchmarks.py::test_diag_trains",
@@ -41,6 +43,9 @@ EXTENDED = (
     "test_load.py::test_thousands_of_predictions",
     "test_memory_bank.py::test_the_index_finds_what_brute_force_finds",
     "test_project.py::test_examples_run[plot_cluster.py]",
+    "test_project.py::test_examples_run[plot_grid_search.py]",
+    "test_project.py::test_examples_run[plot_student_teacher.py]",
+    "test_project.py::test_examples_run[plot_synthetic_count.py]",
     "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[swinv2",
     "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[vit_small_patch14_reg4",
     "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[vit_small_patch16_dinov3",
