@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -26,6 +27,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked process inherits no threads
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from sklearn_exdd import ExDDDetector, GaborFeatureExtractor, PerlinDefectAugmenter, persistence
 from sklearn_exdd.datasets import make_surface_defects
@@ -136,6 +138,8 @@ def forked(act, *arguments):
     status = 1
     with contextlib.suppress(BaseException):
         try:
+            # The lock of tqdm is shared with the parent, which would wait for ever if this process were killed with it.
+            tqdm.set_lock(threading.RLock())
             act(*arguments)
             status = 0
         except BaseException:
