@@ -38,7 +38,7 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
     minutes : float, default=15
         Time for ``fit``, in minutes of one CPU core, > 0.
     random_state : int, RandomState instance or None, default=None
-        Of the detector.
+        Parameter of the detector.
     verbose : int, default=1
         Above 0 the reason is printed.
 
@@ -65,8 +65,9 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
 
     Images of one group count as one normal image.
 
-    They were chosen on the development halves of two data sets, magnetic tiles and solar cells, and measured on the
-    rest: see the page on accuracy in the documentation.
+    They were chosen on the development halves of two data sets, magnetic tiles and solar cells. Banks, the linear probe
+    and their sum were then measured on the other half of the cells; networks and banks on the tiles, each by itself and
+    in sums like this one. The documentation has a page on accuracy.
 
     Examples
     --------
