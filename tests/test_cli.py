@@ -682,7 +682,7 @@ def test_the_page_of_a_check_shows_the_images_of_the_findings(tidy, tmp_path):
     (tidy / "normal" / "<b>&.png").write_text("no image")
     assert run("check", tidy, "--no-scores", "-o", tmp_path / "page.html") == 1
     page = Page(tmp_path / "page.html")
-    assert page.texts[0] == "14 images checked: 2 errors, 1 warning."
+    assert page.texts[0] == "14 images checked: 3 errors, 0 warnings."
     assert {"unreadable", "duplicate", "mask empty"} <= set(page.texts)
     assert "normal/<b>&.png" in page.texts
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
