@@ -1,4 +1,4 @@
-"""What a prediction takes: CPU seconds, the share of each step, and the peak memory of a process that only predicts.
+"""Cost of a prediction: CPU seconds, the share of each step, and the peak memory of a process that only predicts.
 
     python benchmarks/prediction.py
     python benchmarks/prediction.py --sides 256 --detectors gabor --runs 10

@@ -30,7 +30,7 @@ def write_evaluation(path, facts, figures, points, is_defect, scores):
     facts : dict
         The folder, the model and the detector.
     figures : dict
-        What the command prints.
+        Figures that the command prints.
     points : list of OperatingPoint or None
         None if normal images or defects are missing.
     is_defect : ndarray of shape (n,), dtype bool

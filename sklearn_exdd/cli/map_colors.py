@@ -11,7 +11,7 @@ class MapColors:
     Parameters
     ----------
     some_maps : list of ndarray of shape (height, width)
-        What is lowest in most of them becomes dark.
+        Values that are low in most of them become dark.
     threshold : float
 
     Attributes

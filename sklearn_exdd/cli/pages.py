@@ -43,7 +43,7 @@ def write_page(path, template, **facts):
     template : str
         A file beside this module, which extends page.html.
     **facts : dict
-        What the template shows, besides the time.
+        Values for the template, besides the time.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -20,7 +20,7 @@ class Finding:
     images : tuple of str
         Their paths, or "X[3]" for an image in memory.
     message : str
-        What was found, and what to do.
+        Description of the finding, and the remedy.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class Findings(list):
     n_images : int
         Number of images that were checked.
     not_checked : list of str, default=()
-        What could not be checked, and why.
+        Checks that were left out, with the reasons.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ _FENCE = 3  # times the middle half, beyond which a value is far out (Tukey)
 
 @dataclass
 class Photograph:
-    """What is kept of an image.
+    """Properties of an image that the checks compare.
 
     Attributes
     ----------

@@ -12,10 +12,9 @@ from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
-from sklearn_exdd._training_set import hold_out, in_one_form, joined
+from sklearn_exdd._training_set import hold_out, in_one_form
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
-from sklearn_exdd.features import make_feature_extractor
 
 
 class LinearProbeDetector(BaseDefectDetector):
@@ -203,22 +202,6 @@ class LinearProbeDetector(BaseDefectDetector):
         self.coef_ = coef.reshape(2, -1)
         self.intercept_ = float(regression.intercept_[0] - coef @ scaler.mean_)
         self._calibrate(normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal)
-
-    def _fit_extractor(self, normal, defect):
-        self.feature_extractor_ = make_feature_extractor(
-            self.feature_extractor,
-            batch_size=self.batch_size,
-            device=self.device,
-            memory=self.memory,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
-        )
-        if self.feature_extractor_.learns_from_defects:
-            images, labels, masks = joined(normal, defect)
-            self.feature_extractor_.fit(images, labels, masks=masks)
-        else:
-            self.feature_extractor_.fit(normal.samples)
-        self.n_channels_ = normal.samples.n_channels
 
     def _pooled(self, images):
         maps = self.feature_extractor_.iter_transform(images)

@@ -15,12 +15,11 @@ from sklearn_exdd._composition import clone_with_seed
 from sklearn_exdd._images import Images, Masks
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
-from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form, joined
+from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_rows
 from sklearn_exdd.banks.memory_bank import MemoryBank
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
-from sklearn_exdd.features import make_feature_extractor
 
 _MIN_PROBABILITY = 1e-6
 
@@ -203,22 +202,6 @@ class PatchClassifierDetector(BaseDefectDetector):
         y = np.repeat([0, 1], [len(normals), len(defects)])
         self.classifier_ = classifier.fit(np.concatenate([normals, defects]), y)
         self._calibrate(held_out)
-
-    def _fit_extractor(self, normal, defect):
-        self.feature_extractor_ = make_feature_extractor(
-            self.feature_extractor,
-            batch_size=self.batch_size,
-            device=self.device,
-            memory=self.memory,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
-        )
-        if self.feature_extractor_.learns_from_defects:
-            images, labels, masks = joined(normal, defect)
-            self.feature_extractor_.fit(images, labels, masks=masks)
-        else:
-            self.feature_extractor_.fit(normal.samples)
-        self.n_channels_ = normal.samples.n_channels
 
     def _normal_patches(self, normal, random_state):
         """Return the patches of normal samples, with their groups, as a bank."""

@@ -18,7 +18,7 @@ class DriftDisplay:
     n_seen : array-like of shape (n_points,)
         Numbers of images.
     log10_martingales : dict of str to array-like of shape (n_points,)
-        Decimal logarithm of the martingale of each statistic after so many images.
+        Decimal logarithm of the martingale of each statistic after each number of images.
     log10_threshold : float
         A martingale that reaches it raises an alarm.
     alarms : dict of str to int, default=None

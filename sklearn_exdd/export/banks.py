@@ -18,7 +18,7 @@ class PatchScores(NamedTuple):
     patches : str
         Features, of shape (batch, height' * width', n_features).
     scores, normal_distances, defect_distances : str
-        Of shape (batch, height' * width'); no defect distances without a defect bank.
+        Tensors of shape (batch, height' * width'); no defect distances without a defect bank.
     nearest_normal, nearest_defect : str or None
         Numbers of the nearest rows, if image scores need them.
     shape : tuple of str (height', width')

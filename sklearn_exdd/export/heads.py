@@ -1,4 +1,4 @@
-"""What follows from scores and logits: maps of pixels, means of the highest pixels, decisions and p-values."""
+"""Heads of the graph, from scores and logits: maps of pixels, means of the highest pixels, decisions and p-values."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
     ----------
     graph : Graph
     patch_maps : str
-        Of shape (batch, height', width').
+        Tensor of shape (batch, height', width').
     centers : callable
         ``centers(pixels, axis)`` returns where pixels, a float64 vector, lie on the grid of patches.
     shape : tuple of str (height, width)
@@ -24,7 +24,7 @@ def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
     Returns
     -------
     maps : str
-        Of shape (batch, height, width).
+        Tensor of shape (batch, height, width).
 
     Notes
     -----

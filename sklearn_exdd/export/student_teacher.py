@@ -44,7 +44,7 @@ def cells(graph, detector, planes, features):
     Returns
     -------
     cells : str
-        Of shape (batch, height', width').
+        Tensor of shape (batch, height', width').
     """
     strides = [stride for _, stride in detector.levels_]
     logs = images.logarithms(graph, planes, _FLOOR)

@@ -321,6 +321,23 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         self._set_classes(y)
         return split_by_class(samples, y == self._label(1), groups, masks, kinds)
 
+    def _fit_extractor(self, normal, defect):
+        """Fit the feature extractor on normal images, and on defects if it learns from them."""
+        self.feature_extractor_ = make_feature_extractor(
+            self.feature_extractor,
+            batch_size=self.batch_size,
+            device=self.device,
+            memory=self.memory,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+        if self.feature_extractor_.learns_from_defects:
+            images, labels, masks = joined(normal, defect)
+            self.feature_extractor_.fit(images, labels, masks=masks)
+        else:
+            self.feature_extractor_.fit(normal.samples)
+        self.n_channels_ = normal.samples.n_channels
+
     def _synthesize(self, normal, defect, seed, default=None):
         """Return the synthetic defects that came with the images, or those that the augmenter makes, or None.
 

@@ -50,7 +50,8 @@ class Corrections:
         Warns
         -----
         UserWarning
-            If so many held-out images are corrected to normal that the scales come from images the detectors know.
+            If fewer than two held-out images remain uncorrected, so that the scales come from images that the detectors
+            know.
 
         Notes
         -----
