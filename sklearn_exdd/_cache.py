@@ -107,10 +107,13 @@ def fingerprint_of_pixels(images, masks=None):
     fingerprint : str
     """
     masks = [None] * len(images) if masks is None else masks
-    return fingerprint(*(fingerprint(images.original(i), mask) for i, mask in enumerate(masks)))
+    regions = [[] if images.region(i) is None else [images.region(i)] for i in range(len(images))]
+    return fingerprint(*(fingerprint(images.original(i), mask, *regions[i]) for i, mask in enumerate(masks)))
 
 
 def _as_array(item):
+    if hasattr(item, "region"):  # an image in a region of interest
+        return [item.image, item.region]
     return item if item is None or isinstance(item, (str, os.PathLike)) else np.asarray(item)
 
 

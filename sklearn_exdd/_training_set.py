@@ -24,6 +24,8 @@ class TrainingSet:
         Defects that an earlier Pipeline step made on these images.
     kinds : ndarray of shape (n_samples,), dtype str, default=None
         Kind of defect of each sample, "" for a sample without one; None if fit received no kinds.
+    is_renumbered : bool, default=False
+        Whether the sources of the synthetic defects are positions in this set. Otherwise, they are among `indices`.
     """
 
     samples: object
@@ -32,6 +34,7 @@ class TrainingSet:
     masks: Masks = None
     synthetic: object = None
     kinds: np.ndarray = None
+    is_renumbered: bool = False
 
     def __len__(self):
         return len(self.samples)
@@ -44,10 +47,11 @@ class TrainingSet:
     def take(self, rows):
         """Select samples by position, with the synthetic defects made on them."""
         samples = self.samples.take(rows) if self.has_images else self.samples[rows]
-        synthetic = self.synthetic and self.synthetic.restrict_to(self.indices[rows])
+        sources = rows if self.is_renumbered else self.indices[rows]
+        synthetic = self.synthetic and self.synthetic.restrict_to(sources)
         masks = self.masks and self.masks.take(rows)
         kinds = None if self.kinds is None else self.kinds[rows]
-        return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic, kinds)
+        return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic, kinds, is_renumbered=True)
 
     def with_channels(self, n_channels):
         """Return the same images, which are now expected to have this number of channels."""
@@ -59,24 +63,31 @@ class TrainingSet:
         for i in range(len(self) if self.masks is not None else 0):
             self.masks.get(i, self.samples.shape(i))
 
+    def _mask_within(self, index):
+        """Return the part of a mask within the region of interest, and how messages call that part."""
+        mask = None if self.masks is None else self.masks.get(index, self.samples.shape(index))
+        within = self.samples.within_region(index, mask)
+        return within, "" if within is mask else " within the region of interest"
+
     def mask(self, index):
         """Return the mask of a defect image, bool (height, width), or None; an empty one is an error."""
-        mask = None if self.masks is None else self.masks.get(index, self.samples.shape(index))
+        mask, where = self._mask_within(index)
         if mask is not None and not mask.any():
+            advice = "call the image normal" if where else "pass None for an image whose defect is not marked"
             raise ValueError(
-                f"{self.masks.where(index)}: expected a mask of the defect, got an empty one. Pass None for an image "
-                "whose defect is not marked."
+                f"{self.masks.where(index)}: expected a mask of the defect, got one that is empty{where}. Leave the "
+                f"image out, or {advice}."
             )
         return mask
 
     def check_masks_empty(self):
         """Refuse masks that mark a defect on normal images."""
         for i in range(len(self) if self.masks is not None else 0):
-            mask = self.masks.get(i, self.samples.shape(i))
+            mask, where = self._mask_within(i)
             if mask is not None and mask.any():
                 raise ValueError(
                     f"{self.masks.where(i)}: expected None or an empty mask for a normal image, got one with "
-                    f"{mask.sum()} defect pixels. Check its label."
+                    f"{mask.sum()} defect pixels{where}. Check its label."
                 )
 
 
@@ -283,7 +294,7 @@ def with_marks(defect):
     masks = defect.masks
     rows = []
     for i in range(0 if masks is None else len(defect)):
-        mask = masks.get(i, defect.samples.shape(i))
+        mask = defect.samples.within_region(i, masks.get(i, defect.samples.shape(i)))
         if mask is not None and mask.any():
             rows.append(i)
     return defect.take(rows) if rows else None

@@ -33,6 +33,7 @@ _HOME = {
     "GaborFeatureExtractor": "features",
     "GivenDefects": "augment.synthetic",
     "HeldOut": "detectors.combined",
+    "ImageInRegion": "_images",
     "Images": "_images",
     "LearnedFeatureExtractor": "features",
     "LinearProbeDetector": "detectors.linear_probe",
@@ -321,8 +322,11 @@ def _parts(value):
     """Arguments of the constructor, and the attributes that fit found."""
     if isinstance(value, Images):
         kept = (str, PathLike, np.ndarray)
-        items = [item if isinstance(item, kept) else np.asarray(item) for item in value.raw()]
-        return {"X": items, "name": value.name, "n_channels": value.n_channels}, {"_numbers": list(value._numbers)}
+        items = [item if isinstance(item, kept) else np.asarray(item) for item in value._items]
+        found = {"_numbers": list(value._numbers)}
+        if value._regions is not None:
+            found["_regions"] = value._regions
+        return {"X": items, "name": value.name, "n_channels": value.n_channels}, found
     if not isinstance(value, BaseEstimator):
         return {name: getattr(value, name) for name in signature(type(value)).parameters}, {}
     arguments = value.get_params(deep=False)

@@ -95,7 +95,7 @@ def top_mean(patch_scores, n_patches):
     return np.partition(patch_scores, -n_patches)[-n_patches:].mean()
 
 
-def top_share_mean(pixel_map, share, position_map=None):
+def top_share_mean(pixel_map, share, position_map=None, region=None):
     """Image score: the mean of the highest pixels of a map.
 
     Parameters
@@ -105,6 +105,8 @@ def top_share_mean(pixel_map, share, position_map=None):
         Of the pixels, in (0, 1]; at least one is taken.
     position_map : ndarray of shape (height', width'), float32, default=None
         Mean map of normal images, enlarged to the map and subtracted first.
+    region : ndarray of shape (height, width), bool, default=None
+        Pixels that count; None: all.
 
     Returns
     -------
@@ -121,7 +123,8 @@ def top_share_mean(pixel_map, share, position_map=None):
     """
     if position_map is not None:
         pixel_map = pixel_map - resize(position_map[..., None], pixel_map.shape)[..., 0]
-    return top_mean(pixel_map.ravel(), max(1, round(share * pixel_map.size)))
+    pixels = pixel_map.ravel() if region is None else pixel_map[region]
+    return top_mean(pixels, max(1, round(share * pixels.size)))
 
 
 def border_profile(patch_scores, rings, n_rings):

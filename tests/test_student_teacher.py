@@ -222,7 +222,7 @@ def test_what_was_attached_to_images_kept_out_is_not_trained_on(normals):
     attached = OffsetDefectAugmenter(n_synthetic=20, min_contrast=0.0, random_state=0).fit_transform(normals).synthetic
     everything, numbers = np.arange(len(normals)), np.arange(0, len(normals), 2)
     learning = TrainingSet(Images(normals), everything, everything, synthetic=attached).take(numbers)
-    synthetic = Defects.from_synthetic(learning.synthetic, n_channels=1)
+    synthetic = Defects.from_synthetic(learning.synthetic, learning.samples)
     expected = [sample["source"] for sample in attached.provenance if sample["source"] % 2 == 0]
     assert 0 < len(expected) < 20
     assert [numbers[source] for source in synthetic.sources] == expected
@@ -272,7 +272,7 @@ def test_defect_images_may_come_apart_and_with_labels_of_any_kind(surfaces, fitt
 def test_the_default_defects_can_be_seen(normals):
     n_normals = len(normals)
     made = synthesize(default_augmenter(), 20, list(normals), [0] * n_normals, [None] * n_normals, seed=0)
-    synthetic = Defects.from_synthetic(made, n_channels=1)
+    synthetic = Defects.from_synthetic(made, Images(normals))
     for image, mask, source in zip(synthetic.images.raw(), synthetic.masks, synthetic.sources):
         assert mask.any()
         np.testing.assert_array_equal(image[~mask], normals[source][~mask])

@@ -16,6 +16,8 @@ from sklearn_exdd._images.containers import (
     is_picture,
 )
 from sklearn_exdd._images.decoding import decode_image, is_grey_file, read_image
+from sklearn_exdd._images.masks import Masks
+from sklearn_exdd._images.roi import ImageInRegion, filled, region_of, unwrapped
 
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 _MIN_SIDE = 16  # pixels: an array (h, w, 1), (h, w, 3) or (h, w, 4) of at least these sides looks like one image
@@ -51,13 +53,15 @@ class Images:
     Notes
     -----
     ``images[i]`` is float32 ``(height, width, channels)`` in [0, 1] with 1 or 3 channels;
-    alpha is dropped. A copy of the user's pixels is made only then.
+    alpha is dropped. A copy of the user's pixels is made only then. Outside the region of
+    interest of an image, its pixels have the mean colour inside.
     """
 
     def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, first=0, remedy=_CONVERT):
         self.name, self._remedy = name, remedy
         self._n_channels = n_channels
         self._expected_by = "fit"
+        self._regions = None
         if not holds_images(X, name):
             single = getattr(X, "ndim", None) == 2
             advice = f" A single image? Pass {name}[None]." if single else ""
@@ -72,6 +76,7 @@ class Images:
                     f"{name}[None]. Images of {X.shape[2]} pixels a row? Pass {name}[..., None]."
                 )
         else:
+            X, self._regions = unwrapped(list(X))
             X = [_item(item, f"{name}[{i}]", bits) for i, item in enumerate(X, start=first)]
         if len(X) == 0:
             raise ValueError(f"{name}: expected at least one image, got none.")
@@ -131,10 +136,10 @@ class Images:
 
         The same pixels then train the same network, whatever dtype they came in. Files stay files.
         """
-        items = self.raw()
+        items = list(self._items)
         for i, item in enumerate(items):
             if not _is_file(item) and item.dtype != np.uint8:
-                levels = self[i] * 255
+                levels = self._whole(i) * 255
                 if np.abs(levels - np.rint(levels)).max() < 1e-3:
                     items[i] = np.rint(levels).astype(np.uint8)
         same = self.take(range(len(items)))
@@ -142,8 +147,61 @@ class Images:
         return same
 
     def raw(self):
-        """Return the images as a list of paths and arrays, those that came as arrays as the user gave them."""
-        return list(self._items)
+        """Return the images as a list of paths and arrays, as the user gave them, with their regions of interest."""
+        if self._regions is None:
+            return list(self._items)
+        return [
+            item if wrapped is None else ImageInRegion(item, wrapped.region)
+            for item, wrapped in zip(self._items, self._regions)
+        ]
+
+    @property
+    def have_regions(self):
+        """Whether each image came with a region of interest, which may be the whole image."""
+        return self._regions is not None and None not in self._regions
+
+    def within(self, region):
+        """Return the same images; those without a region of interest get the given one."""
+        same = self.take(range(len(self)))
+        given = ImageInRegion(None, region)
+        same._regions = [given if wrapped is None else wrapped for wrapped in self._regions or [None] * len(self)]
+        return same
+
+    def in_regions_of(self, others, positions):
+        """Return the same images, made on others, in their regions of interest.
+
+        Parameters
+        ----------
+        others : Images
+        positions : list of int or None
+            For each image the position of the one that it was made on; None if that is not known.
+        """
+        if not others.have_regions or self.have_regions:
+            return self
+        is_shared = len({id(wrapped.region) for wrapped in others._regions}) == 1
+        if not is_shared and None in positions:
+            raise ValueError(
+                f"{self.where(positions.index(None))}: expected the source of a defect on images with regions of "
+                "interest of their own, got None. Let the augmenter name it in its provenance, or use one region for "
+                "all images."
+            )
+        same = self.take(range(len(self)))
+        same._regions = [others._regions[0 if is_shared else position] for position in positions]
+        return same
+
+    def region(self, index):
+        """Return the region of interest of an image, bool (height, width); None if every pixel counts."""
+        wrapped = self._regions and self._regions[index]
+        region = None if wrapped is None else wrapped.region
+        if is_path(region):
+            masks = Masks([region], 1, "roi")
+            return region_of(masks.get(0), f"roi of {self.where(index)} ({os.fspath(region)})")
+        return region
+
+    def within_region(self, index, mask):
+        """Return the part of the mask of an image, or None, that lies within its region of interest."""
+        region = None if mask is None else self.region(index)
+        return mask if region is None else mask & region
 
     def path(self, index):
         """Return the path of an image, or None if it is in memory."""
@@ -161,6 +219,18 @@ class Images:
         return self._shapes[index]
 
     def __getitem__(self, index):
+        image, region = self._whole(index), self.region(index)
+        if region is None:
+            return image
+        if region.shape != image.shape[:2]:
+            raise ValueError(
+                f"{self.where(index)}: expected {region.shape[0]} x {region.shape[1]} pixels, the shape of its region "
+                f"of interest, got {image.shape[0]} x {image.shape[1]}. Pass a mask of the shape of the image as roi."
+            )
+        return filled(image, region)
+
+    def _whole(self, index):
+        """Return an image with all of its pixels."""
         item, where = self._item(index)
         image = _as_unit_float(item, where)
         if self._n_channels is None:
@@ -208,6 +278,7 @@ class Images:
         taken = copy.copy(self)
         taken._items = [self._items[i] for i in indices]
         taken._numbers = [self._numbers[i] for i in indices]
+        taken._regions = self._regions and [self._regions[i] for i in indices]
         taken._shapes, taken._layouts = {}, {}
         return taken
 

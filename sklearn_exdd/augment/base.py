@@ -187,7 +187,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         own_masks = defect and defect.masks
         self.masks_ = []
         for i in range(len(defects) if own_masks is not None else 0):
-            mask = own_masks.get(i, defects.shape(i))
+            mask = defects.within_region(i, own_masks.get(i, defects.shape(i)))
             if mask is not None and mask.any():
                 self.masks_.append(mask)
         random_state = check_random_state(self.random_state)
@@ -271,6 +271,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         channels = "colour" if getattr(self, "in_colour_", False) else None
         images = Images([image], "image", n_channels=self.n_channels_, channels=channels)
         region = Masks([region], 1, "region").get(0, images.shape(0))
+        region = images.within_region(0, region)
         if region is None or not region.any():
             raise ValueError("region: expected a mask that marks where the defect goes, got an empty one.")
         seed = int(check_random_state(random_state).randint(2**31 - 1))
@@ -384,7 +385,9 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
     def _on_foreground(self, draw, index, name):
         """A region, and what comes with it, drawn until it lies on the foreground of an image."""
         shape = self.images_.shape(index)
-        foreground = self._foreground(index)
+        foreground, region_of_interest = self._foreground(index), self.images_.region(index)
+        if region_of_interest is not None:
+            foreground = region_of_interest if foreground is None else foreground & region_of_interest
         for _ in range(_MAX_DRAWS):
             region, content = draw()
             if foreground is not None:
@@ -392,9 +395,9 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
                 region = region & foreground if (region & foreground).sum() >= region.sum() / 2 else region & False
             if region.sum() >= MIN_AREA:
                 return region, content
+        place = "" if foreground is None else " of the foreground, or region of interest,"
         raise ValueError(
-            f"regions: expected {name} to draw at least {MIN_AREA} pixels"
-            f"{' of the foreground' if foreground is not None else ''} of {self.images_.where(index)}, "
+            f"regions: expected {name} to draw at least {MIN_AREA} pixels{place} of {self.images_.where(index)}, "
             f"{shape[0]} x {shape[1]} pixels, got none in {_MAX_DRAWS} draws. Change its parameters or the foreground."
         )
 

@@ -84,7 +84,10 @@ def composite(drawn, painted):
     original = images.original(index)
     change = np.abs(Images([painted])[0] - Images([original])[0]).max(axis=2)
     detail = source - ndimage.uniform_filter(source, (15, 15, 0))
-    texture = float(1.4826 * np.median(np.abs(detail)))  # the edges of a part are no texture
+    of_interest = images.region(index)
+    texture = float(
+        1.4826 * np.median(np.abs(detail if of_interest is None else detail[of_interest]))
+    )  # the edges of a part are no texture
     mask = region & (change > max(_CHANGE * texture, 1e-6))
     # Pixels between changed ones belong to the defect, those that stand alone do not.
     mask = region & ndimage.binary_closing(np.pad(mask, 2), iterations=2)[2:-2, 2:-2]

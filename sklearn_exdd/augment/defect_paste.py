@@ -120,7 +120,7 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
     def _learn(self, images, defects, masks, random_state):
         self.defects_ = []
         for i in range(len(defects) if masks is not None else 0):
-            mask = masks.get(i, defects.shape(i))
+            mask = defects.within_region(i, masks.get(i, defects.shape(i)))
             if mask is not None and mask.any():
                 rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
                 margin = 2 * _RING

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
 
 from sklearn_exdd._composition import clone_with_seed
+from sklearn_exdd._images import Images
 
 
 @dataclass
@@ -104,6 +105,25 @@ class AugmentedImages(list):
     def __init__(self, items, synthetic):
         super().__init__(items)
         self.synthetic = synthetic
+
+
+def images_of(synthetic, sources):
+    """Return the images of synthetic defects, in the regions of interest of their sources.
+
+    Parameters
+    ----------
+    synthetic : SyntheticDefects
+        "source" in its provenance, if it has any, is a position among the sources.
+    sources : Images
+
+    Returns
+    -------
+    images : Images
+    """
+    images, _ = synthetic
+    images = Images(images, "synthetic images")
+    provenance = getattr(synthetic, "provenance", None) or [{}] * len(images)
+    return images.in_regions_of(sources, [one.get("source") for one in provenance])
 
 
 class GivenDefects(BaseEstimator):

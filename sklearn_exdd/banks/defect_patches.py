@@ -51,11 +51,11 @@ def _find(defect, extractor, banks, cutoff, max_patches, seed, synthetic):
     random_state, chosen = np.random.RandomState(seed), []
     maps = extractor.iter_transform(defect.samples)
     for i, patches in enumerate(Patches.from_maps(maps, defect, extractor, synthetic)):
-        centers = [np.unique(patches.provenance[axis]) for axis in ("row", "column")]
         rows = defect_rows(
             defect,
             i,
-            centers,
+            patches.grid(0),
+            extractor,
             lambda features=patches.features: banks.distances(banks.normal, features)[0],
             lambda: cutoff,
             max_patches=max_patches,
@@ -65,7 +65,7 @@ def _find(defect, extractor, banks, cutoff, max_patches, seed, synthetic):
     return Patches.concatenate(chosen)
 
 
-def defect_rows(defect, index, centers, distances_of, cutoff_of, *, max_patches, random_state):
+def defect_rows(defect, index, grid, extractor, distances_of, cutoff_of, *, max_patches, random_state):
     """Choose the patches of one image that show its defect.
 
     Parameters
@@ -74,8 +74,10 @@ def defect_rows(defect, index, centers, distances_of, cutoff_of, *, max_patches,
         Defect images.
     index : int
         Position of the image.
-    centers : sequence of two ndarray
-        Rows and columns of the patches, as in :func:`scoring.upsample`.
+    grid : PatchGrid
+        Grid of its patches.
+    extractor : BaseFeatureExtractor
+        Extractor of the patches.
     distances_of : callable
         Returns the distances of the patches to normal ones; called only without a mask.
     cutoff_of : callable
@@ -90,7 +92,8 @@ def defect_rows(defect, index, centers, distances_of, cutoff_of, *, max_patches,
     """
     mask = defect.mask(index)
     if mask is not None:
-        on_defect = scoring.patches_on_mask(mask, *centers).ravel()
+        centers = extractor.patch_centers(grid.shape, mask.shape)
+        on_defect = scoring.patches_on_mask(mask, *centers)[... if grid.inside is None else grid.inside].ravel()
     else:
         distances = distances_of()
         on_defect = distances >= min(cutoff_of(), distances.max())

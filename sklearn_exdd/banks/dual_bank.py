@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import cached, fingerprint, load, store
 from sklearn_exdd.banks.memory_bank import MemoryBank
+from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.patches import LazyFeatures
 
 # With n_neighbors="auto", number of rows of the defect bank whose distances are averaged. A
@@ -161,8 +162,8 @@ class DualBank:
 
         Parameters
         ----------
-        batches : iterable of (features, shapes)
-            Patches of some images, one image after the other, and the shapes of their feature maps; see
+        batches : iterable of (features, grids)
+            Patches of some images, one image after the other, and their PatchGrids; see
             :func:`patch_batches` and :func:`cached_batches`.
 
         Yields
@@ -170,13 +171,13 @@ class DualBank:
         patch_scores : PatchScores
             Scores of one image.
         features : ndarray of shape (n_patches, n_features) or LazyFeatures
-        shape : tuple of int (height', width', n_features)
+        grid : PatchGrid
         """
-        for features, shapes in batches:
+        for features, grids in batches:
             scores = self.patch_scores(features)
-            stops = np.cumsum([shape[0] * shape[1] for shape in shapes]).tolist()
-            for start, stop, shape in zip([0, *stops[:-1]], stops, shapes):
-                yield scores.take(slice(start, stop)), features[start:stop], shape
+            stops = np.cumsum([grid.n_patches for grid in grids]).tolist()
+            for start, stop, grid in zip([0, *stops[:-1]], stops, grids):
+                yield scores.take(slice(start, stop)), features[start:stop], grid
 
     def relative_scores(self, patch_scores, rings):
         """Return the patch scores that image scores are made of, relative to the border profile."""
@@ -198,7 +199,7 @@ class DualBank:
         weight = self._weight(self.defect, features[worst], patch_scores.nearest_defect[worst], exclude)
         return scoring.ratio_score(score, weight * patch_scores.defect_distances[worst], self.epsilon)
 
-    def explain(self, score, patch_scores, rings, centers):
+    def explain(self, score, patch_scores, rings, grid, centers):
         """Explain the score of one image.
 
         Parameters
@@ -208,8 +209,9 @@ class DualBank:
         patch_scores : PatchScores
             Scores of its patches.
         rings : ndarray of shape (n_patches,)
+        grid : PatchGrid
         centers : tuple of ndarray
-            Row and column centres of its patches, in pixels.
+            Row and column centres of the patches of the grid, in pixels.
 
         Returns
         -------
@@ -217,7 +219,7 @@ class DualBank:
             One of :meth:`ExDDDetector.explain`, without a prompt.
         """
         worst = int(np.argmax(self.relative_scores(patch_scores, rings)))
-        row, column = np.unravel_index(worst, [len(axis) for axis in centers])
+        row, column = grid.place(worst)
         normal = self.normal.place(patch_scores.nearest_normal[worst])
         defect, distances = {"image": None, "patch": None, "synthetic": None}, patch_scores.defect_distances
         if self.defect is not None:
@@ -301,28 +303,31 @@ def epsilon_of(defect_distances, epsilon):
     return max(_EPSILON_SHARE * float(np.median(defect_distances)), 1e-12) if epsilon == "scale" else float(epsilon)
 
 
-def patch_batches(maps):
-    """Group feature maps into batches of at least _N_QUERIES patches.
+def patch_batches(extractor, images):
+    """Group the patches of images into batches of at least _N_QUERIES.
 
     Parameters
     ----------
-    maps : iterable of ndarray of shape (height', width', n_features)
+    extractor : BaseFeatureExtractor
+        Fitted.
+    images : Images
 
     Yields
     ------
     features : ndarray of shape (n_patches, n_features)
-    shapes : list of tuple
-        Shapes of the maps of the batch.
+    grids : list of PatchGrid
+        Grids of the images of the batch.
     """
-    batch, n_patches = [], 0
-    for feature_map in maps:
-        batch.append(feature_map)
-        n_patches += feature_map.shape[0] * feature_map.shape[1]
+    rows, grids, n_patches = [], [], 0
+    for own_rows, grid in _patches_of(extractor, images):
+        rows.append(own_rows)
+        grids.append(grid)
+        n_patches += len(own_rows)
         if n_patches >= _N_QUERIES:
-            yield _rows(batch), [one.shape for one in batch]
-            batch, n_patches = [], 0
-    if batch:
-        yield _rows(batch), [one.shape for one in batch]
+            yield np.concatenate(rows), grids
+            rows, grids, n_patches = [], [], 0
+    if rows:
+        yield np.concatenate(rows), grids
 
 
 def cached_batches(extractor, images, memory):
@@ -338,28 +343,31 @@ def cached_batches(extractor, images, memory):
     Yields
     ------
     features : LazyFeatures
-    shapes : list of tuple
-        Shapes of the feature maps of the batch.
+    grids : list of PatchGrid
+        Grids of the images of the batch.
     """
     extractor_key = fingerprint(extractor.key, images.n_channels)
     for batch in gen_batches(len(images), extractor.batch_size):
         some = images.take(range(batch.start, batch.stop))
         key = fingerprint(extractor_key, some.raw())
         read = partial(_read_rows, extractor, some)
-        shapes = load(memory, "shapes", key)
-        if shapes is None:
-            maps = list(extractor.iter_transform(some))
-            read, shapes = partial(_rows, maps), [one.shape for one in maps]
-            store(memory, "shapes", key, shapes)
-        yield LazyFeatures(key, read, memory), shapes
+        grids = load(memory, "patch grids", key)
+        if grids is None:
+            rows, grids = zip(*_patches_of(extractor, some))
+            read, grids = partial(np.concatenate, rows), list(grids)
+            store(memory, "patch grids", key, grids)
+        yield LazyFeatures(key, read, memory), grids
 
 
 def _read_rows(extractor, images):
-    return _rows(list(extractor.iter_transform(images)))
+    return np.concatenate([rows for rows, _ in _patches_of(extractor, images)])
 
 
-def _rows(maps):
-    return np.concatenate([one.reshape(-1, one.shape[2]) for one in maps])
+def _patches_of(extractor, images):
+    """Yield the features and the grid of the patches of each image."""
+    for i, feature_map in enumerate(extractor.iter_transform(images)):
+        grid = PatchGrid.of_map(feature_map, images, i, extractor)
+        yield grid.rows_of(feature_map), grid
 
 
 class PatchScores(NamedTuple):

@@ -9,6 +9,7 @@ from sklearn.utils import check_random_state
 
 from sklearn_exdd import coreset
 from sklearn_exdd._cache import cached, fingerprint
+from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import map_maxima
 from sklearn_exdd.features.whitening import moments_of
 
@@ -55,13 +56,16 @@ class Patches:
     starts : ndarray of shape (n_samples + 1,)
         Sample i has the rows ``starts[i]:starts[i + 1]``.
     rings : ndarray of shape (n_patches,)
-        Number of patches between each patch and the border of its image.
+        Number of patches between each patch and the border of its image or of its region of interest.
+    grids : list of PatchGrid, default=None
+        Grid of the patches of each image with a region of interest; None if all patches of all images are there.
     """
 
     features: np.ndarray
     provenance: dict
     starts: np.ndarray
     rings: np.ndarray
+    grids: list = None
 
     def __len__(self):
         return len(self.rings)
@@ -74,6 +78,14 @@ class Patches:
     def slices(self):
         """Rows of each sample, a list of slices."""
         return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
+
+    def grid(self, index):
+        """Return the PatchGrid of one of the images, all of whose patches are there."""
+        if self.grids is not None:
+            return self.grids[index]
+        rows = self.slices[index]
+        n_rows = 1 + np.count_nonzero(np.diff(self.provenance["row"][rows]))
+        return PatchGrid((n_rows, (rows.stop - rows.start) // n_rows))
 
     def shuffled_groups(self, seed):
         """Return the groups of the samples in an order that does not depend on that of the samples.
@@ -172,7 +184,8 @@ class Patches:
         scores, top_patches = left_out.score_images(self, patch_scores)
         if extractor is None:
             return scores, top_patches, None
-        return scores, top_patches, map_maxima(self, patch_scores, self._image_shapes(samples), extractor, blur)
+        shapes = self._image_shapes(samples)
+        return scores, top_patches, map_maxima(self, patch_scores, samples, shapes, extractor, blur)
 
     def _image_shapes(self, images):
         """Return height and width of each image; with a cache, they are read once for all fits."""
@@ -213,8 +226,11 @@ class Patches:
             Patches of one image.
         """
         for i, feature_map in enumerate(maps):
-            centers = extractor.patch_centers(feature_map.shape, training_set.samples.shape(i))
-            row, column = (grid.ravel().astype(np.float32) for grid in np.meshgrid(*centers, indexing="ij"))
+            images = training_set.samples
+            grid = PatchGrid.of_map(feature_map, images, i, extractor)
+            centers = extractor.patch_centers(feature_map.shape, images.shape(i))
+            row, column = (axis.astype(np.float32) for axis in np.meshgrid(*centers, indexing="ij"))
+            row, column = (axis.ravel() if grid.inside is None else axis[grid.inside] for axis in (row, column))
             provenance = {
                 "image": np.full(len(row), training_set.indices[i]),
                 "group": np.full(len(row), training_set.groups[i]),
@@ -222,8 +238,10 @@ class Patches:
                 "column": column,
                 "synthetic": np.full(len(row), synthetic),
             }
-            features = feature_map.reshape(-1, feature_map.shape[2])
-            yield cls(features, provenance, np.array([0, len(row)]), border_rings(feature_map.shape))
+            starts = np.array([0, len(row)])
+            yield cls(
+                grid.rows_of(feature_map), provenance, starts, grid.rings, [grid] if images.have_regions else None
+            )
 
     @classmethod
     def concatenate(cls, parts):
@@ -238,17 +256,12 @@ class Patches:
         shape, dtype = (len(rings), parts[0].features.shape[1]), parts[0].features.dtype
         features = torch.from_numpy(np.empty(0, dtype)).new_empty(shape).numpy()
         stop = len(features)
+        grids = None if parts[0].grids is None else [grid for part in parts for grid in part.grids]
         while parts:
             part = parts.pop()
             stop -= len(part)
             features[stop : stop + len(part)] = part.features
-        return cls(features, provenance, np.concatenate([[0], np.cumsum(counts)]), rings)
-
-
-def border_rings(map_shape):
-    """Count the patches between each patch of a map and its border; returns a flat array."""
-    rows, columns = (np.minimum(np.arange(size), np.arange(size)[::-1]) for size in map_shape[:2])
-    return np.minimum(rows[:, None], columns).ravel()
+        return cls(features, provenance, np.concatenate([[0], np.cumsum(counts)]), rings, grids)
 
 
 def coreset_size(size, n_patches):

@@ -213,7 +213,8 @@ def _scored(extractor, part, left_out, chosen, blur):
         patch_scores = left_out.patch_scores(patches)
         own_score, own_top = left_out.score_images(patches, patch_scores)
         scores += own_score
-        maxima += map_maxima(patches, patch_scores, [part.samples.shape(i)], extractor, blur)
+        one = part.samples.take([i])
+        maxima += map_maxima(patches, patch_scores, one, [part.samples.shape(i)], extractor, blur)
         if part.indices[i] in chosen:
             top_patches.append(own_top)
     return scores, Patches.concatenate(top_patches) if top_patches else None, maxima

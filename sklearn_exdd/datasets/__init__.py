@@ -1,5 +1,6 @@
 """Pictures to work with: generated surfaces, loaders for folders of images, and a check of what they hold."""
 
+from sklearn_exdd._images import with_roi
 from sklearn_exdd.datasets.check import check_images
 from sklearn_exdd.datasets.findings import Finding, Findings
 from sklearn_exdd.datasets.folders import load_folder, load_index, load_ksdd2, load_mvtec
@@ -16,4 +17,5 @@ __all__ = [
     "load_mvtec",
     "load_review",
     "make_surface_defects",
+    "with_roi",
 ]

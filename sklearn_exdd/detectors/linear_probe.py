@@ -9,12 +9,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd._cache import MEMORY
-from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import hold_out, in_one_form
+from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.features.patch_regions import rows_inside
 
 
 class LinearProbeDetector(BaseDefectDetector):
@@ -190,8 +191,7 @@ class LinearProbeDetector(BaseDefectDetector):
         self._fit_extractor(learning, defect)
         defects = [] if defect is None else [defect.samples]
         if self.synthetic_ is not None:
-            images = Images(self.synthetic_.images, "synthetic images")
-            defects.append(images.with_channels(normal.samples.n_channels))
+            defects.append(self._synthetic_images(learning).with_channels(normal.samples.n_channels))
         pooled = [self._pooled(samples) for samples in (learning.samples, *defects)]
         y = np.repeat([0, 1], [len(learning), sum(map(len, pooled[1:]))])
         pooled = np.concatenate(pooled)
@@ -205,7 +205,9 @@ class LinearProbeDetector(BaseDefectDetector):
 
     def _pooled(self, images):
         maps = self.feature_extractor_.iter_transform(images)
-        return np.array([np.concatenate(_moments(feature_map)) for feature_map in maps])
+        return np.array(
+            [np.concatenate(_moments(patches)) for patches in rows_inside(maps, images, self.feature_extractor_)]
+        )
 
     def _score(self, images):
         return np.array([self._decide(row) for row in self._pooled(images)])
@@ -215,12 +217,12 @@ class LinearProbeDetector(BaseDefectDetector):
 
     def _inspected(self, images):
         for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
-            mean, deviation = moments = _moments(feature_map)
-            squares = (feature_map - mean) ** 2 / np.where(deviation > 0, deviation, 1)
-            patches = feature_map @ self.coef_[0] + squares @ self.coef_[1] + self.intercept_
-            pixels = pixel_map(
-                patches.astype(np.float32), feature_map.shape, images.shape(i), self.feature_extractor_, self.blur
-            )
+            grid = PatchGrid.of_map(feature_map, images, i, self.feature_extractor_)
+            rows = feature_map if grid.inside is None else grid.rows_of(feature_map)[None]
+            mean, deviation = moments = _moments(rows)
+            squares = (rows - mean) ** 2 / np.where(deviation > 0, deviation, 1)
+            patches = (rows @ self.coef_[0] + squares @ self.coef_[1] + self.intercept_).ravel()
+            pixels = pixel_map(patches.astype(np.float32), grid, images.shape(i), self.feature_extractor_, self.blur)
             yield self._decide(np.concatenate(moments)), pixels, None
 
     def _decide(self, pooled):

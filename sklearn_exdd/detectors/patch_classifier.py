@@ -18,6 +18,7 @@ from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_rows
 from sklearn_exdd.banks.memory_bank import MemoryBank
+from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
 
@@ -195,7 +196,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         normals = self._normal_patches(learning, random_state)
         parts = [] if defect is None else [self._defect_patches(defect, normals, random_state)]
         if self.synthetic_ is not None:
-            parts.append(self._defect_patches(_as_training_set(*self.synthetic_), normals, random_state))
+            parts.append(self._defect_patches(self._synthetic_set(learning), normals, random_state))
         normals, defects = normals.features, np.concatenate(parts)
         classifier = HistGradientBoostingClassifier() if self.classifier is None else self.classifier
         classifier = clone_with_seed(classifier, seeds[1], keep_pos_label=True)
@@ -207,8 +208,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         """Return the patches of normal samples, with their groups, as a bank."""
         if not normal.has_images:
             return MemoryBank(normal.samples, {"group": normal.groups})
-        maps = self.feature_extractor_.iter_transform(normal.samples)
-        parts = [_some(_rows(feature_map), self.max_normal_patches, random_state) for feature_map in maps]
+        parts = [_some(rows, self.max_normal_patches, random_state) for rows, _ in self._patches_of(normal.samples)]
         return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
 
     def _defect_patches(self, defect, normals, random_state):
@@ -223,12 +223,12 @@ class PatchClassifierDetector(BaseDefectDetector):
 
         defect = defect.with_channels(self.n_channels_)
         chosen = []
-        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(defect.samples)):
-            patches = _rows(feature_map)
+        for i, (patches, grid) in enumerate(self._patches_of(defect.samples)):
             rows = defect_rows(
                 defect,
                 i,
-                self.feature_extractor_.patch_centers(feature_map.shape, defect.samples.shape(i)),
+                grid,
+                self.feature_extractor_,
                 lambda patches=patches: normals.kneighbors(patches, 1)[0][:, 0],
                 cutoff,
                 max_patches=self.max_defect_patches,
@@ -237,6 +237,17 @@ class PatchClassifierDetector(BaseDefectDetector):
             chosen.append(patches[rows])
         return np.concatenate(chosen)
 
+    def _synthetic_set(self, normal):
+        images = self._synthetic_images(normal)
+        numbers = np.arange(len(images))
+        return TrainingSet(images, numbers, numbers, Masks(self.synthetic_.masks, len(images)))
+
+    def _patches_of(self, images):
+        """Yield the features and the grid of the patches of each image."""
+        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
+            grid = PatchGrid.of_map(feature_map, images, i, self.feature_extractor_)
+            yield grid.rows_of(feature_map), grid
+
     def _patch_scores(self, features):
         probabilities = self.classifier_.predict_proba(features)[:, 1]
         return logit(np.clip(probabilities, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY))
@@ -244,23 +255,17 @@ class PatchClassifierDetector(BaseDefectDetector):
     def _score(self, samples):
         if not isinstance(samples, Images):
             return self._patch_scores(samples)
-        maps = self.feature_extractor_.iter_transform(samples)
-        return np.array([scoring.top_mean(self._patch_scores(_rows(m)), self.n_top_patches) for m in maps])
+        patches = self._patches_of(samples)
+        return np.array([scoring.top_mean(self._patch_scores(rows), self.n_top_patches) for rows, _ in patches])
 
     def _maps(self, images):
         return [pixels for _, pixels, _ in self._inspected(images)]
 
     def _inspected(self, images):
-        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
-            scores = self._patch_scores(_rows(feature_map))
-            pixels = pixel_map(
-                scores.astype(np.float32), feature_map.shape, images.shape(i), self.feature_extractor_, self.blur
-            )
+        for i, (rows, grid) in enumerate(self._patches_of(images)):
+            scores = self._patch_scores(rows)
+            pixels = pixel_map(scores.astype(np.float32), grid, images.shape(i), self.feature_extractor_, self.blur)
             yield scoring.top_mean(scores, self.n_top_patches), pixels, None
-
-
-def _rows(feature_map):
-    return feature_map.reshape(-1, feature_map.shape[2])
 
 
 def _some(rows, n_rows, random_state):
@@ -268,8 +273,3 @@ def _some(rows, n_rows, random_state):
     if n_rows is None or len(rows) <= n_rows:
         return rows
     return rows[np.sort(random_state.choice(len(rows), n_rows, replace=False))]
-
-
-def _as_training_set(images, masks):
-    numbers = np.arange(len(images))
-    return TrainingSet(Images(images, "synthetic images"), numbers, numbers, Masks(masks, len(images)))

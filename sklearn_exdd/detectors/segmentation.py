@@ -1,5 +1,6 @@
 """The segmentation head of a learned extractor, as a detector."""
 
+from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -10,10 +11,11 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._composition import clone_with_seed
+from sklearn_exdd._images import highest_inside
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import hold_out, in_one_form, joined
-from sklearn_exdd.augment.synthetic import GivenDefects, check_one_augmenter
+from sklearn_exdd.augment.synthetic import GivenDefects, check_one_augmenter, images_of
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.features.learned import LearnedFeatureExtractor
@@ -202,7 +204,10 @@ class SegmentationDetector(BaseDefectDetector):
         self.n_channels_ = extractor.n_channels_
         calibrating = normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal
         position_map = self._position_map()
-        found = [(self._image_score(one, position_map), one.max()) for one in self._logits(calibrating.samples)]
+        found = [
+            (self._image_score(one, position_map, region), highest_inside(one, region))
+            for one, region in self._logits(calibrating.samples)
+        ]
         scores, highest = np.array(found).T
         self._set_threshold(scores, calibrating.indices)
         # Lowering the map of an image lowers its highest pixel by as much.
@@ -231,35 +236,37 @@ class SegmentationDetector(BaseDefectDetector):
         check_one_augmenter(self.augmenter, learning.synthetic)
         augmenter, n_synthetic = self.augmenter, self.n_synthetic
         if learning.synthetic is not None:
-            augmenter, n_synthetic = GivenDefects(learning.synthetic), len(learning.synthetic.images)
+            given = images_of(learning.synthetic, learning.samples).raw()
+            augmenter, n_synthetic = GivenDefects(replace(learning.synthetic, images=given)), len(given)
         if augmenter is not None:
             extractor.set_params(augmenter=augmenter, n_synthetic=n_synthetic)
         return clone_with_seed(extractor, seed)
 
     def _score(self, samples):
         position_map = self._position_map()
-        return np.array([self._image_score(logits, position_map) for logits in self._logits(samples)])
+        return np.array([self._image_score(logits, position_map, region) for logits, region in self._logits(samples)])
 
     def _maps(self, images):
         return [pixel_map for _, pixel_map, _ in self._inspected(images)]
 
     def _inspected(self, images):
         position_map = self._position_map()
-        for logits in self._logits(images):
-            score = self._image_score(logits, position_map)
+        for logits, region in self._logits(images):
+            score = self._image_score(logits, position_map, region)
             yield score, logits + self._shift(score, position_map), None
 
-    def _image_score(self, logits, position_map):
-        return scoring.top_share_mean(logits, self.top_share, position_map)
+    def _image_score(self, logits, position_map, region):
+        return scoring.top_share_mean(logits, self.top_share, position_map, region)
 
     def _shift(self, score, position_map):
         """Return what is added to the map of an image with a score: less the farther it lies below the threshold."""
         return np.float32(self.image_weight * min(score - self.threshold_, 0) - position_map.mean())
 
     def _logits(self, images):
-        """Yield the mean logits of each image."""
+        """Yield the mean logits of each image, and its region of interest or None."""
         each = [extractor.iter_defect_logits(images) for extractor in self.feature_extractors_]
-        yield from (np.mean(maps, axis=0) for maps in zip(*each))
+        for i, maps in enumerate(zip(*each)):
+            yield np.mean(maps, axis=0), images.region(i)
 
     def _position_map(self):
         return np.mean([extractor.position_map_ for extractor in self.feature_extractors_], axis=0)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._images import Masks
 from sklearn_exdd._torch import resize
 from sklearn_exdd._training_set import joined
 from sklearn_exdd.augment import DefectPasteAugmenter, default_augmenter
-from sklearn_exdd.augment.synthetic import synthesize
+from sklearn_exdd.augment.synthetic import images_of, synthesize
 
 _SCALE = (0.75, 1.3)  # range of their enlargement
 _STRETCH = 1.15  # and of one axis over the other
@@ -52,10 +52,10 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     if augmenter is None:
         augmenter, memory = default_augmenter(), None  # faster painted than read from a cache
     synthetic = synthesize(augmenter, n_synthetic, *training, seed=seeds[0], memory=memory)
-    sources = {"clean": (normal.samples, None), "synthetic": _as_images(synthetic)}
+    sources = {"clean": (normal.samples, None), "synthetic": _as_images(synthetic, normal)}
     if marked is not None:
         pasted = synthesize(DefectPasteAugmenter(), n_synthetic, *training, seed=seeds[1])
-        sources.update(real=(marked.samples, marked.masks), pasted=_as_images(pasted))
+        sources.update(real=(marked.samples, marked.masks), pasted=_as_images(pasted, normal))
     parts = [
         _crops_of(*sources[name], max(1, round(share * n_crops)), size, stride, planes_of, random_state)
         for name, share in (_SHARES if marked is not None else _SHARES_WITHOUT).items()
@@ -64,9 +64,9 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     return np.concatenate(planes), np.concatenate(targets)
 
 
-def _as_images(synthetic):
-    images, masks = synthetic
-    return Images(images, "synthetic images"), Masks(masks, len(images))
+def _as_images(synthetic, normal):
+    images, (_, masks) = images_of(synthetic, normal.samples), synthetic
+    return images, Masks(masks, len(images))
 
 
 def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
@@ -79,7 +79,7 @@ def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
         planes = planes_of(images[i])
         mask = np.zeros(planes.shape[:2], dtype=np.float32)
         if masks is not None:
-            mask = masks.get(i, images.shape(i)).astype(np.float32)
+            mask = images.within_region(i, masks.get(i, images.shape(i))).astype(np.float32)
             mask = resize(mask[..., None], planes.shape[:2])[..., 0] if mask.shape != planes.shape[:2] else mask
         marked = np.argwhere(mask > 0)
         for _ in share:

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import scoring
+from sklearn_exdd._images import highest_inside
 
 
 class CalibratedDecisions:
@@ -131,7 +132,8 @@ class CalibratedDecisions:
         """Find the thresholds from normal samples that fit has not seen, a TrainingSet, in one pass over them."""
         if not held_out.has_images:
             return self._set_threshold(self._score(held_out.samples), held_out.indices)
-        found = [(score, float(pixel_map.max())) for score, pixel_map, *_ in self._inspected(held_out.samples)]
+        inspected = enumerate(self._inspected(held_out.samples))
+        found = [(score, highest_inside(found, held_out.samples.region(i))) for i, (score, found, *_) in inspected]
         scores, maxima = np.array(found).T
         self._set_threshold(scores, held_out.indices, maxima)
 

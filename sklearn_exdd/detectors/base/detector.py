@@ -18,7 +18,9 @@ from sklearn_exdd._images import (
     check_listed,
     check_unmasked,
     holds_images,
+    is_one_region,
     training_digests,
+    with_roi,
 )
 from sklearn_exdd._labels import as_kinds, as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
@@ -71,7 +73,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
     # Masks and groups are aligned with X, so routing may slice them. Of X_defect, which
     # is not, every fold would get the whole.
-    __metadata_request__fit = {"masks": True, "groups": True, "X_defect": metadata_routing.UNUSED}
+    __metadata_request__fit = {"masks": True, "groups": True, "roi": True, "X_defect": metadata_routing.UNUSED}
     __metadata_request__partial_fit = {"masks": True, "classes": metadata_routing.UNUSED}
 
     def set_params(self, **params):
@@ -102,7 +104,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return super().set_params(**params)
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, *, X_defect=None, masks=None, groups=None):
+    def fit(self, X, y=None, *, X_defect=None, masks=None, groups=None, roi=None):
         """Fit on normal images, with or without defect images.
 
         Parameters
@@ -126,6 +128,10 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             Images of one group (several photographs of one part) are not independent:
             they are left out together when the threshold is found. Aligned with X. One
             without a group (None, NaN or "") is a group of its own.
+        roi : array of shape (height, width), Pillow image or path, or list of these, default=None
+            Region of interest: a mask that is True where images count, see :func:`~sklearn_exdd.datasets.with_roi`.
+            One mask serves all images of fit, is kept as `roi_` and applied to those that are predicted. A list has
+            one mask for each image of X; images to be predicted then come with their own, by ``with_roi``.
 
         Returns
         -------
@@ -134,11 +140,11 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Raises
         ------
         ValueError
-            If there is no normal image, an image or mask is not valid (the message names
+            If there is no normal image, an image, mask or region is not valid (the message names
             it), or y has more than two classes.
         """
         fitted = self._unfitted()
-        return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups)))
+        return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups, roi=roi)))
 
     def _unfitted(self):
         """Return a copy with the same parameters and without fitted attributes."""
@@ -254,7 +260,20 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             raise ValueError(f"X: expected feature rows of shape (n, {self.n_features_in_}) as in fit, got images.")
         if fitted_on_rows:
             return validate_data(self, _rows(X, "X"), reset=False, dtype=[np.float64, np.float32])
-        return self._images(X, "X", first)
+        return self._in_region(self._images(X, "X", first))
+
+    def _in_region(self, images):
+        """Return images in the region of interest of fit, unless they came with their own."""
+        roi = getattr(self, "roi_", None)
+        if roi is not None:
+            return images.within(roi)
+        if images.have_regions != hasattr(self, "roi_"):
+            name = images.name
+            expected, advice = "no region of interest", f"Fit with with_roi({name}, roi), or pass the images alone"
+            if hasattr(self, "roi_"):
+                expected, advice = "a region of interest with each image", f"Pass with_roi({name}, roi)"
+            raise ValueError(f"{name}: expected {expected}, as in fit, got images that differ in this. {advice}.")
+        return images
 
     def _images(self, X, name, first=0):
         """Images, to be read as those that were seen before."""
@@ -273,7 +292,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         images = Images(synthetic.images, "synthetic images", channels=channels).raw()
         return replace(synthetic, images=images)
 
-    def _training_sets(self, X, y, X_defect, masks, groups, kinds=None):
+    def _training_sets(self, X, y, X_defect, masks, groups, kinds=None, roi=None):
         """Sort what fit got into normal and defect samples."""
         for name, values in (("y", y), ("X_defect", X_defect)):
             check_listed(values, name)
@@ -285,16 +304,20 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         if y is not None and X_defect is not None:
             raise ValueError("fit: expected labels y or images X_defect, got both; put the defect images into X.")
         if images:
-            samples = self._images(X, "X")
+            samples = self._images(X, "X") if roi is None else self._images(with_roi(X, roi), "X")
             self.bits_ = samples.bits
+            if samples.have_regions:
+                self.roi_ = samples.region(0) if is_one_region(roi) else None
+            self._in_region(samples)  # refuses images of which only some have regions
             y = None if y is None else _check_y(as_labels(y, len(samples)), estimator=self)
         elif y is None:
             samples = validate_data(self, _rows(X, "X"), dtype=[np.float64, np.float32])
         else:
             rows = _rows(X, "X")
             samples, y = validate_data(self, rows, as_labels(y, _num_samples(rows)), dtype=[np.float64, np.float32])
-        if not images and masks is not None:
-            raise ValueError("masks: expected None for feature rows, which have no pixels.")
+        for name, pixels in (("masks", masks), ("roi", roi)):
+            if not images and pixels is not None:
+                raise ValueError(f"{name}: expected None for feature rows, which have no pixels.")
         self._n_samples = n_samples = len(samples)
         self._groups = groups = group_numbers(groups, n_samples)
         if y is None:
@@ -307,7 +330,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
                     raise ValueError("kinds: expected None without defect images or labels y. Pass one of them, too.")
                 return normal, None
             if images:
-                defect = self._images(X_defect, "X_defect")
+                defect = self._in_region(self._images(X_defect, "X_defect"))
             else:
                 defect = validate_data(self, _rows(X_defect, "X_defect"), reset=False)
             n_defects = len(defect)
@@ -361,12 +384,21 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         memory = None if self.augmenter is None else getattr(self, "memory", None)
         return synthesize(augmenter, self.n_synthetic, *joined(normal, defect), seed=seed, memory=memory)
 
+    def _synthetic_sources(self, normal):
+        """Return for each synthetic defect the position of the normal image it was made on, or None."""
+        has_indices = self.synthetic_ is normal.synthetic and not normal.is_renumbered
+        position_of = {number: i for i, number in enumerate(normal.indices if has_indices else range(len(normal)))}
+        return [position_of.get(self._provenance(i).get("source")) for i in range(len(self.synthetic_.images))]
+
     def _synthetic_groups(self, normal, unknown):
         """Return the groups of the normal images that synthetic defects were made on, or new ones from `unknown` on."""
-        came_with_images = self.synthetic_ is normal.synthetic
-        group_of = dict(zip(normal.indices if came_with_images else range(len(normal)), normal.groups))
-        sources = [self._provenance(i).get("source") for i in range(len(self.synthetic_.images))]
-        return np.array([group_of.get(source, unknown + i) for i, source in enumerate(sources)])
+        sources = self._synthetic_sources(normal)
+        return np.array([unknown + i if one is None else normal.groups[one] for i, one in enumerate(sources)])
+
+    def _synthetic_images(self, normal):
+        """Return the synthetic defects as Images, in the regions of interest of the images they were made on."""
+        images = Images(self.synthetic_.images, "synthetic images")
+        return images.in_regions_of(normal.samples, self._synthetic_sources(normal))
 
     def _provenance(self, index):
         provenance = getattr(self.synthetic_, "provenance", None)

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_exdd._images import Images
+from sklearn_exdd._images import Images, lowest_outside
 from sklearn_exdd.detectors.base.regions import check_region_params, connected_regions, marked_pixels
 
 _BATCH_SIZE = 16  # images of an iterator that are taken at a time, where the detector has no batch_size
@@ -33,7 +33,9 @@ class Inspection:
             float32, at the size of the images; a list where their sizes differ.
         """
         check_is_fitted(self)
-        return _stacked(self._maps(self._located(X, "predict_map", "score_samples")))
+        images = self._located(X, "predict_map", "score_samples")
+        maps = enumerate(self._maps(images))
+        return _stacked([lowest_outside(pixel_map, images.region(i)) for i, pixel_map in maps])
 
     def predict_mask(self, X):
         """Masks: the pixels that are marked as defective.
@@ -77,7 +79,7 @@ class Inspection:
         detector = self._snapshot()
         images = detector._located(X, "predict_mask", "predict")
         detector._check_marks("predict_mask")
-        return _stacked([detector._mask(score, pixel_map) for score, pixel_map, *_ in detector._inspected(images)])
+        return _stacked([detector._mask(score, *found) for score, *found in detector._marked(images)])
 
     def predict_regions(self, X, *, min_area=0, pixel_size=None):
         """Connected regions of the masks, with their places and sizes.
@@ -127,8 +129,8 @@ class Inspection:
         images = detector._located(X, "predict_regions", "predict")
         detector._check_marks("predict_regions")
         return [
-            connected_regions(detector._mask(score, pixel_map), pixel_map, min_area, sides)
-            for score, pixel_map, *_ in detector._inspected(images)
+            connected_regions(detector._mask(score, pixel_map, region), pixel_map, min_area, sides)
+            for score, pixel_map, region in detector._marked(images)
         ]
 
     def inspect(self, X, *, min_area=0, pixel_size=None):
@@ -219,10 +221,11 @@ class Inspection:
         is_marking = hasattr(self, "pixel_threshold_")
         is_calibrated = hasattr(self, "calibration_scores_")
         for images in batches:
-            for score, pixel_map, explanation, *votes in self._inspected(images):
-                score = float(score)
+            for i, (score, pixel_map, explanation, *votes) in enumerate(self._inspected(images)):
+                score, region = float(score), images.region(i)
+                pixel_map = lowest_outside(pixel_map, region)
                 kind, vote = self._kind_at(score, *votes) if hasattr(self, "kinds_") else (None, None)
-                mask = self._mask(score, pixel_map) if is_marking else None
+                mask = self._mask(score, pixel_map, region) if is_marking else None
                 yield Bunch(
                     score=score,
                     decision=score - self.threshold_,
@@ -258,10 +261,17 @@ class Inspection:
                 "_set_threshold."
             )
 
-    def _mask(self, score, pixel_map):
+    def _marked(self, images):
+        """Yield the score, the map and the region of interest (or None) of each image."""
+        for i, (score, pixel_map, *_) in enumerate(self._inspected(images)):
+            region = images.region(i)
+            yield score, lowest_outside(pixel_map, region), region
+
+    def _mask(self, score, pixel_map, region):
         """Marked pixels: none exactly where the image is called normal."""
         if score > self.threshold_:
-            return marked_pixels(pixel_map, self.pixel_threshold_)
+            mask = marked_pixels(pixel_map, self.pixel_threshold_)
+            return mask if region is None else mask & region
         return np.zeros(pixel_map.shape, dtype=bool)
 
     def _inspected(self, images):

@@ -18,7 +18,7 @@ class KindPredictions:
     __metadata_request__fit = {"kinds": True}
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, *, X_defect=None, masks=None, groups=None, kinds=None):
+    def fit(self, X, y=None, *, X_defect=None, masks=None, groups=None, kinds=None, roi=None):
         """Fit on normal images, with or without defect images.
 
         Parameters
@@ -46,6 +46,10 @@ class KindPredictions:
             Kinds of the defects, for :meth:`predict_kind`: texts or whole numbers. Aligned as `masks` are. A normal
             image has None, NaN, "" or a word for normal, such as "normal" or "good". A defect without a kind has None,
             NaN, "" or "defect". The `kinds` of the loaders fit as they are.
+        roi : array of shape (height, width), Pillow image or path, or list of these, default=None
+            Region of interest: a mask that is True where images count, see :func:`~sklearn_exdd.datasets.with_roi`.
+            One mask serves all images of fit, is kept as `roi_` and applied to those that are predicted. A list has
+            one mask for each image of X; images to be predicted then come with their own, by ``with_roi``.
 
         Returns
         -------
@@ -54,11 +58,11 @@ class KindPredictions:
         Raises
         ------
         ValueError
-            If there is no normal image, an image, mask or kind is not valid (the message names
+            If there is no normal image, an image, mask, region or kind is not valid (the message names
             it), or y has more than two classes.
         """
         fitted = self._unfitted()
-        return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups, kinds)))
+        return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups, kinds, roi)))
 
     def predict_kind(self, X):
         """Name the kind of defect of each image that is called a defect.

@@ -116,7 +116,7 @@ class Corrections:
             )
         samples = held_out.samples
         if isinstance(samples, list):
-            samples = self._images(samples, "held-out images")
+            samples = self._in_region(self._images(samples, "held-out images"))
             check_unchanged(samples, self.training_digests_)
         is_normal, is_defect = (
             np.zeros(len(samples), dtype=bool) if part is None else are_among(samples, part.samples)

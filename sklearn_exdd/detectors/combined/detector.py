@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 
 from sklearn_exdd._composition import clone_with_seed, follow_to_detector
-from sklearn_exdd._images import Images
+from sklearn_exdd._images import Images, highest_inside
 from sklearn_exdd._params import N_JOBS, finite_numbers, validate_parts
 from sklearn_exdd._training_set import hold_out
 from sklearn_exdd.augment.synthetic import AugmentedImages
@@ -224,7 +224,8 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         if isinstance(samples, Images):
             found = [list(zip(*inspected(detector, samples))) for detector in self.detectors_]
             scores, maps = np.array([own for own, *_ in found], dtype=np.float64), [own for _, own, *_ in found]
-            of_maps = np.array([[moments(pixel_map) for pixel_map in own] for own in maps])
+            regions = [samples.region(i) for i in range(len(samples))]
+            of_maps = np.array([[moments(*pair) for pair in zip(own, regions)] for own in maps])
             self.map_centers_, self.map_scales_ = pooled(of_maps)
         else:
             scores = self._scores_of_all(samples)
@@ -236,7 +237,8 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
             centers, scales = np.median(scores[:, others], axis=1), spread(scores[:, others])
             held_out.scores[rows[i]] = self._weights @ ((scores[:, i] - centers) / scales)
             if held_out.maxima is not None:
-                held_out.maxima[rows[i]] = self._combined([own[i] for own in maps], *pooled(of_maps[:, others])).max()
+                combined = self._combined([own[i] for own in maps], *pooled(of_maps[:, others]))
+                held_out.maxima[rows[i]] = highest_inside(combined, regions[i])
         self._set_threshold(held_out.scores, held_out.indices, held_out.maxima)
         known = [detector.kinds_ for detector in map(inner_detector, self.detectors_) if hasattr(detector, "kinds_")]
         if known:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sklearn_exdd._images import Images, are_known, training_digests
+from sklearn_exdd._images import ImageInRegion, Images, are_known, training_digests
 
 
 @dataclass
@@ -45,7 +45,7 @@ class HeldOut:
         samples, unknown = normal.samples, np.full(len(normal), np.nan)
         if normal.has_images:
             paths = [samples.path(i) for i in range(len(samples))]
-            samples = [np.array(item) if path is None else path for path, item in zip(paths, samples.raw())]
+            samples = [_kept(*pair) for pair in zip(samples.raw(), paths)]
         maxima = unknown.copy() if has_maps else None
         return cls(samples, normal.groups, normal.indices, unknown, maxima, np.ones(len(normal), dtype=bool))
 
@@ -54,6 +54,13 @@ class HeldOut:
         samples = [self.samples[i] for i in rows] if isinstance(self.samples, list) else self.samples[rows]
         maxima = None if self.maxima is None else self.maxima[rows]
         return HeldOut(samples, self.groups[rows], self.indices[rows], self.scores[rows], maxima, self.is_unseen[rows])
+
+
+def _kept(item, path):
+    """Return an image that came from a file as its path, another one as a copy; both in their region of interest."""
+    if isinstance(item, ImageInRegion):
+        return ImageInRegion(_kept(item.image, path), item.region)
+    return np.array(item) if path is None else path
 
 
 def are_among(held_out, samples):
@@ -84,10 +91,11 @@ def spread(scores):
     return np.where(widths > 0, widths, 1.0)
 
 
-def moments(pixel_map):
-    """Number of the pixels of a map, their mean and the sum of their squared deviations; NaN without a map."""
+def moments(pixel_map, region):
+    """Number of the pixels of a map in a region, their mean and sum of squared deviations; NaN without a map."""
     if pixel_map is None:
         return np.nan, np.nan, np.nan
+    pixel_map = pixel_map if region is None else pixel_map[region]
     mean = pixel_map.mean(dtype=np.float64)
     return pixel_map.size, mean, np.square(pixel_map - mean, dtype=np.float64).sum()
 

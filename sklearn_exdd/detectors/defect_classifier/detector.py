@@ -289,7 +289,7 @@ class DefectClassifier(BaseDefectDetector):
         sets = [part for part in (normal, defect) if part is not None]
         parts, groups = [part.samples for part in sets], [part.groups for part in sets]
         if self.synthetic_ is not None:
-            parts.append(Images(self.synthetic_.images, "synthetic images", normal.samples.n_channels))
+            parts.append(self._synthetic_images(normal).with_channels(normal.samples.n_channels))
             groups.append(self._synthetic_groups(normal, unknown=1 + max(int(own.max()) for own in groups)))
         is_validation = hold_out_of_each_kind(groups, self.validation_fraction, np.random.RandomState(split_seed))
         self._train(parts, is_validation, seed)

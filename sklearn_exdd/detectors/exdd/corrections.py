@@ -89,7 +89,7 @@ class Corrections:
         """Return the maxima of the maps of new normal images, whose patches are the last ones that were scored."""
         shapes = [normal.samples.shape(i) for i in range(len(normal))]
         own = scores.take(slice(len(scores.scores) - len(patches), None))
-        return map_maxima(patches, own, shapes, self.feature_extractor_, self.blur)
+        return map_maxima(patches, own, normal.samples, shapes, self.feature_extractor_, self.blur)
 
 
 def _extended(bank, patches):

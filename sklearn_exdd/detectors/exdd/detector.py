@@ -1,5 +1,6 @@
 """ExDD: a bank of normal and a bank of defect patches, and the ratio of the distances to them."""
 
+from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -7,7 +8,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd._cache import MEMORY
-from sklearn_exdd._images import Images, Masks
+from sklearn_exdd._images import Masks
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out
@@ -351,7 +352,8 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
             (score,), top = left_out.score_images(patches, patch_scores)
             scores.append(score)
             top_patches.append(top)
-            maxima += map_maxima(patches, patch_scores, [calibrating.samples.shape(i)], extractor, self.blur)
+            one, shape = calibrating.samples.take([i]), calibrating.samples.shape(i)
+            maxima += map_maxima(patches, patch_scores, one, [shape], extractor, self.blur)
         return scores, Patches.concatenate(top_patches), maxima
 
     def _normal_patches(self, normal, defect):
@@ -393,12 +395,10 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
 
     def _synthetic_set(self, normal):
         """Return the synthetic defects as a training set, in the groups of the images they were made on."""
-        images, masks = self.synthetic_
-        n_images = len(images)
+        images = self._synthetic_images(normal)
         groups = self._synthetic_groups(normal, self._n_groups)
-        self._n_groups += n_images
-        samples = Images(images, "synthetic images")
-        return TrainingSet(samples, np.arange(n_images), groups, Masks(masks, n_images))
+        self._n_groups += len(images)
+        return TrainingSet(images, np.arange(len(images)), groups, Masks(self.synthetic_.masks, len(images)))
 
     def _bank(self, patches, kind, n_patches):
         size = getattr(self, f"{kind}_coreset")
@@ -432,7 +432,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         self.normal_bank_, self.defect_bank_ = banks.normal, banks.defect
         self.epsilon_, self.border_profile_ = banks.epsilon, banks.border_profile
         self._set_threshold(image_scores, indices, maxima)
-        self._calibration, self._inflation, self._heights = top_patches, inflation, None
+        self._calibration, self._inflation, self._heights = replace(top_patches, grids=None), inflation, None
         if maxima is not None:
             heights = np.divide(maxima, np.maximum(image_scores, np.finfo(np.float32).tiny))
             height_of = dict(zip(indices.tolist(), heights.tolist()))

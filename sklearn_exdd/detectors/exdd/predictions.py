@@ -5,7 +5,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd._images import Images
 from sklearn_exdd.banks.dual_bank import cached_batches, patch_batches
-from sklearn_exdd.banks.patches import border_rings
+from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
 
 
@@ -18,33 +18,33 @@ class Predictions:
             scores, rows = banks.patch_scores(samples), np.arange(len(samples))[:, None]
             return np.array([banks.score_image(scores.take(row), 0 * row, samples[row]) for row in rows])
         scores = []
-        for patch_scores, features, shape in banks.score_maps(self._batches(samples)):
-            scores.append(banks.score_image(patch_scores, border_rings(shape), features))
+        for patch_scores, features, grid in banks.score_maps(self._batches(samples)):
+            scores.append(banks.score_image(patch_scores, grid.rings, features))
         return np.array(scores)
 
     def _batches(self, images):
         if self.memory is not None:
             return cached_batches(self.feature_extractor_, images, self.memory)
-        return patch_batches(self.feature_extractor_.iter_transform(images))
+        return patch_batches(self.feature_extractor_, images)
 
     def _maps(self, images):
         scored = self._banks().score_maps(self._batches(images))
-        return [self._pixel_map(scores, shape, images.shape(i)) for i, (scores, _, shape) in enumerate(scored)]
+        return [self._pixel_map(scores, grid, images.shape(i)) for i, (scores, _, grid) in enumerate(scored)]
 
-    def _pixel_map(self, patch_scores, map_shape, image_shape):
-        return pixel_map(patch_scores.scores, map_shape, image_shape, self.feature_extractor_, self.blur)
+    def _pixel_map(self, patch_scores, grid, image_shape):
+        return pixel_map(patch_scores.scores, grid, image_shape, self.feature_extractor_, self.blur)
 
     def _inspected(self, images):
         banks = self._banks()
         vote = self._vote(banks)
-        for i, (scores, features, shape) in enumerate(banks.score_maps(self._batches(images))):
-            image_shape, rings = images.shape(i), border_rings(shape)
-            centers = self.feature_extractor_.patch_centers(shape, image_shape)
+        for i, (scores, features, grid) in enumerate(banks.score_maps(self._batches(images))):
+            image_shape, rings = images.shape(i), grid.rings
+            centers = self.feature_extractor_.patch_centers(grid.shape, image_shape)
             score = banks.score_image(scores, rings, features)
             yield (
                 score,
-                self._pixel_map(scores, shape, image_shape),
-                self._explanation(banks.explain(score, scores, rings, centers)),
+                self._pixel_map(scores, grid, image_shape),
+                self._explanation(banks.explain(score, scores, rings, grid, centers)),
                 vote(scores, rings, features),
             )
 
@@ -76,11 +76,13 @@ class Predictions:
         if isinstance(samples, Images):
             return [explanation for _, _, explanation, _ in detector._inspected(samples)]
         banks, explanations = detector._banks(), []
-        scores, ring = banks.patch_scores(samples), np.zeros(1, dtype=np.intp)
+        scores, ring, grid = banks.patch_scores(samples), np.zeros(1, dtype=np.intp), PatchGrid((1, 1))
         for i in range(len(samples)):
             own = scores.take(slice(i, i + 1))
             score = banks.score_image(own, ring, samples[i : i + 1])
-            explanations.append(detector._explanation(banks.explain(score, own, ring, (np.zeros(1), np.zeros(1)))))
+            explanations.append(
+                detector._explanation(banks.explain(score, own, ring, grid, (np.zeros(1), np.zeros(1))))
+            )
         return explanations
 
     def _explanation(self, explanation):

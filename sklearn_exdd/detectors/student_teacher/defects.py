@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from sklearn_exdd._images import Images, Masks
+from sklearn_exdd.augment.synthetic import images_of
 
 
 class Defects(NamedTuple):
@@ -28,11 +29,11 @@ class Defects(NamedTuple):
         return cls(defect.samples, [defect.mask(i) for i in range(n_defects)], [None] * n_defects)
 
     @classmethod
-    def from_synthetic(cls, synthetic, n_channels):
-        """Take synthetic defects, whose provenance, if there is any, names the sources."""
-        images, masks = synthetic
-        images = Images(images, "synthetic images", n_channels=n_channels)
-        masks = Masks(masks, len(images), "synthetic masks")
+    def from_synthetic(cls, synthetic, normals):
+        """Take synthetic defects on normal images, whose provenance, if there is any, names the sources."""
+        images = images_of(synthetic, normals).with_channels(normals.n_channels)
+        masks = Masks(synthetic.masks, len(images), "synthetic masks")
         provenance = getattr(synthetic, "provenance", [{}] * len(images))
         sources = [sample.get("source") for sample in provenance]
-        return cls(images, [masks.get(i, images.shape(i)) for i in range(len(images))], sources)
+        marked = [images.within_region(i, masks.get(i, images.shape(i))) for i in range(len(images))]
+        return cls(images, marked, sources)

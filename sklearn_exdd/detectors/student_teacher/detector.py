@@ -4,23 +4,23 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
+from sklearn_exdd._images import highest_inside
 from sklearn_exdd._params import check_layers, validate_parts
-from sklearn_exdd._torch import arrays_of, check_device, load_weights, resize
+from sklearn_exdd._torch import arrays_of, check_device, load_weights
 from sklearn_exdd._training_set import in_one_form
 from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.detectors.student_teacher.map_statistics import scale_of, shrunk_mean
 from sklearn_exdd.detectors.student_teacher.training import Training
 from sklearn_exdd.features import BaseFeatureExtractor
 from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLiteFeatureExtractor
 
-_POSITIONS = 24  # cells of the position map, on each axis
 _POSITION_IMAGES = 300  # normal images that it is the mean of, at most
 
 
@@ -392,38 +392,33 @@ class StudentTeacherDetector(BaseDefectDetector):
             return ((logits - mean) / deviation + (distances - other_mean) / other_deviation).astype(np.float32)
         return distances if self.map_source == "cosine" or self.head_weights_ is None else logits
 
-    def _image_score(self, pixel_map):
-        return float(scoring.top_share_mean(pixel_map, self.top_share, self.position_map_))
+    def _image_score(self, pixel_map, inside):
+        return float(scoring.top_share_mean(pixel_map, self.top_share, self.position_map_, inside))
 
     def _calibrate(self, normals, held_out):
         """Find the scales of maps and the threshold from normal images that training did not see."""
-        raw = list(self._raw_maps(held_out.samples))
-        self.map_scale_ = _map_scale(raw)
+        images = held_out.samples
+        raw = list(self._raw_maps(images))
+        inside = [self._inside(images.region(i), maps[1].shape) for i, maps in enumerate(raw)]
+        counted = [[own if one is None else own[one] for own in maps] for maps, one in zip(raw, inside)]
+        self.map_scale_ = scale_of(counted)
         self.position_map_ = self._mean_map(normals) if self.position_map else None
         scores, maxima = [], []
         for i, (group, maps) in enumerate(zip(held_out.groups, raw)):
-            others = [other for other, own in zip(raw, held_out.groups) if own != group]
-            scale = _map_scale(others) if others and self.map_source == "both" else self.map_scale_
+            others = [other for other, own in zip(counted, held_out.groups) if own != group]
+            scale = scale_of(others) if others and self.map_source == "both" else self.map_scale_
             combined = self._combine(maps, scale)
-            scores.append(self._image_score(combined))
-            maxima.append(float(self._pixel_map(combined, held_out.samples.shape(i)).max()))
+            scores.append(self._image_score(combined, inside[i]))
+            maxima.append(highest_inside(self._pixel_map(combined, images.shape(i)), images.region(i)))
         self._set_threshold(scores, held_out.indices, maxima)
 
     def _mean_map(self, normals):
-        """Return the mean map of normal images, shrunk towards zero by the variance expected from chance alone."""
+        """Return the position map, from some of the normal images."""
         chosen = np.random.RandomState(self._seeds["held_out"]).permutation(len(normals))[:_POSITION_IMAGES]
-        maps = [
-            resize(self._combine(raw)[..., None], (_POSITIONS, _POSITIONS))[..., 0]
-            for raw in self._raw_maps(normals.take(chosen))
-        ]
-        maps = np.stack(maps) + np.stack(maps)[:, ::-1]
-        maps = ndimage.gaussian_filter((maps + maps[:, :, ::-1]) / 4, (0, 1, 1), mode="nearest")
-        mean = maps.mean(axis=0) - maps.mean()
-        chance = (maps - maps.mean(axis=(1, 2), keepdims=True)).var(axis=0, ddof=1).mean() / len(maps)
-        return (mean * max(0, 1 - chance / max(mean.var(), 1e-12))).astype(np.float32)
+        return shrunk_mean([self._combine(raw) for raw in self._raw_maps(normals.take(chosen))])
 
     def _score(self, samples):
-        return np.array([self._image_score(self._combine(maps)) for maps in self._raw_maps(samples)])
+        return np.array([score for score, *_ in self._inspected(samples)])
 
     def _maps(self, images):
         return [pixel_map for _, pixel_map, _ in self._inspected(images)]
@@ -431,20 +426,21 @@ class StudentTeacherDetector(BaseDefectDetector):
     def _inspected(self, images):
         for i, raw in enumerate(self._raw_maps(images)):
             combined = self._combine(raw)
-            yield self._image_score(combined), self._pixel_map(combined, images.shape(i)), None
+            inside = self._inside(images.region(i), combined.shape)
+            yield self._image_score(combined, inside), self._pixel_map(combined, images.shape(i)), None
 
     def _pixel_map(self, combined, image_shape):
+        return scoring.upsample(combined, *self._centers(combined.shape), image_shape)
+
+    def _inside(self, region, map_shape):
+        """Return the cells of a map that touch a region of interest; None if every pixel counts."""
+        return None if region is None else scoring.mask_coverage(region, *self._centers(map_shape)) > 0
+
+    def _centers(self, map_shape):
         stride = self.levels_[0][1]
-        centers = (stride * np.arange(size) + (stride - 1) / 2 for size in combined.shape)
-        return scoring.upsample(combined, *centers, image_shape)
+        return [stride * np.arange(size) + (stride - 1) / 2 for size in map_shape]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         return tags
-
-
-def _map_scale(raw):
-    """Return mean and standard deviation of the logits and of the cosine distances of some images."""
-    parts = [np.concatenate([maps[part].ravel() for maps in raw]) for part in (0, 1)]
-    return np.array([[part.mean(), max(float(part.std()), 1e-12)] for part in parts], dtype=np.float64)

@@ -107,7 +107,7 @@ class Training:
         def crops():
             synthetic = synthesize()
             if synthetic is not None:
-                synthetic = Defects.from_synthetic(synthetic, self.n_channels)
+                synthetic = Defects.from_synthetic(synthetic, normal.samples)
             return self._crops(network.levels, normal.samples, real_defects, synthetic)
 
         def learn_teacher(folder):

@@ -1,0 +1,147 @@
+"""Regions of interest: images of which only some pixels count."""
+
+import numpy as np
+
+from sklearn_exdd._images.containers import EXPECTED_IMAGES, described, holds_images, is_path, is_picture
+from sklearn_exdd._images.masks import Masks
+
+
+class ImageInRegion:
+    """Image that counts only within a region of interest, as :func:`with_roi` returns it.
+
+    Parameters
+    ----------
+    image : ndarray, str or path-like
+        Image as the user gave it.
+    region : ndarray of shape (height, width), bool, or str, path-like or None
+        Mask of the region, or its file, which is read when needed. None: every pixel counts.
+    """
+
+    is_image = True
+
+    def __init__(self, image, region):
+        self.image, self.region = image, region
+
+    def __array__(self, dtype=None, copy=None):
+        from sklearn_exdd._images.images import Images
+
+        return np.asarray(Images([self], "image")[0], dtype=dtype)
+
+
+def with_roi(X, roi):
+    """Attach regions of interest to images: a detector then looks only there.
+
+    Pixels outside are replaced by the mean colour of the region before any feature is computed. Patches outside enter
+    no memory bank, augmenters make no defects there, and scores, thresholds and pixel metrics ignore them.
+
+    Parameters
+    ----------
+    X : images
+        Array (n, height, width) or (n, height, width, channels), or list of arrays, Pillow images or paths.
+    roi : array of shape (height, width), Pillow image, path, or list of these
+        Mask that is True in the region of interest: one for all images, or a list (or an array of shape
+        (n, height, width)) with one for each image, in which None stands for the whole image.
+
+    Returns
+    -------
+    images : list
+        One item for each image, which every function of the library accepts in the place of an image, in lists that
+        scikit-learn may split.
+
+    Raises
+    ------
+    ValueError
+        If the number of regions differs from that of the images, or a region is empty. Whether a region has the shape
+        of its image is checked when the image is read.
+
+    See Also
+    --------
+    ExDDDetector.fit : Its parameter `roi` does the same for all images of fit, and keeps one that is shared by all of
+        them for prediction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_exdd import ExDDDetector
+    >>> from sklearn_exdd.datasets import make_surface_defects, with_roi
+    >>> X, y, _ = make_surface_defects(30, image_shape=(64, 64), random_state=0)
+    >>> left = np.arange(64) < np.full((64, 1), 40)
+    >>> detector = ExDDDetector("gabor", random_state=0).fit(with_roi(X, left), y)
+    >>> changed = np.where(left, X, 255)
+    >>> scores = [detector.score_samples(with_roi(images, left)) for images in (X, changed)]
+    >>> bool((scores[0] == scores[1]).all())
+    True
+    """
+    if not holds_images(X):
+        raise ValueError(f"X: {EXPECTED_IMAGES}; got {described(X)}.")
+    items = list(X)
+    if is_one_region(roi):
+        region = region_of(Masks([roi], 1, "roi").get(0), "roi")
+        return [ImageInRegion(_bare(item), region) for item in items]
+    masks = Masks(roi, len(items), "roi")
+    regions = [
+        item if item is None or is_path(item) else region_of(masks.get(i), masks.where(i))
+        for i, item in enumerate(masks.raw())
+    ]
+    return [ImageInRegion(_bare(item), region) for item, region in zip(items, regions)]
+
+
+def is_one_region(roi):
+    """Tell one region of interest for all images from one for each of them."""
+    return is_path(roi) or is_picture(roi) or getattr(roi, "ndim", None) == 2
+
+
+def region_of(mask, where):
+    """Return a mask as a region of interest, which is not empty."""
+    if not mask.any():
+        raise ValueError(f"{where}: expected a region of interest with at least one pixel, got an empty mask.")
+    return mask
+
+
+def filled(image, region):
+    """Return an image whose pixels outside a region have the mean colour inside, rounded to 8 bits.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, channels), float32
+    region : ndarray of shape (height, width), bool
+
+    Returns
+    -------
+    image : ndarray of shape (height, width, channels), float32
+    """
+    color = np.rint(image[region].mean(axis=0, dtype=np.float64) * 255) / 255
+    return np.where(region[..., None], image, color.astype(np.float32))
+
+
+def lowest_outside(pixel_map, region):
+    """Return a map that has the lowest value of a region everywhere outside it; None stands for the whole image."""
+    return pixel_map if region is None else np.where(region, pixel_map, pixel_map[region].min())
+
+
+def highest_inside(pixel_map, region):
+    """Return the highest value of a map within a region; None stands for the whole image."""
+    return float(pixel_map.max() if region is None else pixel_map[region].max())
+
+
+def unwrapped(items):
+    """Separate a list of images from their regions of interest.
+
+    Parameters
+    ----------
+    items : list
+
+    Returns
+    -------
+    images : list
+    regions : list of ImageInRegion or None
+        None for an image that came without any; None in place of the list if all did.
+    """
+    wrapped = [ImageInRegion(None, item.region) if isinstance(item, ImageInRegion) else None for item in items]
+    if all(item is None for item in wrapped):
+        return items, None
+    return [_bare(item) for item in items], wrapped
+
+
+def _bare(item):
+    return item.image if isinstance(item, ImageInRegion) else item

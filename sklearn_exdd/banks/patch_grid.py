@@ -1,0 +1,63 @@
+"""The grid of the patches of an image, some of which may lie outside its region of interest."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from sklearn_exdd.features.patch_regions import patches_inside
+
+
+class PatchGrid(NamedTuple):
+    """Grid of the patches of an image.
+
+    Attributes
+    ----------
+    shape : tuple of int (height', width')
+    inside : ndarray of shape (height', width'), bool, or None
+        Patches that touch the region of interest: only these have features and scores. None: all.
+    """
+
+    shape: tuple
+    inside: np.ndarray = None
+
+    @classmethod
+    def of_map(cls, feature_map, images, index, extractor):
+        """Return the grid of the feature map of one of some Images."""
+        return cls(feature_map.shape[:2], patches_inside(images, index, extractor, feature_map.shape))
+
+    @property
+    def n_patches(self):
+        """Number of patches that have features."""
+        return int(np.prod(self.shape) if self.inside is None else self.inside.sum())
+
+    @property
+    def rings(self):
+        """Number of patches between each patch and the border of the image or of the region, a flat array."""
+        if self.inside is None:
+            return border_rings(self.shape)
+        distances = ndimage.distance_transform_cdt(np.pad(self.inside, 1), metric="chessboard")[1:-1, 1:-1]
+        return distances[self.inside].astype(np.intp) - 1
+
+    def rows_of(self, feature_map):
+        """Return the features of the patches, ndarray of shape (n_patches, n_features)."""
+        return feature_map.reshape(-1, feature_map.shape[2]) if self.inside is None else feature_map[self.inside]
+
+    def place(self, patch):
+        """Return row and column in the grid of a patch, whose number counts those that have features."""
+        position = patch if self.inside is None else np.flatnonzero(self.inside)[patch]
+        return tuple(int(axis) for axis in np.unravel_index(position, self.shape))
+
+    def spread(self, scores):
+        """Return the scores of the patches as a map; patches outside the region get the lowest score."""
+        if self.inside is None:
+            return scores.reshape(self.shape)
+        scores_map = np.full(self.shape, scores.min(), dtype=scores.dtype)
+        scores_map[self.inside] = scores
+        return scores_map
+
+
+def border_rings(map_shape):
+    """Count the patches between each patch of a map and its border; returns a flat array."""
+    rows, columns = (np.minimum(np.arange(size), np.arange(size)[::-1]) for size in map_shape[:2])
+    return np.minimum(rows[:, None], columns).ravel()

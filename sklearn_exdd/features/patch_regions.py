@@ -1,0 +1,45 @@
+"""Patches of feature maps that lie in the region of interest of their image."""
+
+from sklearn_exdd.scoring import mask_coverage
+
+
+def patches_inside(images, index, extractor, map_shape):
+    """Tell which patches of a feature map touch the region of interest of their image.
+
+    Parameters
+    ----------
+    images : Images
+    index : int
+        Position of the image.
+    extractor : BaseFeatureExtractor
+        Extractor of the map.
+    map_shape : tuple of int (height', width', ...)
+
+    Returns
+    -------
+    inside : ndarray of shape (height', width'), bool, or None
+        True where at least one pixel of the patch's cell is in the region; None if every pixel of the image counts.
+    """
+    region = images.region(index)
+    if region is None:
+        return None
+    return mask_coverage(region, *extractor.patch_centers(map_shape, images.shape(index))) > 0
+
+
+def rows_inside(maps, images, extractor):
+    """Yield the patches in the regions of interest, as maps of one row of patches; whole maps without a region.
+
+    Parameters
+    ----------
+    maps : iterable of ndarray of shape (height', width', n_features)
+    images : Images
+        Images of the maps.
+    extractor : BaseFeatureExtractor
+
+    Yields
+    ------
+    feature_map : ndarray of shape (height', width', n_features) or (1, n_patches, n_features)
+    """
+    for index, feature_map in enumerate(maps):
+        inside = patches_inside(images, index, extractor, feature_map.shape)
+        yield feature_map if inside is None else feature_map[inside][None]
