@@ -156,9 +156,14 @@ class Images:
         ]
 
     @property
+    def n_regions(self):
+        """Number of images that came with a region of interest, which may be the whole image."""
+        return sum(wrapped is not None for wrapped in self._regions or ())
+
+    @property
     def have_regions(self):
-        """Whether each image came with a region of interest, which may be the whole image."""
-        return self._regions is not None and None not in self._regions
+        """Whether each image came with a region of interest."""
+        return self.n_regions == len(self)
 
     def within(self, region):
         """Return the same images; those without a region of interest get the given one."""

@@ -83,6 +83,9 @@ def _add_fit(commands):
         type=float,
         help="share of normal images that may be called defective (default: 0.01)",
     )
+    fit.add_argument(
+        "--roi", metavar="MASK", help="image file that is white where images count; everything else is ignored"
+    )
     fit.add_argument("--random-state", metavar="SEED", type=int, default=0, help="default: %(default)s")
     fit.add_argument(
         "--params",

@@ -112,13 +112,14 @@ def _compare_maps(detector, data, rows, verbose):
 
     A wrong mask must not cost the figures of the scores, which have been computed by now.
     """
+    roi = getattr(detector, "roi_", None)
     all_masks, masks, maps, empty, unusable = Masks(data.masks, len(data.X)), [], [], [], []
     rows = [i for i in rows if data.y[i] == 0 or data.masks[i] is not None]
     answers = ask_each(detector.predict_map, [data.X[i] for i in rows], "maps", verbose)
     for (pixel_map, problem), i in zip(answers, rows):
         path = data.X[i] if problem is not None else data.masks[i]
         if problem is None:
-            mask, problem = _read_mask(all_masks, i, pixel_map, data.y[i] == 1)
+            mask, problem = _read_mask(all_masks, i, pixel_map, data.y[i] == 1, roi)
         if problem is not None:
             _report(path, problem)
             unusable.append(path)
@@ -139,25 +140,27 @@ def _compare_maps(detector, data, rows, verbose):
         ("pixel_average_precision", pixel_average_precision_score),
         ("per_region_overlap", per_region_overlap_score),
     ):
-        figures[name] = _score_maps(score, masks, maps) if figures["n_masks"] else None
+        figures[name] = _score_maps(score, masks, maps, roi) if figures["n_masks"] else None
     return figures
 
 
-def _read_mask(masks, index, pixel_map, is_defect):
-    """Return the mask of an image, or None, and its problem, or None."""
+def _read_mask(masks, index, pixel_map, is_defect, roi):
+    """Return the mask of an image within the region of interest, or None, and its problem, or None."""
     try:
         mask = masks.get(index, pixel_map.shape)
     except (OSError, ValueError) as error:
         return None, re.sub(r"^masks\[\d+\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)
+    if mask is not None and roi is not None:
+        mask = mask & roi
     if not is_defect and mask is not None and mask.any():
         return None, f"expected an empty mask of a normal image, got one with {mask.sum()} defect pixels."
     return mask, None
 
 
-def _score_maps(score, masks, maps):
+def _score_maps(score, masks, maps, roi):
     """Return a figure, or None where it is not defined: if there is no normal pixel, for example."""
     try:
-        return score(masks, maps)
+        return score(masks, maps, roi=roi)
     except ValueError as error:
         print(f"{score.__name__}: {error}", file=sys.stderr)
         return None

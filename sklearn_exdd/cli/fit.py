@@ -22,7 +22,7 @@ def run(options):
         if any(image.parent != folder for image in images):
             raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or, all normal, images without sub-folders.")
         print(f"{len(images)} images without labels: all are taken as normal.")
-        detector.fit(images)
+        detector.fit(images, roi=options.roi)
     else:
         n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask, y in zip(data.masks, data.y) if y)
         print(f"{len(data.y) - n_defects} normal images, {n_defects} with a defect, of which {n_masks} have a mask.")
@@ -31,7 +31,7 @@ def run(options):
         if named and has_fit_parameter(detector, "kinds"):
             print(f"Kinds of defect: {', '.join(named)}.")
             more = {"kinds": data.kinds}
-        detector.fit(data.X, data.y, masks=data.masks, groups=data.groups, **more)
+        detector.fit(data.X, data.y, masks=data.masks, groups=data.groups, roi=options.roi, **more)
     model.save(detector, path)
     print(
         f"{type(detector).__name__} fitted in {time.perf_counter() - start:.0f} s: defect above "

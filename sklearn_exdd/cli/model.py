@@ -63,7 +63,13 @@ def load(path):
 
 def _try_out(detector, path):
     """Score an image of noise, so that what the model or the machine lacks is not blamed on each image."""
-    shape = (_SIDE, _SIDE, detector.n_channels_) if detector.n_channels_ > 1 else (_SIDE, _SIDE)
+    roi = getattr(detector, "roi_", np.empty((_SIDE, _SIDE)))
+    if roi is None:
+        raise ValueError(
+            f"{path}: expected a detector with one region of interest for all images, got one fitted on images with "
+            "regions of their own. Predict in Python, on with_roi(X, roi)."
+        )
+    shape = (*roi.shape, detector.n_channels_) if detector.n_channels_ > 1 else roi.shape
     try:
         detector.score_samples([np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)])
     except (OSError, RuntimeError, ValueError) as error:

@@ -36,6 +36,11 @@ def check_exportable(detector, where="detector"):
     check_is_fitted(detector)
     if hasattr(detector, "n_features_in_"):
         raise ValueError(f"{where}: expected a detector fitted on images, got one fitted on feature rows.")
+    if hasattr(detector, "roi_"):
+        raise ValueError(
+            f"{where}: expected a detector without a region of interest, got one fitted with roi, which a file cannot "
+            "apply. Crop the images to the region, fit on the crops, and export that detector."
+        )
     if isinstance(detector, CombinedDefectDetector):
         _check_members(detector, where)
     elif isinstance(detector, ExDDDetector):

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
-from sklearn_exdd._images import Masks, as_array, check_listed, check_no_table, is_missing
+from sklearn_exdd._images import Masks, as_array, check_listed, check_no_table, is_missing, is_one_region
 
 _MAX_LABELS = 16  # in one mask, if maps have two values only
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
@@ -83,7 +83,15 @@ def _check_not_swapped(masks, pairs):
             )
 
 
-def _operating_points(masks, maps, region_weights=False):
+def _regions_of(roi, pairs):
+    """Return the region of interest of each pair of mask and map; None where all pixels count."""
+    if roi is None:
+        return [None] * len(pairs)
+    masks = Masks([roi] * len(pairs) if is_one_region(roi) else roi, len(pairs), "roi")
+    return [masks.get(i, mask.shape) for i, (mask, _) in enumerate(pairs)]
+
+
+def _operating_points(masks, maps, roi, region_weights=False):
     """Weight of the defects found and number of false positives at each distinct value on a defect pixel.
 
     Only the values that occur on defect pixels, usually a small share, can change the recall. So it is enough to sort
@@ -101,8 +109,10 @@ def _operating_points(masks, maps, region_weights=False):
         Number of normal pixels.
     """
     pairs = _checked_pairs(masks, maps)
+    regions = _regions_of(roi, pairs)
+    pairs = [(mask if one is None else mask & one, own) for (mask, own), one in zip(pairs, regions)]
     n_defect = sum(np.count_nonzero(mask) for mask, _ in pairs)
-    n_normal = sum(mask.size for mask, _ in pairs) - n_defect
+    n_normal = sum(mask.size if one is None else int(one.sum()) for (mask, _), one in zip(pairs, regions)) - n_defect
     if not n_defect or not n_normal:
         raise ValueError(
             "masks: expected at least one defect pixel and one normal pixel, got no "
@@ -110,13 +120,13 @@ def _operating_points(masks, maps, region_weights=False):
         )
     normal = np.empty(n_normal, dtype=np.result_type(*(anomaly_map for _, anomaly_map in pairs)))
     defect, weights, start = [], [], 0
-    for mask, anomaly_map in pairs:
-        outside = anomaly_map[~mask]
+    for (mask, anomaly_map), region in zip(pairs, regions):
+        outside = anomaly_map[~mask if region is None else region & ~mask]
         normal[start : start + len(outside)] = outside
         start += len(outside)
         defect.append(anomaly_map[mask])
-        regions = label(mask, structure=_EIGHT_NEIGHBOURS)[0][mask] if region_weights else None
-        weights.append(np.ones(len(defect[-1])) if regions is None else 1.0 / np.bincount(regions)[regions])
+        blobs = label(mask, structure=_EIGHT_NEIGHBOURS)[0][mask] if region_weights else None
+        weights.append(np.ones(len(defect[-1])) if blobs is None else 1.0 / np.bincount(blobs)[blobs])
     normal.sort()
     values, group = np.unique(np.concatenate(defect), return_inverse=True)
     found = np.bincount(group, weights=np.concatenate(weights))[::-1]
@@ -125,7 +135,7 @@ def _operating_points(masks, maps, region_weights=False):
     return found, above, at_or_above, n_normal
 
 
-def pixel_roc_auc_score(masks, maps):
+def pixel_roc_auc_score(masks, maps, *, roi=None):
     """Area under the ROC curve over all pixels of all images.
 
     Parameters
@@ -135,6 +145,9 @@ def pixel_roc_auc_score(masks, maps):
         other than 0 and 1 are refused: they are usually maps. The images may differ in size.
     maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
         The anomaly maps, higher = more defective, each of the shape of its mask.
+    roi : array of shape (height, width), Pillow image, path, or list of these, default=None
+        Region of interest: only pixels where this mask is True count. One mask for all images, or a list with one for
+        each of them, as :func:`~sklearn_exdd.datasets.with_roi` takes them. None: all pixels count.
 
     Returns
     -------
@@ -161,18 +174,20 @@ def pixel_roc_auc_score(masks, maps):
     >>> round(pixel_roc_auc_score(masks, maps), 3)
     0.857
     """
-    found, above, at_or_above, n_normal = _operating_points(masks, maps)
+    found, above, at_or_above, n_normal = _operating_points(masks, maps, roi)
     # A defect pixel outranks the normal pixels below it, and counts half for those of the same value.
     return float(1.0 - found @ (above + at_or_above) / (2.0 * found.sum() * n_normal))
 
 
-def pixel_average_precision_score(masks, maps):
+def pixel_average_precision_score(masks, maps, *, roi=None):
     """Average precision over all pixels of all images.
 
     Parameters
     ----------
     masks, maps : array-like of shape (n_images, height, width), or lists of (height, width)
         The true masks and the anomaly maps, as in :func:`pixel_roc_auc_score`.
+    roi : array of shape (height, width), Pillow image, path, or list of these, default=None
+        Region of interest, as in :func:`pixel_roc_auc_score`.
 
     Returns
     -------
@@ -192,12 +207,12 @@ def pixel_average_precision_score(masks, maps):
     >>> pixel_average_precision_score(masks, maps)
     0.5
     """
-    found, _, at_or_above, _ = _operating_points(masks, maps)
+    found, _, at_or_above, _ = _operating_points(masks, maps, roi)
     true_positives = np.cumsum(found)
     return float(found @ (true_positives / (true_positives + at_or_above)) / true_positives[-1])
 
 
-def per_region_overlap_score(masks, maps, max_fpr=0.3):
+def per_region_overlap_score(masks, maps, max_fpr=0.3, *, roi=None):
     """Area under the per-region overlap curve (AUPRO), up to a false-positive rate.
 
     Each connected region of a mask counts the same: a scratch of 20 pixels weighs as much as a stain of 2000.
@@ -209,6 +224,8 @@ def per_region_overlap_score(masks, maps, max_fpr=0.3):
     max_fpr : float, default=0.3
         The false-positive rate, in (0, 1], where the curve ends. 0.3 is customary; 0.05 is nearer to what a production
         line can bear.
+    roi : array of shape (height, width), Pillow image, path, or list of these, default=None
+        Region of interest, as in :func:`pixel_roc_auc_score`.
 
     Returns
     -------
@@ -239,7 +256,7 @@ def per_region_overlap_score(masks, maps, max_fpr=0.3):
     """
     if not isinstance(max_fpr, Real) or not 0.0 < max_fpr <= 1.0:
         raise ValueError(f"max_fpr: expected a number in (0, 1], got {max_fpr!r}. The customary value is 0.3.")
-    found, above, at_or_above, n_normal = _operating_points(masks, maps, region_weights=True)
+    found, above, at_or_above, n_normal = _operating_points(masks, maps, roi, region_weights=True)
     # The overlap stays level between two defect values and rises along a straight line where defect and normal pixels
     # tie: two points a value, (false positives above it, overlap above it) and (at it, at it), draw the whole curve.
     overlap = np.append(0.0, np.cumsum(found)) / found.sum()

@@ -3,6 +3,7 @@
 from sklearn.utils.metadata_routing import UNUSED, _MetadataRequester
 
 from sklearn_exdd._composition import follow_to_detector
+from sklearn_exdd._images import Images
 from sklearn_exdd.metrics.pixels import (
     per_region_overlap_score,
     pixel_average_precision_score,
@@ -29,6 +30,7 @@ class PixelScorer(_MetadataRequester):
     `search.fit(X, y, masks=masks)` or `cross_validate(..., params={"masks": masks})`. There must be one entry for each
     image of X (`None` for those without a defect): each fold then gets its own. An image shown with a defect, but whose
     mask is missing, counts as normal pixels only. In a Pipeline, the steps before the detector transform the images.
+    If the detector was fitted with a region of interest, `score_func` gets it as `roi`.
 
     Examples
     --------
@@ -74,7 +76,12 @@ class PixelScorer(_MetadataRequester):
                 'params={"masks": masks} to cross_validate.'
             )
         detector, X = follow_to_detector(estimator, X)
-        return self._score_func(masks, detector.predict_map(X), **self._kwargs)
+        regions = {}
+        if hasattr(detector, "roi_"):  # which counts in the metric, too
+            images = Images(X)
+            own = [images.region(i) for i in range(len(images))]
+            regions = {"roi": own if detector.roi_ is None else detector.roi_}
+        return self._score_func(masks, detector.predict_map(X), **{**regions, **self._kwargs})
 
 
 pixel_roc_auc_scorer = PixelScorer(pixel_roc_auc_score)

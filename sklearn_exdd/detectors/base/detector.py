@@ -264,15 +264,19 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
     def _in_region(self, images):
         """Return images in the region of interest of fit, unless they came with their own."""
-        roi = getattr(self, "roi_", None)
+        name, n_images, n_with, roi = images.name, len(images), images.n_regions, getattr(self, "roi_", None)
         if roi is not None:
             return images.within(roi)
-        if images.have_regions != hasattr(self, "roi_"):
-            name = images.name
-            expected, advice = "no region of interest", f"Fit with with_roi({name}, roi), or pass the images alone"
-            if hasattr(self, "roi_"):
-                expected, advice = "a region of interest with each image", f"Pass with_roi({name}, roi)"
-            raise ValueError(f"{name}: expected {expected}, as in fit, got images that differ in this. {advice}.")
+        if 0 < n_with < n_images or (n_with == 0 and hasattr(self, "roi_")):
+            raise ValueError(
+                f"{name}: expected a region of interest with each image, got {n_with} with and {n_images - n_with} "
+                f"without one. Pass with_roi({name}, roi)."
+            )
+        if n_with and not hasattr(self, "roi_"):
+            raise ValueError(
+                f"{name}: expected no region of interest, as in fit, got {n_with}. Fit with roi, or pass the images "
+                "without with_roi."
+            )
         return images
 
     def _images(self, X, name, first=0):
