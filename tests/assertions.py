@@ -1,4 +1,4 @@
-"""Comparisons that several test files make, and the ways to store an estimator that they compare."""
+"""Comparisons shared by several test files, and the ways to store an estimator that these files compare."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from sklearn_exdd.augment import SyntheticDefects
 
 
 def assert_same_maps(maps, expected, **tolerance):
-    """Check float32 maps of equal shapes: bit for bit, or within a tolerance of `numpy.testing.assert_allclose`."""
+    """Check float32 maps of equal shapes: bit for bit, or within a tolerance for `numpy.testing.assert_allclose`."""
     assert [one.shape for one in maps] == [one.shape for one in expected]
     for one, other in zip(maps, expected):
         assert one.dtype == np.float32
@@ -34,7 +34,7 @@ def assert_same_samples(samples, expected, *, provenance=True):
 
 
 def naive_p_value(score, scores, groups):
-    """P-value of a score among those of normal samples, in which each group has one share."""
+    """Return the p-value of a score among the scores of normal samples, with equal weight for every group."""
     shares = [np.mean(scores[groups == group] >= score) for group in np.unique(groups)]
     return (1 + sum(shares)) / (1 + len(shares))
 
@@ -58,7 +58,7 @@ def through_joblib(estimator):
 
 
 def through_skops(estimator, ours=("sklearn_exdd.",)):
-    """Return the estimator after a round trip through skops, to which no types but ours are unknown."""
+    """Return the estimator after a round trip through skops, and check that it has no untrusted types but ours."""
     skops_io = pytest.importorskip("skops.io")
     data = skops_io.dumps(estimator)
     unknown = skops_io.get_untrusted_types(data=data)
@@ -71,7 +71,7 @@ each_way_to_store = pytest.mark.parametrize("through", [through_pickle, through_
 
 
 def status_of(process, patience=300):
-    """Wait for a forked process and return its status as `os.waitpid` does; kill it if it takes too many seconds."""
+    """Wait for a forked process and return its status as `os.waitpid` does; kill it after `patience` seconds."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         ended, status = os.waitpid(process, os.WNOHANG)
@@ -99,7 +99,7 @@ def run_onnx(path, images, layout="NHWC"):
 def assert_onnx_agrees(path, detector, images, layout="NHWC", tolerance=1e-5, level=0.0):
     """Check an ONNX file against its detector on images of one shape: scores, decisions, labels and maps.
 
-    `level` is the magnitude of the numbers whose differences scores and maps are, if these may be close to 0.
+    If scores and maps are differences that may be close to 0, `level` is the magnitude of the numbers subtracted.
     """
     outputs, scores = run_onnx(path, images, layout), detector.score_samples(images)
     level = max(level, abs(detector.threshold_))

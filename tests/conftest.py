@@ -1,7 +1,7 @@
 import os
 import sys
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes run the tests, see pyproject.toml
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run in two processes, see pyproject.toml
 
 import numpy as np
 import pytest
@@ -14,19 +14,19 @@ from sklearn_exdd.features import BaseFeatureExtractor
 
 pytest.register_assert_rewrite("assertions", "cheap_augmenters", "naive_exdd", "tiny_extractors")
 
-UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine is not a failure
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine must not fail a test
 settings.register_profile("default", max_examples=100, derandomize=True, **UNTIMED)
 settings.register_profile("nightly", max_examples=5000, derandomize=False, **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-# Classes whose docstrings train a network or load a large library. A doctest cannot bear a mark of its own.
+# Classes whose docstrings train a network or load a large library. A doctest cannot carry a mark of its own.
 SLOW_DOCTESTS = {
     *("DDPMDefectAugmenter", "DefectClassifier", "EfficientNetLiteFeatureExtractor", "LearnedFeatureExtractor"),
     *("PatchClassifierDetector", "SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
 }
 
-# The longest tests: on other models, or in other processes, they show what quicker ones show.
+# The longest tests. They repeat, on other models or in other processes, what quicker tests check.
 EXTENDED = (
     "test_common.py::test_a_detector_leaves_its_input_as_it_is[SegmentationDetector]",
     "test_common.py::test_an_array_a_list_and_paths_are_the_same[SegmentationDetector]",
@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items):
 
 
 class CellStatistics(BaseFeatureExtractor):
-    """Mean, deviation, minimum and maximum of cells of 8 x 8 pixels: features that a test can follow."""
+    """Mean, standard deviation, minimum and maximum of cells of 8 x 8 pixels: features that are easy to verify."""
 
     stride = 8
     offset = 3.5
@@ -79,7 +79,7 @@ class CellStatistics(BaseFeatureExtractor):
 
 
 def name_of(estimator):
-    """Return the name of the estimator's class, as the id of a parameter."""
+    """Return the name of the estimator's class, for use as a parameter id."""
     return type(estimator).__name__
 
 
@@ -105,24 +105,24 @@ def read_only(*arrays):
 
 @pytest.fixture
 def cells():
-    """A feature extractor that costs nothing."""
+    """Return a cheap feature extractor."""
     return CellStatistics()
 
 
 @pytest.fixture(scope="session")
 def surfaces():
-    """X, y and masks of 24 surfaces of 64 x 64 pixels, 8 of them with a defect."""
+    """Return X, y and masks of 24 surfaces of 64 x 64 pixels, 8 of them with a defect."""
     return read_only(*make_surface_defects(24, defect_fraction=1 / 3, image_shape=(64, 64), random_state=0))
 
 
 @pytest.fixture(scope="session")
 def unseen_surfaces():
-    """X, y and masks of 12 more surfaces, 6 of them with a defect."""
+    """Return X, y and masks of 12 more surfaces, 6 of them with a defect."""
     return read_only(*make_surface_defects(12, defect_fraction=0.5, image_shape=(64, 64), random_state=1))
 
 
 def draw_squares(n_normal, n_defect, seed):
-    """Noise of 64 x 64 pixels; the defect is a bright square of 16 x 16 pixels that follows no grid."""
+    """Return noise images of 64 x 64 pixels; a defect is a bright square of 16 x 16 pixels at a random position."""
     rng = np.random.RandomState(seed)
     y = rng.permutation(np.repeat([0, 1], [n_normal, n_defect]))
     X = rng.randint(90, 111, size=(len(y), 64, 64))
@@ -135,19 +135,19 @@ def draw_squares(n_normal, n_defect, seed):
 
 @pytest.fixture(scope="session")
 def squares():
-    """X, y and masks of 18 images of noise, 6 of them with a bright square."""
+    """Return X, y and masks of 18 noise images, 6 of them with a bright square."""
     return draw_squares(12, 6, seed=0)
 
 
 @pytest.fixture(scope="session")
 def unseen_squares():
-    """X, y and masks of 8 more images of noise, 4 of them with a bright square."""
+    """Return X, y and masks of 8 more noise images, 4 of them with a bright square."""
     return draw_squares(4, 4, seed=1)
 
 
 @pytest.fixture
 def write_images(tmp_path):
-    """A function that writes images as PNG files and returns their paths."""
+    """Return a function that writes images as PNG files and returns their paths."""
 
     def write(images, folder="images"):
         (tmp_path / folder).mkdir()

@@ -1,4 +1,4 @@
-"""What is kept on disk: continued, keyed, checked, and never half written."""
+"""Cache of synthetic defects on disk: reading and continuing entries, keys, damage and full disks."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ AUGMENTERS = [
 
 
 class Counting(OffsetDefectAugmenter):
-    """Knows how many images were asked of it."""
+    """Augmenter that counts the images it makes."""
 
     n_made = 0
 
@@ -43,7 +43,7 @@ class Counting(OffsetDefectAugmenter):
 
 @pytest.fixture
 def made(monkeypatch):
-    """How many images Counting has made since this was last asked."""
+    """Return a function that counts the images that Counting has made since its last call."""
     monkeypatch.setattr(Counting, "n_made", 0)
 
     def since_last_asked():
@@ -64,7 +64,7 @@ def counting(memory, **params):
 
 
 def files(folder):
-    """Names of the files of the only entry folder."""
+    """Return the names of the files in the only entry."""
     (entry,) = folder.iterdir()
     return sorted(path.name for path in entry.iterdir())
 
@@ -73,7 +73,7 @@ def names_of(n_samples):
     return sorted(f"{i:06d}{end}" for i in range(n_samples) for end in (".json", ".png", "_mask.png"))
 
 
-# Read and continued
+# Reading and continuing entries
 
 
 def test_a_second_call_reads_what_the_first_has_made(normals, tmp_path, made):
@@ -136,7 +136,7 @@ def test_members_of_a_mixture_keep_their_own(normals, tmp_path, made):
     assert_same_samples(first, second)
 
 
-# Keyed
+# Keys
 
 
 OTHERS = {
@@ -285,7 +285,7 @@ def test_a_cache_that_fit_knew_nothing_of_is_refused(normals, tmp_path):
         augmenter.set_params(memory=tmp_path).sample(1)
 
 
-# Damaged
+# Damaged entries
 
 
 def truncate(path):
@@ -399,7 +399,7 @@ def test_an_entry_is_readable_by_a_person(normals, tmp_path):
     assert entry.name.startswith("Counting-")
 
 
-# Refused by the disk
+# Failed writes
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4, 5, 6])
@@ -420,7 +420,7 @@ def test_a_full_disk_is_told_once_and_changes_no_sample(fails_at, normals, tmp_p
     assert len(warned) == 1
     assert len(writes) == fails_at
     assert_same_samples(synthetic, expected)
-    # What was whole before is an entry, the rest is none.
+    # Samples that were written completely are in the cache, the others are not.
     monkeypatch.setattr(sample_cache, "write_whole", write_whole)
     made()
     assert_same_samples(counting(tmp_path).fit(normals).sample(4), expected)
@@ -460,7 +460,7 @@ def test_a_folder_that_cannot_be_made_is_told_once(normals, tmp_path):
     assert_same_samples(synthetic, counting(None).fit(normals).sample(3))
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write anywhere")
 def test_a_read_only_folder_is_read_and_told_once(normals, tmp_path, made):
     expected = counting(tmp_path).fit(normals).sample(2)
     (entry,) = tmp_path.iterdir()
@@ -476,14 +476,14 @@ def test_a_read_only_folder_is_read_and_told_once(normals, tmp_path, made):
     assert_same_samples(beginning(synthetic, 2), expected)
 
 
-# Interrupted
+# Interruptions
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_what_was_finished_before_an_interruption_is_not_made_again(error, normals, tmp_path, made, monkeypatch):
     expected = counting(None).fit(normals).sample(6)
     made()
-    # On the library's class: the code of Counting is part of the key.
+    # Patch the library's class, because the code of Counting is part of the key.
     paint, one = OffsetDefectAugmenter._paint, OffsetDefectAugmenter._one
 
     def interrupted(self, number, seed):
@@ -513,7 +513,7 @@ def test_faint_ones_are_reported_from_the_cache_too(normals, tmp_path):
             counting(tmp_path, min_contrast=1000, max_redraws=1).fit(normals).sample(2)
 
 
-# Shared
+# Concurrent processes
 
 
 def sample_in_a_process(X, memory, barrier, n_samples, results):
@@ -525,7 +525,7 @@ def sample_in_a_process(X, memory, barrier, n_samples, results):
 
 @pytest.mark.slow
 def test_two_processes_at_once_give_the_same_and_leave_whole_entries(normals, tmp_path):
-    # Spawned: a fork of a process with threads of torch may hang.
+    # Spawn the processes: a fork of a process with threads of torch may hang.
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     processes = [

@@ -1,4 +1,4 @@
-"""Augmenters before a detector, within it, searched over and mixed."""
+"""Augmenters before a detector, inside a detector, in searches and in mixtures."""
 
 import pickle
 
@@ -36,7 +36,7 @@ each_with_a_number_as_seed = pytest.mark.parametrize("augmenter", AUGMENTERS, id
 
 
 class Counting(OffsetDefectAugmenter):
-    """Knows how often it was fitted and painted."""
+    """Augmenter that counts its fits and its painted images."""
 
     n_fits = 0
     n_paints = 0
@@ -57,7 +57,7 @@ def counts(monkeypatch):
 
 
 class Recorder(ClassifierMixin, BaseEstimator):
-    """A last step that keeps what fit and score see."""
+    """Last step that records the input of fit and score."""
 
     seen = []
 
@@ -98,7 +98,7 @@ def assert_same_banks(first, second):
     assert first.epsilon_ == second.epsilon_
 
 
-# The two ways to a defect bank
+# Two ways to fill a defect bank
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def assert_same_banks(first, second):
         (augmenter, with_masks)
         for augmenter in [*AUGMENTERS, WITH_A_GENERATOR]
         for with_masks in (True, False)
-        if with_masks or not isinstance(augmenter, DefectPasteAugmenter)  # it pastes what masks show
+        if with_masks or not isinstance(augmenter, DefectPasteAugmenter)  # which pastes the defects that the masks mark
     ],
     ids=lambda value: f"with masks {value}" if isinstance(value, bool) else name_of(value),
 )
 def test_before_the_detector_and_within_it_the_banks_are_the_same(augmenter, with_masks, squares, cells):
-    X, y, masks = squares  # normals and defects in random order
+    X, y, masks = squares  # normal and defect images in random order
     masks = masks if with_masks else None
     within = detector(cells, augmenter=clone(augmenter), n_synthetic=6).fit(X, y, masks=masks)
     with sklearn.config_context(enable_metadata_routing=True):
@@ -122,7 +122,7 @@ def test_before_the_detector_and_within_it_the_banks_are_the_same(augmenter, wit
     assert within.defect_bank_.provenance["synthetic"].any()
     assert not within.defect_bank_.provenance["synthetic"].all()
     np.testing.assert_array_equal(within.synthetic_.images, before.synthetic_.images)
-    # Each counts the images that the augmenter got: the detector hands on the normals first.
+    # A source is an index into the images given to the augmenter; the detector passes the normal images first.
     sources = [[one["source"] for one in way.synthetic_.provenance] for way in (within, before)]
     np.testing.assert_array_equal(np.flatnonzero(y == 0)[sources[0]], sources[1])
 
@@ -204,7 +204,7 @@ def test_synthetic_defects_find_real_ones(squares, unseen_squares, cells):
 
 
 class Mirrored(OffsetDefectAugmenter):
-    """Mirrors each cell in itself: the synthetic patches are those of their normal image."""
+    """Augmenter that mirrors each cell, so synthetic patches equal the patches of their normal image."""
 
     def _paint(self, image, region, random_state):
         return image.reshape(8, 8, 8, 8, -1)[:, ::-1, :, ::-1].reshape(image.shape), {}
@@ -266,7 +266,7 @@ def test_what_is_predicted_is_never_augmented(squares, unseen_squares, cells, co
 
 def test_an_unfitted_pipeline_says_so(squares, cells):
     pipeline = make_pipeline(OffsetDefectAugmenter(), detector(cells))
-    # scikit-learn 1.8 raises what was a FutureWarning.
+    # scikit-learn 1.8 raises an error, earlier versions issue a FutureWarning.
     with pytest.raises((NotFittedError, FutureWarning)):
         pipeline.predict(squares[0])
 
@@ -357,7 +357,7 @@ def test_a_pipelines_memory_keeps_what_was_attached(squares, unseen_squares, cel
     X, y, _ = squares
     steps = [Counting(n_synthetic=5, random_state=0), detector(cells)]
     without = make_pipeline(*[clone(step) for step in steps]).fit(X, y)
-    for n_fits in (2, 2):  # once without a memory, once with
+    for n_fits in (2, 2):  # the second time from the memory
         kept = make_pipeline(*[clone(step) for step in steps], memory=str(tmp_path)).fit(X, y)
         assert counts.n_fits == n_fits
         assert_same_banks(kept[-1], without[-1])

@@ -1,4 +1,4 @@
-"""What is wrong is refused, with a message that says where it is, what was expected and what came."""
+"""Invalid input: the message says where the problem is, what was expected and what was given."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def fitted(squares, cells):
 
 
 def spoil(X, index, value):
-    """The images as a list of floats, one of which has a value in its middle."""
+    """Return the images as a list of floats, with one pixel of the image at `index` set to `value`."""
     images = [image / 255 for image in X]
     images[index][30, 40] = value
     return images
@@ -181,7 +181,7 @@ def test_an_image_smaller_than_the_largest_filter_is_refused(squares):
         ExDDDetector().fit([X[0], X[1], small])
     with pytest.raises(ValueError, match=rf"X_defect\[0\]: {match}"):
         ExDDDetector().fit(X[y == 0], [small])
-    # As advised.
+    # Follow the advice of the message.
     extractor = make_feature_extractor("auto").set_params(image_size=side)
     assert np.isfinite(ExDDDetector(extractor).fit([X[0], X[1], small]).threshold_)
 

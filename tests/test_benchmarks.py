@@ -1,4 +1,4 @@
-"""The published protocols, on miniatures of the data sets with random weights."""
+"""Published protocols, on miniatures of the data sets with random weights."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 
 from sklearn_exdd.datasets import make_surface_defects
 
-pytest.importorskip("diffusers", reason="extra diffusion")
-pytest.importorskip("transformers", reason="extra diffusion")
+pytest.importorskip("diffusers", reason="needs the extra diffusion")
+pytest.importorskip("transformers", reason="needs the extra diffusion")
 
 from tiny_pipelines import save_tiny_pipeline
 
@@ -23,7 +23,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The modules ksdd2 and mvtec."""
+    """Import the modules ksdd2 and mvtec."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         import ksdd2
@@ -34,7 +34,7 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of random weights of resnet18."""
+    """Return the path of a file of random weights for resnet18."""
     import torch
     from torchvision import models
 
@@ -54,7 +54,7 @@ def pipeline(tmp_path_factory):
 
 
 def write_ksdd2(folder):
-    """10 normal images and 4 defects to train on, 5 and 3 to test on, of two sizes, and two copies."""
+    """Write 10 normal images and 4 defects for training and 5 and 3 for testing, in two sizes, and a copied pair."""
     for seed, (part, n_normal, n_defect) in enumerate([("train", 10, 4), ("test", 5, 3)]):
         n = n_normal + n_defect
         X, _, masks = make_surface_defects(
@@ -63,7 +63,7 @@ def write_ksdd2(folder):
         (folder / part).mkdir(parents=True)
         for i in range(n):
             rows = np.flatnonzero(masks[i].any(axis=1))
-            top = 2 if i % 2 and (len(rows) == 0 or rows[-1] > 2) else 0  # another size, with some of the defect
+            top = 2 if i % 2 and (len(rows) == 0 or rows[-1] > 2) else 0  # another size that keeps some of the defect
             stem = folder / part / f"{10000 + i}"
             Image.fromarray(np.stack([X[i][top:]] * 3, axis=2)).save(f"{stem}.png")
             Image.fromarray(masks[i][top:]).convert("L").save(f"{stem}_GT.png")
@@ -73,7 +73,7 @@ def write_ksdd2(folder):
 
 
 def recording(detector_class, fits):
-    """The class, which notes what it is fitted on."""
+    """Return a subclass of the detector class that records the training data in `fits`."""
 
     class Recording(detector_class):
         def fit(self, X, y=None, **more):
@@ -86,7 +86,7 @@ def recording(detector_class, fits):
 
 @pytest.fixture(scope="module")
 def ksdd2_run(scripts, weights, pipeline, tmp_path_factory):
-    """A run of both papers: two seeds, two numbers of synthetic images."""
+    """Run the protocols of both papers, with two seeds and two numbers of synthetic images."""
     root = tmp_path_factory.mktemp("ksdd2")
     run = SimpleNamespace(root=root, folder=write_ksdd2(root / "data"), exdd=[], diag=[])
     run.command = [
@@ -173,7 +173,7 @@ def test_defects_are_painted_with_the_published_settings(ksdd2_run, pipeline):
         assert entry["prompt"] in ("white marks on the wall", "copper metal scratches")
         assert entry["negative_prompt"] == "smooth, plain, black, dark, shadow"
         assert (entry["guidance_scale"], entry["strength"], entry["padding_mask_crop"]) == (20.0, 0.99, 2)
-        assert (entry["height"], entry["width"], entry["num_inference_steps"]) == (64, 64, 2)  # of this run
+        assert (entry["height"], entry["width"], entry["num_inference_steps"]) == (64, 64, 2)  # set by this run
         assert entry["model"] == str(pipeline)
     assert len({entry["prompt"] for entry in ksdd2_run.provenance}) == 2
 
@@ -190,7 +190,7 @@ def test_exdd_sees_real_and_synthetic_defects_in_boxes_at_its_size(ksdd2_run, sc
         np.testing.assert_array_equal(mask, scripts.ksdd2.boxes(scripts.ksdd2.resized_mask(original, (316, 112))))
     assert {bool(flag) for flag in fit.detector.defect_bank_.provenance["synthetic"]} == {False, True}
     assert fit.detector.feature_extractor_.layers == ("layer2", "layer3")
-    # 1 % and 10 % of the patches of 40 x 14 an image, exactly.
+    # 1 % of the patches of the 10 normal images, which have 40 x 14 patches each.
     assert len(fit.detector.normal_bank_) == int(np.ceil(0.01 * 10 * 40 * 14))
 
 
@@ -216,7 +216,7 @@ def test_the_figures_are_of_the_test_part_at_a_threshold_from_training(ksdd2_run
     figure = rows["ExDD, 4"]["image AUROC"]
     assert figure["mean"] == pytest.approx(np.mean(figure["seeds"]))
     assert figure["deviation"] == pytest.approx(np.std(figure["seeds"], ddof=1))
-    assert figure["published"] is None  # of 4 synthetic images
+    assert figure["published"] is None  # the papers have no result for 4 synthetic images
     assert ksdd2_run.figures["counts"] == {"train": [10, 4], "test": [5, 3]}
 
 
@@ -253,7 +253,7 @@ def test_an_interrupted_command_goes_on_where_it_was(ksdd2_run, scripts, monkeyp
     assert calls == [0, 1, 1]
     (row,) = json.loads((tmp_path / "figures.json").read_text())["rows"]
     (same,) = [other for other in ksdd2_run.figures["rows"] if other["name"] == row["name"]]
-    assert row == same  # of another work folder
+    assert row == same  # computed in another work folder
 
 
 def test_a_training_cut_short_is_no_result(ksdd2_run, scripts, monkeypatch, tmp_path):
@@ -330,7 +330,7 @@ def test_the_published_figure_stands_beside_ours(scripts, capsys):
     assert " ".join(row.split()[3:]) == "0.750 ± 0.071 0.801 0.800 ± 0.000 0.924 0.550 ± 0.071 0.664"
 
 
-# What is missing is said at the start
+# Missing files are reported at the start
 
 
 def test_missing_weights_are_named_with_the_place_they_belong_to(ksdd2_run, scripts, monkeypatch, tmp_path, weights):
@@ -421,7 +421,7 @@ def test_boxes_hold_each_region(scripts):
 
 
 def write_category(folder, seed):
-    """8 normal images to train on; 4 normal ones and 2 defects of each of two kinds to test on; RGB or grey."""
+    """Write 8 normal images for training, and 4 normal and 4 defect images of two kinds for testing, RGB or grey."""
     X, y, masks = make_surface_defects(16, defect_fraction=0.25, image_shape=(96, 80), random_state=seed)
     normal, defect = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
     places = [(i, "train/good") for i in normal[:8]] + [(i, "test/good") for i in normal[8:]]
@@ -437,7 +437,7 @@ def write_category(folder, seed):
 
 @pytest.fixture(scope="module")
 def mvtec_run(scripts, weights, tmp_path_factory):
-    """A run of two categories and two seeds."""
+    """Run two categories with two seeds."""
     root = tmp_path_factory.mktemp("mvtec")
     run = SimpleNamespace(root=root, folder=root / "data", fits=[])
     for seed, name in enumerate(("carpet", "grid")):
@@ -491,7 +491,7 @@ def test_mvtec_reports_categories_and_their_mean(mvtec_run):
     for metric in ("image AUROC", "pixel AUROC", "AUPRO"):
         one, other, mean = (rows[name][metric] for name in rows)
         assert mean["seeds"] == pytest.approx(np.mean([one["seeds"], other["seeds"]], axis=0))
-        assert mean["published"] is None  # of fifteen categories
+        assert mean["published"] is None  # the published mean is over fifteen categories
 
 
 def test_finished_categories_are_not_computed_again(mvtec_run, scripts, monkeypatch, capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""Caches know the code of the user and the versions of the libraries."""
+"""Cache keys: the user's code and the versions of the libraries."""
 
 import functools
 import importlib
@@ -77,7 +77,7 @@ def in_a_namespace(source):
 
 @pytest.fixture(params=["module", "session"])
 def define(request, tmp_path, monkeypatch):
-    """A function that runs source and returns its names: as an edited file that is imported again, or without."""
+    """Return a function that runs source code and returns its names, with or without a file."""
     if request.param == "session":
         yield in_a_namespace
         return
@@ -230,10 +230,10 @@ def test_a_changed_foreground_paints_anew(images, tmp_path):
         return len(list(tmp_path.iterdir()))
 
     assert entries(foreground_of(32)) == entries(foreground_of(32)) == 1
-    assert entries(foreground_of(24)) == 2, "another value of the closure"
+    assert entries(foreground_of(24)) == 2, "changing a value in the closure must change the key"
     changed = foreground_of(32)
     changed.__defaults__ = (4,)
-    assert entries(changed) == 3, "another default"
+    assert entries(changed) == 3, "changing a default must change the key"
     assert entries(functools.partial(foreground_of(32), first=8)) == 4
     assert entries(functools.partial(foreground_of(32), first=9)) == 5
 
@@ -306,7 +306,7 @@ def test_neighbours_of_plain_rows_are_searched_anew_by_another_version(tmp_path,
         assert (len(list(tmp_path.rglob("output.pkl"))) > before) == has_grown
 
 
-# What a search pays
+# Costs of a search
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Grey and colour images in one call: `image_channels`."""
+"""Grey and colour images in one call (`image_channels`)."""
 
 import numpy as np
 import pytest
@@ -160,7 +160,7 @@ AUGMENTERS = {
 
 
 def in_many_forms(X, folder, coloured):
-    """The same images: arrays and files, grey, with a palette and in colour; those in colour only on request."""
+    """Return grey arrays or, if `coloured`, a mix of grey arrays, colour arrays and colour files."""
     mixed = []
     for i, image in enumerate(X):
         colour = np.stack([image, np.roll(image, 1, 0), image], axis=2)

@@ -1,4 +1,4 @@
-"""The check of a set of images before fit: what it finds, and what it leaves alone."""
+"""Check of a set of images before fit: its findings, and the images it leaves alone."""
 
 import io
 import re
@@ -33,14 +33,14 @@ def of_kind(findings, kind):
 
 
 def replaced(values, **changes):
-    """Return a list with other values at some positions, given as i3=..."""
+    """Return a list with other values at the positions named by the arguments, such as i3=..."""
     values = list(values)
     for place, value in changes.items():
         values[int(place[1:])] = value
     return values
 
 
-# Nothing to find
+# No findings
 
 
 @pytest.mark.parametrize("texture", ["metal", "cast", "fabric", "tile"])
@@ -82,7 +82,7 @@ def brighter(image):
 
 
 def photographed_again(image):
-    """Move the part, turn it a little, change the lamp and add the noise of the camera."""
+    """Move the part, rotate it slightly, change the light and add camera noise."""
     rng = np.random.RandomState(0)
     moved = ndimage.rotate(ndimage.shift(image.astype(float), (2.5, -1.7), mode="reflect"), 0.4, reshape=False)
     lamp = 1.1 + 0.08 * np.linspace(-1, 1, image.shape[1])
@@ -91,7 +91,7 @@ def photographed_again(image):
 
 @pytest.mark.parametrize("texture", ["metal", "cast", "fabric", "tile"])
 def test_copies_are_found_on_every_surface(texture):
-    shape = (96, 96) if texture in ("metal", "cast") else (256, 256)  # noise and JPEG leave little of finer details
+    shape = (96, 96) if texture in ("metal", "cast") else (256, 256)  # finer textures get lost in noise and JPEG
     X, _, _ = make_surface_defects(20, defect_fraction=0, image_shape=shape, texture=texture, random_state=2)
     copies = [jpeg(X[4]), half_size(X[5]), brighter(X[6]), photographed_again(X[7])]
     found = check_images([*X, *copies], splits=["train"] * 20 + ["test"] * 4)
@@ -198,7 +198,7 @@ def test_few_images_tell_nothing_of_what_is_usual(castings):
     assert check_images([*castings[0][1:6], dark]) == []
 
 
-# What cannot be read
+# Unreadable images
 
 
 def test_all_that_cannot_be_read_is_named_at_once(castings, write_images, tmp_path):
@@ -286,7 +286,7 @@ def test_few_masks_do_not_tell_where_they_belong(castings):
 def test_a_defect_among_the_normal_images_stands_out(squares, cells):
     X, y, _ = squares
     labels = np.zeros(len(y), int)
-    labels[np.flatnonzero(y)[1:]] = 1  # one defect is taken for normal
+    labels[np.flatnonzero(y)[1:]] = 1  # one defect is labelled normal
     findings = check_images(X, labels, detector=ExDDDetector(cells, random_state=0))
     found = of_kind(findings, "score")
     assert (found.severity, found.indices) == ("warning", (np.flatnonzero(y)[0],))
@@ -300,7 +300,7 @@ def test_copies_do_not_vouch_for_each_other(squares, cells):
     labels = np.append(y, [0, 0])
     findings = check_images([*X, defect, defect], labels, detector=ExDDDetector(cells, random_state=0))
     assert of_kind(findings, "score").indices == (18, 19)
-    # An equal copy and nearly equal ones are one group.
+    # An exact copy and near copies form one group.
     near = np.clip(defect.astype(int) + np.random.RandomState(0).randint(-1, 2, defect.shape), 0, 255).astype(np.uint8)
     labels = np.append(y, [0, 0, 0])
     findings = check_images([*X, defect, near, near], labels, detector=ExDDDetector(cells, random_state=0))
@@ -331,7 +331,7 @@ def test_a_detector_that_cannot_use_the_images_is_named_and_wrong_parameters_are
         check_images(X, detector=ExDDDetector(cells, blur=-1))
 
 
-# Findings as text, and bad use
+# Text of the findings, and bad use
 
 
 def test_findings_are_printed_errors_first_and_long_lists_are_cut(castings):

@@ -35,7 +35,7 @@ def write(path, pixels):
 
 
 def write_parts(folder, data):
-    """normal/, defect/ of two kinds and masks/."""
+    """Write normal/, defect/ with two kinds, and masks/."""
     for i, (image, label, mask) in enumerate(zip(*data)):
         kind = f"{'scratch' if i % 2 else 'pit'}/"
         write(folder / (f"defect/{kind}" if label else "normal") / f"{i:02d}.png", image)
@@ -78,7 +78,7 @@ def read_table(report):
 
 
 class Page(HTMLParser):
-    """What a browser sees: texts, the tags with their attributes."""
+    """Contents of a page: its texts, and its tags with their attributes."""
 
     def __init__(self, path):
         super().__init__()
@@ -452,7 +452,7 @@ def test_odd_names_stay_names(name, model, unseen, tmp_path, capsys):
     try:
         (tmp_path / "parts" / name).write_bytes(content)
     except (OSError, UnicodeEncodeError):
-        pytest.skip("this file system has no such names")
+        pytest.skip("this file system does not allow such names")
     assert run("predict", model, tmp_path / "parts", "-o", tmp_path / "report") == 0
     (row,) = read_table(tmp_path / "report")
     assert row["image"] == name
@@ -475,7 +475,7 @@ def test_bars_are_those_of_the_command_alone(model, unseen, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-# Pictures of the report
+# Images of the report
 
 
 def test_a_thousand_images_stay_below_fifty_megabytes():

@@ -1,4 +1,4 @@
-"""The commands on folders as people have them: what is left out, what is damaged, and whose fault it is."""
+"""Commands on real-world folders: files left out, damaged files, and the cause named in the message."""
 
 import csv
 import json
@@ -83,7 +83,7 @@ def today(unseen_surfaces, tmp_path):
     return tmp_path / "today"
 
 
-# Left out
+# Files left out
 
 
 @pytest.mark.parametrize("suffix", [".pgm", ".GIF", ".jp2", ".ppm", ".dib", ".webp", ".tiff", ".jfif"])
@@ -117,7 +117,7 @@ def test_files_beside_images_are_no_problem(model, today, tmp_path):
         (today / name).parent.mkdir(parents=True, exist_ok=True)
         (today / name).write_bytes(b"?")
     (today / "part.png").mkdir()
-    shutil.copy(model, today / "model")  # has no suffix
+    shutil.copy(model, today / "model")  # the file has no suffix
     assert run("predict", today / "model", today, "-o", tmp_path / "report") == 0
     assert len(read_table(tmp_path / "report")) == 4
 
@@ -163,7 +163,7 @@ def test_masks_of_ksdd2_are_not_scored_whatever_their_suffix(model, today, tmp_p
     assert len(read_table(tmp_path / "report")) == 4
 
 
-# The model and the machine
+# Model and machine
 
 
 def without_weights(tmp_path, monkeypatch):
@@ -339,7 +339,7 @@ def right(model, unseen_surfaces, tmp_path_factory):
 
 @pytest.fixture(params=MASKS, ids=lambda layout: layout.__name__)
 def labelled(request, unseen_surfaces, tmp_path):
-    """A folder, and the masks of its defects."""
+    """Return a folder, and the paths of the masks of its defects."""
     request.param(unseen_surfaces, tmp_path)
     return tmp_path, [tmp_path / MASKS[request.param].format(i) for i in np.flatnonzero(unseen_surfaces[1])]
 
@@ -445,7 +445,7 @@ def test_a_score_that_is_no_number_costs_its_image_only(model, unseen_surfaces, 
     assert "expected a finite score, got nan" in said.err
 
 
-@pytest.mark.skipif(not hasattr(Path, "symlink_to"), reason="no links on this system")
+@pytest.mark.skipif(not hasattr(Path, "symlink_to"), reason="this system has no symbolic links")
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_links_that_lead_nowhere_stop_nothing(command, model, unseen_surfaces, tmp_path, capsys):
     folder = tmp_path / "parts"

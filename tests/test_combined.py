@@ -1,4 +1,4 @@
-"""CombinedDefectDetector: what it adds up, what it promises, and how it behaves as a meta-estimator."""
+"""CombinedDefectDetector: its sum of scores, its promised false alarm rate, and its behaviour as a meta-estimator."""
 
 import pickle
 
@@ -21,7 +21,7 @@ from sklearn_exdd.detectors.defect_classifier import DefectClassifier
 
 
 class Brightness(BaseEstimator):
-    """Scores images or rows by a power of their mean; of what it was fitted on, 0: learned by heart."""
+    """Detector that scores images or rows by a power of their mean, and training samples by 0 as if memorised."""
 
     def __init__(self, power=1, column=None, random_state=None, pos_label=None):
         self.power = power
@@ -40,7 +40,7 @@ class Brightness(BaseEstimator):
 
 
 class BrightnessMap(Brightness):
-    """The same, with a map."""
+    """Detector like Brightness that also has a map."""
 
     def predict_map(self, X):
         return [(np.asarray(x) / 255.0) ** self.power for x in X]
@@ -58,12 +58,12 @@ def exdds(cells, **params):
 
 
 def held_out_rows(detector, X, y):
-    """Which normal images the detectors were not fitted on."""
+    """Return the indices of the normal images that the detectors were not fitted on."""
     known = {np.asarray(x).tobytes() for x in detector.detectors_[0].fit_params_["X"]}
     return np.array([i for i in np.flatnonzero(y == 0) if X[i].tobytes() not in known])
 
 
-# What it adds up
+# Sum of scores
 
 
 def test_it_ranks_unseen_defects_first_and_locates_them(squares, unseen_squares, cells):
@@ -87,7 +87,7 @@ def test_scores_are_standardised_on_normal_images_held_out_and_averaged(weights,
         low, middle, high = np.percentile(own, [25, 50, 75])
         expected += share * (member.score_samples(unseen_squares[0]) - middle) / (high - low)
     np.testing.assert_allclose(detector.score_samples(unseen_squares[0]), expected)
-    # A calibration score is standardised by the other images.
+    # A calibration score is standardised by the scores of the other images.
     calibration = np.zeros(len(rows))
     for member, share in zip(detector.detectors_, shares):
         own = member.score_samples(X[rows])
@@ -136,12 +136,12 @@ def test_feature_rows_are_combined_too(cells):
     assert len(detector.score_centers_) == 2
 
 
-# What it promises
+# Promised false alarm rate
 
 
 @pytest.mark.slow
 def test_new_normals_raise_no_more_alarms_than_promised():
-    # Skewed scores, and detectors that know their training samples by heart.
+    # The scores are skewed, and the detectors have memorised their training samples.
     detectors = [(f"of{column}", Brightness(column=column)) for column in range(3)]
     rng, rates = np.random.RandomState(0), []
     for seed in range(150):
@@ -164,7 +164,7 @@ def test_images_of_a_group_are_held_out_together(squares):
     np.testing.assert_array_equal(groups[kept], groups[np.isin(groups, groups[kept]) & (y == 0)])
 
 
-# What the detectors get
+# Input of the detectors
 
 
 def test_detectors_get_the_normals_kept_all_defects_and_their_masks_and_groups(squares):
@@ -232,7 +232,7 @@ def test_a_classifier_and_a_memory_bank_can_be_combined(squares, unseen_squares,
     assert not get_tags(detector).input_tags.two_d_array
 
 
-# As an estimator
+# Behaviour as an estimator
 
 
 @parametrize_with_checks([CombinedDefectDetector([("one", ExDDDetector()), ("two", ExDDDetector(n_neighbors=1))])])
@@ -261,7 +261,7 @@ def test_detectors_and_their_parameters_can_be_searched(squares, cells):
 
 def test_several_jobs_give_the_same(squares, unseen_squares, cells):
     X, y, masks = squares
-    with joblib.parallel_config(backend="threading"):  # processes take seconds to start
+    with joblib.parallel_config(backend="threading"):  # processes would take seconds to start
         one, two = (exdds(cells, n_jobs=n_jobs).fit(X, y, masks=masks) for n_jobs in (1, 2))
     np.testing.assert_array_equal(one.score_samples(unseen_squares[0]), two.score_samples(unseen_squares[0]))
 
@@ -339,5 +339,5 @@ def test_an_error_names_the_detector_and_the_image_as_the_user_knows_them(square
 
 def test_only_the_images_it_needs_are_decoded_to_predict(squares, unseen_squares, monkeypatch):
     detector = combined().fit(squares[0], squares[1])
-    monkeypatch.setattr(Images, "__getitem__", lambda images, index: pytest.fail("decoded"))
+    monkeypatch.setattr(Images, "__getitem__", lambda images, index: pytest.fail("an image was decoded"))
     assert detector.score_samples(unseen_squares[0]).shape == (8,)

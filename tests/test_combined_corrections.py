@@ -1,4 +1,4 @@
-"""CombinedDefectDetector: corrections by partial_fit, and the reasons that its members give."""
+"""CombinedDefectDetector: corrections by partial_fit, and reasons given by its members."""
 
 import copy
 import pickle
@@ -14,14 +14,14 @@ from sklearn_exdd.augment import OffsetDefectAugmenter, RectangleRegions
 
 
 def stripes(seed, n_images=1):
-    """Noise with a dark stripe, which no other image has."""
+    """Return noise images with a dark stripe, which no other image has."""
     X = np.random.RandomState(seed).randint(90, 111, size=(n_images, 64, 64))
     X[:, :, 20:28] -= 60
     return X.astype(np.uint8)
 
 
 class Learner(BrightnessMap):
-    """Brightness that has learned by how much a correction shifts it."""
+    """Brightness detector whose scores are scaled by the corrections it has received."""
 
     def partial_fit(self, X, y):
         self.shift_ = getattr(self, "shift_", 0) + sum(y) - 1
@@ -74,7 +74,7 @@ def test_scales_and_threshold_are_found_again_on_the_held_out_images(squares, un
     np.testing.assert_array_equal(detector.score_centers_, np.median(own, axis=1))
     low, high = np.percentile(own, [25, 75], axis=1)
     np.testing.assert_array_equal(detector.score_scales_, high - low)
-    assert detector.score_scales_[0] != before.score_scales_[0]  # ratios in place of distances
+    assert detector.score_scales_[0] != before.score_scales_[0]  # ratios instead of distances
     maps = member.predict_map(held_out)
     np.testing.assert_allclose([detector.map_centers_[0], detector.map_scales_[0]], [maps.mean(), maps.std()])
     assert detector.map_centers_[1] == before.map_centers_[1]
@@ -92,7 +92,7 @@ def test_masks_are_empty_where_images_are_normal_after_a_correction_too(squares,
     detector.partial_fit(np.concatenate([X[y == 1][:2], stripes(0)]), [1, 1, 0])
     held_out = X[y == 0][np.isfinite(detector.calibration_scores_)]
     own, maxima = [member.predict_map(held_out) for member in detector.detectors_], []
-    for i in range(len(held_out)):  # each standardised by the other ones
+    for i in range(len(held_out)):  # each is standardised by the others
         others = [np.delete(np.stack(maps), i, axis=0) for maps in own]
         maxima.append(np.mean([(maps[i] - o.mean()) / o.std() for maps, o in zip(own, others)], axis=0).max())
     assert detector.pixel_threshold_ == pytest.approx(max(maxima), rel=1e-4) != before
@@ -132,7 +132,7 @@ def test_a_held_out_image_that_is_corrected_counts_with_its_old_scores_or_no_lon
     calibrating = np.flatnonzero(np.isfinite(detector.calibration_scores_))
     np.testing.assert_array_equal(calibrating, np.delete(held_out, 1))
     new = detector._held_out
-    # Standardised, because the first defect has put ratios in place of distances.
+    # The standardised score is kept, because the first defect replaced distances by ratios.
     assert (new.scores[0], new.maxima[0]) == (old.scores[0], old.maxima[0])
     assert (new.scores[1:] != old.scores[2:]).all()
     own = np.stack([member.score_samples(X[held_out[2:]]) for member in detector.detectors_])
@@ -271,7 +271,7 @@ def test_a_correction_in_the_middle_of_a_prediction_is_seen_whole_or_not_at_all(
     score = member.score_samples
 
     def score_and_be_corrected(X):
-        for _ in corrections:  # once: another thread, at the worst moment
+        for _ in corrections:  # once, as another thread could at the worst moment
             detector.partial_fit(stripes(0), [1])
         return score(X)
 
@@ -297,7 +297,7 @@ def test_reasons_add_up_to_the_score_and_number_the_images_as_the_user_does(squa
     numbers = np.append(kept, [len(X), len(X) + 1])
     for number, label, reason in zip(numbers, [*y[kept], 0, 1], reasons):
         own = reason["detectors"]["banks"]
-        if own["normal_distance"] == 0 and not label:  # its own row, unless the coreset left it out
+        if own["normal_distance"] == 0 and not label:  # the nearest row is its own, unless the coreset left it out
             assert own["normal_image"] == number
         if own["defect_distance"] == 0 and label:
             assert own["defect_image"] == number

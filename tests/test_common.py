@@ -1,4 +1,4 @@
-"""The checks that every estimator passes: scikit-learn's own, and those on images.
+"""Checks that every estimator passes: scikit-learn's own, and checks on images.
 
 A new detector, feature extractor or augmenter is one more line in DETECTORS, EXTRACTORS or AUGMENTERS.
 """
@@ -107,7 +107,7 @@ each_estimator = pytest.mark.parametrize("estimator", [*DETECTORS, *EXTRACTORS, 
 
 @pytest.fixture(scope="module")
 def fit_once(surfaces):
-    """A function that fits a detector on `surfaces`, each only once; no test may change what it returns."""
+    """Return a function that fits each detector on `surfaces` only once; no test may change its result."""
     done = {}
 
     def fit(detector):
@@ -121,7 +121,7 @@ def fit_once(surfaces):
 
 
 def is_trained_briefly(detector):
-    """Whether it learns by steps, of which it gets too few here to tell defects."""
+    """Return whether the detector trains in steps; here it takes too few of them to recognise defects."""
     return any(name.split("__")[-1] == "max_steps" for name in detector.get_params())
 
 
@@ -131,7 +131,7 @@ def fit_on(estimator, surfaces):
 
 
 def results_of(estimator, X):
-    """What an estimator is there for."""
+    """Return the synthetic defects, scores or features that an estimator computes."""
     if hasattr(estimator, "sample"):
         synthetic = estimator.sample(2)
         return [synthetic.images, synthetic.masks, synthetic.provenance]
@@ -225,7 +225,7 @@ def test_an_unfitted_detector_says_so(detector, method, surfaces):
 @pytest.mark.slow
 @each_detector
 def test_a_detector_leaves_its_input_as_it_is(detector, surfaces):
-    # Writeable copies: those of the fixture would raise, which a detector could catch.
+    # Use writeable copies: writing to the fixture's arrays would raise, which a detector could catch.
     X, y, masks = (array.copy() for array in surfaces)
     X_float = X / 255
     before = joblib.hash([X, y, masks, X_float])
@@ -432,7 +432,7 @@ def test_whitening_has_to_be_fitted(extractor, surfaces):
 
 @each_extractor
 def test_whitened_features_have_no_mean_and_no_correlation(extractor):
-    # Large enough that there are more patches than features.
+    # The images are large enough to have more patches than features.
     X, _, _ = make_surface_defects(20, image_shape=(128, 128), random_state=0)
     extractor = clone(extractor).set_params(whiten=True)
     features = np.concatenate([one.reshape(-1, one.shape[2]) for one in extractor.fit_transform(X)])

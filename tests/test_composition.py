@@ -1,4 +1,4 @@
-"""Detectors inside pipelines, searches and other estimators, and what reaches them there."""
+"""Detectors inside pipelines, searches and other estimators, and the data that reaches them there."""
 
 import pickle
 
@@ -38,7 +38,7 @@ from sklearn_exdd import (
 )
 from sklearn_exdd.datasets import make_surface_defects
 
-CELLS = CellStatistics()  # costs nothing
+CELLS = CellStatistics()  # cheap
 X, y, masks = make_surface_defects(40, image_shape=(64, 64), random_state=0)
 X_new, y_new, _ = make_surface_defects(10, image_shape=(64, 64), random_state=1)
 
@@ -149,7 +149,7 @@ def test_a_detector_without_the_method_is_named(function):
         getattr(sklearn_exdd, function)(*arguments)
 
 
-# Two classes apart in a Pipeline
+# Normal and defect images as separate arguments of a Pipeline
 
 
 @pytest.mark.parametrize("container", [np.asarray, list, tuple])
@@ -287,7 +287,7 @@ def test_score_warns_of_training_images():
     with pytest.warns(UserWarning, match=r"^score: 3 of 13 images were used in fit. .* see calibration_scores_"):
         accuracy = detector.score(np.concatenate([X[:3], X_new]), np.concatenate([y[:3], y_new]))
     assert 0 <= accuracy <= 1
-    detector.score(X_new, y_new)  # a warning would be an error here
+    detector.score(X_new, y_new)  # must not warn: a warning is an error here
 
 
 def test_rows_and_files_of_earlier_versions_have_no_training_images():

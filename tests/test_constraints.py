@@ -1,4 +1,4 @@
-"""The versions that are tried are those that are promised."""
+"""Versions that are tested, compared with the versions that are promised."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Images, labels and groups in every container, by position."""
+"""Images, labels and groups in every container, matched by position."""
 
 import pickle
 from decimal import Decimal
@@ -31,7 +31,7 @@ FORMS = [
 
 @pytest.fixture
 def every_form(squares, tmp_path):
-    """A function that returns images of X in one of the forms."""
+    """Return a function that converts the images of X to one of the forms."""
     pd = pytest.importorskip("pandas")
     torch = pytest.importorskip("torch")
     from sklearn_exdd.augment import AugmentedImages
@@ -413,7 +413,7 @@ def clone_of(fitted):
     return pickle.loads(pickle.dumps(fitted))
 
 
-# What came instead
+# Descriptions of invalid input
 
 
 @pytest.mark.parametrize(

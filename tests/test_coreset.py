@@ -15,7 +15,7 @@ from sklearn_exdd.neighbors.bounds import BFloat16Product, Float32Product, Float
 
 
 def naive_greedy_k_center(X, n_select, start=0):
-    """The textbook loop: one pass over all rows for each selected one."""
+    """Select rows by the textbook loop, with one pass over all rows per selected row."""
     X = np.asarray(X, dtype=np.float64)
     selected, nearest = [start], ((X - X[start]) ** 2).sum(axis=1)
     while len(selected) < n_select:
@@ -27,12 +27,12 @@ def naive_greedy_k_center(X, n_select, start=0):
 
 
 def cover_radii(X, selected):
-    """Largest distance of a row to the nearest of the first 1, 2, ... selected ones."""
+    """Return the largest distance of any row to the nearest of the first 1, 2, ... selected rows."""
     return np.minimum.accumulate(cdist(X[selected], X), axis=0).max(axis=1)
 
 
 def clusters(rng, n_samples, n_features):
-    """Tight clusters far apart: distances of two very different sizes."""
+    """Draw tight clusters that are far apart, so that distances have two very different sizes."""
     centers = 10 * rng.normal(size=(20, n_features))
     return centers[rng.randint(20, size=n_samples)] + 0.05 * rng.normal(size=(n_samples, n_features))
 
@@ -179,7 +179,7 @@ def test_the_cover_is_at_most_twice_the_best_possible():
 
 
 def best_time(function, *arguments):
-    """Return the least CPU time of three calls, in which the time that other processes take is not counted."""
+    """Return the lowest CPU time of three calls; the time of other processes does not count."""
     times = []
     for _ in range(3):
         start = process_time()
@@ -246,7 +246,7 @@ def test_a_projection_keeps_distances_about_and_follows_its_seed():
     projected = project(X, random_state=3)
     assert projected.shape == (60, 128)
     ratios = (cdist(projected, projected) / cdist(X, X).clip(1e-9))[np.triu_indices(60, 1)]
-    # A squared ratio is chi-squared / 128: its standard deviation is 1 / 8, that of the ratio 1 / 16.
+    # A squared ratio is chi-squared / 128, with standard deviation 1 / 8; that of the ratio itself is 1 / 16.
     assert abs(ratios.mean() - 1) < 0.03
     assert abs(ratios - 1).max() < 5 / 16
     np.testing.assert_array_equal(project(X, random_state=3), projected)

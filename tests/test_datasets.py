@@ -23,7 +23,7 @@ def names(root, paths):
     return [path and path.relative_to(root).as_posix() for path in paths]
 
 
-# Surfaces.
+# Surfaces
 
 
 def test_shapes_and_dtypes_are_those_of_the_contract():
@@ -141,7 +141,7 @@ def test_a_wrong_argument_is_named_with_what_was_expected(settings, message):
         make_surface_defects(**settings)
 
 
-# Folders: normal/, defect/, masks/.
+# Folders: normal/, defect/, masks/
 
 
 def test_load_folder_pairs_images_kinds_and_masks(tmp_path):
@@ -199,7 +199,7 @@ def test_a_folder_without_images_is_refused(tmp_path, load):
         load(tmp_path)
 
 
-# MVTec AD.
+# MVTec AD
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_load_mvtec_refuses_a_mask_without_an_image(mvtec):
     assert len(load_mvtec(mvtec, subset="train").X) == 2
 
 
-# KolektorSDD2.
+# KolektorSDD2
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_the_two_subsets_together_are_the_whole(load, layout, request):
         load(path, subset="val")
 
 
-# index.csv.
+# index.csv
 
 
 def index(root, *lines):

@@ -40,13 +40,13 @@ def tiny(**options):
 
 
 def with_params(augmenter, **params):
-    """The same fit with other parameters of painting."""
+    """Return a copy of a fitted augmenter with other painting parameters."""
     return pickle.loads(pickle.dumps(augmenter)).set_params(**params)
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Fitted on grey images; no test may change it."""
+    """Return an augmenter fitted on grey images; no test may change it."""
     return tiny().fit(surfaces())
 
 
@@ -57,7 +57,7 @@ def sampled(fitted):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """From here on, training is an error."""
+    """Return a function that makes any further training an error."""
 
     def refuse(*_, **__):
         raise AssertionError("trained again")
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_weights_and_images(sampled):
 def test_the_global_random_generators_are_neither_read_nor_moved():
     images = []
     for seed in (0, 1):
-        np.random.seed(seed)  # noqa: NPY002 - it is the global generator that is watched
+        np.random.seed(seed)  # noqa: NPY002 - the test watches the global generator
         torch.manual_seed(seed)
         before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
         images.append(tiny(max_steps=3, regions=BOX).fit(surfaces(n=2)).sample(1).images)
@@ -292,7 +292,7 @@ def test_contrast_within_a_window_is_that_of_the_whole_image():
     np.testing.assert_allclose(part_base * np.exp(part) - 0.1, image[30:62, 40:72], atol=1e-5)
 
 
-# Keeping
+# Storing
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The same pixels from every mode, byte order, container and reader."""
+"""Equal pixels from every mode, byte order, container and reader."""
 
 import itertools
 import struct
@@ -18,7 +18,7 @@ DEEP = RNG.randint(0, 65536, (6, 9)).astype(np.uint16)
 
 
 def tiff(pixels, order):
-    """An uncompressed TIFF of one channel in either byte order."""
+    """Return an uncompressed TIFF with one channel, in either byte order."""
     mark = "<" if order == "II" else ">"
     kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
     data = pixels.astype(pixels.dtype.newbyteorder(mark)).tobytes()
@@ -158,7 +158,7 @@ def test_a_palette_of_greys_is_grey_and_one_of_colours_is_not_in_every_container
 # EXIF
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")  # Pillow's, which passes
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning")  # a warning of Pillow that does no harm
 @pytest.mark.parametrize("exif", [b"not exif at all", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\xff" * 50])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 def test_exif_that_cannot_be_read_refuses_no_image(suffix, exif, tmp_path):
@@ -168,7 +168,7 @@ def test_exif_that_cannot_be_read_refuses_no_image(suffix, exif, tmp_path):
     try:
         large.save(path, exif=exif)
     except Exception:
-        pytest.skip("Pillow does not write it")
+        pytest.skip("Pillow cannot write this file")
     np.testing.assert_array_equal(read_image(path), read_image(plain))
 
 
@@ -264,7 +264,7 @@ def test_an_excess_that_is_no_rounding_is_refused_with_all_its_digits():
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", None])
 @pytest.mark.parametrize(("entries", "n_channels"), [([*SKY, [255, 0, 0]], 3), ([*SKY, [9, 9, 9]], 1)])
 def test_colours_of_a_palette_count_whether_or_not_they_are_in_use(suffix, entries, n_channels, tmp_path):
-    """Two pictures with one palette are both in colour, whatever each happens to show."""
+    """The number of channels follows from all entries of the palette, whether or not the image uses them."""
     for n_used in (3, 4):
         picture, _ = palette(entries)
         picture.putdata((GREY % n_used).ravel().tolist())

@@ -1,4 +1,4 @@
-"""DefectClassifier: what it learns, what it promises, its map, and the accidents of a training."""
+"""DefectClassifier: its training, its promised false alarm rate, its map and its failures in training."""
 
 import pickle
 
@@ -26,7 +26,7 @@ from sklearn_exdd.features import EfficientNetLiteFeatureExtractor, TorchvisionF
 
 
 class TinyNet(nn.Module):
-    """Three strided convolutions, with the head of a ResNet."""
+    """Network of three strided convolutions with the head of a ResNet."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class TinyNet(nn.Module):
 
 @pytest.fixture(autouse=True)
 def tiny_backbones(monkeypatch):
-    """Torchvision models: "tiny", which trains in a second, and "tiny_fixed", which takes images of 64 x 64 pixels."""
+    """Add torchvision models "tiny", which trains in a second, and "tiny_fixed", for images of 64 x 64 pixels."""
 
     def build_fixed(weights=None):
         module = TinyNet()
@@ -81,7 +81,7 @@ def scratch():
 
 @pytest.fixture
 def fitted(squares, scratch):
-    """Fitted on the normal squares alone; no test may change it."""
+    """Return a classifier fitted on the normal squares only; no test may change it."""
     if "fitted" not in scratch:
         X, y, _ = squares
         scratch["fitted"] = classifier().fit(X[y == 0])
@@ -96,7 +96,7 @@ def assert_same_classifier(one, other, X):
         np.testing.assert_array_equal(value, other.weights_[name])
 
 
-# What it learns
+# Training data and scores
 
 
 def test_it_ranks_unseen_defects_first_from_synthetic_ones_alone(fitted, unseen_squares):
@@ -152,7 +152,7 @@ def test_a_score_is_the_logit_of_pooled_features_and_a_map_is_its_parts(fitted, 
         logits = nn.functional.linear(maps.mean(dim=(2, 3)), module.head.weight[:, :, 0, 0], module.head.bias)[:, 0]
     assert maps.shape[1:] == (16, 8, 8)
     np.testing.assert_allclose(fitted.score_samples(X), logits, rtol=1e-3, atol=1e-4)
-    # A patch is centred at every eighth pixel, where the map has the patch's own logit.
+    # Patches are centred on every eighth pixel, where the map equals the logit of the patch.
     patches = fitted.predict_map(X)[:, ::8, ::8]
     np.testing.assert_allclose(patches.mean(axis=(1, 2)), logits, rtol=1e-3, atol=1e-4)
 
@@ -182,7 +182,7 @@ def test_an_earlier_layer_gives_a_finer_map(layer, squares):
         assert detector._trained().stride == 4
 
 
-# What it promises
+# Promised false alarm rate
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_a_split_holds_out_a_share_of_whole_groups():
     for number in range(20):
         own = np.concatenate([normal[groups == number], defect[groups[:30] == number]])
         assert own.all() or not own.any()
-    # Of the 10 groups with defects as of the 10 without.
+    # Two of the 10 groups with defects and two of the 10 without are held out.
     assert normal.sum() == 3 * 4
     assert defect.sum() == 3 * 2
 
@@ -258,7 +258,7 @@ def test_groups_are_those_of_fit(squares):
         classifier(augmenter=None).fit(X, y, groups=np.where(y == 0, 0, np.arange(len(y)) + 1))
 
 
-# The training
+# Training
 
 
 @pytest.mark.parametrize("balanced", [True, False])
@@ -391,7 +391,7 @@ def test_a_failed_fit_leaves_the_detector_as_it_was(fitted, squares, unseen_squa
 @pytest.mark.slow
 def test_the_seed_decides_and_no_global_generator_is_touched(fitted, squares, unseen_squares):
     X, y, _ = squares
-    np.random.seed(3)  # noqa: NPY002 - it is the global generator that is watched
+    np.random.seed(3)  # noqa: NPY002 - the test watches the global generator
     torch.manual_seed(3)
     before = joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()])  # noqa: NPY002
     assert_same_classifier(classifier().fit(X[y == 0]), fitted, unseen_squares[0])
@@ -400,7 +400,7 @@ def test_the_seed_decides_and_no_global_generator_is_touched(fitted, squares, un
     assert not np.array_equal(other.weights_["head.weight"], fitted.weights_["head.weight"])
 
 
-# Where the weights come from
+# Sources of the weights
 
 
 @pytest.mark.slow
@@ -417,7 +417,7 @@ def test_training_starts_from_a_local_state_dict_and_leaves_the_shared_network_a
     np.testing.assert_allclose(
         unmoved.weights_["trunk.layer4.1.conv2.weight"], state["layer4.1.conv2.weight"], atol=1e-9
     )
-    again = classifier(**params, learning_rate=1e-12).fit(X[y == 0])  # now the process has the network
+    again = classifier(**params, learning_rate=1e-12).fit(X[y == 0])  # the network is now loaded in this process
     np.testing.assert_array_equal(again.weights_["head.weight"], unmoved.weights_["head.weight"])
     moved = classifier(**params).fit(X[y == 0])
     assert not np.allclose(moved.weights_["trunk.conv1.weight"], state["conv1.weight"], atol=1e-4)
@@ -496,7 +496,7 @@ def test_a_defect_on_a_normal_image_is_refused(squares):
         classifier().fit(X, 1 - y, masks=masks)
 
 
-# Images of all kinds
+# Image formats
 
 
 @pytest.mark.parametrize("image_size", [None, 32, (40, 24)], ids=str)
@@ -517,7 +517,7 @@ def test_paths_are_as_good_as_arrays(fitted, squares, unseen_squares, write_imag
     assert_same_classifier(from_paths, fitted, unseen_squares[0])
 
 
-# As an estimator
+# Behaviour as an estimator
 
 
 @pytest.mark.slow

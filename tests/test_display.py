@@ -24,7 +24,7 @@ pytest.importorskip("matplotlib.pyplot")
 
 
 def make_surfaces(shapes, n_channels=None, seed=0):
-    """Grey surfaces; those at odd indices have a bright scratch."""
+    """Return surfaces and their masks; surfaces at odd indices have a bright scratch."""
     rng = np.random.RandomState(seed)
     images, masks = [], []
     for index, (height, width) in enumerate(shapes):
@@ -37,7 +37,7 @@ def make_surfaces(shapes, n_channels=None, seed=0):
 
 
 class Detector(ClassifierMixin, BaseEstimator):
-    """Stand-in: the map is the brightness over 100."""
+    """Stand-in for a detector, whose map is the brightness divided by 100."""
 
     def __init__(self, pos_label=None):
         self.pos_label = pos_label
@@ -82,7 +82,7 @@ def legend_of(display):
 
 
 def n_lines(ax):
-    """Number of outlines and boxes."""
+    """Return the numbers of outlines and boxes."""
     contours = [one for one in ax.collections if isinstance(one, matplotlib.contour.ContourSet)]
     return len(contours), len(ax.patches)
 
@@ -221,11 +221,11 @@ def test_explanations_with_training_images_show_the_patches_that_are_at_hand():
     assert display.axes_.shape == (2, 4)
     assert display.axes_[1, 2].get_title(loc="left") == "nearest normal [1]\ndistance 1.25"
     assert display.axes_[1, 2].images[0].get_array().shape == (64, 40)
-    # The box is 8 wide, the crop 16: shifted to stay inside the image, whose patch is at row 3, column 30.
+    # The box is 8 wide, the crop 16. For a patch at row 3, column 30 the crop is shifted to stay inside the image.
     assert display.axes_[0, 2].get_ylim() == (15.5, -0.5)
     assert display.axes_[0, 2].get_xlim() == (15.5, 31.5)
     assert display.axes_[0, 3].images
-    assert not display.axes_[1, 3].images  # synthetic, and the detector keeps no synthetic images
+    assert not display.axes_[1, 3].images  # a synthetic row, and the detector keeps no synthetic images
     assert "prompt" in display.axes_[1, 0].get_xlabel()
 
 
@@ -307,7 +307,7 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
 
 
 def bars_of(display):
-    """Heights of the normal and of the defect bars, and their edges."""
+    """Return the heights of the normal and defect bars, and their edges."""
     normal, defect = display.ax_.patches
     return normal.get_data().values.tolist(), defect.get_data().values.tolist(), normal.get_data().edges.tolist()
 

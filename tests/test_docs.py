@@ -1,4 +1,4 @@
-"""The documentation: its code runs, its API reference is complete, its links lead somewhere."""
+"""Documentation: running code, a complete API reference and working links."""
 
 import doctest
 import inspect
@@ -29,7 +29,7 @@ PAGES = sorted(
 
 
 def code_blocks(page, language):
-    """The page with everything blanked but its fenced blocks of a language: line numbers stay."""
+    """Return the fenced code blocks of a language, at their line numbers, with all other lines blank."""
     lines, inside = [], False
     for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
@@ -40,7 +40,7 @@ def code_blocks(page, language):
 
 
 def public_names():
-    """All names that a user may import, without the package's own: "features.make_feature_extractor"."""
+    """Return the public names without the package name, such as "features.make_feature_extractor"."""
     names = [name for name in sklearn_exdd.__all__ if not inspect.ismodule(getattr(sklearn_exdd, name))]
     for module in (name for name in sklearn_exdd.__all__ if name not in names):
         content = vars(import_module(f"sklearn_exdd.{module}"))
@@ -137,7 +137,7 @@ def test_every_public_name_has_an_example(name):
 
 
 class Page(HTMLParser):
-    """The places of a built page, and what it points at."""
+    """Anchors and link targets of a built page."""
 
     def __init__(self, path):
         super().__init__()
@@ -150,7 +150,7 @@ class Page(HTMLParser):
         self.targets += [attrs[name] for name in ("href", "src") if attrs.get(name)]
 
 
-@pytest.mark.skipif(not SITE.is_dir(), reason="the site is not built: python -m sphinx docs docs/_build/html")
+@pytest.mark.skipif(not SITE.is_dir(), reason="the site is not built: run python -m sphinx docs docs/_build/html")
 def test_no_link_inside_the_built_site_is_dead():
     pages = {path: Page(path) for path in SITE.rglob("*.html") if "_static" not in path.parts}
     dead = []

@@ -1,4 +1,4 @@
-"""The views of an exact search: none promises too much, and together they miss nothing."""
+"""Views of an exact search: their bounds are never too large, and together they miss no neighbour."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def name_of(view):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How many queries each view is asked about."""
+    """Count the queries that each view receives."""
     counts = {}
     search = ExactSearch._search
 
@@ -41,7 +41,7 @@ def noise(rng, n):
 
 
 def on_a_surface(rng, n):
-    """Few hidden dimensions, as patch features have."""
+    """Draw rows with few hidden dimensions, as patch features have."""
     waves = np.random.RandomState(9).normal(size=(6, 300))
     return np.tanh(rng.normal(size=(n, 6)) @ waves) + 0.02 * rng.normal(size=(n, 300))
 
@@ -116,7 +116,7 @@ def test_the_neighbours_are_those_of_scikit_learn(kind, n_neighbors, processor):
     peer = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(rows.astype(np.float64))
     expected = peer.kneighbors(queries.astype(np.float64))[0]
     np.testing.assert_allclose(distances, np.take_along_axis(exact, indices, axis=1), rtol=1e-5)
-    # scikit-learn's own distances go through norms, too.
+    # scikit-learn computes distances from norms as well.
     np.testing.assert_allclose(distances, expected, rtol=1e-4, atol=1e-6 * np.linalg.norm(rows, axis=1).max())
     assert all(len(set(own)) == n_neighbors for own in indices.tolist())
 
@@ -173,7 +173,7 @@ def test_a_view_is_prepared_once_more_than_a_few_queries_have_come(exclude, aske
     assert not asked
     bank.kneighbors(queries[:1], 3, exclude=exclude)
     assert [count for name, count in asked.items() if name.endswith("reduced")] == [1]
-    assert "BFloat16Product" not in asked, "of one query no product is long"
+    assert "BFloat16Product" not in asked, "no product is long for a single query"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""ONNX files of detectors on the filters: the same scores, decisions and maps, from raw pixels."""
+"""ONNX files of detectors on filters: equal scores, decisions and maps, from raw pixels."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ from sklearn_exdd.cli.command import main
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.export import comparison, refusals, to_onnx
 
-RUNTIME_ERRORS = Exception  # onnxruntime has no common base of its own
+RUNTIME_ERRORS = Exception  # the errors of onnxruntime have no common base class
 
 
 def surfaces_of(shape, n_images=2, seed=5):
@@ -137,7 +137,7 @@ def test_every_parameter_of_the_filters_is_repeated(params, surfaces, tmp_path):
     X, y, masks = surfaces
     detector = ExDDDetector(GaborFeatureExtractor(**params), random_state=0).fit(X, y, masks=masks)
     path = exported(detector, tmp_path)
-    for shape in ((96, 97), (48, 49)):  # the longer side becomes 48.5 pixels at image_size=48, and 73.5 at 72
+    for shape in ((96, 97), (48, 49)):  # the longer side becomes 48.5 pixels with image_size=48, and 73.5 with 72
         assert_onnx_agrees(path, detector, surfaces_of(shape))
 
 
@@ -405,7 +405,7 @@ def test_a_file_needs_neither_torch_nor_this_library_nor_does_the_export_need_th
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "(2,)\n"
-    assert done.stderr == ""  # no warning of the runtime
+    assert done.stderr == ""  # the runtime must not warn
     code = (
         "import sys, numpy as np\n"
         "from sklearn_exdd import ExDDDetector\n"

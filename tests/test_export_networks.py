@@ -50,7 +50,7 @@ def metadata_of(path):
 
 
 def build_far_sighted():
-    """A network whose patches depend on the mean of the whole image."""
+    """Return a network whose patches depend on the mean of the whole image."""
     import torch
     from torch import nn
 
@@ -105,7 +105,7 @@ def test_a_file_with_a_network_is_small_names_no_place_and_is_the_same_again(def
     assert len(content) < 1.1 * n_bytes + 300_000
     for text in (os.getcwd(), sys.prefix, "site-packages", "timm", "File "):
         assert text.encode() not in content
-    networks.network_of.cache_clear()  # traced again
+    networks.network_of.cache_clear()  # forces another trace
     assert exported(default, tmp_path).read_bytes() == content
     assert os.listdir(tmp_path) == ["detector.onnx"]
 
@@ -194,7 +194,7 @@ def test_members_of_all_kinds_are_combined(surfaces, tmp_path):
     assert_onnx_agrees(path, detector, surfaces_of((64, 97), 4), level=level)
     weights = detector.detectors_[0].feature_extractor_._loaded().module.state_dict().values()
     banks = [bank.features for one in detector.detectors_[:2] for bank in (one.normal_bank_, one.defect_bank_)]
-    network = 4 * sum(array.numel() for array in weights) + 2_000_000  # the pretrained network is stored once
+    network = 4 * sum(array.numel() for array in weights) + 2_000_000  # the pretrained network must be stored only once
     assert path.stat().st_size < 1.1 * (sum(array.nbytes for array in banks) + network) + 300_000
 
 
@@ -208,7 +208,7 @@ def test_bfloat16_is_refused_with_the_parameter_to_set(tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny(surfaces):
-    """A detector on a network of one convolution."""
+    """Return a detector on a network with one convolution."""
     extractor = ModuleFeatureExtractor(build_far_sighted, layers=("2",), precision="float32", tile_size=128)
     return ExDDDetector(extractor, random_state=0).fit(surfaces[0][:8])
 

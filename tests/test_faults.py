@@ -1,6 +1,6 @@
-"""Killed processes, full and read-only disks, damaged caches, clocks that jump: nothing is lost, nothing torn is read.
+"""Killed processes, full and read-only disks, damaged caches, clock jumps: nothing is lost, and no torn file is used.
 
-benchmarks/faults.py kills more often.
+benchmarks/faults.py kills processes more often.
 """
 
 import os
@@ -19,10 +19,10 @@ from hypothesis import settings
 
 from sklearn_exdd import persistence
 
-resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+resource = pytest.importorskip("resource", reason="needs the resource limits of POSIX")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-N_KILLS = settings.default.max_examples // 25  # of each kind of work: 4, and 200 with HYPOTHESIS_PROFILE=nightly
+N_KILLS = settings.default.max_examples // 25  # per kind of work: 4, or 200 with HYPOTHESIS_PROFILE=nightly
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def works(script, tmp_path_factory):
-    """Each kind of work, and what it gives without an interruption."""
+    """Return each kind of work with its result without an interruption."""
     made = {}
     for name, kind in script.WORKS.items():
         work = kind()
@@ -63,7 +63,7 @@ def test_the_script_notices_a_torn_file(script, works, tmp_path):
             path = folder / "detector.safetensors"
             if path.exists():
                 persistence.load(path)
-            with open(path, "wb", buffering=0) as file:  # as a careless library writes
+            with open(path, "wb", buffering=0) as file:  # as a careless library would write
                 for byte in range(0, len(content), 100):
                     file.write(content[byte : byte + 100])
                     time.sleep(0.001)
@@ -79,7 +79,7 @@ def test_the_script_notices_a_torn_file(script, works, tmp_path):
 
 
 def test_a_process_killed_while_it_writes_leaves_the_older_file(script, tmp_path):
-    """Killed at the worst moment: between the last byte and the new name."""
+    """The process is killed at the worst moment: after the last byte, before the rename."""
     saving = script.Saving()
     path = tmp_path / "detector.safetensors"
     persistence.dump(saving.detectors[0], path)
@@ -103,7 +103,7 @@ def test_a_process_killed_while_it_writes_leaves_the_older_file(script, tmp_path
 @pytest.mark.parametrize("n_processes", [2, 4])
 @pytest.mark.parametrize("name", ["features", "synthesis", "training"])
 def test_processes_on_one_cache_get_what_each_would_get_alone(name, n_processes, script, works, tmp_path):
-    if name == "training":  # its checkpoint is one file, of which either process may be the last to write
+    if name == "training":  # all processes share one checkpoint, and any of them may be the last to write it
         (tmp_path / "training").mkdir()
     assert script.together(name, n_processes, tmp_path / name) == []
     assert script.same(works[name][0], works[name][0].do(tmp_path / name), works[name][1])
@@ -113,7 +113,7 @@ def test_processes_on_one_cache_get_what_each_would_get_alone(name, n_processes,
 
 
 def in_a_process(script, act):
-    """Whether it ended well there."""
+    """Return whether the action succeeds in a forked process."""
     return status_of(script.forked(act)) == 0
 
 
@@ -137,7 +137,7 @@ def test_full_and_read_only_disks_cost_the_cache_and_not_the_result(script):
         with script.small_disk(4096):
             pass
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this user may not mount a disk")
+        pytest.skip("this user cannot mount a disk")
     assert script.disk_faults() == []
 
 
@@ -160,7 +160,7 @@ def test_a_detector_that_finds_no_room_leaves_the_older_file(script, works, tmp_
 
 @pytest.fixture
 def open_folder():
-    """A folder that any user may enter."""
+    """Yield a folder that any user may enter."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -168,7 +168,7 @@ def open_folder():
 
 
 def as_nobody():
-    """From here on this process is no root, whom no permission stops."""
+    """Drop root rights for the rest of this process, because no permission stops root."""
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
@@ -237,9 +237,9 @@ def test_a_damaged_entry_is_made_again(name, how, script, works, tmp_path):
     for path in paths:
         damage(path, how, rng, paths)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they are damaged is said
+        warnings.simplefilter("ignore")  # the damage is reported
         assert script.same(work, work.do(tmp_path / "cache"), expected)
-    with script.no_damage():  # and now they are whole
+    with script.no_damage():  # the entries are whole again
         assert script.same(work, work.do(tmp_path / "cache"), expected)
 
 

@@ -1,4 +1,4 @@
-"""Folders as people have them: odd names, other formats, files of other programs, masks and tables of all kinds."""
+"""Real-world folders: odd names, other formats, files of other programs, and all kinds of masks and tables."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvte
 from sklearn_exdd.detectors.exdd import ExDDDetector
 from sklearn_exdd.review import ReviewFolder
 
-# A good image, a defect and its mask in each layout, and a folder whose files are looked at.
+# Paths of a good image, a defect and its mask in the layout of each loader.
 LAYOUTS = {
     load_folder: ("normal/{}", "defect/scratch/{}", "masks/scratch/{}"),
     load_mvtec: ("train/good/{}", "test/scratch/{}", "ground_truth/scratch/{}"),
@@ -45,7 +45,7 @@ def fill(load, root, name="1.png", mask=None):
     return (root / good).parent
 
 
-# Which files are images
+# Recognising image files
 
 
 def test_every_suffix_that_pillow_knows_for_a_format_that_is_read_is_looked_for():
@@ -130,7 +130,7 @@ def test_images_in_a_folder_named_like_one_are_found(tmp_path):
     assert [path.name for path in load_folder(tmp_path).X] == ["crop.png"]
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no symbolic links")
 def test_links(tmp_path):
     write(tmp_path / "normal" / "0.png")
     write(tmp_path / "elsewhere" / "1.png")
@@ -287,7 +287,7 @@ def test_case_decides_between_two_names_and_is_not_guessed(load, tmp_path):
         write(defect.with_name(name))
         write(masks.with_name(name))
     if len(list(defect.parent.iterdir())) < 3:
-        pytest.skip("this file system has no such names")
+        pytest.skip("this file system does not allow such names")
     data = load(tmp_path)
     assert [mask and mask.name for mask in data.masks] == [None, "1.png", "A.png", "a.png"]
     write(defect.with_name("bc.png"))
@@ -313,7 +313,7 @@ def test_the_time_to_pair_masks_grows_with_their_number_and_not_faster(tmp_path)
             times.append(time.process_time() - start)
         return min(times)
 
-    assert seconds(4000) < 32 * seconds(500)  # 8 times as many files; pairs of them would be 64 times as many
+    assert seconds(4000) < 32 * seconds(500)  # 8 times as many files; quadratic time would grow 64-fold
 
 
 # index.csv
@@ -447,7 +447,7 @@ def test_no_warning_of_ours_is_silenced(tmp_path):
             load_folder(tmp_path)
 
 
-# Images outside the layout
+# Images that do not fit the layout
 
 
 @LOADERS

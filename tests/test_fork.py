@@ -1,4 +1,4 @@
-"""A process that has computed with torch forks: what the child computes ends, and is right."""
+"""Forks of a process that has computed with torch: the child must finish with the right result."""
 
 import multiprocessing
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"),
+    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"),
 ]
 
 SCRIPT = """
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 torch.set_num_threads(4)  # whatever OMP_NUM_THREADS says
-warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, on forks of processes with threads
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns about forks of processes with threads
 from sklearn_exdd import ExDDDetector, MemoryBank, LearnedFeatureExtractor
 from sklearn_exdd.datasets import make_surface_defects
 
@@ -25,7 +25,7 @@ X, y, masks = make_surface_defects(24, image_shape=(64, 64), random_state=0)
 rows = np.random.RandomState(0).rand(4000, 64)
 work = {work}
 expected = work()
-torch.ones(1000, 1000).mm(torch.ones(1000, 1000)).sort()  # starts the threads, if nothing has yet
+torch.ones(1000, 1000).mm(torch.ones(1000, 1000)).sort()  # starts the threads, if they are not running yet
 if {pool}:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         answers = [pool.apply_async(work) for _ in range(4)]

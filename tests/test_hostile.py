@@ -1,4 +1,4 @@
-"""Files from strangers: pictures that are none, names that lead elsewhere. benchmarks/fuzz_images.py tries more."""
+"""Files from strangers: fake images, and names that lead elsewhere. benchmarks/fuzz_images.py tries more files."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture(scope="module")
 def script():
-    pytest.importorskip("resource", reason="the script measures memory by POSIX")
+    pytest.importorskip("resource", reason="the script needs POSIX to measure memory")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         import fuzz_images
@@ -47,7 +47,7 @@ def encoded(file_format, shape=(40, 50), **options):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Pillow's, about what it mends by itself
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about files that it repairs
 def test_hundreds_of_hostile_files_give_an_image_or_an_error_that_names_them(script, tmp_path):
     counts, failures, (slowest, _) = script.fuzz(300, seed=1, folder=tmp_path)
     assert failures == []
@@ -76,7 +76,7 @@ def test_the_script_notices_what_it_is_there_to_notice(script, tmp_path, monkeyp
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_damaged_avif_file_is_refused(share, tmp_path):
     if "AVIF" not in {Image.init() or name for name in Image.OPEN}:
-        pytest.skip("this Pillow does not read AVIF")
+        pytest.skip("this Pillow cannot read AVIF")
     content = bytearray(encoded("AVIF", (64, 64, 3)))
     start = int(share * len(content))
     content[start : start + 40] = b"\xff" * 40
@@ -154,7 +154,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_in_memory(shape, s
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="limits memory by setrlimit")
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs setrlimit")
 def test_hostile_files_stay_within_a_limit_of_memory(script, tmp_path):
     rng = np.random.RandomState(0)
     contents = [script.bomb(rng) for _ in range(12)]
@@ -209,13 +209,13 @@ def test_names_that_cannot_be_files_are_refused(name):
         read_image(name)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a file that cannot be read, even by root")
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc/self/mem, which not even root can read")
 def test_a_file_that_cannot_be_read_is_refused_and_closed():
     with pytest.raises(ValueError, match=r"mem: expected an image that Pillow can decode, got OSError"):
         read_image("/proc/self/mem")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(FileNotFoundError, match=r"pipe\.png: expected an image file"):
@@ -262,7 +262,7 @@ LAYOUTS = {
 ROWS = "image,label,mask\na.png,0,\nb.png,1,b_mask.png\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no symbolic links")
 @pytest.mark.parametrize("whole_part", [False, True])
 @pytest.mark.parametrize(("load", "name"), [(load, name) for load, names in LAYOUTS.items() for name in names])
 def test_links_that_lead_out_of_a_folder_are_refused(load, name, whole_part, tmp_path):
@@ -293,7 +293,7 @@ def test_names_that_lead_out_of_a_folder_are_refused(name, column, tmp_path):
         load_index(tmp_path / "folder")
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no symbolic links")
 def test_links_in_a_circle_end_no_listing(tmp_path):
     (tmp_path / "normal").mkdir()
     saved(tmp_path / "normal" / "a.png", encoded("PNG"))

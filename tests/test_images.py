@@ -16,7 +16,7 @@ def random_pixels(*shape, seed=0):
 
 
 def saved(path, image, **options):
-    """Save an array or a Pillow image; the path."""
+    """Save an array or a Pillow image and return its path."""
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
     return path
 
@@ -186,7 +186,7 @@ def test_a_cmyk_jpeg_becomes_rgb(tmp_path):
     np.testing.assert_allclose(image, np.broadcast_to([1.0, 0.0, 0.0], (8, 8, 3)), atol=0.03)
 
 
-UPRIGHT = {  # EXIF orientation: what brings the stored pixels upright
+UPRIGHT = {  # EXIF orientation: function that turns the stored pixels upright
     1: lambda pixels: pixels,
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],

@@ -1,4 +1,4 @@
-"""FID on Inception weights that a user gives: here random ones, as no pretrained ones may be downloaded."""
+"""FID with Inception weights supplied by the user; the weights are random, as tests download no pretrained weights."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from sklearn_exdd.metrics import inception_distance
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
-    """The file of a random Inception network, and the network."""
+    """Return the file of a random Inception network, and the network."""
     torch = pytest.importorskip("torch")
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
-        # Its constructor loads weights from somewhere in any case.
+        # The constructor always tries to load weights.
         patch.setattr(module, "load_state_dict_from_url", lambda *args, **kwargs: None)
         patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
@@ -47,7 +47,7 @@ def test_the_distance_is_that_of_the_moments_of_the_networks_features(inception)
     for X in (real, synthetic):
         features = np.concatenate([network(image.expand(1, 3, -1, -1))[0].numpy() for image in torch.from_numpy(X)])
         means.append(features.mean(axis=0))
-        factors.append((features - means[-1]) / np.sqrt(len(X) - 1))  # its square is the covariance
+        factors.append((features - means[-1]) / np.sqrt(len(X) - 1))  # factor.T @ factor is the covariance
     overlap = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
     expected = np.sum((means[0] - means[1]) ** 2) + sum(np.sum(factor**2) for factor in factors) - 2 * overlap
     assert distance == pytest.approx(expected, rel=1e-3)

@@ -22,8 +22,8 @@ from sklearn_exdd.augment.inpainting import DiffusionDefectAugmenter
 from sklearn_exdd.augment.pipelines import PipelineRecipe, load_pipeline, model_key
 from sklearn_exdd.augment.regions import MaskRegions, RectangleRegions
 
-pytest.importorskip("diffusers", reason="extra diffusion")
-pytest.importorskip("transformers", reason="extra diffusion")
+pytest.importorskip("diffusers", reason="needs the extra diffusion")
+pytest.importorskip("transformers", reason="needs the extra diffusion")
 
 from tiny_pipelines import save_tiny_pipeline
 
@@ -32,7 +32,7 @@ KINDS = [("sdxl", 9), ("sdxl", 4), ("sd", 9), ("sd", 4)]
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A function that gives the folder of a tiny pipeline."""
+    """Return a function that returns the folder of a tiny pipeline."""
     folders = {}
 
     def folder(kind="sdxl", unet_channels=9, seed=0):
@@ -46,12 +46,12 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture
 def own_sdxl(tiny_folder, tmp_path):
-    """A folder with a tiny pipeline that a test may change."""
+    """Return the folder of a tiny pipeline that a test may change."""
     return Path(shutil.copytree(tiny_folder(), tmp_path / "own"))
 
 
 class WhitePainter:
-    """Behaves like a pipeline; paints white and keeps what it was called with."""
+    """Stand-in for a pipeline that paints white and records its arguments."""
 
     calls = []
 
@@ -81,14 +81,14 @@ class WhitePainter:
 
 
 class Modest(WhitePainter):
-    """A pipeline that knows little."""
+    """Pipeline with few arguments."""
 
     def __call__(self, prompt, image, mask_image, height, width):
         return SimpleNamespace(images=[Image.new("RGB", image.size, "white")])
 
 
 class Censored(WhitePainter):
-    """Blackens its first image as a safety checker would."""
+    """Pipeline that blackens its first image, as a safety checker would."""
 
     n_calls = 0
 
@@ -116,7 +116,7 @@ class Exhausted(WhitePainter):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What WhitePainter is called with in a test."""
+    """Return the arguments of the calls of WhitePainter in a test."""
     monkeypatch.setattr(WhitePainter, "calls", [])
     load_pipeline.cache_clear()
     return WhitePainter.calls
@@ -137,7 +137,7 @@ def square(shape, top=20, left=24, side=24):
     return region
 
 
-# what is painted
+# Painted pixels
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_bfloat16_and_attention_slicing_come_close_to_the_plain_result(tiny_fold
         assert error.mean() <= tolerance
 
 
-# prompts, regions and provenance
+# Prompts, regions and provenance
 
 
 def test_the_prompts_decide_what_is_painted(tiny_folder, surfaces):
@@ -307,7 +307,7 @@ def test_real_masks_are_the_regions_where_fit_gets_some(surfaces, calls):
     assert all(y[entry["source"]] == 0 for entry in provenance)
 
 
-# the pipeline: loaded once, held by no estimator
+# The pipeline: loaded once, not stored in estimators
 
 
 n_built = []
@@ -407,7 +407,7 @@ def test_bars_are_shown_only_when_asked_for(tiny_folder, surfaces, capfd):
     assert "it/s]" in capfd.readouterr().err
 
 
-# the cache
+# The cache
 
 
 def test_finished_images_are_not_painted_again(surfaces, calls, tmp_path):
@@ -455,7 +455,7 @@ def test_a_lambda_is_known_by_what_it_does():
 
 
 def write_lora(folder, scale):
-    """LoRA weights for one layer of the tiny networks."""
+    """Write LoRA weights for one layer of the tiny networks and return their folder."""
     from safetensors.torch import save_file
 
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0"
@@ -494,7 +494,7 @@ def test_lora_weights_belong_to_the_key(tmp_path, surfaces):
     assert augmenter_of(WhitePainter)._key_of("lora", None) is None
 
 
-# bad input
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -617,7 +617,7 @@ def test_a_blackened_image_is_drawn_again(surfaces):
 
 
 def build_overflowing(folder):
-    """A pipeline whose decoder gives NaN, as half precision may."""
+    """Return a pipeline whose decoder returns NaN, as may happen in half precision."""
     pipeline = build_counted(folder)
     torch.nn.init.constant_(pipeline.vae.decoder.conv_out.bias, np.nan)
     return pipeline
@@ -632,7 +632,7 @@ def test_nan_is_reported_and_never_kept(tiny_folder, surfaces):
         augmenter.sample(1)
 
 
-# with a detector
+# With a detector
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Masks, regions and inspection: pixels marked at a promised rate, and everything about an image in one pass."""
+"""Masks, regions and inspection: pixels marked at a promised rate, and all results on an image in one pass."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ each_detector = pytest.mark.parametrize(
 
 
 class Brightness(BaseDefectDetector):
-    """The brightest pixel, without the second pass spared."""
+    """Detector that scores the brightest pixel and computes maps and scores in separate passes."""
 
     def __init__(self, *, with_maxima=True, max_false_alarm_rate=0.1, pos_label=None):
         self.with_maxima = with_maxima
@@ -64,7 +64,7 @@ class Brightness(BaseDefectDetector):
 
 @pytest.fixture(scope="module")
 def fit_once(squares):
-    """A function that fits a detector on `squares`, each only once; no test may change what it returns."""
+    """Return a function that fits each detector on `squares` only once; no test may change its result."""
     done = {}
 
     def fit(detector):
@@ -122,7 +122,7 @@ def test_each_image_is_extracted_once(squares, unseen_squares):
             return super()._extract(images)
 
     detector = ExDDDetector(Counting(), random_state=0).fit(squares[0], squares[1])
-    assert sum(n_extracted) == len(squares[0])  # the pixel threshold needs no further pass
+    assert sum(n_extracted) == len(squares[0])  # no further pass for the pixel threshold
     for method in ("inspect", "predict_mask", "predict_regions", "p_values"):
         n_extracted.clear()
         getattr(detector, method)(unseen_squares[0])
@@ -172,14 +172,14 @@ def test_masks_of_images_of_different_sizes_are_a_list(fit_once):
 def test_a_map_without_a_pixel_above_the_threshold_is_marked_around_its_peak():
     pixel_map = np.zeros((8, 9), dtype=np.float32)
     pixel_map[2:4, 3:6] = [[4, 6, 10], [1, 1, 5]]
-    pixel_map[7, 0] = 9  # not connected with the peak
+    pixel_map[7, 0] = 9  # not connected to the peak
     mask = marked_pixels(pixel_map, 10)
     assert np.argwhere(mask).tolist() == [[2, 4], [2, 5], [3, 5]]
     assert marked_pixels(np.full((3, 4), 2.0), 2).all()
     assert marked_pixels(pixel_map, 9.5).sum() == 1
 
 
-# The rate
+# False alarm rate
 
 
 def test_the_pixel_threshold_is_the_conformal_quantile_of_maxima_of_refits_without_each_image(squares, cells):
@@ -190,7 +190,7 @@ def test_the_pixel_threshold_is_the_conformal_quantile_of_maxima_of_refits_witho
         rest = np.arange(len(X)) != i
         refitted = clone(detector).fit(X[rest], y[rest], masks=masks[rest])
         maxima.append(refitted.predict_map(X[[i]]).max())
-    expected = sorted(maxima)[-2]  # 2 of 13 is the most that .2 allows
+    expected = sorted(maxima)[-2]  # 2 of 13 is the largest share within the rate of 0.2
     for size in ("auto", 5):
         fitted = clone(detector).set_params(shard_size=size).fit(X, y, masks=masks)
         assert fitted.pixel_threshold_ == pytest.approx(expected, rel=1e-4)
@@ -203,7 +203,7 @@ def test_other_detectors_take_the_maxima_of_the_images_of_their_threshold(detect
     maxima = detector.predict_map(squares[0][calibrating]).max(axis=(1, 2))
     if isinstance(detector, (PatchClassifierDetector, SegmentationDetector)):
         assert detector.pixel_threshold_ == maxima.max()
-    else:  # standardised by the other images
+    else:  # each image is standardised by the others
         assert detector.pixel_threshold_ >= np.median(maxima)
 
 
@@ -222,14 +222,14 @@ def test_corrections_change_the_pixel_threshold_with_the_threshold(squares, unse
     X, y, masks = squares
     detector = ExDDDetector(cells, epsilon=0.1, normal_coreset=1.0, max_false_alarm_rate=0.3).fit(X, y, masks=masks)
     before = detector.threshold_, detector.pixel_threshold_
-    detector.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])  # nothing new
+    detector.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])  # brings nothing new
     assert (detector.threshold_, detector.pixel_threshold_) == pytest.approx(before, rel=0.01)
-    new = (X[y == 0][:6] // 2).astype(np.uint8)  # another lamp
+    new = (X[y == 0][:6] // 2).astype(np.uint8)  # images under another lamp
     detector.partial_fit(new, np.zeros(6, dtype=int))
     refitted = clone(detector).fit(np.concatenate([X, new]), [*y, *[0] * 6], masks=[*masks, *[None] * 6])
     assert detector.pixel_threshold_ == pytest.approx(refitted.pixel_threshold_, rel=0.2)
     assert detector.pixel_threshold_ != before[1]
-    detector.partial_fit(new[:1], [0])  # what a correction has left behind serves the next one
+    detector.partial_fit(new[:1], [0])  # further corrections still work
     assert np.isfinite(detector.pixel_threshold_)
 
 
@@ -278,7 +278,7 @@ def test_regions_share_out_the_mask_and_lie_in_their_boxes():
         assert pixel_map[region.peak] == region.peak_score
 
 
-# What cannot be
+# Refused calls
 
 
 @pytest.mark.parametrize("method", ["predict_regions", "inspect", "iter_inspect"])

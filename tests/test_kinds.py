@@ -1,4 +1,4 @@
-"""Kinds of defect: which kind the nearest rows of the defect bank have, and where kinds come in and go out."""
+"""Kinds of defect: the kind that the nearest rows of the defect bank vote for, and the ways kinds are passed on."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ KINDS = np.array(["bright", "dark"])
 
 
 def draw(n_normal, n_each, seed):
-    """Grey noise, then images with a bright square, then images with a dark one."""
+    """Draw images of grey noise, then images with a bright square, then images with a dark one."""
     random_state = np.random.RandomState(seed)
     X = random_state.randint(110, 146, (n_normal + 2 * n_each, 48, 48)).astype(np.uint8)
     masks = np.zeros(X.shape, dtype=bool)
@@ -88,7 +88,7 @@ def test_the_vote_equals_a_naive_count(data, unseen, n_neighbors, image_score):
     X, y, masks, kinds = data
     detector = make_detector(n_neighbors=n_neighbors, image_score=image_score, border_rings=0, n_top_patches=7)
     detector.fit(X, y, masks=masks, kinds=kinds)
-    detector.threshold_ = -1.0  # all are called defects
+    detector.threshold_ = -1.0  # so that all images are called defects
     names, votes = detector.predict_kind(unseen[0])
     rows = detector.defect_bank_.features.astype(float)
     k = 9 if n_neighbors == "auto" else n_neighbors
@@ -218,7 +218,7 @@ def test_kinds_that_contradict_labels_or_cannot_be_read_are_refused(kinds, messa
 
 
 class Painter(CutPasteDefectAugmenter):
-    """Bright and dark squares, with prompts, or without."""
+    """Augmenter that paints bright and dark squares, with or without prompts."""
 
     prompts = True
 
@@ -274,7 +274,7 @@ def test_a_file_keeps_the_kinds_and_one_without_loads(data, unseen, tmp_path):
     again = persistence.load(tmp_path / "kinds.exdd")
     for found, expected in zip(again.predict_kind(unseen[0]), detector.predict_kind(unseen[0])):
         np.testing.assert_array_equal(found, expected)
-    del detector.kinds_, detector.defect_kinds_  # as of an earlier version
+    del detector.kinds_, detector.defect_kinds_  # as in a file of an earlier version
     persistence.dump(detector, tmp_path / "earlier.exdd")
     earlier = persistence.load(tmp_path / "earlier.exdd")
     with pytest.raises(ValueError, match="predict_kind"):

@@ -1,4 +1,4 @@
-"""Which of two labels means defect."""
+"""Names of labels: which of the two means defect."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""More images than fit in memory, more processes than one, and more machines."""
+"""Fits on more images than memory holds, in several processes and on several machines."""
 
 import itertools
 import os
@@ -28,7 +28,7 @@ PATIENCE = 300  # seconds to wait for a thread or a process before it counts as 
 
 @pytest.fixture
 def few_sampled(monkeypatch):
-    """So that of small images, too, a sample is not everything."""
+    """Make the samples small, so that they are true samples even of small images."""
     monkeypatch.setattr(shards, "_N_SAMPLED", 300)
 
 
@@ -51,7 +51,7 @@ def assert_same_fit(first, second, X, **tolerance):
     same(first.score_samples(X), second.score_samples(X))
 
 
-# What comes out
+# Results
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_neither_the_shards_nor_the_processes_change_a_fit(params, cells, surfac
     expected = ExDDDetector("gabor", shard_size=5, **params).fit(X, y, masks=masks)
     processes = ExDDDetector("gabor", shard_size=5, n_jobs=2, **params).fit(paths, y, masks=masks)
     assert_same_fit(processes, expected, unseen_surfaces[0])
-    # Features round with the batches, and sums that whitening is learned from with the shards; nothing else does.
+    # The rounding of features depends on the batches, and the sums behind whitening on the shards. The rest is equal.
     others = ExDDDetector("gabor", shard_size=3, **params).fit(X, y, masks=masks)
     assert_same_fit(others, expected, unseen_surfaces[0], rtol=1e-4, atol=1e-4)
     sizes = [ExDDDetector(cells, shard_size=size, **params).fit(X, y, masks=masks) for size in (1, 5)]
@@ -100,7 +100,7 @@ def test_what_is_found_on_shards_is_what_their_banks_give(surfaces):
         rest = bank.features[bank.provenance["image"] != image]
         normal.append(np.sort(distances(own, rest), axis=1)[:, :2].mean(axis=1))
         defect.append(np.sort(distances(own, detector.defect_bank_.features), axis=1)[:, :2].mean(axis=1))
-    # All patches are in the sample here.
+    # The sample contains all patches here.
     assert detector.epsilon_ == pytest.approx(0.5 * np.median(defect), rel=1e-4)
     assert detector._normal_cutoff == pytest.approx(np.quantile(normal, 0.99), rel=1e-4)
     for i, (own_normal, own_defect) in enumerate(zip(normal, defect)):
@@ -134,7 +134,7 @@ def test_groups_are_left_out_on_shards_too(squares, cells):
         ExDDDetector(cells, normal_coreset=1.0, shard_size=5).fit(X, groups=groups).threshold_
         for groups in (None, np.tile(np.arange(12), 2))
     )
-    assert alone == pytest.approx(0, abs=1e-6), "each image has its double"
+    assert alone == pytest.approx(0, abs=1e-6), "each image has a duplicate"
     assert together > 1e-4
 
 
@@ -172,7 +172,7 @@ def test_patches_that_are_all_the_same_fill_a_bank(coreset, value, cells):
 @pytest.mark.usefixtures("few_sampled")
 def test_images_of_other_sizes_than_the_first_make_no_difference_to_the_size(size, cells):
     rng = np.random.RandomState(0)
-    # Only those are large that are not looked at when the number of patches is estimated.
+    # The large images are not among those from which the number of patches is estimated.
     sides = [24] * 50
     sides[3], sides[11] = 240, 320
     images = [rng.randint(0, 255, (side, side)).astype(np.uint8) for side in sides]
@@ -191,7 +191,7 @@ def test_a_random_coreset_of_shards_is_even_over_images_and_places(cells):
         bank = ExDDDetector(cells, normal_coreset=256, shard_size=9, random_state=seed).fit(X).normal_bank_
         place = (bank.provenance["row"] // 8 * 8 + bank.provenance["column"] // 8).astype(int)
         np.add.at(counts, (bank.provenance["image"], place), 1)
-    # Each of 2560 patches is in a tenth of the banks: 192 a sample, standard deviation 13; 120 a place, 10.
+    # Each of 2560 patches is in a tenth of the banks: 192 per image (standard deviation 13) and 120 per place (10).
     assert abs(counts.sum(axis=1) - 192).max() < 4 * 13.2
     assert abs(counts.sum(axis=0) - 120).max() < 4 * 10.4
 
@@ -288,7 +288,7 @@ def test_an_extractor_that_learns_is_fitted_once_before_the_shards(squares, cell
 
 
 class Shifted:
-    """A foreign extractor that learns."""
+    """Foreign extractor that learns."""
 
     def fit(self, images):
         self.mean_ = np.mean([image.mean() for image in images])
@@ -303,11 +303,11 @@ def test_foreign_extractors_go_over_shards(squares, unseen_squares):
     assert roc_auc_score(unseen_squares[1], detector.score_samples(unseen_squares[0])) == 1
 
 
-# What it takes
+# Memory and traffic
 
 
 class Wide(CellStatistics):
-    """Features that take far more than their pixels."""
+    """Extractor whose features take far more memory than the pixels."""
 
     def _extract(self, images):
         return np.repeat(super()._extract(images), 128, axis=3)
@@ -361,7 +361,7 @@ def test_little_travels(coreset, write_images, monkeypatch):
     detector = ExDDDetector(Wide(), coreset=coreset, normal_coreset=100, n_neighbors=1, shard_size=10)
     detector.fit(write_images(X))
     n_bytes = 100 * 64 * 512 * 4
-    assert max(sent) < 5000, "paths and an extractor"
+    assert max(sent) < 5000, "only paths and an extractor are sent"
     assert sum(handed_in) < n_bytes * (0.2 if coreset == "random" else 0.3)
 
 
@@ -382,7 +382,7 @@ def test_with_memory_the_passes_extract_every_image_once(squares, cells, tmp_pat
 
 
 class Watched(CellStatistics):
-    """Records the threads that torch may use while it extracts; the first `n_together` batches wait for each other."""
+    """Extractor that records how many threads torch may use. The first `n_together` batches wait for each other."""
 
     seen = []
     n_together = 1
@@ -402,7 +402,7 @@ class Watched(CellStatistics):
 def test_threads_that_extract_share_out_those_of_torch(n_jobs, expected, surfaces, monkeypatch):
     import torch
 
-    # Not torch's own: processes that other tests fork from this one could not use threads that were started here.
+    # torch's own functions are replaced: processes that other tests fork from this one could not use its threads.
     threads = {"n": 4}
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads["n"])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.update(n=n))
@@ -419,7 +419,10 @@ def test_threads_that_extract_share_out_those_of_torch(n_jobs, expected, surface
 
 
 class Counting(CellStatistics):
-    """Writes down the threads that each process may use. No process but the creator goes on until two have done so."""
+    """Extractor that writes down how many threads each process may use.
+
+    All processes except the creator wait until two of them have done so.
+    """
 
     def __init__(self, folder=None, creator=None, *, batch_size=16, n_jobs=None, memory=None, verbose=0):
         super().__init__(batch_size=batch_size, n_jobs=n_jobs, memory=memory, verbose=verbose)
@@ -438,7 +441,7 @@ class Counting(CellStatistics):
         return super()._extract(images)
 
     def counts(self):
-        """Return the number of threads of each process but the creator."""
+        """Return the number of threads of each process except the creator."""
         paths = [path for path in Path(self.folder).iterdir() if path.name.isdigit()]
         return {int(path.name): int(path.read_text()) for path in paths if int(path.name) != self.creator}
 
@@ -448,11 +451,11 @@ def test_processes_share_out_the_cores(squares, tmp_path, monkeypatch):
     X, y, _ = squares
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    joblib.externals.loky.get_reusable_executor().shutdown(wait=True)  # the next processes see these variables
+    joblib.externals.loky.get_reusable_executor().shutdown(wait=True)  # new processes see these variables
     extractor = Counting(str(tmp_path), os.getpid())
     ExDDDetector(extractor, n_jobs=2, shard_size=3).fit(X[y == 0])
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
-    assert (tmp_path / str(os.getpid())).exists()  # looks at a few images first
+    assert (tmp_path / str(os.getpid())).exists()  # the creator looks at a few images first
     counts = extractor.counts()
     assert len(counts) == 2
     assert sum(counts.values()) <= max(2, joblib.cpu_count())
@@ -486,7 +489,7 @@ def test_the_next_batch_is_read_while_one_is_extracted(squares):
         np.testing.assert_array_equal(one, expected)
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
@@ -525,7 +528,7 @@ def test_progress_is_shown_on_the_error_stream(squares, cells, capsys):
 
 
 class Fatal(CellStatistics):
-    """Kills the process it is in, once for each of its files, unless that is the one that made it."""
+    """Extractor that kills its process, once for each of its files, unless the process is its creator."""
 
     def __init__(self, lives=(), creator=None, *, batch_size=16, n_jobs=None, memory=None, verbose=0):
         super().__init__(batch_size=batch_size, n_jobs=n_jobs, memory=memory, verbose=verbose)
@@ -545,7 +548,7 @@ class Fatal(CellStatistics):
 
 @pytest.fixture
 def fatal(tmp_path):
-    """A function that makes an extractor with some lives."""
+    """Return a function that makes an extractor with the given number of lives."""
 
     def make(n_lives):
         lives = [tmp_path / f"life{i}" for i in range(n_lives)]
@@ -576,12 +579,12 @@ def test_processes_that_are_lost_again_and_again_end_the_fit(fatal, squares):
         detector.fit(X, y)
 
 
-# Many machines
+# Several machines
 
 
 @pytest.fixture(scope="module")
 def client():
-    """A client of a cluster of two workers."""
+    """Return a client of a cluster of two workers."""
     distributed = pytest.importorskip("distributed", reason="extra cluster")
     import dask
 

@@ -1,4 +1,4 @@
-"""The learned extractor: tiny trainings, and what must hold for any."""
+"""The learned extractor: tiny trainings, and properties that hold for every training."""
 
 import itertools
 import pickle
@@ -31,14 +31,14 @@ def tiny(**params):
 
 @pytest.fixture(scope="module")
 def fitted(surfaces):
-    """Fitted on normal images only; no test may change it."""
+    """Return an extractor fitted on normal images only. No test may change it."""
     X, y, _ = surfaces
     return tiny().fit(X[y == 0])
 
 
 @pytest.fixture
 def n_trainings(monkeypatch):
-    """A list that grows by one with each training."""
+    """Return a list that grows by one with each training."""
     done, train = [], segmentation_network.train
     monkeypatch.setattr(segmentation_network, "train", lambda *args, **kwargs: done.append(1) or train(*args, **kwargs))
     return done
@@ -71,7 +71,7 @@ def test_maps_are_centred_where_the_extractor_says():
     planes = torch.rand(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
     mirrored = planes.flip(3)
     for name, module in network.named_modules():
-        if isinstance(module, torch.nn.Conv2d):  # filters without handedness
+        if isinstance(module, torch.nn.Conv2d):  # symmetric filters
             module.weight.data = (module.weight.data + module.weight.data.flip(3)) / 2
             assert module.kernel_size[1] % 2 == module.stride[1] % 2, name
     for maps, other in zip(network.levels(planes), network.levels(mirrored)):
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_maps_and_another_does_not(fitted, surfaces
     normal = X[y == 0]
     expected = fitted.transform(X[:3])
     assert_same_maps(clone(fitted).fit(normal).transform(X[:3]), expected)
-    # Raw features: whitening enlarges the rounding of channels that are nearly constant.
+    # Raw features are compared, because whitening amplifies the rounding of channels that are nearly constant.
     one, other = (tiny(batch_size=size, whiten=False).fit(normal).transform(X[:3]) for size in (5, 16))
     assert_same_maps(one, other, atol=1e-6)
     other = tiny(random_state=1).fit(normal)
@@ -236,7 +236,7 @@ def test_crops_reach_the_border_more_often_than_uniform_ones():
 
 
 def test_crops_end_within_a_cell_as_images_do():
-    X = np.tile(np.linspace(0.2, 0.8, 128), (1, 128, 1))  # brightness tells the column
+    X = np.tile(np.linspace(0.2, 0.8, 128), (1, 128, 1))  # brightness encodes the column
     options = {"n_synthetic": 1, "n_crops": 1600, "size": 48, "stride": 4, "planes_of": lambda image: image, "seed": 0}
     planes, targets = training_crops(as_training_set(X), None, OffsetDefectAugmenter(min_contrast=0), **options)
     clean = planes[~targets.any(axis=(1, 2, 3)), 0].astype(float)
@@ -270,7 +270,7 @@ def test_training_in_bfloat16_is_close_to_float32(fitted, surfaces):
 @pytest.mark.slow
 def test_a_budget_in_seconds_ends_the_training(surfaces, monkeypatch):
     X, y, _ = surfaces
-    clock = itertools.count()  # a second from step to step, the first of which begins at second 1
+    clock = itertools.count()  # one second per step; the first step begins at second 1
     monkeypatch.setattr(_training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     extractor = tiny(max_steps=10_000, n_synthetic=2, max_seconds=5).fit(X[y == 0][:3])
     assert len(extractor.losses_) == 4
@@ -357,7 +357,7 @@ def test_images_of_different_sizes_are_learned_from_and_keep_their_own():
         make_surface_defects(1, defect_fraction=0, image_shape=shape, random_state=i)[0][0]
         for i, shape in enumerate(shapes)
     ]
-    extractor = tiny(whiten=False).fit(X)  # whitening enlarges the rounding of channels that are nearly constant
+    extractor = tiny(whiten=False).fit(X)  # whitening amplifies the rounding of channels that are nearly constant
     assert [pixel_map.shape for pixel_map in extractor.defect_logits(X)] == shapes
     maps = extractor.transform(X)
     for image, expected in zip(X, maps):
@@ -436,7 +436,7 @@ def test_the_position_map_is_the_mean_of_the_normal_logits(fitted, surfaces):
     assert np.abs(one_sided.position_map_ - one_sided.position_map_[::-1]).max() > 1e-4
 
 
-# What comes and goes
+# Storing and refusals
 
 
 def test_an_unfitted_extractor_says_so(surfaces, tmp_path):

@@ -1,4 +1,4 @@
-"""LinearProbeDetector: what is pooled, and how its maps add up to its scores."""
+"""LinearProbeDetector: pooled features, and maps that add up to the scores."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_score_is_the_mean_of_what_the_patches_contribute(unseen_surfaces, p
     centers = [np.arange(offset, side, stride) for side in X.shape[1:3]]
     rows, columns = (np.floor(center).astype(int) for center in centers)
     for image_map, score in zip(probe.predict_map(X), probe.score_samples(X)):
-        # A patch is centred between pixels; upsampling is linear.
+        # Patches are centred between pixels, and upsampling is linear.
         corners = [image_map[np.ix_(rows + i, columns + j)] for i in (0, 1) for j in (0, 1)]
         assert np.mean(corners) == pytest.approx(score, abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""One fitted detector, many callers: threads, processes, thousands of calls, and corrections meanwhile."""
+"""One fitted detector with many callers: threads, processes, thousands of calls, and corrections in between."""
 
 import os
 import pickle
@@ -59,7 +59,7 @@ def test_threads_that_start_at_once_get_the_scores_of_a_single_caller(name, surf
     X_test = unseen_surfaces[0][:4]
     detector = clone(DETECTORS[name]).fit(X[:8], y[:8], masks=masks[:8])
     scores, maps = detector.score_samples(X_test), detector.predict_map(X_test)
-    fresh = pickle.loads(pickle.dumps(detector))  # whose networks and tables are not there yet
+    fresh = pickle.loads(pickle.dumps(detector))  # its networks and tables are not built yet
     together = Barrier(8)
 
     def call(number):
@@ -132,7 +132,7 @@ def test_predictions_during_corrections_are_those_of_some_state_in_between():
     try:
         for i in range(20):
             predicting.clear()
-            assert predicting.wait(300), errors  # each correction comes while somebody predicts
+            assert predicting.wait(300), errors  # each correction comes while another thread predicts
             detector.partial_fit(X_new[i : i + 1], labels[i : i + 1])
     finally:
         done.set()
@@ -155,7 +155,7 @@ def test_a_correction_in_the_middle_of_a_prediction_is_seen_whole_or_not_at_all(
 
     def look_and_be_corrected(self, *arguments, **more):
         found = look(self, *arguments, **more)
-        for _ in corrections:  # once: another thread, at the worst moment
+        for _ in corrections:  # once, as if another thread did so at the worst moment
             detector.partial_fit(X_new[:20], np.zeros(20, dtype=int))
         return found
 

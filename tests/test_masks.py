@@ -1,4 +1,4 @@
-"""One rule for masks, whatever they come in and whoever reads them."""
+"""Masks: one rule for every container and every reader."""
 
 import numpy as np
 import pytest
@@ -184,7 +184,7 @@ def test_the_blurred_colours_of_a_jpeg_leave_no_fringe(paint, tmp_path):
 
 
 def every_form(masks, folder):
-    """The same masks in many forms, None where they are empty."""
+    """Return the same masks in many forms. Empty masks are None in most of them."""
     pd = pytest.importorskip("pandas")
     torch = pytest.importorskip("torch")
     paths = [folder / f"{i}.png" if mask.any() else None for i, mask in enumerate(masks)]
@@ -261,13 +261,13 @@ def test_maps_that_are_no_numbers_are_refused(score):
         score((mask for mask in [MARK]), maps[:1])
 
 
-# Colours, by palette and by array
+# Colours in palettes and arrays
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", None])
 @pytest.mark.parametrize("used", [(1,), (1, 2), (2, 3), (1, 2, 3)])
 def test_a_palette_with_a_colour_marks_whatever_is_not_black(suffix, used, tmp_path):
-    """Greys among the colours of a palette are labels, too, whichever of them a mask happens to contain."""
+    """In a palette with a colour, greys are labels too, whichever entries a mask happens to contain."""
     levels = np.zeros(SHAPE, dtype=np.uint8)
     levels[MARK] = np.resize(used, MARK.sum())
     picture = Image.fromarray(levels).convert("P")
@@ -313,5 +313,5 @@ def test_swapped_arguments_of_integers_are_refused(score, dtype, true, squares, 
     with pytest.raises(ValueError, match=r"masks\[\d+\]: expected a mask, got integers of more than .* swapped\?"):
         score(levels, masks.astype(true))
     assert 0 <= score(masks.astype(true), levels) <= 1
-    # Labels beside decisions are not swapped.
+    # Labels next to decisions are not taken for swapped arguments.
     assert score(masks.astype(dtype) * 3, maps > np.median(maps)) > 0

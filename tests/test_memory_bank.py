@@ -20,7 +20,7 @@ def random_rows(seed, *shape, dtype=np.float32):
 
 
 def naive_kneighbors(features, X, n_neighbors):
-    """All distances in double precision, from differences; sorted."""
+    """Return the nearest rows and their distances, computed in double precision from differences."""
     distances = cdist(X.astype(np.float64), features.astype(np.float64))
     order = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbors]
     return np.take_along_axis(distances, order, axis=1), order
@@ -42,7 +42,7 @@ def test_the_neighbours_are_those_of_scikit_learn(n_rows, n_queries, n_features,
     assert distances.dtype == dtype
     assert indices.dtype == np.intp
     np.testing.assert_allclose(distances, expected_distances, rtol=1e-5, atol=1e-5)
-    # Two rows may be as near as single precision can tell.
+    # Two rows may be equally near in single precision.
     same = indices == expected_indices
     assert same.mean() > 0.999 if dtype == np.float32 else same.all()
 
@@ -73,7 +73,7 @@ def test_a_row_is_its_own_nearest_even_in_a_tight_cluster(n_neighbors):
 @settings(max_examples=60, derandomize=True, deadline=None)
 def test_any_small_bank_gives_the_naive_neighbours(seed, n_rows, n_queries, n_features, data):
     rng = np.random.RandomState(seed)
-    # On a grid many distances tie: the lowest row comes first.
+    # On a grid, many distances tie. The lowest row comes first.
     rows, queries = (rng.randint(0, 4, size=(n, n_features)).astype(float) for n in (n_rows, n_queries))
     n_neighbors = data.draw(st.integers(1, n_rows))
     distances, indices = MemoryBank(rows).kneighbors(queries, n_neighbors)
@@ -284,7 +284,7 @@ def test_a_pickle_holds_little_more_than_the_rows():
 
 
 class FakeIndex:
-    """Answers as an index does: approximately, and with what is lost marked."""
+    """Index that answers approximately and marks neighbours that it has lost."""
 
     built = []
 
@@ -331,7 +331,7 @@ def test_auto_takes_the_index_only_for_banks_above_the_limit(monkeypatch, fake_i
 @pytest.mark.parametrize("n_neighbors", [1, 8, 30])
 def test_what_the_index_loses_is_searched_by_brute_force(fake_index, n_neighbors):
     rows, queries = random_rows(0, 200, 4), random_rows(1, 50, 4)
-    groups = np.repeat([0, 1], [160, 40])  # without group 0 hardly any of the candidates are left
+    groups = np.repeat([0, 1], [160, 40])  # without group 0 hardly any candidates are left
     for exclude in (None, 0):
         got = MemoryBank(rows, {"group": groups}, algorithm="pynndescent").kneighbors(
             queries, n_neighbors, exclude=exclude
@@ -354,7 +354,7 @@ def test_small_banks_are_searched_without_loading_the_index():
 
 
 def on_a_manifold(rng, n_samples):
-    """Rows of 16 features that vary in 3 directions, as the patches of one surface do."""
+    """Return rows of 16 features that vary in 3 directions, like the patches of a single surface."""
     t = rng.uniform(0, 3, size=(n_samples, 3))
     waves = np.random.RandomState(9).normal(size=(3, 16))
     return (np.sin(t @ waves) + 0.01 * rng.normal(size=(n_samples, 16))).astype(np.float32)
@@ -362,7 +362,7 @@ def on_a_manifold(rng, n_samples):
 
 @pytest.mark.slow
 def test_the_index_finds_what_brute_force_finds():
-    # One test for all of it: the index is compiled once in a process, and that takes a while.
+    # A single test covers everything, because the index is compiled once per process, which takes a while.
     rng = np.random.RandomState(0)
     rows, queries = on_a_manifold(rng, 3000), on_a_manifold(rng, 400)
     groups = np.arange(3000) // 30

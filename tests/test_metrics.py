@@ -33,7 +33,7 @@ def random_masks_and_maps(seed, n_levels=None, shape=(9, 11), n_images=5):
 
 
 def naive_regions(mask):
-    """The 8-connected regions of a mask as lists of pixels, by flood fill."""
+    """Return the 8-connected regions of a mask as lists of pixels, found by flood fill."""
     left, regions = {tuple(pixel) for pixel in np.argwhere(mask)}, []
     while left:
         region, front = [], [left.pop()]
@@ -48,7 +48,7 @@ def naive_regions(mask):
 
 
 def naive_per_region_overlap(masks, maps, max_fpr):
-    """The curve threshold by threshold, each image and region on its own, and the trapezoids one by one."""
+    """Compute the curve one threshold, image and region at a time, and sum its trapezoids one by one."""
     regions = [(image, region) for image, mask in enumerate(masks) for region in naive_regions(mask)]
     n_normal = sum((~mask).sum() for mask in masks)
     curve = [(0.0, 0.0)]
@@ -111,7 +111,7 @@ def test_each_region_counts_the_same_whatever_its_size():
     small_found, large_found = np.zeros((2, 20, 20))
     small_found[15, 15] = 1
     large_found[:10, :10] = 1
-    # Half of the regions from the start, the other half tied with the normal pixels: 0.5 + 0.5 * fpr.
+    # Half of the regions are found from the start, the other half tie with the normal pixels: 0.5 + 0.5 * fpr.
     for found in (small_found, large_found):
         assert per_region_overlap_score([mask], [found], max_fpr=0.3) == pytest.approx(0.5 + 0.5 * 0.15)
 
@@ -179,7 +179,7 @@ def test_max_fpr_outside_its_range_is_refused(max_fpr):
 
 
 class Detector(ClassifierMixin, BaseEstimator):
-    """Stand-in: the map is the distance to the mean normal image, turned around if `sign` is -1."""
+    """Stand-in detector whose map is the distance to the mean normal image, negated if `sign` is -1."""
 
     __metadata_request__fit = {"masks": True}
 

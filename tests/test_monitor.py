@@ -1,4 +1,4 @@
-"""DriftMonitor: what it promises about false alarms, what it notices, and that a restart changes nothing."""
+"""DriftMonitor: its promise about false alarms, the changes it notices, and restarts that change nothing."""
 
 import copy
 
@@ -23,7 +23,7 @@ N_NORMALS = 40
 
 
 def draw_images(n_images, seed, shape=(32, 32)):
-    """Smoothed noise, uint8; brightness and contrast vary from image to image."""
+    """Return smoothed noise as uint8, with brightness and contrast that vary from image to image."""
     rng = np.random.RandomState(seed)
     noise = ndimage.gaussian_filter(rng.normal(size=(n_images, *shape)), (0, 1, 1))
     light = rng.normal(120, 4, n_images)[:, None, None]
@@ -53,7 +53,7 @@ def state_of(monitor):
 
 
 def p_values_of(streams, n_reference, *, joins=True, seed=0):
-    """p-values of the rows of an array, each a reference and a stream; the stream joins the reference or does not."""
+    """Return p-values. Each row is a reference followed by a stream, which joins the reference if `joins`."""
     uniform, rows = np.random.RandomState(seed).uniform(size=streams.shape), []
     for values, tie_breaks in zip(streams, uniform):
         pool, row = np.sort(values[:n_reference]), []
@@ -66,7 +66,7 @@ def p_values_of(streams, n_reference, *, joins=True, seed=0):
 
 
 def highest_values(p_values):
-    """Highest decimal logarithm that the martingale of each row reaches."""
+    """Return the highest decimal logarithm that the martingale of each row reaches."""
     log_capitals, highest = no_bets(len(p_values)), np.zeros(len(p_values))
     for n_seen, column in enumerate(p_values.T):
         log_capitals, values = bet(log_capitals, column, n_seen)
@@ -78,7 +78,7 @@ def highest_values(p_values):
 def test_p_values_of_an_exchangeable_stream_are_uniform_and_independent(n_levels):
     p_values = p_values_of(np.random.RandomState(0).randint(n_levels, size=(400, 45)), n_reference=5)
     assert stats.kstest(p_values.ravel(), "uniform").pvalue > 0.01
-    # The mean of independent ones has this variance; the streams tell it to about 7 %.
+    # The mean of independent p-values has this variance. The streams estimate it to within about 7 %.
     assert p_values.mean(axis=1).var() == pytest.approx(1 / 12 / 40, rel=0.2)
 
 
@@ -88,7 +88,7 @@ def test_each_bet_is_fair():
 
     log_capitals, before = no_bets(1), np.zeros(1)
     for n_seen, p_value in enumerate([0.01, 0.4, 0.93]):
-        # Halves, because the densities are infinite at both ends.
+        # The integral is split into halves, because the densities are infinite at both ends.
         mean = sum(integrate.quad(after, low, high, epsrel=1e-6)[0] for low, high in ((0, 0.5), (0.5, 1)))
         assert mean == pytest.approx(10 ** before[0], rel=1e-3)
         log_capitals, before = bet(log_capitals, np.array([p_value]), n_seen)
@@ -125,7 +125,7 @@ def test_a_late_change_is_noticed_nearly_as_soon_as_an_early_one():
     delays = []
     for n_before in (100, 100_000):
         log_capitals = no_bets(1)
-        for n_seen in range(n_before, n_before + 30):  # from here on, as if all bets so far were lost
+        for n_seen in range(n_before, n_before + 30):  # starts as if all bets so far were lost
             log_capitals, values = bet(log_capitals, np.array([0.003]), n_seen)
             if values[0] >= 3:
                 break
@@ -272,7 +272,7 @@ def test_a_stored_monitor_goes_on_as_if_nothing_had_happened(monitor, through):
 
 
 def through_known(through, monitor):
-    """Through a way to store, which has to know the extractor of the tests, too."""
+    """Store and restore a monitor, trusting the extractor of the tests as well."""
     if "skops" not in through.__name__:
         return through(monitor)
     return through(monitor, ours=("sklearn_exdd.", "conftest."))
@@ -347,7 +347,7 @@ def test_the_history_of_a_long_stream_stays_short(monitor, monkeypatch):
     assert monitor.history_[0, 1:].tolist() == [0] * 6
 
 
-# What is refused
+# Refusals
 
 
 def test_a_monitor_or_a_detector_that_is_not_fitted_is_an_error(detector, normals):
@@ -386,7 +386,7 @@ def test_a_detector_that_has_changed_is_noticed(normals):
     with pytest.raises(ValueError, match=r"^detector: expected the detector as it was when the monitor was fitted"):
         monitor.update(normals)
     monitor.fit(normals).update(normals)
-    detector.threshold_ += 1  # which the monitor does not use
+    detector.threshold_ += 1  # an attribute that the monitor does not use
     monitor.update(normals)
 
 
@@ -397,7 +397,7 @@ def test_training_images_are_not_taken_for_unseen_ones(detector, normals):
 
 
 class Brightest(BaseEstimator):
-    """A detector without calibration scores."""
+    """Detector without calibration scores."""
 
     def fit(self, X, y=None):
         self.threshold_ = 1.0
@@ -423,7 +423,7 @@ def test_statistics_are_known_names_each_once(detector, normals, statistics):
         DriftMonitor(detector, statistics=statistics).fit(normals)
 
 
-# The picture
+# Display
 
 
 def test_the_display_shows_each_martingale_and_marks_the_alarm(monitor):

@@ -1,4 +1,4 @@
-"""Nothing is sent or asked for unless the user names what has to be downloaded: shown with every socket watched."""
+"""Nothing is sent or requested unless the user names something to download. The tests watch every socket."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-# Python reports what Python code does with sockets to audit hooks; they cannot be taken off again.
+# Python reports to audit hooks what Python code does with sockets. The hooks cannot be removed again.
 WATCH = """
 import json, sys
 seen = []
@@ -23,7 +23,7 @@ REPORT = "\nprint(json.dumps(seen))"
 
 
 def sockets_used_by(code):
-    """What the code, run in a process of its own, did with sockets."""
+    """Run the code in a process of its own and return its uses of sockets."""
     done = subprocess.run([sys.executable, "-c", WATCH + code + REPORT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Operating points: thresholds of promised rates and of the lowest cost, and their mistakes."""
+"""Operating points: thresholds for promised rates and for the lowest cost, and their mistakes."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from sklearn_exdd.metrics import operating_points
 def answers():
     rng = np.random.RandomState(0)
     y = rng.permutation(np.repeat([0, 1], [60, 20]))
-    return y, (rng.normal(0, 1, 80) + 1.5 * y).round(1)  # rounded, so that some are equal
+    return y, (rng.normal(0, 1, 80) + 1.5 * y).round(1)  # rounded, so that some scores are equal
 
 
 def test_mistakes_are_those_of_scores_above_the_threshold(answers):
@@ -58,7 +58,7 @@ def test_the_rates_are_those_of_a_detector_fitted_for_them(surfaces, unseen_surf
     points = operating_points(unseen_surfaces[1], scores, detector.calibration_scores_, rates=(0.01, 0.2))
     assert points[1].threshold == detector.threshold_
     assert points[1].promised_rate == points[1].rate == 0.2
-    # 16 normal images cannot promise .01: the threshold is the highest of their scores.
+    # 16 normal images cannot promise .01, so the threshold is the highest of their scores.
     assert points[0].threshold == np.nanmax(detector.calibration_scores_)
     assert points[0].promised_rate == pytest.approx(1 / 17)
 

@@ -1,4 +1,4 @@
-"""Conformal p-values, and that decisions follow them."""
+"""Conformal p-values, and decisions that follow them."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from sklearn_exdd.datasets import make_surface_defects
 
 
 class Value(BaseDefectDetector):
-    """A detector of feature rows, whose score is the first feature."""
+    """Detector of feature rows whose score is the first feature."""
 
     def __init__(self, *, max_false_alarm_rate=0.1, pos_label=None):
         self.max_false_alarm_rate = max_false_alarm_rate
@@ -86,7 +86,7 @@ def test_p_values_of_new_normal_images_are_uniform():
     p_values = []
     for own in np.split(X, 12):
         detector = ExDDDetector(CellStatistics(), random_state=0).fit(own[:19])
-        # Rank one of the 20 places at random, so that the distribution has no steps.
+        # Smooth each p-value over its step of 1 / 20, so that the distribution is continuous.
         rng = np.random.RandomState(len(p_values))
         p_values.append(detector.p_values(own[19:20]) - rng.uniform(0, 1 / 20))
     assert kstest(np.concatenate(p_values), "uniform").pvalue > 0.01

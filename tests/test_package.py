@@ -1,4 +1,4 @@
-"""The package as a whole: what it loads, what it names, and who imports whom."""
+"""The package as a whole: what it loads, which names it offers, and which modules may import which."""
 
 import ast
 import subprocess
@@ -24,7 +24,7 @@ FLOORS = [
     {"detectors"},
     {"recommendation"},
 ]
-# Beside the house: none of the floors may import these.
+# Rooms beside the floors. No floor may import them.
 AROUND = {
     "__main__": {"cli"},
     "_versions": {""},
@@ -55,7 +55,7 @@ AROUND = {
 
 
 def rooms_within_reach(room):
-    """The rooms that a room may import, itself among them."""
+    """Return the rooms that a room may import, including itself."""
     if room in AROUND:
         return {room} | AROUND[room]
     floor = next(number for number, rooms in enumerate(FLOORS) if room in rooms)
@@ -63,7 +63,7 @@ def rooms_within_reach(room):
 
 
 def imported_modules(source, module):
-    """Modules and names of this package that the source of a module imports, inside functions too."""
+    """Return the modules and names of this package that the source of a module imports, also inside functions."""
     modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -84,7 +84,7 @@ def imported_modules(source, module):
 
 
 def imported_rooms(source, module="sklearn_exdd.scoring"):
-    """Rooms that the source of a module imports, inside functions too; "" is the package itself."""
+    """Return the rooms that the source of a module imports, also inside functions; "" is the package itself."""
     rooms = {name.split(".")[1] if "." in name else "" for name in imported_modules(source, module)}
     return {room if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file() else "" for room in rooms}
 

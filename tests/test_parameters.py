@@ -1,6 +1,6 @@
 """Every parameter of every public class is checked before anything is computed, and the message names it.
 
-A new public estimator is one more line in MAKE. Values that no parameter can take are found from its constraints.
+A new public estimator needs one more line in MAKE. Values that a parameter refuses are derived from its constraints.
 """
 
 import inspect
@@ -30,7 +30,7 @@ def corner(image_shape=(64, 96)):
 
 
 class Cells(features.BaseFeatureExtractor):
-    """An extractor of a user, with parameters that have no constraint."""
+    """Extractor written by a user, with parameters that have no constraint."""
 
     def __init__(self, size=8, *, device=None):
         super().__init__()
@@ -49,7 +49,7 @@ CELLS = Cells()
 ESTIMATOR = sklearn_exdd.ExDDDetector()
 OFFSETS = [("offsets", augment.OffsetDefectAugmenter())]
 
-#: For each public class, how an object with valid parameters is made from those that a test sets.
+#: One function per public class that makes an object with valid parameters, except for those that a test sets.
 MAKE = {
     "BaseDefectAugmenter": sklearn_exdd.BaseDefectAugmenter,
     "BaseDefectDetector": sklearn_exdd.BaseDefectDetector,
@@ -84,7 +84,7 @@ MAKE = {
     "StudentTeacherDetector": sklearn_exdd.StudentTeacherDetector,
     "TimmFeatureExtractor": features.TimmFeatureExtractor,
     "TorchvisionFeatureExtractor": features.TorchvisionFeatureExtractor,
-    # Not public, but made by detectors from what a user gives them.
+    # Not public, but made by detectors from objects that a user passes.
     "ForeignFeatureExtractor": lambda extractor=CELLS, **params: ForeignFeatureExtractor(extractor, **params),
     "GivenDefects": lambda synthetic=None: GivenDefects(synthetic),
 }
@@ -96,12 +96,12 @@ CLASSES = {
 }
 CLASSES |= {"ForeignFeatureExtractor": ForeignFeatureExtractor, "GivenDefects": GivenDefects}
 
-#: Parameters that take any object, and why.
+#: Parameters that take any object, with the reason.
 ANY_OBJECT = {"pos_label": "labels may be of any type; whether it is one of them is found from y"}
 
 
 class Nothing:
-    """An object that no parameter takes."""
+    """Object that no parameter takes."""
 
     def __repr__(self):
         return "Nothing()"
@@ -112,7 +112,7 @@ def parameters_of(name):
 
 
 def values_outside(interval):
-    """The values next to the ends of an interval that do not belong to it, and those that are no numbers of it."""
+    """Yield values just outside an interval, and numbers that it cannot contain."""
     step = 1 if interval.type is Integral else 1e-6
     for end, beyond in (interval.left, -step), (interval.right, step):
         if end is not None:
@@ -123,7 +123,7 @@ def values_outside(interval):
 
 
 def wrong_values(name, parameter):
-    """Values of the right types that the constraints of a parameter refuse."""
+    """Return values of the right types that the constraints of a parameter refuse."""
     constraints = getattr(CLASSES[name], "_parameter_constraints", {}).get(parameter, [])
     if constraints == "no_validation":
         return
@@ -144,7 +144,7 @@ def wrong_values(name, parameter):
 
 
 def uses_of(estimator):
-    """The calls that check parameters. None in the place of images shows that nothing is done before."""
+    """Return the calls that check parameters. They pass None as images to show that nothing else is done first."""
     if hasattr(estimator, "draw"):
         return [lambda: estimator.draw((64, 96), np.random.RandomState(0))]
     if isinstance(estimator, features.BaseFeatureExtractor):
@@ -197,7 +197,7 @@ def test_the_default_values_pass(name):
         estimator._validate_params()
 
 
-# What tuples and lists hold, and what depends on the machine
+# Items of tuples and lists, and values that depend on the machine
 
 SIZES = ["64", (64,), (64, 0), (64, 64, 64), (64, 1.5), (64, None), True, (True, 64), -3, 0, 1.5, float("nan"), ()]
 INTERVALS = {
@@ -403,7 +403,7 @@ def test_an_extractor_is_checked_once_in_a_call_and_its_drawers_once_in_a_fit(su
     assert checked == ["OffsetDefectAugmenter", "RectangleRegions"]
 
 
-# What users write themselves
+# Classes written by users
 
 
 def test_parameters_without_a_constraint_may_be_anything(surfaces):
@@ -412,7 +412,7 @@ def test_parameters_without_a_constraint_may_be_anything(surfaces):
 
 
 class Bare(sklearn_exdd.BaseDefectDetector):
-    """A detector of a user, without constraints."""
+    """Detector written by a user, without constraints."""
 
     def __init__(self, *, augmenter=None, device=None, pos_label=None):
         self.augmenter = augmenter
@@ -438,7 +438,7 @@ def test_scikit_learn_can_be_told_to_skip_the_checks(surfaces):
         assert len(extractor.transform(surfaces[0][:1])) == 1
 
 
-# The memory bank is no estimator, and says the same
+# The memory bank is not an estimator, but gives the same messages.
 
 
 @pytest.mark.parametrize(

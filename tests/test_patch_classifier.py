@@ -1,4 +1,4 @@
-"""PatchClassifierDetector: which patches it learns from, and what it makes of them."""
+"""PatchClassifierDetector: the patches it learns from, and the results of its classifier."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from sklearn_exdd.metrics import pixel_roc_auc_score
 
 
 class Cells(BaseFeatureExtractor):
-    """Means of cells of 8 x 8 pixels."""
+    """Extractor of the means of cells of 8 x 8 pixels."""
 
     stride = 8
     offset = 3.5
@@ -28,7 +28,7 @@ class Cells(BaseFeatureExtractor):
 
 
 class Recorder(LogisticRegression):
-    """Keeps what it was fitted on."""
+    """Classifier that keeps its training data."""
 
     def fit(self, X, y):
         self.X_, self.y_ = X, y
@@ -37,7 +37,7 @@ class Recorder(LogisticRegression):
 
 @pytest.fixture
 def bright_squares():
-    """Twelve grey images 32 x 32, in four of them one bright cell."""
+    """Return twelve grey images of 32 x 32 pixels. Four of them contain one bright cell."""
     X = np.full((12, 32, 32), 100, dtype=np.uint8) + np.arange(12, dtype=np.uint8)[:, None, None]
     masks = np.zeros(X.shape, dtype=bool)
     masks[8:, 8:16, 16:24] = True

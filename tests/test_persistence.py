@@ -1,4 +1,4 @@
-"""One file a detector: everything comes back bit for bit, and nothing but what was written."""
+"""One file per detector: everything that was written comes back bit for bit, and nothing else."""
 
 import json
 from importlib.util import find_spec
@@ -108,7 +108,7 @@ def through_file(estimator, folder):
 
 
 def assert_same_state(one, other):
-    """Equal all the way down: types, dtypes, memory orders, values."""
+    """Check that two objects are equal all the way down: types, dtypes, memory orders, values."""
     assert type(one) is type(other)
     if isinstance(one, np.ndarray):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)

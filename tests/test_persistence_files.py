@@ -1,4 +1,4 @@
-"""What no file can hold is refused; damaged, foreign and hostile files are refused, whatever is in them."""
+"""Refusals: objects that no file can hold, and damaged, foreign and hostile files, whatever they contain."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from sklearn_exdd import (
 )
 from sklearn_exdd.persistence import dump, load
 
-# What cannot be written
+# Objects that cannot be written
 
 
 class Own(BaseEstimator):
@@ -119,18 +119,18 @@ def test_the_table_of_classes_holds_every_estimator_that_needs_no_code_of_the_us
     public = {getattr(home, name) for home in homes for name in home.__all__}
     estimators = {kind.__name__ for kind in public if isinstance(kind, type) and issubclass(kind, BaseEstimator)}
     bases = {"BaseDefectAugmenter", "BaseDefectDetector", "BaseFeatureExtractor"}
-    bases |= {"ModuleFeatureExtractor", "PatchClassifierDetector"}  # with code of the user's or another library's
+    bases |= {"ModuleFeatureExtractor", "PatchClassifierDetector"}  # they hold code of the user or of another library
     assert estimators - bases <= set(persistence._HOME)
     for name in persistence._HOME:
         assert persistence._class(name).__module__.startswith("sklearn_exdd.")
 
 
-# What is read
+# Files that are read
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The content of a file, small enough to be damaged in every way."""
+    """Return the content of a file that is small enough to be damaged in every way."""
     path = tmp_path_factory.mktemp("small") / "bank"
     dump(MemoryBank([[0.0, 1.0], [2.0, 3.0]]), path)
     return path.read_bytes()
@@ -184,7 +184,7 @@ def test_what_is_no_file_is_said(place, tmp_path):
 
 
 def forged(path, structure, tensors=None, **header):
-    """A file whose checksum is right, whatever is in it."""
+    """Write a file whose checksum is right, whatever it contains."""
     structure = structure if isinstance(structure, str) else json.dumps(structure)
     tensors = tensors or {}
     digest = persistence._digest(structure, tensors)

@@ -1,4 +1,4 @@
-"""What the repository promises outside the package: README, continuous integration, metadata, examples, pages."""
+"""Promises of the repository outside the package: README, continuous integration, metadata, examples, pages."""
 
 import os
 import re
@@ -144,7 +144,7 @@ def test_the_quickstart_draws_its_picture(tmp_path):
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
 def test_benchmarks_say_how_to_use_them(script):
     if "import resource" in (ROOT / "benchmarks" / script).read_text(encoding="utf-8"):
-        pytest.importorskip("resource", reason="the script measures memory by POSIX")
+        pytest.importorskip("resource", reason="the script measures memory with a POSIX module")
     command = [sys.executable, str(ROOT / "benchmarks" / script), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"python benchmarks/{script}" in done.stdout

@@ -1,6 +1,6 @@
-"""What holds for all numbers: scores, thresholds, coresets, banks, detectors of feature rows and metrics.
+"""Properties that hold for all numbers: scores, thresholds, coresets, banks, detectors of feature rows and metrics.
 
-100 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
+Each runs 100 examples, or 5000 with ``HYPOTHESIS_PROFILE=nightly``; see conftest.py.
 """
 
 import itertools
@@ -31,7 +31,7 @@ maps = npst.arrays(np.float64, npst.array_shapes(min_dims=2, max_dims=2, max_sid
 
 @st.composite
 def rows(draw, max_rows=40, max_features=6, dtypes=(np.float32, np.float64)):
-    """Feature rows: smooth, on a grid (with many ties), repeated, far from the origin."""
+    """Draw feature rows: smooth, on a grid (with many ties), repeated, or far from the origin."""
     rng = np.random.RandomState(draw(seeds))
     shape = draw(st.integers(2, max_rows)), draw(st.integers(1, max_features))
     kind = draw(st.sampled_from(["smooth", "grid", "repeated", "far"]))
@@ -46,7 +46,7 @@ def rows(draw, max_rows=40, max_features=6, dtypes=(np.float32, np.float64)):
 
 
 def brute(bank, X, k):
-    """Distances by differences in float64."""
+    """Return the distances to the k nearest rows, computed from differences in float64."""
     return np.sort(cdist(np.asarray(X, dtype=np.float64), np.asarray(bank, dtype=np.float64)), axis=1)[:, :k]
 
 
@@ -136,7 +136,7 @@ def test_rings_count_the_patches_to_the_border(height, width):
 
 @st.composite
 def grids(draw, n_patches):
-    """Ascending centres of so many patches, and the size of an image around them."""
+    """Draw ascending centres of `n_patches` patches and the size of an image around them."""
     steps = draw(st.lists(st.floats(0.5, 9), min_size=n_patches, max_size=n_patches))
     centers = np.cumsum(steps) - 0.5
     return centers, int(centers[-1]) + draw(st.integers(1, 9))
@@ -212,7 +212,7 @@ def test_the_threshold_falls_with_the_rate_and_does_not_depend_on_the_order(valu
 
 @given(npst.arrays(np.float64, st.integers(2, 30), elements=st.floats(-1e3, 1e3), unique=True), st.floats(0.01, 0.99))
 def test_each_of_exchangeable_scores_is_above_the_threshold_of_the_others_as_seldom_as_promised(values, rate):
-    """Over all choices of which one is new: this is the proof of the promise, done by counting."""
+    """Leave out each score in turn as the new one. Counting the alarms over all choices proves the promise."""
     alarms = [value > scoring.conformal_threshold(np.delete(values, i), rate)[0] for i, value in enumerate(values)]
     attained = scoring.conformal_threshold(values[1:], rate)[1]
     assert np.mean(alarms) <= attained + 1e-9
@@ -294,7 +294,7 @@ def test_neighbours_ascend_and_none_is_named_twice(X, data):
     found, indices = MemoryBank(X).kneighbors(X, k)
     assert (np.diff(found, axis=1) >= 0).all()
     assert all(len(set(row)) == k for row in indices.tolist())
-    assert found[:, 0].max() == 0  # of its own rows each is its own neighbour
+    assert found[:, 0].max() == 0  # each row is its own nearest neighbour
 
 
 @given(rows(), seeds, st.data())
@@ -441,7 +441,7 @@ def test_a_detector_that_may_alarm_more_often_has_a_lower_threshold(case, one, o
     assert strict.false_alarm_rate_ <= loose.false_alarm_rate_
 
 
-@pytest.mark.filterwarnings("ignore:y. took '9' of the labels")  # names that say nothing are told, and taken by order
+@pytest.mark.filterwarnings("ignore:y. took '9' of the labels")  # warned of, and taken in sorted order
 @given(labelled_rows(), st.sampled_from([("good", "scratched"), (False, True), (-2, 1), ("10", "9")]))
 def test_the_names_of_the_classes_change_no_score(case, names):
     X, y, X_test, k = case
@@ -465,7 +465,7 @@ def test_a_pickled_detector_is_the_same_bit_for_bit(case):
 
 
 def alarm_rates(n_repeats, rate, n_groups, size, use_groups, seed):
-    """Share of new normal samples that alarm, in each of so many experiments."""
+    """Return the share of new normal samples that alarm, for each of `n_repeats` experiments."""
     rates = []
     for repeat in range(n_repeats):
         rng = np.random.RandomState([seed, repeat])
@@ -480,9 +480,9 @@ def alarm_rates(n_repeats, rate, n_groups, size, use_groups, seed):
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])
 def test_new_normal_samples_alarm_no_more_often_than_promised(rate):
-    # 150 experiments with 40 new samples each. The mean of 150 rates is normal to good approximation: the bound of
-    # three standard errors fails by chance once in 740 runs of a threshold that keeps its promise exactly, and the
-    # seed is fixed. A threshold at twice the rate would be 8 or more standard errors away.
+    # 150 experiments with 40 new samples each. The mean of 150 rates is approximately normal. If a threshold keeps its
+    # promise exactly, the bound of three standard errors fails by chance once in 740 runs, and the seed is fixed. A
+    # threshold at twice the rate would be 8 or more standard errors away.
     rates = alarm_rates(150, rate, n_groups=39, size=1, use_groups=False, seed=1)
     error = rates.std(ddof=1) / np.sqrt(len(rates))
     assert error < rate / 8

@@ -1,6 +1,6 @@
-"""What holds for all images and masks: readers, maps, regions, synthetic defects.
+"""Properties that hold for all images and masks: readers, maps, regions, synthetic defects.
 
-100 examples each; 5000 with ``HYPOTHESIS_PROFILE=nightly``, see conftest.py.
+Each runs 100 examples, or 5000 with ``HYPOTHESIS_PROFILE=nightly``; see conftest.py.
 """
 
 import pickle
@@ -36,7 +36,7 @@ dtypes = st.sampled_from([np.uint8, np.uint16, np.bool_, np.float32, np.float64]
 
 
 def pixels(shape, dtype, seed):
-    """Random pixels of a dtype, over its whole range."""
+    """Return random pixels over the whole range of a dtype."""
     values = np.random.RandomState(seed % 2**32).uniform(size=shape)
     if np.dtype(dtype).kind == "f":
         return values.astype(dtype)
@@ -106,7 +106,7 @@ def test_images_taken_twice_are_those_of_both_choices_under_their_first_numbers(
 def test_a_wrong_pixel_is_refused_with_the_number_of_its_image(image, data):
     wrong = image.astype(np.float64)
     wrong.flat[0] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf, -0.01, 1.01, 255]))
-    assume(image.ndim == 2 or image.shape[2] < 4)  # alpha is not looked at
+    assume(image.ndim == 2 or image.shape[2] < 4)  # alpha is ignored
     good = np.zeros(image.shape)
     with pytest.raises(ValueError, match=r"^X\[2\]: expected"):
         Images([good, good, wrong])[2]
@@ -150,7 +150,7 @@ DRAWERS = st.one_of(
 
 @given(DRAWERS, st.integers(10, 70), st.integers(31, 70), seeds)
 def test_a_region_is_a_mask_of_the_size_of_its_image_and_follows_its_seed(drawer, height, width, seed):
-    masks = [np.pad(np.ones((3, 5), dtype=bool), ((2, height - 5), (2, width - 7)))]  # of a defect on such an image
+    masks = [np.pad(np.ones((3, 5), dtype=bool), ((2, height - 5), (2, width - 7)))]  # mask on such an image
     region, again = (drawer.draw((height, width), np.random.RandomState(seed), masks) for _ in range(2))
     assert region.shape == (height, width)
     assert region.dtype == bool
@@ -184,7 +184,7 @@ cases = st.tuples(
 
 
 def fitted_augmenter(kind, shape, dtype, in_colour, seed):
-    """An augmenter, and the images that it got."""
+    """Return an augmenter and the images that it was fitted on."""
     X, y, masks = make_surface_defects(5, defect_fraction=0.2, image_shape=shape, random_state=seed)
     X = np.stack([X, X // 2, X], axis=3) if in_colour else X
     X = {np.uint8: X, np.uint16: X * np.uint16(257), np.float32: (X / 255).astype(np.float32)}[dtype]

@@ -1,4 +1,4 @@
-"""recommended: which detector it returns for what, and that this one works."""
+"""recommended: the detector it returns for each data set, and that this detector works."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Where defects go: the region drawers, the noise behind them, and the foreground."""
+"""Places of defects: the region drawers, the noise behind them, and the foreground."""
 
 import time
 
@@ -46,7 +46,7 @@ each_drawer = pytest.mark.parametrize("drawer", DRAWERS, ids=repr)
 
 
 def draws(drawer, shape, n_draws=40, masks=()):
-    """Draws of as many seeds, without the empty ones."""
+    """Return the regions drawn with the seeds 0 to `n_draws` - 1, without the empty ones."""
     regions = [drawer.draw(shape, np.random.RandomState(seed), masks) for seed in range(n_draws)]
     return [region for region in regions if region.any()]
 
@@ -56,19 +56,19 @@ def n_blobs(region):
 
 
 def bounds(region):
-    """Top, left, bottom, right."""
+    """Return the top, left, bottom and right of a region."""
     rows, columns = np.nonzero(region)
     return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
 
 
 def spread(region):
-    """Standard deviations along and across the main axis of a region."""
+    """Return the standard deviations along and across the main axis of a region."""
     values = np.linalg.eigvalsh(np.cov(np.argwhere(region).T))
     return np.sqrt(values[::-1].clip(0))
 
 
 def direction(region):
-    """Of a region's main axis, in degrees within [0, 180); 0 is along the rows."""
+    """Return the direction of a region's main axis in degrees, within [0, 180); 0 is along the rows."""
     _, vectors = np.linalg.eigh(np.cov(np.argwhere(region).T))
     return np.degrees(np.arctan2(*vectors[:, 1])) % 180
 
@@ -136,7 +136,7 @@ def test_tiny_images_are_no_error(drawer, shape):
 def test_large_images_are_fast(drawer):
     start = time.process_time()
     region = drawer.draw((2000, 3000), np.random.RandomState(0))
-    assert time.process_time() - start < 4  # what it takes: 0.1 to 1 s
+    assert time.process_time() - start < 4  # usually 0.1 to 1 s
     assert region.any()
 
 
@@ -253,7 +253,7 @@ def test_the_noise_is_turned_in_both_directions_and_the_turn_is_right():
     for seed in range(5):
         random_state = np.random.RandomState(seed)
         assert (2 ** random_state.randint(3, 4, size=2) == 8).all()
-        noise = perlin_noise((100, 100), (8, 8), random_state)  # a side is hypot(60, 80)
+        noise = perlin_noise((100, 100), (8, 8), random_state)  # each side is hypot(60, 80) = 100
         angle = random_state.uniform(-90, 90)
         turned = ndimage.rotate(noise, angle, reshape=False, order=1, mode="nearest")[20:80, 10:90]
         region = PerlinRegions(scales=(3, 3), max_area=1).draw((60, 80), np.random.RandomState(seed))
@@ -277,7 +277,7 @@ def test_a_curve_is_one_piece_within_its_width_and_length(width):
         thickness.append(2 * ndimage.distance_transform_edt(np.pad(region, 1)).max() - 1)
     assert max(extents) <= 0.6 * np.sqrt(2) + 0.02
     assert np.median(extents) > 0.15
-    # Where curves bend or meet they are wider: the distance is one to first order.
+    # Curves are wider where they bend or meet, and the distance is exact only to first order.
     assert np.median(thickness) <= width[1] + 1
     assert np.quantile(thickness, 0.8) <= 2 * width[1]
     assert np.median(thickness) >= width[0] - 1
@@ -306,7 +306,7 @@ def test_a_straight_curve_runs_in_its_direction(angle):
     directions = []
     for region in draws(drawer, (200, 200)):
         if region.sum() > 60:
-            directions.append(2 * np.radians(direction(region)))  # twice: a line has no sign
+            directions.append(2 * np.radians(direction(region)))  # doubled, because a line has no sign
     mean = np.degrees(np.angle(np.exp(1j * np.array(directions)).mean())) / 2
     assert abs((mean - angle + 90) % 180 - 90) < 10
 
@@ -315,7 +315,7 @@ def test_a_straight_curve_runs_in_its_direction(angle):
 
 
 def test_a_crack_is_one_piece_as_long_and_as_wide_as_drawn():
-    # Without bends, and well inside the image or cut off by its border.
+    # The crack has no bends. It lies well inside the image or is cut off by its border.
     drawer = CrackRegions(width=(3, 3), length=(0.4, 0.4), waviness=(0, 0))
     for region in draws(drawer, (150, 200)):
         assert n_blobs(region) == 1
@@ -360,7 +360,7 @@ def test_a_rectangle_has_its_area_and_aspect():
         assert region[top:bottom, left:right].all()
         assert bottom - top <= 46
         assert right - left <= 24
-        if top and left and bottom < 100 and right < 200:  # not cut by the border
+        if top and left and bottom < 100 and right < 200:  # not cut off by the border
             assert bottom - top == pytest.approx(np.sqrt(1000 * 2), abs=1)
             assert right - left == pytest.approx(np.sqrt(1000 / 2), abs=1)
 
@@ -377,7 +377,7 @@ def test_areas_and_aspects_fill_their_ranges():
     assert 0.11 < max(areas) < 0.16
     assert 0.25 < min(aspects) < 0.5
     assert 2 < max(aspects) < 4
-    assert np.median(aspects) == pytest.approx(1, abs=0.3)  # as many tall ones as wide ones
+    assert np.median(aspects) == pytest.approx(1, abs=0.3)  # tall and wide rectangles are equally frequent
 
 
 @pytest.mark.parametrize("angle", [-45, -20, 20, 90])
@@ -424,7 +424,7 @@ def test_a_polygon_holds_the_pixels_within_it_and_none_beyond():
                 along = np.array([r1 - r0, c1 - c0])
                 share = np.clip(np.dot([row - r0, column - c0], along) / (along @ along), 0, 1)
                 nearest = min(nearest, np.hypot(row - r0 - share * along[0], column - c0 - share * along[1]))
-            if nearest > 1:  # pixels on the border may go either way
+            if nearest > 1:  # pixels on the border may fall on either side
                 assert region[row, column] == inside
 
 
@@ -470,7 +470,7 @@ def test_a_mask_is_moved_whole_all_over_the_image():
     drawer = MaskRegions([hand_drawn()], flip=False, rotation=0, scale=(1, 1))
     cut = hand_drawn()[10:20, 20:30]
     places = []
-    for region in draws(drawer, (40, 200), 200):  # another shape than the mask's
+    for region in draws(drawer, (40, 200), 200):  # the shape differs from that of the mask
         top, left, bottom, right = bounds(region)
         np.testing.assert_array_equal(region[top:bottom, left:right], cut)
         places.append((top, left))
@@ -570,7 +570,7 @@ def test_a_drawer_says_which_parameter_is_wrong(drawer, message):
 
 
 class TopLeft(BaseEstimator):
-    """A drawer of the user's own."""
+    """Drawer written by a user."""
 
     def __init__(self, size=12):
         self.size = size
@@ -707,7 +707,7 @@ def test_the_foreground_is_asked_for_each_image_as_floats(normals):
 
 
 def test_a_region_mostly_beyond_the_foreground_is_drawn_elsewhere(normals):
-    boxes = BoxRegions([(20, 0, 60, 30), (20, 30, 40, 60)])  # 12 of 40 rows, and 12 of 20
+    boxes = BoxRegions([(20, 0, 60, 30), (20, 30, 40, 60)])  # 12 of 40 rows and 12 of 20 rows lie on the foreground
     masks = sample_with(boxes, normals, 8, foreground=upper_half, min_contrast=0).masks
     assert not masks[:, :, :30].any()
     assert masks[:, 20:32, 30:60].any(axis=(1, 2)).all()
@@ -747,7 +747,7 @@ def test_a_foreground_that_is_no_mask_of_the_image_is_refused(find, got, normals
 
 
 def naive_otsu(grey):
-    """The threshold with the greatest variance between its two sides."""
+    """Return the threshold with the greatest variance between its two sides."""
     levels = np.unique(grey)[:-1]
     variances = []
     for level in levels:

@@ -1,4 +1,4 @@
-"""The expert's decisions on disk, and a page that lets nobody else in; test_review_page.py clicks through it."""
+"""The expert's decisions on disk, and the page that admits nobody else. test_review_page.py clicks through it."""
 
 import asyncio
 import http.client
@@ -34,7 +34,7 @@ OFFSET = "Offset: pits, stains, scratches"
 
 
 def write_folder(root, X, y=None, masks=None):
-    """Write images into normal/ and defect/ and masks into masks/, or, without y, all into one folder."""
+    """Write images into normal/ and defect/ and masks into masks/. Without y, write all images into one folder."""
     for i, image in enumerate(X):
         kind = "" if y is None else ("normal", "defect")[y[i]]
         for folder, pixels in ((kind, image), ("masks", masks[i] if kind == "defect" and masks is not None else None)):
@@ -66,7 +66,7 @@ def lines_of(folder):
     return (folder.path / "review" / "decisions.jsonl").read_text().splitlines()
 
 
-# The folder.
+# Folder
 
 
 def test_entries_have_the_label_of_their_folder(tmp_path):
@@ -116,7 +116,7 @@ def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path):
 
 
 def test_what_is_no_file_is_listed_with_its_problem_and_never_opened(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")  # to open it would wait for ever
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait forever
     (tmp_path / "circle.png").symlink_to("circle.png")
     (tmp_path / "gone.png").symlink_to("nothing.png")
     problems = {entry.name: entry.problem for entry in ReviewFolder(tmp_path).entries()}
@@ -125,7 +125,7 @@ def test_what_is_no_file_is_listed_with_its_problem_and_never_opened(tmp_path):
     assert "within the folder" in problems["circle.png"] or "no such file" in problems["circle.png"]
 
 
-# Decisions.
+# Decisions
 
 
 def test_an_accepted_defect_is_kept_as_it_is(folder, source, region):
@@ -313,7 +313,7 @@ def test_a_killed_writer_leaves_nothing_half_done(folder, source):
     assert all(np.asarray(Image.open(path)).shape == (64, 64) for path in [*data.X, *data.masks])
 
 
-# What reads them.
+# Readers of decisions
 
 
 def test_detectors_and_augmenters_read_the_decisions(folder, region, cells):
@@ -333,7 +333,7 @@ def test_detectors_and_augmenters_read_the_decisions(folder, region, cells):
     assert len(updated.defect_bank_) > 0
 
 
-# Drawing.
+# Drawing
 
 
 def test_a_brush_paints_as_wide_as_it_is():
@@ -392,7 +392,7 @@ def test_what_is_normal_stays_dark_on_the_map():
     assert len(np.unique(heat(image, np.ones((8, 8)), 1.0))) <= 3
 
 
-# The session.
+# Session
 
 
 def test_defects_are_made_on_the_given_image_in_the_given_region(folder, source, region):
@@ -420,7 +420,7 @@ def test_all_generators_work_on_grey_and_colour_images_of_odd_sizes(tmp_path, su
 
 
 class Prompted(BaseDefectAugmenter):
-    """Darkens the region, and says what it was asked for."""
+    """Augmenter that darkens the region and records its prompt."""
 
     def __init__(self, prompts=("a", "b"), prompt_shares=(1, 2), max_redraws=0, random_state=None):
         self.prompts, self.prompt_shares = prompts, prompt_shares
@@ -531,7 +531,7 @@ def test_the_detector_is_asked_once_and_may_have_no_maps(folder, source):
 def test_the_page_shows_the_marked_pixels(folder, source, surfaces, cells):
     X, y, _ = surfaces
     detector = ExDDDetector(cells, random_state=0).fit(X[y == 0])
-    detector.threshold_ = -1.0  # everything is a defect
+    detector.threshold_ = -1.0  # every image counts as a defect
     (result,) = detector.inspect([folder.locate(source)])
     located = ReviewSession(folder, detector).locate(source)
     np.testing.assert_array_equal(located.map, result.map)
@@ -555,7 +555,7 @@ def test_a_detector_that_fails_stops_nothing(folder, source):
     assert ReviewSession(folder, Failing()).judge(entry) == Judged(entry, None, "out of memory")
 
 
-# The command line.
+# Command line
 
 
 @pytest.fixture
@@ -610,13 +610,13 @@ def test_help_warns_of_files_from_strangers():
     assert text.count("Loading such a file can run code: give only files that you trust") == 2
 
 
-# The guard.
+# Guard
 
 OWN = {"host": "127.0.0.1:7860"}
 
 
 def ask(headers, *, method="GET", path="/", query="", kind="http", names=(), twice=()):
-    """Status that the guard gives to a request, 200 where it lets it pass, and the headers of its answer."""
+    """Return the status that the guard gives to a request (200 if it passes) and the headers of the answer."""
 
     async def application(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -734,12 +734,12 @@ def test_answers_forbid_frames_and_foreign_sources():
         assert b"frame-ancestors 'none'" in answer[b"content-security-policy"]
 
 
-# The server as it runs.
+# Running server
 
 
 @contextmanager
 def running_page(folder, *options):
-    """The page on a free port, in a process of its own; its address."""
+    """Run the page on a free port, in a process of its own, and yield its address."""
     pytest.importorskip("nicegui")
     command = [sys.executable, "-m", "sklearn_exdd.review", str(folder), "--port", "0", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(__file__)}
@@ -812,7 +812,7 @@ def test_the_server_serves_the_page_to_its_user_and_no_files_to_anybody(folder, 
         socket_path = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
         assert request(address, socket_path, upgrade | key | {"Origin": "http://evil.example"})[0] == 403
         assert request(address, socket_path, upgrade | own)[0] == 403
-        # It listens on this address only: 127.0.0.2 is this machine, too.
+        # The server listens on this address only. 127.0.0.2 belongs to this machine as well.
         with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", int(port)), timeout=5):
             pass
 

@@ -26,7 +26,7 @@ def folder(tmp_path, squares):
 
 @pytest.fixture
 def normal(squares):
-    """Images of noise to fit a detector on, the first two of which are in the folder."""
+    """Return images of noise to fit a detector on. The first two are also in the folder."""
     X, y, _ = squares
     more = np.random.RandomState(5).randint(90, 111, size=(10, 64, 64)).astype(np.uint8)
     return np.concatenate([X[y == 0][:2], more])
@@ -34,7 +34,7 @@ def normal(squares):
 
 @pytest.fixture
 def session(folder, normal, cells):
-    """A session that has asked its detector about all images."""
+    """Return a session that has asked its detector about all images."""
     session = ReviewSession(folder, ExDDDetector(cells, max_false_alarm_rate=0.3, random_state=0).fit(normal))
     ask_about_all(session)
     return session
@@ -50,7 +50,7 @@ def names_of(session, label):
 
 
 def bits(detector):
-    """All that a detector holds, as bytes."""
+    """Return everything that a detector holds, as bytes."""
     return pickle.dumps({name: pickle.dumps(value) for name, value in sorted(vars(detector).items())})
 
 

@@ -26,7 +26,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        # Without its sandbox, which containers do not allow: it opens this page only.
+        # Containers do not allow chromium's sandbox. It is not needed, because the browser opens this page only.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -34,7 +34,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """A function that opens the page of a folder; nothing must be fetched elsewhere, and no script fail."""
+    """Yield a function that opens the page of a folder. Fail if it fetches from elsewhere or a script fails."""
     addresses, errors = [], []
     with ExitStack() as stack:
 
@@ -57,7 +57,7 @@ def open_page(browser):
 
 
 def draw(page, *points):
-    """Draw with the mouse, from point to point, given as shares of the image's width and height."""
+    """Draw with the mouse from point to point, given as shares of the image's width and height."""
     image = page.locator(".cursor-crosshair img").locator("visible=true")
     image.scroll_into_view_if_needed()
     box = image.bounding_box()
@@ -70,7 +70,7 @@ def draw(page, *points):
 
 
 def pick(page, name):
-    """Click a thumbnail, and wait for the image."""
+    """Click a thumbnail and wait for the image."""
     image = page.locator(".cursor-crosshair img").locator("visible=true")
     before = image.get_attribute("src")
     page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
@@ -81,13 +81,13 @@ def pick(page, name):
 
 
 def told(page, text):
-    """Wait until the page says something."""
+    """Wait until the page shows a text."""
     page.get_by_text(text, exact=True).locator("visible=true").first.wait_for()
 
 
 @pytest.fixture
 def inspected(tmp_path, surfaces, unseen_surfaces):
-    """A folder of parts, one normal one of them among the defects, and the file of a detector fitted on others."""
+    """Return a folder of parts, one of them normal but among the defects, and a detector file fitted on other parts."""
     X, y, masks = surfaces
     y, masks = y.copy(), masks.copy()
     y[np.argmin(y)], masks[np.argmin(y)] = 1, True

@@ -129,7 +129,7 @@ GRIDS = [  # image shape, row centres, column centres
 
 
 def naive_upsample(patch_map, row_centers, column_centers, image_shape):
-    """Pixel by pixel: the two centres around it along each axis, weighted by nearness."""
+    """Interpolate pixel by pixel between the two centres around it along each axis, weighted by nearness."""
 
     def around(centers, position):
         position = min(max(position, centers[0]), centers[-1])
@@ -198,7 +198,7 @@ def test_upsampling_stays_within_the_values_of_the_map(seed):
 
 
 def naive_mask_coverage(mask, row_centers, column_centers):
-    """Each pixel to its nearest centre, the first of two as near; the mean of each cell."""
+    """Assign each pixel to its nearest centre, or to the first of two equally near ones, and average each cell."""
     cells = {}
     for row, column in np.ndindex(*mask.shape):
         cell = int(np.argmin(abs(row_centers - row))), int(np.argmin(abs(column_centers - column)))
@@ -251,7 +251,7 @@ def test_no_blur_changes_nothing_and_more_blur_flattens_more():
     np.testing.assert_array_equal(smooth(pixels, 0), pixels)
     peaks = [smooth(pixels, sigma).max() for sigma in (0, 1, 2, 4)]
     assert all(later < earlier for earlier, later in pairwise(peaks))
-    # A Gaussian of unit sum is as high as 1 / (2 pi sigma²).
+    # A Gaussian with unit sum has the height 1 / (2 pi sigma²).
     assert peaks[-1] == pytest.approx(1 / (2 * math.pi * 16), rel=0.01)
 
 
@@ -278,7 +278,7 @@ def test_a_new_normal_score_exceeds_the_threshold_at_most_as_often_as_promised(n
     (promise,) = set(attained)
     assert promise == (rate if n_scores >= 1 / rate - 1 - 1e-9 else 1 / (n_scores + 1))
     alarms = (scores[:, -1] > np.array(thresholds)).mean()
-    # Exchangeable scores: the rate is at most the promise, and no more than one rank below it; +- 4 standard errors.
+    # For exchangeable scores, the rate is at most the promise and at most one rank below it, up to 4 standard errors.
     error = 4 * math.sqrt(promise * (1 - promise) / n_trials)
     assert promise - 1 / (n_scores + 1) - error <= alarms <= promise + error
 

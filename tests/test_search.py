@@ -1,4 +1,4 @@
-"""Inside scikit-learn's searches, cross-validation and pipelines."""
+"""Detectors inside scikit-learn's searches, cross-validation and pipelines."""
 
 import os
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def count_extracted(monkeypatch):
-    """A function that starts to count the images an extractor really extracts."""
+    """Return a function that starts counting the images that an extractor really extracts."""
 
     def start(extractor):
         counts = []
@@ -84,7 +84,8 @@ def test_a_search_with_memory_finds_what_one_without_finds(squares, cells, count
     for memory in (None, str(tmp_path / "by name"), joblib.Memory(tmp_path / "object", verbose=0)):
         search = GridSearchCV(ExDDDetector(cells, memory=memory, random_state=0), grid, cv=3, scoring="roc_auc")
         results.append(search.fit(X, y))
-    # 4 candidates on 3 folds, then the refit, with every image extracted; and then, twice, every image once.
+    # Without memory, 4 candidates on 3 folds and the refit extract every image. Each of the two searches with memory
+    # extracts every image once.
     assert sum(counts) == (4 * 3 + 1) * len(X) + 2 * len(X)
     for cached in results[1:]:
         for i in range(3):
@@ -315,7 +316,7 @@ def test_the_threshold_can_be_tuned_on_labels(surfaces, unseen_surfaces):
     tuned = TunedThresholdClassifierCV(detector, scoring="balanced_accuracy", cv=3).fit(X[..., None], y)
     decisions = tuned.estimator_.decision_function(unseen_surfaces[0][..., None])
     np.testing.assert_array_equal(tuned.predict(unseen_surfaces[0][..., None]), decisions >= tuned.best_threshold_)
-    assert tuned.best_threshold_ > 0  # every other normal image was an alarm
+    assert tuned.best_threshold_ > 0  # every other normal image raised an alarm
     accuracy = tuned.score(unseen_surfaces[0][..., None], unseen_surfaces[1])
     assert accuracy > tuned.estimator_.score(unseen_surfaces[0][..., None], unseen_surfaces[1])
 
@@ -344,7 +345,7 @@ def test_with_memory_a_bank_is_searched_once_for_all_candidates(squares, cells, 
     monkeypatch.setattr(MemoryBank, "kneighbors", counting)
     first = ExDDDetector(cells, memory=str(tmp_path), random_state=0).fit(X, y, masks=masks)
     scores = first.score_samples(X)
-    assert sum(searched) >= 2 * 64 * (len(X) + (y == 0).sum()), "both banks, in fit and for the scores"
+    assert sum(searched) >= 2 * 64 * (len(X) + (y == 0).sum()), "both banks are searched, in fit and for the scores"
     searched.clear()
     again = ExDDDetector(cells, memory=str(tmp_path), random_state=0, epsilon=1e-3).fit(X, y, masks=masks)
     again.score_samples(X)
@@ -353,7 +354,7 @@ def test_with_memory_a_bank_is_searched_once_for_all_candidates(squares, cells, 
     np.testing.assert_array_equal(again.score_samples(X), scores)
     again.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])
     again.score_samples(X)
-    assert len(searched) > 0, "another bank"
+    assert len(searched) > 0, "the changed bank is searched anew"
 
 
 def test_a_search_over_synthetic_defects_with_memory_finds_what_one_without_finds(squares, cells, tmp_path):
@@ -394,7 +395,7 @@ def mean_score(estimator, X, y):
 def test_a_bank_searched_in_its_parts_gives_what_it_gives_as_a_whole(excluding, tmp_path):
     rng = np.random.RandomState(0)
     features, queries = rng.randn(120, 4).astype(np.float32), rng.randn(50, 4).astype(np.float32)
-    features[60:80] = queries[:20] = features[:20]  # ties, too
+    features[60:80] = queries[:20] = features[:20]  # includes ties
     synthetic = rng.rand(120) < 0.5
     bank = MemoryBank(features, {"synthetic": synthetic, "group": np.arange(120) // 6})
     exclude = np.arange(50) // 6 if excluding else None
@@ -438,7 +439,7 @@ def test_a_file_that_was_written_anew_is_read_anew(squares, cells, write_images,
     before = detector.score_samples(paths[-2:])
     stat = os.stat(paths[-1])
     Image.fromarray(np.asarray(X[0])).save(paths[-1])
-    os.utime(paths[-1], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as after a clock that goes back
+    os.utime(paths[-1], ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as if the clock had gone back
     after = detector.score_samples(paths[-2:])
     assert after[0] == before[0]
     assert after[1] == detector.score_samples(X[:1])[0] != before[1]
@@ -448,7 +449,7 @@ def test_a_candidate_whose_neighbours_are_known_reads_no_feature_map(squares, ce
     X, y, masks = squares
     detector = ExDDDetector(type(cells)(whiten=True), memory=str(tmp_path), random_state=0)
     scores = detector.fit(X, y, masks=masks).score_samples(X)
-    monkeypatch.setattr(BaseFeatureExtractor, "_raw_maps", None)  # on the base: the code of `cells` is in the keys
+    monkeypatch.setattr(BaseFeatureExtractor, "_raw_maps", None)  # on the base: the keys contain the code of `cells`
     detector.set_params(epsilon=1.0, n_neighbors=2).fit(X, y, masks=masks).score_samples(X)
     np.testing.assert_array_equal(
         detector.set_params(epsilon="scale", n_neighbors="auto").fit(X, y, masks=masks).score_samples(X), scores

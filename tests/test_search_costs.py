@@ -1,4 +1,4 @@
-"""A search pays for a training and for a painted image once for each fold."""
+"""Costs of a search: each training and each painted image is paid for once per fold."""
 
 import functools
 
@@ -33,14 +33,14 @@ FOLDS = StratifiedKFold(3)
 
 @pytest.fixture
 def data():
-    """X and y of 12 images of 32 x 32 pixels, 6 of them with a defect."""
+    """Return X and y of 12 images of 32 x 32 pixels, 6 of them with a defect."""
     X, y, _ = make_surface_defects(12, defect_fraction=0.5, image_shape=(64, 64), random_state=0)
     return X[:, :32, :32].copy(), y
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """A function that counts the calls of a method or function from here on."""
+    """Return a function that starts counting the calls of a method or function."""
 
     def start(owner, name):
         calls = []
@@ -58,7 +58,7 @@ def counted(monkeypatch):
 
 
 def search(estimator, grid, X, y):
-    """Search; the last candidate, which has most defects, is fitted on all images."""
+    """Run a search that refits its last candidate, which has the most defects, on all images."""
     last = GridSearchCV(
         estimator,
         grid,
@@ -75,14 +75,14 @@ def ddpm(**params):
 
 
 def as_a_step(augmenter, memory):
-    """A pipeline whose augmenter has the cache, and the prefix of its number of defects."""
+    """Return a pipeline whose augmenter has the cache, and the prefixes of the parameters of augmenter and detector."""
     augmenter = clone(augmenter).set_params(memory=memory)
     name = type(augmenter).__name__.lower()
     return make_pipeline(augmenter, ExDDDetector(CellStatistics(), random_state=0)), f"{name}__", "exdddetector__"
 
 
 def within(augmenter, memory):
-    """A detector that has the cache, and an augmenter that has none."""
+    """Return a detector that has the cache and whose augmenter has none, and two empty prefixes."""
     return ExDDDetector(CellStatistics(), augmenter=augmenter, memory=memory, random_state=0), "", ""
 
 
@@ -97,7 +97,7 @@ def test_a_search_trains_a_ddpm_once_for_each_fold(way, data, counted, tmp_path)
     grid = {f"{to_detector}n_neighbors": [1, 3], f"{to_augmenter}n_synthetic": [0, 5, 10]}
     paintings = counted(DDPMDefectAugmenter, "_paint")
     search(estimator, grid, *data)
-    assert len(trainings) == 4  # one for each fold and one for the refit
+    assert len(trainings) == 4  # one per fold and one for the refit
     assert len(paintings) == 4 * 10
 
 
@@ -159,7 +159,7 @@ def test_a_search_trains_a_classifier_once_for_each_fold(data, counted, tmp_path
     np.testing.assert_array_equal(found.decision_function(data[0]), plain.decision_function(data[0]))
     np.testing.assert_array_equal(found.best_estimator_.losses_, plain.losses_)
     found.best_estimator_.set_params(learning_rate=1e-3).fit(*data)
-    assert len(trainings) == 4 + 1 + 1, "without a cache, and with another parameter of the training"
+    assert len(trainings) == 4 + 1 + 1, "once without a cache, once with another learning rate"
 
 
 def test_an_extractor_hands_its_cache_to_its_augmenter(data, counted, tmp_path):
@@ -228,4 +228,4 @@ def test_the_parameters_of_others_do_not_paint_anew(data, counted, tmp_path):
         detector.set_params(**{"n_synthetic": 4, **params}).fit(X, y)
         assert len(paintings) == 4
     detector.fit(X[:-1], y[:-1])
-    assert len(paintings) == 8, "other images"
+    assert len(paintings) == 8, "other images are painted anew"

@@ -1,4 +1,4 @@
-"""SegmentationDetector: what it is trained on, what it scores by, and what it shares."""
+"""SegmentationDetector: its training data, its scores, and the training it shares."""
 
 import pickle
 
@@ -31,7 +31,7 @@ def tiny(**params):
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """What each training got: normal images, marked defects and augmenter."""
+    """Return a list of (normal images, marked defects, augmenter, number of synthetic defects), one per training."""
     seen, crops = [], learned.training_crops
 
     def training_crops(normal, marked, augmenter, **params):

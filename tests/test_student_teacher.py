@@ -1,4 +1,4 @@
-"""The student-teacher: tiny networks, trained for a few steps."""
+"""The student-teacher detector: tiny networks, trained for a few steps."""
 
 import pickle
 
@@ -49,14 +49,14 @@ def normals(surfaces):
 
 @pytest.fixture(scope="module")
 def fitted(surfaces):
-    """Fitted for a few steps; no test may change it."""
+    """Return a detector fitted for a few steps. No test may change it."""
     X, y, masks = surfaces
     return tiny().fit(X, y, masks=masks)
 
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """From here on, training is an error."""
+    """Return a function that makes any further training an error."""
 
     def refuse(*_, **__):
         raise AssertionError("trained again")
@@ -155,7 +155,7 @@ def test_the_same_seed_gives_the_same_detector_and_another_seed_another(fitted, 
 def test_the_global_random_generators_are_neither_read_nor_moved(normals):
     scores = []
     for seed in (0, 1):
-        np.random.seed(seed)  # noqa: NPY002 - it is the global generator that is watched
+        np.random.seed(seed)  # noqa: NPY002 - the test watches the global generator
         torch.manual_seed(seed)
         before = joblib.hash([np.random.get_state(), torch.get_rng_state().numpy()])  # noqa: NPY002
         scores.append(tiny().fit(normals).score_samples(normals[:2]))
@@ -206,7 +206,7 @@ def test_both_is_the_sum_of_the_standardised_maps(fitted, normals):
     np.testing.assert_allclose(sum(scaled), maps["both"], rtol=1e-3, atol=1e-3)
 
 
-# Where defects come from
+# Origin of defects
 
 
 @pytest.mark.slow
@@ -296,7 +296,7 @@ def test_whole_groups_are_kept_out_of_the_training(normals, monkeypatch):
     learned = [int(groups[[np.array_equal(image, other) for other in normals]][0]) for image in seen["learning"]]
     assert len(kept) == 8
     assert set(kept).isdisjoint(learned)
-    assert detector.false_alarm_rate_ == 1 / 3  # of two groups
+    assert detector.false_alarm_rate_ == 1 / 3  # two groups are held out
     assert detector.threshold_ == max(detector.score_samples(np.array(seen["held_out"])))
 
 
@@ -436,7 +436,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(normals, tmp_path, monk
         detector.fit(normals)
     with pytest.raises(NotFittedError):
         detector.predict(normals)
-    interrupt_at(6)  # one of the teacher and five of the student's seven are left to do
+    interrupt_at(6)  # after one step of the teacher and five of the student's seven
     with pytest.warns(RuntimeWarning, match="interrupted after 5 of 7 steps"):
         detector.fit(normals)
     assert np.isfinite(detector.score_samples(normals)).all()
@@ -559,7 +559,7 @@ def test_a_batch_keeps_to_its_shares(crops):
     assert batch.corrupted.shape == (16, 1, 48, 32)
     same = (batch.corrupted == batch.clean).flatten(1).all(dim=1)
     known = (batch.normal == 1).flatten(1).all(dim=1)
-    assert (same & ~known)[:4].all()  # real ones, of which nobody knows how they would look without the defect
+    assert (same & ~known)[:4].all()  # real defects, whose appearance without the defect is unknown
     assert (known[4:]).all()
     assert (batch.corrupted[12:] == batch.clean[12:]).all()
     assert (batch.mask[12:] == 0).all()

@@ -22,7 +22,7 @@ def draw(n, seed, **kwargs):
 
 @pytest.fixture(scope="module")
 def defects():
-    """Images and masks of 60 surfaces with a stain."""
+    """Return images and masks of 60 surfaces with a stain."""
     return draw(60, 0, defects="stain")
 
 
@@ -32,7 +32,7 @@ def gabor(tmp_path):
 
 
 class Pixels(BaseFeatureExtractor):
-    """One patch an image: its first pixels are the features."""
+    """Extractor of one patch per image, whose features are the first pixels."""
 
     stride = 8
 
@@ -45,7 +45,7 @@ class Pixels(BaseFeatureExtractor):
 
 
 def unit_rows(real, synthetic):
-    """The features of `Pixels` on the scale that the documentation promises."""
+    """Return the features of `Pixels` on the scale that the documentation promises."""
     rows = [X[:, 0, :3].astype(np.float64) for X in (real, synthetic)]
     rows = [(one - rows[0].mean(axis=0)) / rows[0].std(axis=0) for one in rows]
     return [one / np.linalg.norm(one, axis=1, keepdims=True) for one in rows]
@@ -111,7 +111,7 @@ def test_both_distances_agree_with_those_of_torchmetrics():
 def test_equal_sets_are_at_no_distance(metric, defects):
     X, masks = defects
     distance = value(metric(X, X, real_masks=masks, synthetic_masks=masks))
-    # Unbiased, the kernel distance of an image from itself counts as one from another of its kind: below 0.
+    # The unbiased kernel distance skips equal pairs within a set but not between the sets, so it is below 0.
     assert distance == pytest.approx(0, abs=1e-9) if metric is frechet_distance else -0.3 < distance < 0
 
 
@@ -182,8 +182,8 @@ def test_each_image_weighs_the_same_however_large_its_defect(metric, cells):
     X, _ = draw(40, 0)
     small, large = np.zeros((2, 64, 64), dtype=bool)
     small[8:16, 8:16] = large[8:48, 8:48] = True
-    # Uniform images: all their patches are alike, so that the number of patches is all that could make a difference.
-    # The larger defects are on the brighter images.
+    # The images are uniform, so that all their patches are alike and only the number of patches could make a
+    # difference. The larger defects are on the brighter images.
     flat = np.broadcast_to(np.arange(50, 170, 3)[:, None, None], X.shape).astype(np.uint8)
     flat, textured = flat[:30].copy(), X[:20].copy()
     found = [

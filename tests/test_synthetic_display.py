@@ -27,7 +27,7 @@ def make_synthetic(n=5, shapes=((64, 64),), n_channels=None, **origin):
 
 
 class Augmenter(TransformerMixin, BaseEstimator):
-    """Stand-in for an augmenter that is not asked to be fitted."""
+    """Stand-in for an augmenter that need not be fitted."""
 
     def fit(self, X, y=None):
         return self

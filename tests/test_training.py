@@ -18,7 +18,7 @@ def build():
 
 
 def regression(module, calls=None):
-    """The loss of fitting y = x_0 - 2 x_1; `calls` notes the steps asked for."""
+    """Return the loss of fitting y = x_0 - 2 x_1. `calls` records the steps that are requested."""
 
     def loss_of_step(step, random_state):
         if calls is not None:
@@ -30,7 +30,7 @@ def regression(module, calls=None):
 
 
 def failing(loss_of_step, at, error):
-    """The same loss until a step, at which something happens."""
+    """Return the same loss, which raises an error at a step."""
 
     def loss_or_failure(step, random_state):
         if step == at:
@@ -41,7 +41,7 @@ def failing(loss_of_step, at, error):
 
 
 def broken(loss_of_step, at):
-    """The same loss until a step, from which it is NaN."""
+    """Return the same loss, which is NaN from a step on."""
     return lambda step, random_state: loss_of_step(step, random_state) * (float("nan") if step >= at else 1)
 
 
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 def test_the_global_random_generators_are_neither_read_nor_moved():
     results = []
     for seed in (0, 1):
-        np.random.seed(seed)  # noqa: NPY002 - it is the global generator that is watched
+        np.random.seed(seed)  # noqa: NPY002 - the test watches the global generator
         torch.manual_seed(seed)
         before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
         results.append(trained(max_steps=5)[0])

@@ -1,4 +1,4 @@
-"""The versions that a bug report names."""
+"""The versions that a bug report lists."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Complete diffusers inpainting pipelines with tiny random networks: no download, a few MiB, 0.1 s an image."""
+"""Complete diffusers inpainting pipelines with tiny random networks: no download, a few MiB, 0.1 s per image."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def save_tiny_pipeline(folder, kind="sdxl", unet_channels=9, seed=0):
     folder : pathlib.Path
     kind : {"sdxl", "sd"}
     unet_channels : {4, 9}
-        9 as in networks made for inpainting, 4 as in text-to-image ones.
+        Input channels of the U-Net: 9 as in networks for inpainting, 4 as in text-to-image networks.
     seed : int
 
     Returns
@@ -119,7 +119,7 @@ def _text_config(**options):
 
 
 def _tokenizer():
-    """Bytes, bytes that end a word, two merges and two marks."""
+    """Return a tokenizer that knows bytes, bytes that end a word, two merges and two special tokens."""
     from transformers import CLIPTokenizer
 
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -1,4 +1,4 @@
-"""The augmenters without a diffusion model, and stand-ins for them."""
+"""Augmenters without a diffusion model, and stand-ins for augmenters."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ each_that_needs_no_defects = pytest.mark.parametrize("augmenter", NEED_NO_DEFECT
 
 
 class Shift(OffsetDefectAugmenter):
-    """Changes every pixel of the region by half of the range."""
+    """Augmenter that shifts every pixel of the region by half of the range."""
 
     def _paint(self, image, region, random_state):
         return np.where(image > 0.5, image - 0.5, image + 0.5), {}
@@ -45,7 +45,7 @@ def colour_of(X):
 
 
 def in_form_of_samples(source):
-    """A source in the form that the samples have: without alpha, and bool as uint8."""
+    """Return a source image in the form of the samples: without an alpha channel, and with bool as uint8."""
     source = np.asarray(source)
     if source.dtype == bool:
         source = source.astype(np.uint8) * 255

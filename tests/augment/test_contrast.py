@@ -1,4 +1,4 @@
-"""Defects that cannot be seen."""
+"""Synthetic defects that cannot be seen."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from sklearn_exdd.augment import BoxRegions, OffsetDefectAugmenter
 
 
 class Nothing(OffsetDefectAugmenter):
-    """Leaves the image as it is."""
+    """Augmenter that leaves the image as it is."""
 
     def _paint(self, image, region, random_state):
         return image.copy(), {}
 
 
 class Unfinished(OffsetDefectAugmenter):
-    """Half of what it paints is no number."""
+    """Augmenter that paints NaN or infinity in half of the pixels."""
 
     def _paint(self, image, region, random_state):
         painted = np.where(image > 0.5, image - 0.5, image + 0.5)
@@ -25,7 +25,7 @@ class Unfinished(OffsetDefectAugmenter):
 
 
 class Faint(OffsetDefectAugmenter):
-    """Paints half a standard deviation of the texture; counts its tries."""
+    """Augmenter that paints half a standard deviation of the texture and counts its tries."""
 
     n_tries = 0
 
@@ -35,7 +35,7 @@ class Faint(OffsetDefectAugmenter):
 
 
 class PlainAtThird(Faint):
-    """Faint at first, plain at the third try."""
+    """Augmenter whose defects are faint except at every third try, which is plain."""
 
     def _paint(self, image, region, random_state):
         painted, more = super()._paint(image, region, random_state)

@@ -1,4 +1,4 @@
-"""Messages about a user's own augmenter that does not keep to the rules."""
+"""Messages about augmenters of the user that break the rules."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from sklearn_exdd import BaseDefectAugmenter, PerlinDefectAugmenter
 
 
 def augmenter_of(result):
-    """An augmenter that paints what a function of the image gives."""
+    """Return an augmenter that paints the result of a function of the image."""
 
     class Own(PerlinDefectAugmenter):
         def _paint(self, image, region, random_state):

@@ -43,7 +43,7 @@ def test_outside_the_mask_every_pixel_is_the_sources_in_its_own_dtype_and_shape(
     X, y, masks = surfaces
     X = FORMS[form](X)
     augmenter = clone(augmenter)
-    if form == "bool":  # the texture of black and white leaves no room for more contrast
+    if form == "bool":  # black and white textures leave no room for more contrast
         names = [name for name in augmenter.get_params() if name.split("__")[-1] == "min_contrast"]
         augmenter.set_params(**dict.fromkeys(names, 0))
     synthetic = augmenter.fit(X, y, masks=masks).sample(6)
@@ -55,7 +55,7 @@ def test_outside_the_mask_every_pixel_is_the_sources_in_its_own_dtype_and_shape(
 
 @each_augmenter
 def test_the_source_is_the_normal_image_whose_pixels_are_there(augmenter, surfaces):
-    X, y, masks = surfaces  # normals and defects in random order
+    X, y, masks = surfaces  # normal and defect images in random order
     synthetic = clone(augmenter).fit(X, y, masks=masks).sample(12)
     sources = [one["source"] for one in synthetic.provenance]
     for image, mask, source in zip(synthetic.images, synthetic.masks, sources):
@@ -114,7 +114,7 @@ def test_tiny_images_do(augmenter, shape):
     X = np.random.RandomState(0).randint(80, 100, size=(3, *shape)).astype(np.uint8)
     augmenter = clone(augmenter)
     names = [name for name in augmenter.get_params() if name.split("__")[-1] == "min_contrast"]
-    if name_of(augmenter) == "CutPasteDefectAugmenter":  # scars of so small images have no pixels
+    if name_of(augmenter) == "CutPasteDefectAugmenter":  # scars in such small images have no pixels
         augmenter.set_params(regions=RectangleRegions(area=(0.2, 0.3)))
     synthetic = augmenter.set_params(**dict.fromkeys(names, 0)).fit(X).sample(4)
     for image, mask, provenance in zip(*synthetic, synthetic.provenance):
@@ -162,7 +162,7 @@ def test_the_mask_covers_what_really_changed_and_no_more(surfaces):
         def _paint(self, image, region, random_state):
             painted = np.where(image > 0.5, image - 0.5, image + 0.5)
             painted[:, 32:] = image[:, 32:]
-            painted[40, 50] = 1 - image[40, 50]  # alone
+            painted[40, 50] = 1 - image[40, 50]  # a single pixel
             return painted, {}
 
     synthetic = Left(regions=BoxRegions([(10, 10, 54, 54)]), random_state=0).fit(X[y == 0]).sample(2)

@@ -1,6 +1,6 @@
 """Write the files of this folder, once for each format of sklearn_exdd.persistence: ``python tests/data/write.py``.
 
-Those of earlier formats stay as they are.
+Files of earlier formats are left unchanged.
 """
 
 import json
@@ -26,14 +26,14 @@ SEED = {"random_state": 0}
 
 
 def test_data(kind):
-    """What the estimators of a kind are asked about."""
+    """Return the test data for estimators of a kind."""
     if kind == "rows":
         return np.random.RandomState(1).normal(size=(6, 4))
     return make_surface_defects(4, defect_fraction=0.5, image_shape=(32, 32), random_state=1)[0]
 
 
 def answer(kind, estimator):
-    """What they answer, as JSON."""
+    """Return the output of an estimator of a kind on its test data, in a form that JSON can hold."""
     if kind == "augmenter":
         synthetic = estimator.sample(3, random_state=1)
         return {
@@ -45,7 +45,7 @@ def answer(kind, estimator):
 
 
 def estimators():
-    """Name, kind and fitted estimator of each file."""
+    """Yield the name, kind and fitted estimator of each file."""
     X, y, masks = make_surface_defects(10, defect_fraction=0.3, image_shape=(32, 32), random_state=0)
     labels = np.where(y == 1, "scratched", "good")
     rows = np.random.RandomState(0).normal(size=(40, 4))

@@ -1,9 +1,9 @@
-"""Plain and slow versions of what ExDDDetector computes, and comparisons of detectors."""
+"""Plain, slow versions of the computations of ExDDDetector, and comparisons of detectors."""
 
 import numpy as np
 from assertions import naive_p_value
 
-# All patches are kept, and those at the border count as the others do.
+# Keep all patches, and treat those at the border like the others.
 EVERYTHING = {"normal_coreset": 1.0, "defect_coreset": 1.0, "max_defect_patches": None, "border_rings": 0}
 
 
@@ -24,7 +24,7 @@ def assert_same_rows(first, second):
 
 
 def patch_rows(detector, image):
-    """Features of the patches of one image, and where they are centred."""
+    """Return the features of the patches of one image, and the centres of the patches."""
     (feature_map,) = detector.feature_extractor_.transform([image])
     centers = detector.feature_extractor_.patch_centers(feature_map.shape, image.shape)
     rows, columns = np.meshgrid(*centers, indexing="ij")
@@ -36,7 +36,7 @@ def places(bank):
 
 
 def lie_on(mask, centers, reach=4):
-    """Whether patches of 2 * reach pixels show some of the mask."""
+    """Return whether each patch of side 2 * reach pixels overlaps the mask."""
     return np.array(
         [
             mask[max(0, int(row) - reach + 1) : int(row) + reach + 1, max(0, int(column) - reach + 1) :][
@@ -52,7 +52,7 @@ def distances_to(rows, patch):
 
 
 def naive_distances(bank, features, n_neighbors, kept=slice(None)):
-    """Mean distance to the nearest of the kept rows of a bank."""
+    """Return the mean distance of each patch to the `n_neighbors` nearest kept rows of a bank."""
     return np.array([np.sort(distances_to(bank.features[kept], patch))[:n_neighbors].mean() for patch in features])
 
 
@@ -63,7 +63,7 @@ def naive_threshold(scores, rate, groups=None):
 
 
 def assert_finds(detector, images, is_defect):
-    """Every defect is found, and scores higher than every normal image (one of which may still be an alarm)."""
+    """Check that every defect is found and scores well above all normal images (which may still be alarms)."""
     scores = detector.score_samples(images)
     assert (detector.decision_function(images)[is_defect] > 0).all()
     assert scores[is_defect].min() > 1.2 * scores[~is_defect].max()

@@ -1,4 +1,4 @@
-"""The contents of the normal and the defect bank."""
+"""Contents of the normal bank and the defect bank."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ def test_without_masks_the_defect_bank_holds_the_defect_and_not_the_whole_image(
     on_defect = []
     for image in np.flatnonzero(y):
         own = places(bank)[bank.provenance["image"] == image]
-        # A patch of the middle of a square of 16 pixels differs from noise without a doubt.
+        # A patch inside a square of 16 pixels clearly differs from noise.
         _, centers = patch_rows(detector, X[image])
         inside = centers[lie_on(masks[image], centers, reach=1)]
         assert set(map(tuple, inside)) <= set(map(tuple, own))
         on_defect.append(lie_on(masks[image], own))
-    # 1 % of normal patches lie farther than 99 % of them do: about one for each ten patches of a square.
+    # 1 % of the normal patches lie farther away than the other 99 %: about one per ten patches of a square.
     assert np.concatenate(on_defect).mean() > 0.8
 
 

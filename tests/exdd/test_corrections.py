@@ -22,7 +22,7 @@ from sklearn_exdd.datasets import make_surface_defects
 
 
 def new_kind_of_image(seed, n_images=1):
-    """Noise with a dark stripe, which no other image has."""
+    """Return noise images with a dark stripe, which no other image has, and the masks of the stripe."""
     X = np.random.RandomState(seed).randint(90, 111, size=(n_images, 64, 64))
     X[:, :, 20:28] -= 60
     mask = np.zeros((n_images, 64, 64), dtype=bool)
@@ -43,7 +43,7 @@ def test_a_corrected_false_alarm_is_no_alarm_any_more(dual, squares, unseen_squa
     assert detector.score_samples(alarm)[0] < score
     assert detector.decision_function(alarm)[0] < 0
     assert len(detector.normal_bank_) > n_rows
-    # The same stripe in other noise has become normal, the squares are defects as before.
+    # The same stripe in other noise is now normal; the squares are still defects.
     again, _ = new_kind_of_image(1, 3)
     np.testing.assert_array_equal(detector.predict(again), [0, 0, 0])
     if dual:
@@ -86,7 +86,7 @@ def test_what_is_known_already_is_not_added_to_the_normal_bank(squares, cells):
 def test_a_corrected_miss_is_found_the_next_time(n_neighbors, with_masks, squares, unseen_squares, cells):
     X, y, masks = squares
     miss, mask = new_kind_of_image(0)
-    # By brightness alone a dark stripe is as far from a bright square as can be: a miss.
+    # In brightness, a dark stripe is as far as possible from a bright square, so the detector misses it.
     detector = ExDDDetector(cells, n_neighbors=n_neighbors, epsilon="scale", random_state=0).fit(X, y, masks=masks)
     scores = detector.score_samples(new_kind_of_image(1, 3)[0])
     n_rows = len(detector.defect_bank_)
@@ -126,13 +126,13 @@ def test_corrections_of_both_kinds_can_come_in_one_call(squares, cells):
     together.partial_fit(images, labels, masks=corrected)
     assert len(together.normal_bank_) > n_normal
     assert len(together.defect_bank_) > n_defect
-    # New images are numbered on, and remember their place in the call.
+    # The numbering of the images continues, in the order of the call.
     assert set(together.normal_bank_.provenance["image"][n_normal:]) == {len(X), len(X) + 2}
     assert set(together.defect_bank_.provenance["image"][n_defect:]) == {len(X) + 1}
     together.partial_fit(new_kind_of_image(2, 2)[0], [0, 1])
     assert together.normal_bank_.provenance["image"][-1] == len(X) + 3
     assert together.defect_bank_.provenance["image"][-1] == len(X) + 4
-    # Each image is a group of its own, so that none is left out for another.
+    # Each image is a group of its own, so no image is left out because of another.
     for bank in (together.normal_bank_, together.defect_bank_):
         pairs = set(zip(bank.provenance["image"].tolist(), bank.provenance["group"].tolist()))
         assert len(pairs) == len({image for image, _ in pairs}) == len({group for _, group in pairs})
@@ -143,7 +143,7 @@ def test_corrections_of_both_kinds_can_come_in_one_call(squares, cells):
 @pytest.mark.parametrize("rate", [0.05, 0.3])
 @pytest.mark.parametrize(("side", "tolerance"), [(24, 1e-4), (64, 0.05)], ids=["9 patches", "64 patches"])
 def test_the_threshold_follows_the_banks(n_top_patches, dual, rate, side, tolerance, squares, cells):
-    # Of few patches all are kept to find the threshold again, of many only those that may decide.
+    # With few patches, all are kept to update the threshold; with many, only those that may decide it.
     middle = slice(32 - side // 2, 32 + side // 2)
     X, y, masks = squares[0][:, middle, middle], squares[1], squares[2][:, middle, middle]
     kept = (y == 0) | masks.any(axis=(1, 2))
@@ -154,10 +154,10 @@ def test_the_threshold_follows_the_banks(n_top_patches, dual, rate, side, tolera
     detector.fit(X, y, masks=masks) if dual else detector.fit(X[y == 0])
     alarms = new_kind_of_image(0, 2)[0][:, :side, :side]
     stripe, miss_masks = (one[:, :side, :side] for one in new_kind_of_image(1))
-    misses = 200 - stripe  # a bright one
+    misses = 200 - stripe  # a bright stripe
     before = detector.threshold_
     detector.partial_fit(np.concatenate([alarms, misses]), [0, 0, 1], masks=[None, None, miss_masks[0]])
-    # The banks as they are now, and each normal image without its own rows.
+    # Use the current banks, and leave out each normal image's own rows.
     normal_bank, defect_bank = detector.normal_bank_, detector.defect_bank_
     n_known = len(X) if dual else 12
     indices = [*(np.flatnonzero(y == 0) if dual else range(12)), n_known, n_known + 1]
@@ -181,7 +181,7 @@ def test_a_correction_without_news_leaves_the_threshold_as_it_was(epsilon):
     detector = ExDDDetector("gabor", n_neighbors=1, **params).fit(X, y, masks=masks)
     before, n_rows = detector.threshold_, len(detector.defect_bank_)
     detector.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])
-    # Twice the same rows: no distance has changed.
+    # The same rows were added again, so no distance has changed.
     assert len(detector.defect_bank_) > n_rows
     assert detector.threshold_ == pytest.approx(before, rel=1e-4)
 

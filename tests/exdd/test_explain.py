@@ -1,4 +1,4 @@
-"""Explanations: the deciding patch and its nearest rows."""
+"""Explanations: the decisive patch and its nearest rows."""
 
 import numpy as np
 import pytest

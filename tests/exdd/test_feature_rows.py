@@ -1,4 +1,4 @@
-"""Rows of features in place of images."""
+"""Rows of features instead of images."""
 
 import numpy as np
 import pytest

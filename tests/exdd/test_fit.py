@@ -1,4 +1,4 @@
-"""The ways to call fit, its interruptions, and the extractors it accepts."""
+"""Ways to call fit, interruptions of fit, and the extractors that fit accepts."""
 
 import joblib
 import numpy as np
@@ -9,12 +9,12 @@ from sklearn.base import clone
 from sklearn_exdd import ExDDDetector
 from sklearn_exdd.features import make_feature_extractor
 
-# The ways to call fit
+# Ways to call fit
 
 
 @pytest.fixture
 def apart(surfaces):
-    """Normal images, defect images and the masks of these."""
+    """Return the normal images, the defect images and the masks of the defect images."""
     X, y, masks = surfaces
     return X[y == 0], X[y == 1], masks[y == 1]
 
@@ -157,11 +157,11 @@ def test_verbose_shows_progress_on_the_error_stream_and_silence_is_the_default(s
     assert "100%" in err
 
 
-# Feature extractors by name, and of other makes
+# Feature extractors given by name, and objects of other kinds
 
 
 class Brightness:
-    """No estimator: an object with transform(images), which is all that is asked for."""
+    """Object with transform(images) that is not an estimator: no more is required of an extractor."""
 
     def transform(self, images):
         n, height, width, _ = images.shape

@@ -26,7 +26,7 @@ class Synthetic:
 
 
 class SquareAugmenter(BaseEstimator):
-    """Stand-in: pastes bright squares onto the normal images, one after the other."""
+    """Stand-in for an augmenter that pastes bright squares onto the normal images in turn."""
 
     def __init__(self, brightness=60, tells_origin=True):
         self.brightness = brightness
@@ -152,7 +152,7 @@ def test_the_same_seed_draws_the_same_synthetic_defects(squares, unseen_squares,
 @pytest.mark.parametrize("real", [False, True], ids=["synthetic only", "with real defects"])
 def test_the_threshold_leaves_out_what_was_made_on_the_image_itself(real, squares, cells):
     X, y, masks = squares
-    # What is pasted is invisible: the synthetic patches are those of their normal image.
+    # The pasted squares are invisible, so synthetic patches equal the patches of their normal image.
     detector = ExDDDetector(
         cells,
         augmenter=SquareAugmenter(brightness=0),

@@ -1,4 +1,4 @@
-"""Networks that read the maps of a frozen pretrained encoder beside their own."""
+"""Networks that read the maps of a frozen pretrained encoder in addition to their own."""
 
 import pickle
 

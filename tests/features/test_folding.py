@@ -10,7 +10,7 @@ from sklearn_exdd.features.folding import fold_watched
 
 
 class Network(nn.Module):
-    """Convolutions whose outputs are used once or twice, and that are called once or twice."""
+    """Network of convolutions whose outputs are used once or twice, and that are called once or twice."""
 
     def __init__(self, twice):
         super().__init__()

@@ -18,7 +18,7 @@ from sklearn_exdd.features import (
 
 
 class Halves:
-    """A foreign extractor: something with transform, no more."""
+    """Foreign extractor that has a transform method and nothing else."""
 
     def transform(self, images):
         assert images.dtype == np.float32
@@ -26,7 +26,7 @@ class Halves:
 
 
 class Centred:
-    """A foreign extractor that learns."""
+    """Foreign extractor that learns."""
 
     def fit(self, images):
         self.shapes_ = [image.shape for image in images]
@@ -85,7 +85,7 @@ def test_a_foreign_extractor_can_be_cached_resized_and_whitened(tmp_path):
     maps = first.transform(X)
     assert maps[0].shape == (8, 10, 3)
     np.testing.assert_allclose(patches_of(maps).mean(axis=0), 0, atol=1e-4)
-    # Fitted on other images it is another extractor, and takes none of the first one's entries.
+    # Fitted on other images, it is a different extractor and uses none of the first one's entries.
     other = ForeignFeatureExtractor(Centred(), **options).set_params(whiten=False).fit(X[:1])
     without_cache = ForeignFeatureExtractor(Centred(), image_size=32).fit(X[:1])
     assert_same_maps(other.transform(X), without_cache.transform(X), atol=1e-6)

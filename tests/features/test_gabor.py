@@ -37,7 +37,7 @@ def test_gabor_features_do_not_depend_on_the_strength_of_the_light():
 @pytest.mark.parametrize("n_channels", [1, 3])
 def test_pixels_of_one_value_have_no_deviation(value, n_channels):
     X = random_images(0, 1, 256, 128, n_channels)
-    X[:, 128:] = value / 255  # the widest window reaches 15 pixels on, the widest filter 44
+    X[:, 128:] = value / 255  # the widest window reaches 15 pixels further, the widest filter 44
     (feature_map,) = GaborFeatureExtractor(whiten=False, response="linear").transform(X)
     constant = feature_map[-6:]
     means = slice(0, n_channels), slice(2 * n_channels, 3 * n_channels)
@@ -50,7 +50,7 @@ def test_pixels_of_one_value_have_no_deviation(value, n_channels):
 def test_strips_give_what_the_whole_image_gives(n_channels, monkeypatch):
     X = random_images(0, 2, 100, 130, n_channels)
     maps = []
-    for n_pixels in (1, 10_000, 10**9):  # rows of cells one by one, some together, all
+    for n_pixels in (1, 10_000, 10**9):  # rows of cells one by one, some together, all together
         monkeypatch.setattr(gabor, "_N_PIXELS", n_pixels)
         maps.append(np.stack(GaborFeatureExtractor(whiten=False).transform(X)))
     np.testing.assert_allclose(maps[0], maps[2], rtol=1e-5, atol=1e-5)
@@ -70,7 +70,7 @@ def test_the_logarithm_is_taken_of_all_but_the_means_of_the_image():
     responses, logs = (
         np.stack(GaborFeatureExtractor(whiten=False, response=response).transform(X)) for response in ("linear", "log")
     )
-    is_mean = np.isin(np.arange(responses.shape[-1]), [0, 2])  # over 8 and over 32 pixels
+    is_mean = np.isin(np.arange(responses.shape[-1]), [0, 2])  # means over 8 and over 32 pixels
     np.testing.assert_array_equal(logs[..., is_mean], responses[..., is_mean])
     np.testing.assert_allclose(logs[..., ~is_mean], np.log(responses[..., ~is_mean] + 0.004), atol=1e-4)
 

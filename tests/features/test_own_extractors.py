@@ -1,4 +1,4 @@
-"""Messages about a user's own extractor that does not keep to the rules."""
+"""Messages about a user's own extractor that breaks the rules."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn_exdd.features import BaseFeatureExtractor
 
 
 def extractor_of(result, stride=8):
-    """An extractor whose maps are what a function of the images gives."""
+    """Return an extractor whose maps are the result of a function of the images."""
 
     class Own(BaseFeatureExtractor):
         def _extract(self, images):

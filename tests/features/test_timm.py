@@ -1,4 +1,4 @@
-"""Models of timm: convolutional networks, those with TensorFlow's padding, and transformers."""
+"""Models of timm: convolutional networks, networks with TensorFlow's padding, and transformers."""
 
 import sys
 import time
@@ -20,9 +20,9 @@ from sklearn_exdd.features import TimmFeatureExtractor
 timm = pytest.importorskip("timm")
 
 NEWEST = pytest.mark.skipif(
-    parse_version(timm.__version__) < parse_version("1.0.31"), reason="an older timm, whose message names the remedy"
+    parse_version(timm.__version__) < parse_version("1.0.31"), reason="needs timm >= 1.0.31, as the message says"
 )
-#: A small random model of each family, the stride of its finest level in use, and the pixel of the first patch.
+#: A small random model of each family, the stride of its finest level in use, and the pixel of its first patch.
 FAMILIES = [
     ("test_resnet", 8, 3.5),
     ("resnet18", 8, 0),
@@ -85,7 +85,7 @@ def test_maps_depend_neither_on_the_batch_nor_on_the_process(backbone):
     assert not np.allclose(other[0], maps[0], rtol=1e-2)
 
 
-# What timm itself gives
+# Outputs of timm itself
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -104,7 +104,7 @@ def test_outputs_are_those_of_timm(backbone, layers, folded):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = timm.create_model(backbone).eval()
-    size = 160 if backbone.startswith("test") else 224  # that of the model
+    size = 160 if backbone.startswith("test") else 224  # native size of the model
     batch = torch.from_numpy(random_images(0, 1, size, size, 3)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         outputs, norm = loaded.module(batch), backbone == "test_vit"

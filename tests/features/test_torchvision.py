@@ -18,11 +18,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from sklearn_exdd.features import TorchvisionFeatureExtractor
 
-# torchvision
+# Agreement with torchvision
 
 
 def torchvision_outputs(images, layers, seed=0):
-    """What torchvision itself gives for images (n, height, width, 3), pooled; a tensor a layer."""
+    """Return the pooled outputs of torchvision itself for images (n, height, width, 3), one tensor per layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = create_feature_extractor(models.resnet18(weights=None).eval(), return_nodes=list(layers))
@@ -154,7 +154,7 @@ def test_an_unknown_backbone_is_refused():
 # Weights
 
 
-SMALL = {"layers": ("stage2",)}  # of shufflenet_v2_x0_5, the smallest backbone
+SMALL = {"layers": ("stage2",)}  # layer of shufflenet_v2_x0_5, the smallest backbone
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_weights_that_are_neither_a_name_nor_a_file_are_refused(weights):
 
 
 class Trap:
-    """Unpickled by a careless reader, this creates a file."""
+    """Object that creates a file when a careless reader unpickles it."""
 
     def __init__(self, path):
         self.path = path

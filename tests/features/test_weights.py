@@ -35,7 +35,7 @@ def states():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Empty caches of torch's hub and of Hugging Face's, and no network."""
+    """Provide empty caches of torch's hub and of Hugging Face's hub, without a network."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

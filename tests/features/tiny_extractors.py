@@ -8,7 +8,7 @@ from sklearn_exdd.features import BaseFeatureExtractor, TorchvisionFeatureExtrac
 
 
 class CellMeans(BaseFeatureExtractor):
-    """Mean and peak of cells of 4 x 4 pixels; counts the images it is given."""
+    """Extractor of the mean and maximum of cells of 4 x 4 pixels. It counts the images it is given."""
 
     stride = 4
     offset = 1.5
@@ -23,7 +23,7 @@ class CellMeans(BaseFeatureExtractor):
 
 
 class Pixels(BaseFeatureExtractor):
-    """Every pixel is a patch, its channels are the features."""
+    """Extractor of the pixels. Every pixel is a patch, and its channels are the features."""
 
     stride = 1
 
