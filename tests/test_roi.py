@@ -48,7 +48,9 @@ DETECTORS = {
     "student-teacher": StudentTeacherDetector(
         channels=(8, 16), n_synthetic=4, max_steps=2, map_source="both", position_map=True, random_state=0
     ),
-    "classifier": DefectClassifier("resnet18", weights=None, max_steps=2, image_size=32, train_batch_size=4, random_state=0),
+    "classifier": DefectClassifier(
+        "resnet18", weights=None, max_steps=2, image_size=32, train_batch_size=4, random_state=0
+    ),
 }
 SLOW = {"networks", "student-teacher", "classifier"}
 each_detector = pytest.mark.parametrize(
@@ -213,9 +215,10 @@ def test_files_memory_and_arrays_are_the_same(surfaces, disturbed, roi, tmp_path
     expected = ExDDDetector("gabor", random_state=0).fit(X, y, roi=roi).score_samples(X)
     detector = ExDDDetector("gabor", memory=tmp_path / "cache", random_state=0)
     for _ in range(2):
-        np.testing.assert_array_equal(detector.fit(paths, y, roi=roi).score_samples(paths), expected)
+        # The sizes of batches of an exact search may change the last digits.
+        np.testing.assert_allclose(detector.fit(paths, y, roi=roi).score_samples(paths), expected, atol=1e-6)
     other = np.ones_like(roi)
-    assert not np.array_equal(detector.fit(paths, y, roi=other).score_samples(paths), expected)
+    assert not np.allclose(detector.fit(paths, y, roi=other).score_samples(paths), expected, atol=1e-6)
 
 
 def test_an_augmenter_in_a_pipeline(surfaces, disturbed, roi):
@@ -277,6 +280,7 @@ def test_pixel_metrics_count_the_region_alone(score, roi):
         score(masks, maps, roi=np.ones((3, 3), dtype=bool))
 
 
+@pytest.mark.filterwarnings("ignore:DriftMonitor. expected at least 20")
 def test_a_monitor_looks_at_the_region_alone(surfaces, disturbed, roi):
     X, y, _ = surfaces
     detector = ExDDDetector("gabor", random_state=0).fit(X, y, roi=roi)
@@ -340,7 +344,9 @@ def test_a_region_for_feature_rows(roi):
 def test_only_some_images_with_regions(surfaces, roi):
     X, y, _ = surfaces
     mixed = [*with_roi(X[:1], roi), *X[1:]]
-    with pytest.raises(ValueError, match=r"X: expected a region of interest with each image, got 1 with and \d+ without"):
+    with pytest.raises(
+        ValueError, match=r"X: expected a region of interest with each image, got 1 with and \d+ without"
+    ):
         ExDDDetector("gabor").fit(mixed, y)
     detector = ExDDDetector("gabor", random_state=0).fit(X, y)
     with pytest.raises(ValueError, match=r"X: expected no region of interest, as in fit"):
