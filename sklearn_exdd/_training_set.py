@@ -51,7 +51,8 @@ class TrainingSet:
         synthetic = self.synthetic and self.synthetic.restrict_to(sources)
         masks = self.masks and self.masks.take(rows)
         kinds = None if self.kinds is None else self.kinds[rows]
-        return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic, kinds, is_renumbered=True)
+        is_renumbered = self.is_renumbered or self.synthetic is not None
+        return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic, kinds, is_renumbered)
 
     def with_channels(self, n_channels):
         """Return the same images, which are now expected to have this number of channels."""
@@ -73,10 +74,10 @@ class TrainingSet:
         """Return the mask of a defect image, bool (height, width), or None; an empty one is an error."""
         mask, where = self._mask_within(index)
         if mask is not None and not mask.any():
-            advice = "call the image normal" if where else "pass None for an image whose defect is not marked"
+            advice = "Leave the image out, or call it normal." if where else ""
             raise ValueError(
-                f"{self.masks.where(index)}: expected a mask of the defect, got one that is empty{where}. Leave the "
-                f"image out, or {advice}."
+                f"{self.masks.where(index)}: expected a mask of the defect, got an empty one{where}. "
+                + (advice or "Pass None for an image whose defect is not marked.")
             )
         return mask
 

@@ -256,12 +256,10 @@ def test_searches_and_cross_validation_split_images_with_their_regions(surfaces,
 
 def test_a_region_as_high_as_there_are_images_is_not_split_in_silence(surfaces):
     X, y, _ = make_surface_defects(32, image_shape=(32, 48), defect_fraction=0.5, random_state=0)
-    with (
-        sklearn.config_context(enable_metadata_routing=True),
-        pytest.raises(ValueError, match=r"X\[\d+\]: expected 16 x 48 pixels, the shape of its region of interest"),
-    ):
-        roi = np.ones((32, 48), dtype=bool)
-        cross_val_score(ExDDDetector("gabor"), X, y, cv=2, params={"roi": roi}, error_score="raise")
+    params = {"roi": np.ones((32, 48), dtype=bool)}
+    expected = r"X\[\d+\]: expected 16 x 48 pixels, the shape of its region of interest"
+    with sklearn.config_context(enable_metadata_routing=True), pytest.raises(ValueError, match=expected):
+        cross_val_score(ExDDDetector("gabor"), X, y, cv=2, params=params, error_score="raise")
 
 
 @pytest.mark.parametrize("score", [pixel_roc_auc_score, pixel_average_precision_score, per_region_overlap_score])
@@ -344,9 +342,7 @@ def test_a_region_for_feature_rows(roi):
 def test_only_some_images_with_regions(surfaces, roi):
     X, y, _ = surfaces
     mixed = [*with_roi(X[:1], roi), *X[1:]]
-    with pytest.raises(
-        ValueError, match=r"X: expected a region of interest with each image, got 1 with and \d+ without"
-    ):
+    with pytest.raises(ValueError, match=r"X: expected a region of interest with each image, got 1 with and"):
         ExDDDetector("gabor").fit(mixed, y)
     detector = ExDDDetector("gabor", random_state=0).fit(X, y)
     with pytest.raises(ValueError, match=r"X: expected no region of interest, as in fit"):
@@ -358,7 +354,7 @@ def test_a_defect_outside_the_region(surfaces, roi):
     outside = np.zeros_like(roi)
     outside[:4, :4] = True
     masks = [outside if label else None for label in y]
-    with pytest.raises(ValueError, match=r"got one that is empty within the region of interest.*call the image normal"):
+    with pytest.raises(ValueError, match=r"got an empty one within the region of interest. Leave.* or call it normal"):
         ExDDDetector("gabor").fit(X, y, masks=masks, roi=roi)
     on_normal = [outside if not label else None for label in y]
     ExDDDetector("gabor").fit(X, y, masks=on_normal, roi=roi)  # a defect that does not count
@@ -381,5 +377,5 @@ def test_an_export_is_refused(surfaces, roi, tmp_path):
 
     X, y, _ = surfaces
     detector = ExDDDetector("gabor", random_state=0).fit(X, y, roi=roi)
-    with pytest.raises(ValueError, match="expected a detector without a region of interest.*Crop the images"):
+    with pytest.raises(ValueError, match=r"expected a detector without a region of interest.*Crop the images"):
         to_onnx(detector, tmp_path / "model.onnx", check=X)

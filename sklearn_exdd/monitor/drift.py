@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd._images import Images, holds_images
 from sklearn_exdd._params import CheckedParams
-from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.monitor.image_statistics import PIXEL_STATISTICS, image_statistics
 from sklearn_exdd.monitor.martingales import bet, no_bets, paying_change, smoothed_p_value
 
@@ -318,7 +317,7 @@ def _statistics_of(X, detector, names):
         )
     channels, bits = getattr(detector, "image_channels", None), getattr(detector, "bits_", None)
     images = Images(X, "X", channels=channels, bits=bits)
-    if isinstance(detector, BaseDefectDetector):
+    if hasattr(detector, "roi_"):
         images = detector._in_region(images)
     rows = [image_statistics(images[i]) for i in range(len(images))]
     return {name: np.array([row[name] for row in rows]) for name in wanted}
