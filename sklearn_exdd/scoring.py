@@ -92,7 +92,8 @@ def top_mean(patch_scores, n_patches):
     4.0
     """
     n_patches = min(n_patches, len(patch_scores))
-    return np.partition(patch_scores, -n_patches)[-n_patches:].mean()
+    # Sorted, so that the sum does not depend on the order of the other patches.
+    return np.sort(np.partition(patch_scores, -n_patches)[-n_patches:]).mean()
 
 
 def top_share_mean(pixel_map, share, position_map=None, region=None):

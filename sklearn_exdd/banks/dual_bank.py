@@ -13,6 +13,7 @@ from sklearn_exdd._cache import cached, fingerprint, load, store
 from sklearn_exdd.banks.memory_bank import MemoryBank
 from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.patches import LazyFeatures
+from sklearn_exdd.banks.top_patches import MIN_ROWS, top_scores
 
 # With n_neighbors="auto", number of rows of the defect bank whose distances are averaged. A
 # defect bank is small and holds background too; a single row of it says little.
@@ -198,6 +199,24 @@ class DualBank:
             worst = int(np.argmax(patch_scores.defect_distances))
         weight = self._weight(self.defect, features[worst], patch_scores.nearest_defect[worst], exclude)
         return scoring.ratio_score(score, weight * patch_scores.defect_distances[worst], self.epsilon)
+
+    def score_images(self, batches):
+        """Return the scores of images.
+
+        Parameters
+        ----------
+        batches : iterable of (features, grids)
+            As in :meth:`score_maps`.
+
+        Returns
+        -------
+        scores : list of float
+        """
+        bounds_pay = self.image_score == "top_mean" and self.normal.is_exact and len(self.normal) >= MIN_ROWS
+        if bounds_pay and self.memory is None and self.n_neighbors_in(self.normal) <= MIN_ROWS // 32:
+            return [score for batch in batches for score in top_scores(self, *batch)]
+        scored = self.score_maps(batches)
+        return [self.score_image(patch_scores, grid.rings, features) for patch_scores, features, grid in scored]
 
     def explain(self, score, patch_scores, rings, grid, centers):
         """Explain the score of one image.

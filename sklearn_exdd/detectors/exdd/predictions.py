@@ -17,10 +17,7 @@ class Predictions:
         if not isinstance(samples, Images):
             scores, rows = banks.patch_scores(samples), np.arange(len(samples))[:, None]
             return np.array([banks.score_image(scores.take(row), 0 * row, samples[row]) for row in rows])
-        scores = []
-        for patch_scores, features, grid in banks.score_maps(self._batches(samples)):
-            scores.append(banks.score_image(patch_scores, grid.rings, features))
-        return np.array(scores)
+        return np.array(banks.score_images(self._batches(samples)))
 
     def _batches(self, images):
         if self.memory is not None:
