@@ -58,7 +58,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "sklearn_exdd"
 html_css_files = ["site.css"]
 html_favicon = "_static/mark.svg"
-html_sidebars = {page: [] for page in ("index", "auto_examples/**", "changes", "choose", "comparison", "contributing")}
+_WIDE = ("index", "auto_examples/**", "changes", "choose", "comparison", "contributing", "from_anomalib", "from_pyod")
+html_sidebars = {page: [] for page in _WIDE}
 html_theme_options = {
     "logo": {"text": "sklearn_exdd", "image_light": "_static/mark.svg", "image_dark": "_static/mark.svg"},
     "navbar_align": "left",
