@@ -343,10 +343,10 @@ def patch_batches(extractor, images):
         grids.append(grid)
         n_patches += len(own_rows)
         if n_patches >= _N_QUERIES:
-            yield np.concatenate(rows), grids
+            yield _joined(rows), grids
             rows, grids, n_patches = [], [], 0
     if rows:
-        yield np.concatenate(rows), grids
+        yield _joined(rows), grids
 
 
 def cached_batches(extractor, images, memory):
@@ -376,6 +376,11 @@ def cached_batches(extractor, images, memory):
             read, grids = partial(np.concatenate, rows), list(grids)
             store(memory, "patch grids", key, grids)
         yield LazyFeatures(key, read, memory), grids
+
+
+def _joined(parts):
+    """Concatenate arrays; a single one is not copied, as that of a large image takes much memory."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _read_rows(extractor, images):
