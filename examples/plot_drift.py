@@ -54,11 +54,13 @@ print("changes reported after", result.n_seen, "images:", result.changes)
 blurry = undisturbed
 blurry.update(ndimage.gaussian_filter(photograph(30, light=1.0, seed=2), (0, 0.7, 0.7)))
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
 DriftDisplay.from_estimator(monitor, ax=left)
 left.set_title("A lamp that loses light")
 DriftDisplay.from_estimator(blurry, ax=right)
 right.set_title("A lens out of focus")
+for ax in (left, right):
+    ax.legend(loc="upper left", fontsize="small")
 
 # %%
 # An alarm persists until ``reset`` starts a new stream, here after the lamp has been replaced.

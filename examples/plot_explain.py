@@ -26,7 +26,7 @@ scores = detector.score_samples(X[test])
 # defect patches from training. A defect resembles a known defect, and its nearest normal patch is
 # a poor match. For the normal part in the last row, it is the other way round.
 order = test[np.argsort(-scores)]
-shown = [*order[y[order] == 1][[0, 5]], order[y[order] == 0][-1]]
+shown = [*order[y[order] == 1][[2, 5]], order[y[order] == 0][-1]]
 display = DefectMapDisplay.from_estimator(
     detector, X[shown], y[shown], masks=masks[shown], explain=True, X_normal=X[train], X_defect=X[train]
 )

@@ -68,8 +68,8 @@ display = DefectMapDisplay.from_predictions(
 )
 
 # %%
-# The plot shows all stamped images that were not corrected. Most normal ones fall to or below the
-# threshold, and all defects but one stay above it.
+# The plot shows all stamped images that were not corrected. The normal ones fall below the
+# threshold, and almost all defects stay above it.
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for label, name, color, marker in ((0, "normal", "#0072B2", "o"), (1, "defect", "#D55E00", "^")):
     lines = np.array(history)[:, rest[truth[rest] == label]]
@@ -77,7 +77,7 @@ for label, name, color, marker in ((0, "normal", "#0072B2", "o"), (1, "defect", 
     ax.plot(lines, color=color, alpha=0.25)
     ax.plot([], [], marker, color=color, label=name)
 ax.axhline(0, color="black", linestyle="--", label="threshold")
-ax.set(xticks=range(len(history)), xticklabels=["before", "3 corrections", "6 corrections"], xlim=(-0.3, 2.3))
+ax.set(xticks=range(len(history)), xticklabels=["before", "3 corrections", "6 corrections"], xlim=(-0.3, 2.75))
 ax.set(ylabel="decision: score minus threshold (no unit)")
 ax.set_title("Stamped parts before and after corrections")
 ax.legend(loc="upper right")

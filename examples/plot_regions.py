@@ -49,5 +49,5 @@ for ax, i in zip(axes.ravel(), shown):
         ax.plot(*region.peak[::-1], "x", color="white", markersize=7, markeredgewidth=2)
         ax.text(left, top, number, va="bottom", weight="bold", bbox={"facecolor": "#E69F00", "lw": 0, "pad": 1.5})
         lines.append(f"{number}: {region.area:.1f} mm², {region.equivalent_diameter:.1f} mm across")
-    ax.set_title("\n".join(lines[:3]), fontsize="small", loc="left")
+    ax.set_title("\n".join(lines[:3]), fontsize="small", loc="left", pad=14)
     ax.set(xlabel="mm", ylabel="mm", xticks=range(0, 13, 4), yticks=range(0, 13, 4))
