@@ -1,12 +1,12 @@
-"""How much faster a fit from paths is on a cluster of one and of two workers than on one machine.
+"""Speed-up of a fit from paths on a cluster of one or two workers over a single process.
 
     python benchmarks/cluster.py --images 400 --backbone resnet18
 
-The cluster is one of ``dask.distributed``: worker processes of one thread each on this machine, so a machine of two
-cores has room for two. Medians of whole fits; before, each worker has loaded the backbone. Other work on the machine
-disturbs the clock on the wall, so there is a second number: the CPU time of this process and of its busiest worker,
-which is what a fit takes where each process has a core of its own and neither waits. What the tasks hand in is counted
-as pickled bytes, beside what the features of all images would take. The fits must agree.
+The cluster consists of ``dask.distributed`` worker processes with one thread each on this machine, so a machine with
+two cores has room for two workers. Times are medians of whole fits, after each worker has loaded the backbone. Because
+other work on the machine disturbs the wall time, CPU times are also shown, for this process and its busiest worker:
+their sum is the time of a fit if each process has its own core and neither waits. The results returned by the tasks
+are counted as pickled bytes, next to the size of the features of all images. All fits must agree.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from sklearn_exdd.banks import shards
 
 
 def seconds(detector, paths, n_runs, client=None):
-    """On the wall, and CPU seconds of this process and of the busiest worker."""
+    """Return wall seconds, and CPU seconds of this process and of the busiest worker."""
 
     def processes():
         workers = {} if client is None else client.run(time.process_time)
@@ -41,7 +41,7 @@ def seconds(detector, paths, n_runs, client=None):
 
 
 def handed_in(detector, paths):
-    """Bytes that the tasks of a fit hand in, and bytes of the largest task without the banks."""
+    """Return the bytes returned by all tasks of a fit, and the bytes of the largest task without the banks."""
     sizes = [[], []]
 
     class Counting(joblib.Parallel):
@@ -64,7 +64,7 @@ def handed_in(detector, paths):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--backbone", default="resnet18", help='a torchvision model, or "gabor"')
+    parser.add_argument("--backbone", default="resnet18", help='torchvision model, or "gabor"')
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--coreset", choices=["random", "greedy"], default="random")
     parser.add_argument("--shard-size", type=int, default=25)
@@ -81,7 +81,7 @@ def main():
         paths = written(Path(folder), arguments.images)
         alone = seconds(detector, paths, arguments.runs)
         threshold = detector.threshold_
-        print("one process, one thread: {:.1f} s on the wall, {:.1f} s of CPU time".format(*alone), flush=True)
+        print("one process, one thread: {:.1f} s wall time, {:.1f} s CPU time".format(*alone), flush=True)
         for n_workers in arguments.workers:
             with (
                 LocalCluster(n_workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
@@ -92,14 +92,14 @@ def main():
                 detector.fit(paths[: 4 * arguments.shard_size])
                 taken = seconds(detector, paths, arguments.runs, client)
             assert detector.threshold_ == threshold
-            times = "{:.1f} s on the wall, {:.1f} + {:.1f} s of CPU time: ".format(*taken)
+            times = "{:.1f} s wall time, {:.1f} + {:.1f} s CPU time: ".format(*taken)
             ratios = alone[0] / taken[0], alone[1] / sum(taken[1:])
-            print(f"{n_workers} workers: {times}{ratios[0]:.2f} and {ratios[1]:.2f} times as fast", flush=True)
+            print(f"workers: {n_workers}; {times}{ratios[0]:.2f} and {ratios[1]:.2f} times as fast", flush=True)
         n_bytes, task = handed_in(detector, paths)
         (feature_map,) = detector.feature_extractor_.transform(paths[:1])
         print(
-            f"handed in: {n_bytes / 2**20:.0f} MiB, of {len(paths) * feature_map.nbytes / 2**20:.0f} MiB of features; "
-            f"largest task: {task / 2**10:.0f} KiB"
+            f"results of tasks: {n_bytes / 2**20:.0f} MiB; all features: "
+            f"{len(paths) * feature_map.nbytes / 2**20:.0f} MiB; largest task: {task / 2**10:.0f} KiB"
         )
 
 

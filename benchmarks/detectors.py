@@ -1,12 +1,12 @@
-"""Detectors against each other, and with different synthetic defects, on real images.
+"""Comparison of detectors, and of different synthetic defects, on real images.
 
     python benchmarks/detectors.py FOLDER --detectors filters learned --augmenters mixture perlin
 
-FOLDER as for ``benchmarks/real_data.py``, from which splits, metrics and intervals come: cross-validation by whole
-groups, 95 % intervals over groups. What a fold has given is kept in ``--work``; an interrupted run goes on there.
-``--part all`` tests on all images, and prints the figures of the *reported* half of the groups beside them: no default
-was chosen on that half. ``--test-contrast 0.4`` lowers the contrast of the test images of every second group, as
-another light or a smoother surface would.
+FOLDER is as for ``benchmarks/real_data.py``, which provides splits, metrics and intervals: cross-validation by whole
+groups, and 95 % intervals over groups. Results of folds are kept in ``--work``, from which an interrupted run resumes.
+``--part all`` tests on all images. It also prints the results on the *reported* half of the groups, on which no default
+was chosen. ``--test-contrast 0.4`` lowers the contrast of the test images in every second group, as different light or
+a smoother surface would.
 """
 
 import argparse
@@ -53,12 +53,12 @@ AUGMENTERS = {
 
 
 def segmentation(**params):
-    """A SegmentationDetector with some parameters, its extractor's among them."""
+    """Return a function that makes a SegmentationDetector with parameters, which may include those of its extractor."""
     return lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)).set_params(**params)
 
 
 def segmentation_and_banks(banks_of, **params):
-    """Both in one, from the features of the banks and the settings of the networks."""
+    """Return a function that combines a SegmentationDetector, with given parameters, and the banks of a detector."""
     return lambda banks, network: CombinedDefectDetector(
         [
             ("segmentation", segmentation(validation_fraction=0, **params)(banks, network)),
@@ -69,7 +69,7 @@ def segmentation_and_banks(banks_of, **params):
 
 
 def networks_and_banks(network_of, weight):
-    """Networks, and banks of normal and real defects alone on features of three strides."""
+    """Return a function that combines networks with banks on three strides, without synthetic defects in the banks."""
     return lambda banks, network: CombinedDefectDetector(
         [
             ("networks", DETECTORS[network_of](banks, network).set_params(validation_fraction=0)),
@@ -83,8 +83,8 @@ def student_teacher(**params):
     return lambda banks, network: StudentTeacherDetector(augmenter=network, **params)
 
 
-# Each from an augmenter, and from what networks are given: None, their own mixture, for "mixture". Of a combination
-# also each of its members is in the table, as it was fitted there.
+# Functions of the augmenter for banks and the augmenter for networks; the latter is None (the networks' own mixture)
+# for "mixture". The table also contains each member of a combination, as fitted there.
 DETECTORS = {
     "filters": lambda banks, network: ExDDDetector("gabor", augmenter=banks),
     "lite0": lambda banks, network: ExDDDetector("efficientnet_lite0", augmenter=banks),
@@ -156,7 +156,7 @@ load = cache(load)
 
 
 def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_steps, contrast, work):
-    """For a detector and each of its members: scores, decisions and maps of the images of a fold."""
+    """Fit a detector on a fold, and return scores, decisions and maps of the detector and of each of its members."""
     data = load(folder)
     train, test = list(splits(data, part, n_folds, seed))[fold]
     train = thin_defects(data, train, share * data.y.sum(), 100 * seed + fold)
@@ -187,13 +187,13 @@ def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_s
 
 
 def with_contrast(path, factor):
-    """An image whose logarithm's distances from their median are multiplied by a factor."""
+    """Return an image with its contrast changed: deviations of log pixels from their median times a factor."""
     logs = np.log(Images([path])[0] + 0.03)
     return np.clip(np.exp(np.median(logs) + factor * (logs - np.median(logs))) - 0.03, 0, 1)
 
 
 def rows(data, folds):
-    """From the results of the folds of each seed: for each detector what ``evaluate`` takes."""
+    """Convert the results of the folds of each seed to the input of ``evaluate``, for each detector."""
     found = {}
     for seed_folds in folds:
         for name in seed_folds[0]["results"]:
@@ -210,7 +210,7 @@ def rows(data, folds):
 
 
 def restricted(result, images):
-    """The result of some of the images only."""
+    """Restrict a result to some of the images."""
     outside = ~np.isin(np.arange(len(result["scores"])), images)
     own = {key: np.where(outside, np.nan, result[key]) for key in ("scores", "alarms", "folds")}
     maps = {i: pixel_map for i, pixel_map in result["maps"].items() if not outside[i]}
@@ -222,18 +222,18 @@ def main():
     parser.add_argument("folder", nargs="?", default=os.environ.get("EXDD_DATA"))
     parser.add_argument("--detectors", nargs="+", default=["filters", "learned and segmentation"], choices=DETECTORS)
     parser.add_argument("--augmenters", nargs="+", default=["mixture"], choices=AUGMENTERS)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.2], help="of all defects, in training")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.2], help="shares of defects to train on")
     parser.add_argument("--part", choices=["report", "development", "all"], default="all")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--max-steps", type=int, help="of the trainings; their defaults otherwise")
-    parser.add_argument("--test-contrast", type=float, default=1, help="of the test images of every second group")
+    parser.add_argument("--max-steps", type=int, help="training steps; by default, as each detector has it")
+    parser.add_argument("--test-contrast", type=float, default=1, help="contrast of test images in every second group")
     parser.add_argument("--bootstrap", type=int, default=1000)
-    parser.add_argument("--work", type=Path, default=Path("results/detectors"), help="what is finished is kept here")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--work", type=Path, default=Path("results/detectors"), help="folder for finished folds")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args()
     if arguments.folder is None:
-        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+        raise SystemExit("Pass a folder of images, or set EXDD_DATA. " + __doc__)
     data = load(arguments.folder)
     cached = joblib.Memory(arguments.work / "folds", verbose=0).cache(of_fold, ignore=["work"])
     table = []

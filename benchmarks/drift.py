@@ -1,4 +1,4 @@
-"""False alarms of a DriftMonitor on undisturbed streams, and how soon it notices a change.
+"""False alarms of a DriftMonitor on undisturbed streams, and delays until it detects a change.
 
     python benchmarks/drift.py
     python benchmarks/drift.py undisturbed --normals 30 --streams 100 --images 2000
@@ -6,15 +6,15 @@
     python benchmarks/drift.py defects --delay-streams 10
     python benchmarks/drift.py cost
 
-Each stream has a detector of its own, fitted on normal surfaces of its own (``make_surface_defects``, 64 x 64 pixels).
-So that many long streams are affordable, the detector is a cheap one: filters at 32 pixels. Every image of
-every stream is drawn and scored, none is used twice.
+Each stream has its own detector, fitted on its own normal surfaces (``make_surface_defects``, 64 x 64 pixels). To make
+many long streams affordable, the detector is a cheap one: filters at 32 pixels. Every image of every stream is newly
+drawn and scored; no image is used twice.
 
-``undisturbed`` counts the streams that raise an alarm. For comparison it lets the same martingales bet on p-values from
-the reference alone, which stays fixed. ``delays`` changes the images after a number of undisturbed ones, on two lines:
-under steady light (the brightness of images varies by 2 %) and as the surfaces are generated (it varies from 85 to 155
-grey levels). ``defects`` mixes a share of defect images into the stream, from its first image on or after undisturbed
-ones; the reference has none. ``cost`` takes the time of the monitor itself.
+``undisturbed`` counts the streams that raise an alarm. For comparison, the same martingales also bet on p-values from
+the fixed reference alone. ``delays`` changes the images after a number of undisturbed ones, on two lines: under steady
+light (the brightness of images varies by 2 %) and with surfaces as generated (it varies from 85 to 155 grey levels).
+``defects`` mixes a share of defect images into the stream, either from the first image on or after undisturbed images;
+the reference contains no defects. ``cost`` measures the time of the monitor itself.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from sklearn_exdd import DriftMonitor, ExDDDetector, GaborFeatureExtractor
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.monitor.martingales import bet, no_bets, smoothed_p_value
 
-_MEAN = 120  # grey levels under steady light
-_UNIT = 100  # changed images between two looks at a stream
+_MEAN = 120  # mean grey level under steady light
+_UNIT = 100  # changed images per update of a stream
 
 
 def surfaces(n_images, seed, *, steady=False, defect_fraction=0.0, texture="metal"):
@@ -54,14 +54,14 @@ def blurred(X):
 
 
 def shifted(X):
-    """The camera has moved: a dark margin of 4 pixels, beyond the part, enters the picture."""
+    """Simulate a moved camera: a dark margin of 4 pixels beyond the part enters the image."""
     moved = np.full_like(X, 20)
     moved[:, :, 4:] = X[:, :, :-4]
     return moved
 
 
 def coarser(X):
-    """Parts of another batch: their texture is coarser by a quarter, their light the same."""
+    """Simulate a new batch of parts, whose texture is a quarter coarser under the same light."""
     zoomed = np.stack([ndimage.zoom(image.astype(float), 1.25, order=1)[8:72, 8:72] for image in X])
     factors = X.mean(axis=(1, 2)) / zoomed.mean(axis=(1, 2))
     return np.clip(np.rint(zoomed * factors[:, None, None]), 0, 255).astype(np.uint8)
@@ -89,7 +89,7 @@ def new_monitor(n_normals, seed, alpha, steady):
 
 
 def first_alarm_of_fixed_reference(monitor, scores):
-    """Number of scores after which the same bets raise an alarm if p-values ignore the stream; None if never."""
+    """Return the number of scores until an alarm if p-values only use the fixed reference, or None without an alarm."""
     log_capitals, uniform = no_bets(1), np.random.RandomState(0).uniform(size=len(scores))
     for n_seen, (score, tie_break) in enumerate(zip(scores, uniform)):
         p_value = smoothed_p_value(monitor.reference_["score"], score, tie_break)
@@ -121,7 +121,7 @@ def undisturbed(arguments):
 
 def delays(arguments):
     """Print how many changed images pass until the alarm."""
-    print("| light | change | noticed | images until the alarm: median | 90 % quantile | first statistic |")
+    print("| light | change | detected | images until the alarm: median | 90 % quantile | first statistic |")
     print("|---|---|---|---|---|---|", flush=True)
     for kind, steady in (("steady", True), ("varied", False)):
         found = {name: [] for name in CHANGES}
@@ -131,7 +131,7 @@ def delays(arguments):
             monitor.update(surfaces(arguments.before, 10_001 + 3 * stream, steady=steady))
             changed = surfaces(arguments.after, 10_002 + 3 * stream, steady=steady)
             for name, change in CHANGES.items():
-                twin = copy.copy(monitor)  # update replaces attributes, and changes none of them in place
+                twin = copy.copy(monitor)  # update replaces attributes instead of changing them in place
                 for begin in range(0, len(changed), _UNIT):
                     if twin.update(change(changed[begin : begin + _UNIT])).alarm:
                         break
@@ -146,8 +146,8 @@ def delays(arguments):
 
 
 def defects(arguments):
-    """Print how many streams raise an alarm when defects come, and when."""
-    print("| defects | normal images before | alarms | images until the alarm: median of those | statistics |")
+    """Print how many streams raise an alarm once they contain defects, and when."""
+    print("| defects | normal images before | alarms | median number of images until an alarm | statistics |")
     print("|---|---|---|---|---|", flush=True)
     for before in (0, arguments.before):
         for share in (0.02, 0.05, 0.2):
@@ -156,7 +156,7 @@ def defects(arguments):
                 monitor = new_monitor(arguments.normals, 20_000 + 2 * stream, arguments.alpha, steady=True)
                 if before:
                     monitor.update(surfaces(before, 20_001 + 2 * stream, steady=True))
-                # Unit by unit, over which the defects are spread evenly: what counts is their share.
+                # Defects are spread evenly over the stream, unit by unit, because only their share matters.
                 for unit in range(arguments.after // _UNIT):
                     seed = 21_000 + 100 * stream + unit
                     if monitor.update(surfaces(_UNIT, seed, steady=True, defect_fraction=share)).alarm:
@@ -171,13 +171,13 @@ def defects(arguments):
 
 
 def cost(arguments):
-    """Print the time that a monitor takes for an image whose score is known."""
+    """Print the time a monitor takes for an image whose score is known."""
     monitor = new_monitor(arguments.normals, 0, arguments.alpha, steady=True)
     for size in (64, 256, 1024):
         X, _, _ = make_surface_defects(20, defect_fraction=0, image_shape=(size, size), random_state=0)
         start = time.process_time()
         monitor.update(X, scores=np.zeros(len(X)))
-        print(f"{size} x {size} pixels: {1000 * (time.process_time() - start) / len(X):.1f} ms of one core an image")
+        print(f"{size} x {size} pixels: {1000 * (time.process_time() - start) / len(X):.1f} ms of one core per image")
 
 
 TASKS = {"undisturbed": undisturbed, "delays": delays, "defects": defects, "cost": cost}
@@ -185,13 +185,13 @@ TASKS = {"undisturbed": undisturbed, "delays": delays, "defects": defects, "cost
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], metavar="TASK", help="by default all of them")
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], metavar="TASK", help="default: all tasks")
     parser.add_argument("--streams", type=int, default=100, help="undisturbed streams (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=2000, help="of an undisturbed stream (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="images per undisturbed stream (default: %(default)s)")
     parser.add_argument("--normals", type=int, default=100, help="normal images in fit (default: %(default)s)")
-    parser.add_argument("--delay-streams", type=int, default=20, help="streams of each change (default: %(default)s)")
+    parser.add_argument("--delay-streams", type=int, default=20, help="streams per change (default: %(default)s)")
     parser.add_argument("--before", type=int, default=500, help="images before a change (default: %(default)s)")
-    parser.add_argument("--after", type=int, default=500, help="images after it, at most (default: %(default)s)")
+    parser.add_argument("--after", type=int, default=500, help="most images after it (default: %(default)s)")
     parser.add_argument("--alpha", type=float, default=0.01)
     arguments = parser.parse_args(arguments)
     for task in arguments.tasks or TASKS:

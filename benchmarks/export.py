@@ -1,14 +1,14 @@
-"""ONNX files against their detectors: how far they differ, and what both take.
+"""ONNX files against their detectors: differences, times and memory.
 
     python benchmarks/export.py
     python benchmarks/export.py --detectors gabor efficientnet_lite0 --sizes 256 512 1024
 
-Detectors are fitted on generated surfaces, networks with random weights or after a few steps of training: neither times
-nor rounding depend on how good they are. "difference" is the largest one over images of four sizes, one of them larger
-than a tile: that of scores relative to the larger of score and threshold, that of maps relative to their largest value.
-Times are CPU milliseconds of one thread for one image, the median of five: of `decision_function` and `predict_map`,
-and of onnxruntime, which gives all outputs at once. "peak" is the resident memory, on Linux, of a process of its own
-that runs the file, or the detector, on such an image; importing the libraries included.
+Detectors are fitted on generated surfaces. Networks have random weights or are trained for a few steps, because neither
+times nor rounding depend on their quality. "score" and "map" are the largest differences over images of four sizes, one
+of them larger than a tile. Differences of scores are relative to the larger of score and threshold, those of maps to
+their largest value. Times are CPU milliseconds of one thread for one image, the median of five runs: for
+`decision_function` and `predict_map`, and for onnxruntime, which computes all outputs at once. "peak" is the resident
+memory (Linux) of a separate process that runs the file or the detector on such an image, including the imports.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from sklearn_exdd.export import to_onnx
 TRAINING = {"max_steps": 30, "n_synthetic": 8, "crop_size": 64, "train_batch_size": 4, "precision": "float32"}
 SHAPES = [(64, 64), (97, 133), (256, 256), (200, 1100)]
 
-# Runs in processes that import no more than they need.
+# Run in processes that import no more than they need.
 MEASURE = """
 import json, sys, time
 import numpy as np
@@ -62,7 +62,7 @@ for _ in range(1 + n_repeats):
         part()
         row.append(1000 * (time.process_time() - start))
     times.append(row)
-# Not ru_maxrss, which counts the process that started this one.
+# Not ru_maxrss, which includes the process that started this one.
 (peak,) = [int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(json.dumps({"ms": np.median(times[1:], axis=0).tolist(), "peak": peak}))
 """
@@ -104,7 +104,7 @@ def differences(detector, path):
 
 
 def measured(path, side, kind, n_repeats):
-    """Measure a file, or a pickled detector, in a process of its own."""
+    """Measure a file or a pickled detector in a separate process."""
     command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(path), str(side), kind, str(n_repeats)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

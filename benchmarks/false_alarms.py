@@ -1,21 +1,21 @@
-"""The promised false-alarm rate: how many new normal images the detectors call defective.
+"""Check of the promised false-alarm rate: share of new normal images that detectors call defective.
 
     python benchmarks/false_alarms.py
     python benchmarks/false_alarms.py --detectors "filters, one class" --n-normals 19 --sizes 64 --fits 100
     python benchmarks/false_alarms.py --groups
     python benchmarks/false_alarms.py --marks --n-normals 100 --sizes 64 --rates .05
 
-Each fit gets normal surfaces of its own (``make_surface_defects`` without defects) and is tried on others: training and
-test images are exchangeable, as the promise asks. The threshold for each rate comes from the `calibration_scores_` of
-one fit. A row holds if its mean lies within two standard errors of the promise or below. The networks are trained for a
-few steps only: a promise has to hold for a poor network, too.
+Each fit uses its own normal surfaces (``make_surface_defects`` without defects) and is tested on others, so training
+and test images are exchangeable, as the promise requires. The thresholds for all rates come from the
+`calibration_scores_` of one fit. A row holds if its mean is at most two standard errors above the promise. Networks are
+trained for only a few steps, because the promise must hold even for a poor network.
 
-``--groups`` photographs each part five times, with slightly different light and noise, and compares fits that are told
-so (``groups=``) with fits that are not.
+``--groups`` simulates five images of each part, with slightly different light and noise, and compares fits with
+``groups=`` to fits without.
 
 ``--marks`` counts, for "filters, one class", the new normal images whose map exceeds `pixel_threshold_` anywhere, and
-those with a marked pixel. It also tests by Kolmogorov and Smirnov whether p-values are uniform: one of each fit,
-because those of a fit share its calibration scores, drawn at random within its step.
+those with a marked pixel. A Kolmogorov-Smirnov test also checks whether p-values are uniform. It uses one p-value per
+fit, because p-values of the same fit share its calibration scores, and spreads each at random over its step.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.scoring import conformal_threshold
 
-_PHOTOS = 5  # of each part
+_PHOTOS = 5  # images per part
 
 
 def learned():
@@ -71,7 +71,7 @@ DETECTORS = {
 
 
 def one_fit(name, n_normals, size, n_test, rates, seed):
-    """Return for each rate the promised rate and the share of false alarms among new images."""
+    """Return, for each rate, the promised rate and the share of new normal images that raise a false alarm."""
     X, _, _ = make_surface_defects(n_normals + n_test, defect_fraction=0, image_shape=(size, size), random_state=seed)
     detector = DETECTORS[name]().set_params(random_state=seed)
     detector.fit(X[:n_normals])
@@ -79,7 +79,7 @@ def one_fit(name, n_normals, size, n_test, rates, seed):
 
 
 def shares(detector, X, rates, groups=None):
-    """Return for each rate the promised rate and the share of images above its threshold."""
+    """Return, for each rate, the promised rate and the share of images above its threshold."""
     is_calibrating = ~np.isnan(detector.calibration_scores_)
     calibration, groups = (
         detector.calibration_scores_[is_calibrating],
@@ -93,7 +93,7 @@ def shares(detector, X, rates, groups=None):
 
 
 def one_fit_of_parts(n_parts, size, n_test, rates, seed):
-    """Return such rows for a fit without groups, and for one with them."""
+    """Return the results of `shares` for a fit without groups and for a fit with groups."""
     parts, _, _ = make_surface_defects(n_parts + n_test, defect_fraction=0, image_shape=(size, size), random_state=seed)
     rng = np.random.RandomState(seed)
     photos = np.repeat(parts, _PHOTOS, axis=0) * rng.uniform(0.97, 1.03, (_PHOTOS * len(parts), 1, 1))
@@ -107,7 +107,7 @@ def one_fit_of_parts(n_parts, size, n_test, rates, seed):
 
 
 def row_of(name, n_normals, size, rate, results):
-    """Return a row of the table from (promised, share) of each fit."""
+    """Return a row of the table from the (promised, share) pairs of all fits."""
     promised, measured = np.array(results).T
     error = measured.std(ddof=1) / np.sqrt(len(measured))
     mean = measured.mean()
@@ -185,14 +185,14 @@ def rows_of_groups(arguments):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS), metavar="NAME")
-    parser.add_argument("--n-normals", nargs="+", type=int, default=[19, 49, 100, 300], help="of parts with --groups")
+    parser.add_argument("--n-normals", nargs="+", type=int, default=[19, 49, 100, 300], help="images or parts per fit")
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256], help="sides of the images, in pixels")
     parser.add_argument("--rates", nargs="+", type=float, default=[0.05, 0.01])
-    parser.add_argument("--fits", type=int, default=40, help="of each row (default: %(default)s)")
-    parser.add_argument("--n-test", type=int, default=100, help="new images, or parts, of each fit")
+    parser.add_argument("--fits", type=int, default=40, help="fits per row (default: %(default)s)")
+    parser.add_argument("--n-test", type=int, default=100, help="new images, or parts, per fit")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--groups", action="store_true", help="several photographs of each part")
-    parser.add_argument("--marks", action="store_true", help="marked pixels and p-values")
+    parser.add_argument("--groups", action="store_true", help="test several images of each part")
+    parser.add_argument("--marks", action="store_true", help="test marked pixels and p-values")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args(arguments)
     print("| detector | normal images | pixels | rate | promised | measured | |\n|---|---|---|---|---|---|---|")

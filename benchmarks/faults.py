@@ -1,11 +1,12 @@
-"""Processes killed at random moments, full and read-only disks, many processes on one cache: what is lost?
+"""Losses from processes killed at random, from full and read-only disks, and from processes sharing one cache.
 
     python benchmarks/faults.py --kills 200
 
-Each kind of work that writes files is done by a process that is killed (SIGKILL) somewhere in the middle. Afterwards
-the same work is done again in the same folder: it must give what it gives without an interruption, bit for bit but for
-features, and read nothing half-written, of which the library warns. As root, the disk is really full and really
-read-only (a tmpfs). Counts of losses are printed; the command ends with an error if there is one. Needs fork.
+Each kind of work that writes files runs in a process that is killed (SIGKILL) at a random moment. Then the same work is
+repeated in the same folder. Its result must equal that of an uninterrupted run: bit for bit, or up to rounding for
+features. It must not read a half-written file, which would make the library warn. If run as root, the command also
+tests a disk (tmpfs) that is really full or read-only. It prints the number of losses, and fails if there are any.
+It requires fork.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked process inherits no threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked process does not inherit threads
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -36,7 +37,7 @@ X, Y, MASKS = make_surface_defects(10, defect_fraction=0.3, image_shape=(32, 32)
 
 
 class Features:
-    """fit and score_samples with ``memory=``. What is still missing there is extracted in other batches: it rounds."""
+    """Work of fit and score_samples with ``memory=``. Missing features come from other batches, so rounding differs."""
 
     rtol = 1e-5
 
@@ -46,7 +47,7 @@ class Features:
 
 
 class Synthesis:
-    """sample with ``memory=``."""
+    """Work of sample with ``memory=``."""
 
     rtol = 0
 
@@ -57,7 +58,7 @@ class Synthesis:
 
 
 class Saving:
-    """persistence.dump over an older file: one of the two is there, whole."""
+    """Work of persistence.dump over an older file: one of the two files must be there, complete."""
 
     rtol = 0
 
@@ -78,7 +79,7 @@ class Saving:
 
 
 class Training:
-    """A training with checkpoints: resumed, it ends where it would have ended."""
+    """Training with checkpoints: a resumed run must end with the same result as an uninterrupted one."""
 
     rtol = 0
 
@@ -104,7 +105,7 @@ WORKS = {"features": Features, "synthesis": Synthesis, "saving": Saving, "traini
 
 
 def same(work, one, other):
-    """Whether two results of a kind of work are equal, bit for bit where its `rtol` is 0."""
+    """Return whether two results of a kind of work are equal, bit for bit if its `rtol` is 0."""
     if isinstance(one, list):
         return len(one) == len(other) and all(same(work, *pair) for pair in zip(one, other))
     if work.rtol == 0:
@@ -114,7 +115,7 @@ def same(work, one, other):
 
 @contextlib.contextmanager
 def no_damage():
-    """Within it the library's warnings, such as that of a damaged file, are errors."""
+    """Turn warnings of the library, for instance about a damaged file, into errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
@@ -123,14 +124,14 @@ def no_damage():
 
 
 def forked(act, *arguments):
-    """The number of a process that does something and ends with 0, or with 1 if that failed."""
+    """Run a function in a forked process, which exits with 0 or, on failure, with 1. Return the process id."""
     import torch
 
     sys.stdout.flush()
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the process would wait for ever for those of its parent, which it has not
+    torch.set_num_threads(1)  # otherwise, the process would wait for ever for threads that only its parent has
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which only sleep here
+        warnings.simplefilter("ignore", DeprecationWarning)  # about fork with threads, which only sleep here
         process = os.fork()
     if process:
         torch.set_num_threads(n_threads)
@@ -138,7 +139,8 @@ def forked(act, *arguments):
     status = 1
     with contextlib.suppress(BaseException):
         try:
-            # The lock of tqdm is shared with the parent, which would wait for ever if this process were killed with it.
+            # Replace tqdm's lock, which is shared with the parent. If this process were killed while holding it, the
+            # parent would wait for ever.
             tqdm.set_lock(threading.RLock())
             act(*arguments)
             status = 0
@@ -153,7 +155,7 @@ def again_and_again(work, folder):
 
 
 def kill_once(work, expected, folder, rng):
-    """Kill the work at a random moment after it has begun, and do it again."""
+    """Kill the work at a random moment after it has started, then repeat it."""
     process = forked(again_and_again, work, folder)
     deadline = time.monotonic() + 60
     while not any(folder.iterdir()) and time.monotonic() < deadline:
@@ -162,18 +164,18 @@ def kill_once(work, expected, folder, rng):
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     if not os.WIFSIGNALED(status):
-        raise AssertionError("the process ended by itself, before it was killed")
+        raise AssertionError("the process exited before it was killed")
     begun = sorted(folder.iterdir())[-2:]
     if not begun:
-        raise AssertionError("the process was killed before it had begun, in a minute")
+        raise AssertionError("the process had not started its work after a minute")
     for place in begun:
         with no_damage():
             if not same(work, work.do(place), expected):
-                raise AssertionError(f"{place}: expected the result of an uninterrupted run, got another one")
+                raise AssertionError(f"{place}: expected the result of an uninterrupted run, got a different one")
 
 
 def kill(name, n_kills, seed=0):
-    """Kill a kind of work so many times; a text for each loss."""
+    """Kill a kind of work `n_kills` times, and return a message for each loss."""
     work, losses = WORKS[name](), []
     with tempfile.TemporaryDirectory() as place:
         expected = work.do(Path(place) / "reference")
@@ -189,7 +191,7 @@ def kill(name, n_kills, seed=0):
 
 
 def together(name, n_processes, folder):
-    """Several processes at once on one folder: which of them failed or got another result."""
+    """Run several processes at once on one folder, and return those that failed or got a different result."""
     work = WORKS[name]()
     with tempfile.TemporaryDirectory() as place:
         expected = work.do(Path(place) / "reference")
@@ -197,7 +199,7 @@ def together(name, n_processes, folder):
     def act():
         with no_damage():
             if not same(work, work.do(folder), expected):
-                raise AssertionError("another result")
+                raise AssertionError("different result")
 
     processes = [forked(act) for _ in range(n_processes)]
     return [process for process in processes if os.waitpid(process, 0)[1] != 0]
@@ -205,7 +207,7 @@ def together(name, n_processes, folder):
 
 @contextlib.contextmanager
 def small_disk(size):
-    """A disk of its own, of so many bytes."""
+    """Mount a separate disk of `size` bytes."""
     with tempfile.TemporaryDirectory() as place:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
         try:
@@ -215,14 +217,14 @@ def small_disk(size):
 
 
 def disk_faults():
-    """Works on a disk that is full, at first or in the middle, or read-only: what failed in another way than said."""
+    """Run works on a disk that is read-only or becomes full, and return unexpected results and errors."""
     failures = []
     for name, full in itertools.product(["features", "synthesis", "saving"], [4096, 40_000, 200_000]):
         work = WORKS[name]()
         with tempfile.TemporaryDirectory() as place:
             expected = work.do(Path(place) / "reference")
         with small_disk(full) as disk, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the disk is full is said by warnings
+            warnings.simplefilter("ignore")  # the library warns of the full disk
             try:
                 result = work.do(disk / "cache")
             except OSError as error:
@@ -264,7 +266,7 @@ def main():
                 failed = together(name, n_processes, Path(place))
             counts[f"{name}, {n_processes} processes at once"] += len(failed)
     for what, n_failed in counts.items():
-        print(f"{what}: 5 times, {n_failed} failures")
+        print(f"{what}: 5 runs, {n_failed} failures")
     if os.name == "posix" and os.getuid() == 0:
         failures = disk_faults()
         print(f"full and read-only disks: 15 cases, {len(failures)} failures")

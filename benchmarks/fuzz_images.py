@@ -1,10 +1,11 @@
-"""Damaged, disguised and hostile files through the readers: always an image, or a ValueError that names the file.
+"""Test of the image readers with damaged, disguised and hostile files.
 
     python benchmarks/fuzz_images.py --n 10000
 
-Files of all formats and modes are cut off, flipped bit by bit, overwritten, spliced and told false sizes; text,
-programs and decompression bombs are given the names of pictures. Prints what came of them, the most CPU time that one
-took and how far the memory rose; ends with an error if anything else came than an image or a ValueError.
+Files of all formats and modes are truncated, overwritten, spliced, given flipped bits and given false sizes. Text,
+programs and decompression bombs are given the names of image files. The command prints the outcomes, the longest CPU
+time of a file and the growth of memory. It fails if a file leads to anything but an image, or a ValueError that names
+the file.
 """
 
 import argparse
@@ -40,11 +41,11 @@ MODES = {
     "AVIF": ("L", "RGB", "RGBA"),
     "MPO": ("L", "RGB"),
 }
-SEVERAL = ("GIF", "WEBP", "TIFF", "PNG", "AVIF", "MPO")  # formats of moving pictures
+SEVERAL = ("GIF", "WEBP", "TIFF", "PNG", "AVIF", "MPO")  # formats that can hold several images
 
 
 def picture(rng):
-    """The bytes of a good file: some format, mode and size, turned by EXIF, compressed, moving."""
+    """Return the bytes of a valid file of random format, mode, size, EXIF rotation, compression and frame count."""
     file_format = rng.choice(list(MODES))
     mode = rng.choice(MODES[file_format])
     height, width = rng.randint(1, 80, size=2)
@@ -66,7 +67,7 @@ def picture(rng):
         warnings.simplefilter("ignore")
         try:
             frames[0].save(buffer, file_format, **options)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, struct.error):  # no such combination
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, struct.error):  # combination not supported
             return picture(rng)
     return buffer.getvalue()
 
@@ -116,7 +117,7 @@ def lengthened(content, rng):
 
 
 def resized(content, rng):
-    """A false size where the format has it, huge or nothing."""
+    """Write a false size, such as 0 or a huge number, where the format stores it."""
     size = [int(rng.choice([0, 1, 7, 200, 40_000, 65_535, 2**31 - 1, 2**32 - 1])) for _ in range(2)]
     content = bytearray(content)
     if content[:4] == b"\x89PNG":
@@ -147,7 +148,7 @@ def chunk(name, content):
 
 
 def bomb(rng):
-    """A PNG of few bytes that is a huge picture, holds a text without end, or is a large picture."""
+    """Return a small PNG file that holds a huge image, a huge text or a large image."""
     kind = rng.choice(3, p=[0.45, 0.45, 0.1])
     height, width = [(60_000, 60_000), (16, 16), (9_000, 9_000)][kind]
     header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
@@ -158,7 +159,7 @@ def bomb(rng):
 
 
 def disguise(rng):
-    """What is no picture at all."""
+    """Return bytes that are not an image."""
     archive = io.BytesIO()
     np.savez(archive, a=np.zeros(9))
     others = [
@@ -194,7 +195,7 @@ DAMAGES = (cut, flipped, flipped_header, overwritten, spliced, lengthened, resiz
 
 
 def hostile_file(rng):
-    """What was done to a file, its suffix and its bytes."""
+    """Return the kind of damage, the suffix and the bytes of a random hostile file."""
     kind = rng.randint(40)
     suffix = str(rng.choice(SUFFIXES))
     if kind == 0:
@@ -211,7 +212,7 @@ def hostile_file(rng):
 
 
 def outcome(path):
-    """ "image" or "refused"; anything else is raised."""
+    """Return "image" or "refused", or raise an error for any other outcome."""
     refused = []
     for read in (
         read_image,
@@ -231,7 +232,7 @@ def outcome(path):
 
 
 def fuzz(n_files, seed, folder, kept=None):
-    """Counts of outcomes by kind, failures, and the most CPU seconds that one took, with its kind."""
+    """Return counts of outcomes by kind, failures, and the longest CPU time of a file, with its kind."""
     counts, failures, slowest = Counter(), [], (0.0, "")
     for number in range(n_files):
         rng = np.random.RandomState([seed, number])
@@ -253,9 +254,9 @@ def fuzz(n_files, seed, folder, kept=None):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=10_000, help="files")
+    parser.add_argument("--n", type=int, default=10_000, help="number of files")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="existing folder for the files that fail")
+    parser.add_argument("--keep", type=Path, help="existing folder to keep failing files in")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
@@ -267,8 +268,8 @@ def main():
     rise = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     seconds = time.perf_counter() - started
     print(
-        f"{sum(counts.values())} files in {seconds:.0f} s; the slowest took {slowest[0]:.2f} s of CPU ({slowest[1]}); "
-        f"memory rose by {rise:.0f} MiB; {len(left)} files left behind; {len(failures)} failures."
+        f"{sum(counts.values())} files in {seconds:.0f} s; the slowest took {slowest[0]:.2f} CPU s ({slowest[1]}); "
+        f"memory grew by {rise:.0f} MiB; {len(left)} files left behind; {len(failures)} failures."
     )
     print("\n".join(failures[:20]))
     sys.exit(bool(failures))

@@ -1,10 +1,10 @@
-"""The inner kernels, timed by pytest-benchmark, so that a regression shows.
+"""Timings of the inner kernels with pytest-benchmark, to reveal regressions.
 
     pip install "sklearn_exdd[benchmark]"
     python benchmarks/kernels.py --benchmark-save before
     python benchmarks/kernels.py --benchmark-compare 0001 --benchmark-compare-fail median:20%
 
-One thread, CPU time. All arguments but ``--help`` are those of pytest.
+Times are CPU times on one thread. All arguments except ``--help`` are passed to pytest.
 """
 
 import argparse

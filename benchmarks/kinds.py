@@ -1,10 +1,10 @@
-"""Naming the kind of defect: how often the kind is right among the defects found, in grouped cross-validation.
+"""Accuracy of the kinds named for the defects found, in grouped cross-validation.
 
     python benchmarks/kinds.py FOLDER
 
-FOLDER (or the environment variable EXDD_DATA) is read as in ``benchmarks/real_data.py``, whose parts and folds are
-used; its layout has to name kinds of defect. Counted are the defect images that ``predict`` calls defects. The majority
-class is what always naming the most frequent kind of the training set would get right among the same images.
+FOLDER (or the environment variable EXDD_DATA) is read as in ``benchmarks/real_data.py``, with the same parts and folds.
+Its layout must name the kinds of defects. Accuracy is measured on the defect images that ``predict`` calls defects. The
+baseline always names the most frequent kind of the training set.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from sklearn_exdd import ExDDDetector
 
 
 def run(data, part, n_folds, seed, params):
-    """Kind and vote of each tested image, and the most frequent kind of its training set; None where not tested."""
+    """Return kind and vote of each tested image and the most frequent kind in its training set, or None and NaN."""
     names, majority = np.full((2, len(data.X)), None, dtype=object)
     votes = np.full(len(data.X), np.nan)
     for train, test in splits(data, part, n_folds, seed):
@@ -34,21 +34,21 @@ def run(data, part, n_folds, seed, params):
 
 
 def report(kinds, names, votes, majority):
-    """Print accuracy and confusion matrix of the defects found; `names` has None for those that were missed."""
+    """Print accuracy and confusion matrix of the defects found; `names` is None for missed defects."""
     found = np.array([name is not None for name in names])
     kinds, names, votes, majority = kinds[found].astype(str), names[found].astype(str), votes[found], majority[found]
     is_right = kinds == names
     print(f"{found.sum()} of {len(found)} defects found")
-    print(f"kind right: {is_right.mean():.3f}; by the majority class: {np.mean(kinds == majority):.3f}")
-    print(f"mean of the kinds' recalls: {balanced_accuracy_score(kinds, names):.3f}")
+    print(f"correct kind: {is_right.mean():.3f}; by the majority class: {np.mean(kinds == majority):.3f}")
+    print(f"mean recall of the kinds: {balanced_accuracy_score(kinds, names):.3f}")
     sure = votes >= np.median(votes)
     print(
-        f"kind right where the vote is at least its median {np.median(votes):.2f}: {is_right[sure].mean():.3f}; "
+        f"correct kind if the vote is at least the median, {np.median(votes):.2f}: {is_right[sure].mean():.3f}; "
         f"below: {is_right[~sure].mean() if (~sure).any() else np.nan:.3f}"
     )
     labels = np.unique(np.concatenate([kinds, names]))
     width = max(map(len, labels)) + 2
-    print("rows: the kind, columns: its name".ljust(width))
+    print("rows: true kind, columns: predicted kind".ljust(width))
     print("".ljust(width) + "".join(label.rjust(width) for label in labels))
     for label, row in zip(labels, confusion_matrix(kinds, names, labels=labels)):
         print(label.ljust(width) + "".join(str(count).rjust(width) for count in row))
@@ -60,10 +60,10 @@ def main():
     parser.add_argument("--part", choices=["report", "development", "all"], default="report")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--params", type=json.loads, default={}, help="more parameters of ExDDDetector, as JSON")
+    parser.add_argument("--params", type=json.loads, default={}, help="further parameters of ExDDDetector, as JSON")
     arguments = parser.parse_args()
     if arguments.folder is None:
-        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+        raise SystemExit("Pass a folder of images, or set EXDD_DATA. " + __doc__)
     data = load(arguments.folder)
     with tempfile.TemporaryDirectory() as cache:
         params = {"memory": cache, **arguments.params}

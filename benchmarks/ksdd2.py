@@ -2,10 +2,10 @@
 
     python benchmarks/ksdd2.py FOLDER --json ksdd2.json
 
-FOLDER holds the data set: ``train/`` and ``test/`` with ``10000.png`` and its mask ``10000_GT.png``. Synthetic defects
-are inpainted by SDXL, once for both papers; ``--exdd`` or ``--diag`` runs one of them alone. Nothing is downloaded:
-what weights are missing, and where to put them, is said before anything is computed. Images and finished runs are kept
-in ``--work``, where an interrupted command continues. docs/protocols.md says what the papers leave open.
+FOLDER holds the data set: ``train/`` and ``test/`` with ``10000.png``, its mask ``10000_GT.png``, and so on. SDXL
+inpaints synthetic defects, once for both papers; ``--exdd`` or ``--diag`` runs only one of them. Nothing is downloaded:
+before computing anything, the command reports missing weights and where to put them. Images and finished runs are kept
+in ``--work``, from which an interrupted command resumes. docs/protocols.md lists what the papers leave open.
 """
 
 import argparse
@@ -53,7 +53,7 @@ INPAINTING = {
     "strength": 0.99,
     "padding_mask_crop": 2,
     "working_size": 1024,
-    "min_contrast": 0.0,  # as published: what is painted is taken, unless nothing can be seen at all
+    "min_contrast": 0.0,  # as published: any painted defect is accepted, unless it is completely invisible
 }
 EXDD_SHAPE = (316, 112)
 EXDD = {
@@ -74,7 +74,7 @@ DIAG = {
     "class_balance": None,
     "validation_fraction": 0.1,
 }
-COUNTS = {"ExDD": [100], "DIAG": [80, 100, 120]}  # synthetic images
+COUNTS = {"ExDD": [100], "DIAG": [80, 100, 120]}  # numbers of synthetic images
 PUBLISHED = {
     ("ExDD", 100): {"image AUROC": 0.942, "pixel AUROC": 0.977},
     ("DIAG zero-shot", 80): {"AP": 0.769, "precision": 0.851, "recall": 0.673},
@@ -86,7 +86,7 @@ PUBLISHED = {
 }
 
 
-# What benchmarks/mvtec.py uses, too
+# Functions also used by benchmarks/mvtec.py
 
 
 def warn(text):
@@ -94,19 +94,19 @@ def warn(text):
 
 
 def params(text):
-    """Parameters of an estimator from the command line, where lists stand for tuples."""
+    """Parse parameters of an estimator from the command line, where lists stand for tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in dict(json.loads(text)).items()}
 
 
 def check_backbone(backbone, weights, option):
-    """End here unless the weights of a torchvision model are on this machine and fit it."""
+    """Exit unless the weights of a torchvision model are on this machine and fit the model."""
     import torch
     from torchvision import models
 
     try:
         known = models.get_model_weights(backbone).__members__
     except ValueError as error:
-        raise SystemExit(f"{backbone!r} is no model of torchvision.models.") from error
+        raise SystemExit(f"{backbone!r} is not a model of torchvision.models.") from error
     if not Path(weights).is_file():
         if weights not in known:
             raise SystemExit(f"{option}: expected one of {list(known)} or a file, found no {weights!r}.")
@@ -114,8 +114,8 @@ def check_backbone(backbone, weights, option):
         place = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
         if not place.is_file():
             raise SystemExit(
-                f"The weights {weights} of {backbone} are not on this machine. Download\n    {url}\nand put it at\n"
-                f"    {place}\nor anywhere, and add {option} FILE."
+                f"The weights {weights} of {backbone} are not on this machine. Download\n    {url}\nand save it as\n"
+                f"    {place}\nor save it anywhere and add {option} FILE."
             )
     try:
         TorchvisionFeatureExtractor(backbone, weights=weights).stride  # noqa: B018 - loads the model
@@ -124,12 +124,12 @@ def check_backbone(backbone, weights, option):
 
 
 def digest(folder, paths):
-    """What tells that the files of a data set are still the same."""
+    """Return a hash that changes with the paths and sizes of the files of a data set."""
     return joblib.hash([(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths if path])
 
 
 def resized(image, shape):
-    """A path or an array as uint8 of another shape, (height, width) or (height, width, 3)."""
+    """Resize an image, given as path or array, to uint8 of shape (height, width) or (height, width, 3)."""
     image = Image.open(image) if isinstance(image, Path) else Image.fromarray(image)
     with image:
         image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
@@ -137,13 +137,13 @@ def resized(image, shape):
 
 
 def resized_mask(mask, shape):
-    """A mask of another shape: pixels that are half covered or, where none is, those that are covered most."""
+    """Resize a mask. Mark pixels that are at least half covered or else those covered most."""
     covered = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(shape[::-1], Image.Resampling.BOX))
     return (covered >= min(0.5, covered.max())) & (covered > 0)
 
 
 def read(paths, masks, shape):
-    """Images and masks of one shape; None stays None."""
+    """Read images and masks and resize them to one shape; a mask of None stays None."""
     images, files, pixels = Images(paths), Masks(masks, len(paths)), []
     for i in tqdm(range(len(paths)), desc="images", unit="image", leave=False):
         mask = None if masks[i] is None else files.get(i, images.shape(i))
@@ -152,13 +152,13 @@ def read(paths, masks, shape):
 
 
 class Runs:
-    """Runs whose results stay in a folder, so that none is computed twice.
+    """Runs whose results are kept in a folder, so that no run is computed twice.
 
     Parameters
     ----------
     folder : pathlib.Path
     total : int
-        For the progress that is printed.
+        Number of runs, for printing progress.
     """
 
     def __init__(self, folder, total):
@@ -166,7 +166,7 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
 
     def result(self, name, settings, compute):
-        """Metrics, a dict of floats: from the folder, where a run of the same settings has ended, or computed."""
+        """Return metrics, a dict of floats, from a finished run with the same settings or from a new computation."""
         self.number += 1
         place = self.folder / f"{re.sub(r'[^a-zA-Z0-9]+', '-', name)}-{joblib.hash(settings)[:12]}.json"
         try:
@@ -185,7 +185,7 @@ class Runs:
 
 @contextmanager
 def resumable(folder):
-    """Ctrl-C ends the command; a training that it cut short is no result."""
+    """Let Ctrl-C end the command, and discard a training that it interrupts."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*interrupted after", RuntimeWarning)
@@ -193,11 +193,11 @@ def resumable(folder):
     except (KeyboardInterrupt, RuntimeWarning) as error:
         if isinstance(error, RuntimeWarning) and "interrupted after" not in str(error):
             raise
-        raise SystemExit(f"Stopped. The same command goes on where it was: finished work is in {folder}.") from error
+        raise SystemExit(f"Stopped. Run the same command to resume: finished work is in {folder}.") from error
 
 
 def summary(name, results, published):
-    """Mean and spread of each metric over the seeds, with the published figure."""
+    """Return mean and spread of each metric over the seeds, with the published value."""
     figures = {}
     for metric in results[0]:
         seeds = [result[metric] for result in results]
@@ -208,7 +208,7 @@ def summary(name, results, published):
 
 
 def show(n_seeds, rows):
-    """Print rows of the same metrics as a table."""
+    """Print rows with the same metrics as a table."""
     title = f"mean ± standard deviation, {n_seeds} seeds" if n_seeds > 1 else "one seed"
     lines = [[title, *(word for metric in rows[0]["metrics"] for word in (metric, "published"))]]
     for row in rows:
@@ -225,7 +225,7 @@ def show(n_seeds, rows):
 
 
 def write_figures(path, arguments, rows, **more):
-    """The table, as JSON."""
+    """Write the table as JSON."""
     settings = {name: str(value) for name, value in vars(arguments).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps({"settings": settings, **more, "rows": rows}, indent=1).encode())
@@ -235,7 +235,7 @@ def write_figures(path, arguments, rows, **more):
 
 
 def load(folder):
-    """Training and test part, normal images first, after a comparison with the published split."""
+    """Load training and test part, normal images first, and compare them with the published split."""
     try:
         data = load_ksdd2(folder)
     except (FileNotFoundError, ValueError) as error:
@@ -256,19 +256,19 @@ def load(folder):
         if counts != SPLIT[part]:
             warn(
                 f"{folder / part} is not the published split, {SPLIT[part][0]} normal images and {SPLIT[part][1]} "
-                "defects: the published figures do not apply to it."
+                "defects: the published results do not apply to it."
             )
     return Bunch(**parts)
 
 
 def check_pipeline(model):
-    """End here unless an inpainting pipeline is on this machine; its folder, and the variant of its weights."""
+    """Exit unless an inpainting pipeline is on this machine. Return its folder and the variant of its weights."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     index = Path(model) / "model_index.json"
     if not index.is_file():
-        with suppress(HFValidationError, TypeError):  # no id of the hub; an id that is known not to exist
+        with suppress(HFValidationError, TypeError):  # not a hub id; an id known not to exist
             index = Path(try_to_load_from_cache(model, "model_index.json") or index)
     missing, files = ["model_index.json"], {}
     if index.is_file():
@@ -279,10 +279,10 @@ def check_pipeline(model):
         missing = [f"weights in {name}/" for name in files if not files[name]]
     if missing:
         raise SystemExit(
-            f"The diffusion model {str(model)!r} is not on this machine, or not all of it: there is no "
-            f'{", no ".join(missing)}. Where the hub can be reached, run\n    python -c "from huggingface_hub import '
+            f"The diffusion model {str(model)!r} is not on this machine, or not all of it: missing "
+            f'{", ".join(missing)}. With access to the hub, run\n    python -c "from huggingface_hub import '
             f"snapshot_download as get; get('{MODEL}', local_dir='sdxl-inpainting', allow_patterns=['*.json', '*.txt', "
-            "'*.fp16.safetensors'])\"\n(about 7 GB), put the folder sdxl-inpainting anywhere here, and add "
+            "'*.fp16.safetensors'])\"\n(about 7 GB), copy the folder sdxl-inpainting to this machine, and add "
             "--model sdxl-inpainting."
         )
     halves = all(any(".fp16." in file.name for file in own) for own in files.values())
@@ -290,14 +290,14 @@ def check_pipeline(model):
 
 
 class RealMasks(BaseEstimator):
-    """DIAG's regions: the mask of one real defect, squashed to the shape of an image."""
+    """Regions of DIAG: the mask of one real defect, resized to the shape of an image."""
 
     def draw(self, image_shape, random_state, masks=()):
         return resized_mask(masks[random_state.randint(len(masks))], image_shape)
 
 
 def boxes(mask):
-    """The regions' bounding boxes, filled: what the crops hold that the release fills its defect bank from."""
+    """Fill the bounding boxes of the regions: the crops from which the released code fills its defect bank."""
     filled = np.zeros_like(mask)
     for box in ndimage.find_objects(ndimage.label(mask, structure=np.ones((3, 3)))[0]):
         filled[box] = True
@@ -333,7 +333,7 @@ def run_diag(data, full_shot, backbone, weights, settings, memory, synthetic, se
         backbone, weights=weights, memory=memory, random_state=seed, verbose=1, **settings
     ).fit(X, y)
     scores = classifier.score_samples(data.test.X)
-    found = scores > classifier.threshold_  # from normal training images: the test part chooses nothing
+    found = scores > classifier.threshold_  # from normal training images, not from the test part
     return {
         "AP": float(average_precision_score(data.test.y, scores)),
         "precision": float(precision_score(data.test.y, found, zero_division=0)),
@@ -353,20 +353,20 @@ def run_distance(data, synthetic, seed):
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--exdd", action="store_true", help="run ExDD; both papers without --exdd and --diag")
-    parser.add_argument("--diag", action="store_true", help="run DIAG")
-    parser.add_argument("--shots", nargs="+", choices=["zero", "full"], default=["zero", "full"], help="of DIAG")
-    parser.add_argument("--counts", type=int, nargs="+", help="synthetic images; ExDD: 100, DIAG: 80 100 120")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each, with synthetic images of their own")
+    parser.add_argument("--exdd", action="store_true", help="run only ExDD; default: both papers")
+    parser.add_argument("--diag", action="store_true", help="run only DIAG")
+    parser.add_argument("--shots", nargs="+", choices=["zero", "full"], default=["zero", "full"], help="modes of DIAG")
+    parser.add_argument("--counts", type=int, nargs="+", help="synthetic images; default: ExDD 100, DIAG 80 100 120")
+    parser.add_argument("--seeds", type=int, default=3, help="repeated runs, each with its own synthetic images")
     parser.add_argument("--model", default=MODEL, help="folder of an inpainting pipeline, or its id in the hub's cache")
     for name, backbone in ("exdd", "wide_resnet50_2"), ("diag", "resnet50"):
         parser.add_argument(f"--{name}-backbone", default=backbone, help=f"torchvision model, {backbone} by default")
         parser.add_argument(f"--{name}-weights", default="IMAGENET1K_V1", help="name or file of its weights")
-        parser.add_argument(f"--{name}-params", type=params, default={}, help="other parameters, as JSON")
-    parser.add_argument("--inpainting-params", type=params, default={}, help="the same of DiffusionDefectAugmenter")
-    parser.add_argument("--distance", action="store_true", help="kernel distance of synthetic to real defects, too")
-    parser.add_argument("--work", type=Path, default=Path("results/ksdd2"), help="what is kept: results/ksdd2")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+        parser.add_argument(f"--{name}-params", type=params, default={}, help="further parameters, as JSON")
+    parser.add_argument("--inpainting-params", type=params, default={}, help="of DiffusionDefectAugmenter, as JSON")
+    parser.add_argument("--distance", action="store_true", help="also measure kernel distances to real defects")
+    parser.add_argument("--work", type=Path, default=Path("results/ksdd2"), help="folder for finished work")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args(argv)
     arguments.folder = arguments.folder.expanduser()
     if not (arguments.exdd or arguments.diag):
@@ -374,7 +374,7 @@ def parse(argv):
     arguments.counts = sorted(set(arguments.counts or []))
     counts = arguments.counts or [1]
     if arguments.seeds < 1 or min(counts) < 0:
-        parser.error("--seeds, --counts: expected at least one seed, and no negative number of images.")
+        parser.error("--seeds, --counts: expected at least one seed, and numbers of images >= 0.")
     if min(counts) == 0 and arguments.diag and "zero" in arguments.shots:
         parser.error("--counts: expected synthetic images for DIAG's zero-shot, which has no other defects, got 0.")
     if arguments.distance and min(counts) < 3 and arguments.counts:
@@ -383,7 +383,7 @@ def parse(argv):
 
 
 def methods_of(arguments, data):
-    """What to run, by name: numbers of synthetic images, what results depend on, function of the images and a seed."""
+    """Return methods by name: numbers of synthetic images, settings, and a function of the images and a seed."""
     methods = {}
     if arguments.exdd:
         backbone, weights = arguments.exdd_backbone, arguments.exdd_weights
@@ -418,7 +418,7 @@ def main(argv=None):
         inpainting = {**INPAINTING, "variant": variant, **arguments.inpainting_params}
         painted = {"inpainting": inpainting, "model": model_key(model)}
         if not torch.cuda.is_available():
-            warn("there is no GPU here: SDXL takes minutes for an image without.")
+            warn("no GPU found: without one, SDXL takes minutes per image.")
 
     @lru_cache(maxsize=1)
     def synthetic_of(seed):
@@ -430,7 +430,7 @@ def main(argv=None):
     def compute(run, count, seed):
         if count == 0:
             return run(None, seed)
-        made = synthetic_of(seed)  # the first ones of more are those of fewer
+        made = synthetic_of(seed)  # a smaller number takes the first ones
         return run(SyntheticDefects(made.images[:count], made.masks[:count], made.provenance[:count]), seed)
 
     runs, results = Runs(work / "runs", arguments.seeds * len(jobs)), {job: [] for job in jobs}
@@ -450,8 +450,8 @@ def main(argv=None):
             show(arguments.seeds, own)
     if arguments.diag:
         print(
-            "\nPublished precision and recall are at the threshold that is best on the test part. Ours are for a "
-            "false-alarm\nrate of .01, from normal training images kept out of the training. AP needs no threshold."
+            "\nPublished precision and recall use the threshold that is best on the test part. Ours use a false-alarm\n"
+            "rate of 0.01, set on normal training images kept out of the training. AP needs no threshold."
         )
     if arguments.json:
         write_figures(arguments.json, arguments, rows, counts=data.counts)

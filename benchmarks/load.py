@@ -2,8 +2,8 @@
 
     python benchmarks/load.py --n 50000
 
-Prints whether threads and processes get the scores that a single caller gets, and how the memory of the process grows
-with the number of predictions; ends with an error where scores differ or memory grows by more than 20 MiB.
+The command prints whether threads and processes get the same scores as a single caller, and how much the memory of the
+process grows over many predictions. It fails if scores differ or memory grows by 20 MiB or more.
 """
 
 import argparse
@@ -21,24 +21,24 @@ from joblib import Parallel, delayed
 from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
 from sklearn_exdd.datasets import make_surface_defects
 
-_WARM_UP = 500  # predictions, after which memory is expected to stay
+_WARM_UP = 500  # predictions after which memory should no longer grow
 
 
 def fitted(shape=(32, 32)):
-    """A detector, and images that it has not seen."""
+    """Return a fitted detector, and images that it has not seen."""
     X, y, masks = make_surface_defects(40, defect_fraction=0.3, image_shape=shape, random_state=0)
     detector = ExDDDetector(GaborFeatureExtractor(n_levels=1), random_state=0)
     return detector.fit(X[:20], y[:20], masks=masks[:20]), X[20:]
 
 
 def resident():
-    """Memory of this process, in MiB."""
+    """Return the resident memory of this process, in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def in_threads(detector, X, n_threads, n_calls):
-    """Scores and maps of so many calls, from several threads at once."""
+    """Return scores and maps of `n_calls` calls from several threads at once."""
 
     def call(number):
         one = X[number % len(X)][None]
@@ -49,19 +49,19 @@ def in_threads(detector, X, n_threads, n_calls):
 
 
 def in_processes(detector, X, n_processes, n_threads, n_calls):
-    """Scores and maps of so many calls from the threads of each of several processes, all at once."""
+    """Return scores and maps of `n_calls` calls from the threads of each of several processes, all at once."""
     calls = [delayed(in_threads)(detector, X, n_threads, n_calls)] * n_processes
     return Parallel(n_jobs=n_processes, backend="loky")(calls)
 
 
 def same(found, alone):
-    """Whether scores and maps are those that a single caller got, bit for bit."""
+    """Return whether scores and maps equal those of a single caller, bit for bit."""
     expected = [alone[i % len(alone)] for i in range(len(found))]
     return all(score == one and np.array_equal(pixels, own) for (score, pixels), (one, own) in zip(found, expected))
 
 
 def growth(detector, X, n_predictions):
-    """MiB by which the process grows over so many predictions, after those that warm it up; and their seconds."""
+    """Return the growth of the process in MiB over `n_predictions` predictions after a warm-up, and their seconds."""
     started, base = None, 0
     for number in range(_WARM_UP + n_predictions):
         if number == _WARM_UP:
@@ -77,9 +77,9 @@ def main():
     detector, X = fitted()
     alone, found = in_threads(detector, X, 1, len(X)), in_threads(detector, X, 8, 2000)
     in_threads_same = same(found, alone)
-    print(f"8 threads, {len(found)} calls: scores and maps {'the same' if in_threads_same else 'DIFFERENT'}")
+    print(f"8 threads, {len(found)} calls: scores and maps {'identical' if in_threads_same else 'DIFFERENT'}")
     in_processes_same = all(same(found, alone) for found in in_processes(detector, X, 4, 8, 500))
-    print(f"4 processes of 8 threads, 2000 calls: {'the same' if in_processes_same else 'DIFFERENT'}")
+    print(f"4 processes with 8 threads each, 2000 calls: {'identical' if in_processes_same else 'DIFFERENT'}")
     grown, seconds = growth(detector, X, arguments.n)
     print(f"{arguments.n} predictions in {seconds:.0f} s: memory grew by {grown:.1f} MiB, to {resident():.0f} MiB")
     sys.exit(not (in_threads_same and in_processes_same and grown < 20))

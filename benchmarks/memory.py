@@ -1,13 +1,13 @@
-"""What fit takes at its peak as the normal images grow in number, from paths.
+"""Peak memory of a fit from paths, by the number of normal images.
 
     python benchmarks/memory.py --images 250 500 1000 2000
     python benchmarks/memory.py --images 200 400 --backbone wide_resnet50_2 --coreset greedy --radius 200
 
-Each fit runs in a process of its own, whose peak resident memory is read in the end; the first line is that of a fit on
-ten images, which is what the interpreter, torch and the backbone take. Images are of 256 x 256 pixels, backbones have
-random weights. "features" is what the features of all images would take. "radius" is the distance of the patch farthest
-from the bank, over that with as many rows chosen greedily from all patches in one piece; both after the projection to
-128 dimensions in which rows are chosen.
+Each fit runs in a separate process, whose peak resident memory is read at the end. The first line is a fit on ten
+images, which shows the memory of the interpreter, torch and the backbone. Images have 256 x 256 pixels, and backbones
+have random weights. "features" is the size of the features of all images. "radius" is the largest distance of a patch
+to the bank, divided by the same distance to a bank of equal size chosen greedily from all patches at once. Both are
+measured after the projection to 128 dimensions in which rows are chosen.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from sklearn_exdd.datasets import make_surface_defects
 
 
 def written(folder, n_images):
-    """Paths of normal images."""
+    """Write normal images and return their paths."""
     paths = [folder / f"{i:05d}.png" for i in range(n_images)]
     for start in range(0, n_images, 100):
         X, _, _ = make_surface_defects(100, defect_fraction=0, image_shape=(256, 256), random_state=start)
@@ -45,7 +45,7 @@ def extractor_of(arguments):
 
 
 def radius_ratio(detector, paths):
-    """Cover radius of the bank over that of a greedy selection in one piece."""
+    """Return the cover radius of the bank, divided by that of a greedy selection from all patches at once."""
 
     def projected(features):
         return project(features, random_state=detector._seeds["normal"])
@@ -59,7 +59,7 @@ def radius_ratio(detector, paths):
 
 
 def fit(arguments, folder, n_images):
-    """Seconds, peak memory in GiB, rows of the bank, bytes of the features of an image, and the ratio of the radii."""
+    """Fit, and return seconds, peak memory in GiB, bank rows, bytes of features per image, and the radius ratio."""
     size = arguments.size if arguments.size < 1 else int(arguments.size)
     detector = ExDDDetector(
         extractor_of(arguments),
@@ -83,14 +83,14 @@ def fit(arguments, folder, n_images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[250, 500, 1000, 2000])
-    parser.add_argument("--backbone", default="resnet18", help='a torchvision model, or "gabor"')
+    parser.add_argument("--backbone", default="resnet18", help='torchvision model, or "gabor"')
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--coreset", choices=["random", "greedy"], default="random")
-    parser.add_argument("--size", type=float, default=5000, help="rows of the bank, or a share below 1")
-    parser.add_argument("--radius", type=int, nargs="*", default=[], help="numbers of images to compare radii at")
+    parser.add_argument("--size", type=float, default=5000, help="rows of the bank, or a share < 1")
+    parser.add_argument("--radius", type=int, nargs="*", default=[], help="numbers of images at which to compare radii")
     parser.add_argument("--n-jobs", type=int)
     parser.add_argument("--verbose", type=int, default=0)
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder: this is one of the processes
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder; set in the processes that fit
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(fit(arguments, Path(arguments.one), arguments.images[0])))

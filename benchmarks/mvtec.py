@@ -1,12 +1,12 @@
-"""The student-teacher on MVTec AD, by the protocol of its paper as far as that is known.
+"""Student-teacher detector on MVTec AD, by the protocol of its paper as far as it is known.
 
     python benchmarks/mvtec.py FOLDER --json mvtec.json
 
-FOLDER holds the fifteen categories of the data set (``bottle/``, ``cable/``, ...), or is one of them. For each, a DDPM
-is trained on the normal images and makes defects with masks; the student-teacher is trained on both, and tested on the
-category's test images. Nothing is downloaded: what weights are missing, and where to put them, is said before anything
-is computed. What is trained, and finished runs, are kept in ``--work``, where an interrupted command continues.
-docs/protocols.md says what the paper leaves open.
+FOLDER holds the fifteen categories of the data set (``bottle/``, ``cable/``, ...), or is one of them. For each
+category, a DDPM is trained on the normal images and generates defects with masks. The student-teacher detector is
+trained on both, and tested on the category's test images. Nothing is downloaded: before computing anything, the command
+reports missing weights and where to put them. Trained models and finished runs are kept in ``--work``, from which an
+interrupted command resumes. docs/protocols.md lists what the paper leaves open.
 """
 
 import argparse
@@ -50,11 +50,11 @@ DETECTOR = {
     "top_share": 100 / 256**2,
     "validation_fraction": 0.05,
 }
-PUBLISHED = {"image AUROC": 0.984, "pixel AUROC": 0.983}  # means of the categories
+PUBLISHED = {"image AUROC": 0.984, "pixel AUROC": 0.983}  # means over the categories
 
 
 def load(folder, chosen):
-    """The categories, after a comparison with the published split."""
+    """Load the categories and compare them with the published split."""
     if (folder / "train" / "good").is_dir():
         folders = {folder.resolve().name: folder}
     else:
@@ -62,8 +62,8 @@ def load(folder, chosen):
     unknown = sorted(set(chosen or []) - set(folders))
     if not folders or unknown:
         raise SystemExit(
-            f"{folder}: expected the folder of MVTec AD, with {', '.join(unknown or SPLIT)} in it, or one of these, "
-            "with train/good in it."
+            f"{folder}: expected the folder of MVTec AD, which contains {', '.join(unknown or SPLIT)}, or one of these "
+            "categories, which contains train/good."
         )
     categories = {}
     for name, own in folders.items():
@@ -80,18 +80,18 @@ def load(folder, chosen):
                 f"and {counts[2]}."
             )
         if data.y[~data.is_test].any():
-            raise SystemExit(f"{own / 'train'}: expected normal images in good/ only, got other folders beside it.")
+            raise SystemExit(f"{own / 'train'}: expected only normal images, in good/, got other folders beside it.")
         unmarked = [X for X, y, mask in zip(data.X, data.y, data.masks) if y and mask is None]
         if unmarked:
-            raise SystemExit(f"{own}: expected a mask of each defect in ground_truth/, found none of {unmarked[0]}.")
+            raise SystemExit(f"{own}: expected a mask of each defect in ground_truth/, found none for {unmarked[0]}.")
         if counts != SPLIT.get(name):
             warn(
                 f"{own}: {counts[0]} normal training images, {counts[1]} normal test images and {counts[2]} defects "
-                f"are not those of the published split, {SPLIT.get(name, 'which has no such category')}."
+                f"differ from the published split, {SPLIT.get(name, 'which has no such category')}."
             )
         categories[name] = data
     if set(categories) != set(SPLIT):
-        warn(f"{len(categories)} of the {len(SPLIT)} categories: the published means are of all.")
+        warn(f"{len(categories)} of the {len(SPLIT)} categories: the published means are over all of them.")
     return categories
 
 
@@ -122,13 +122,13 @@ def parse(argv):
     parser.add_argument("folder", type=Path)
     parser.add_argument("--categories", nargs="+", choices=list(SPLIT), metavar="NAME", help="all by default")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=256, help="side that images and masks are resized to, in pixels")
+    parser.add_argument("--size", type=int, default=256, help="side to which images and masks are resized, in pixels")
     parser.add_argument("--teacher", default="resnet18", help="torchvision model, or 'learned', which needs no weights")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="name or file of the teacher's weights")
     parser.add_argument("--params", type=params, default={}, help="parameters of StudentTeacherDetector, as JSON")
-    parser.add_argument("--augmenter-params", type=params, default={}, help="the same of DDPMDefectAugmenter")
-    parser.add_argument("--work", type=Path, default=Path("results/mvtec"), help="what is kept: results/mvtec")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--augmenter-params", type=params, default={}, help="of DDPMDefectAugmenter, as JSON")
+    parser.add_argument("--work", type=Path, default=Path("results/mvtec"), help="folder for finished work")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args(argv)
     arguments.folder = arguments.folder.expanduser()
     if arguments.seeds < 1:

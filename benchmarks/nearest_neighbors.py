@@ -1,12 +1,13 @@
-"""Brute force against pynndescent: from which bank size on does an index pay?
+"""Brute force against pynndescent: bank size from which an index pays off.
 
     python benchmarks/nearest_neighbors.py
 
-For banks of growing size: seconds to build the index (the first builds of a process
-compile, which is timed apart), milliseconds for the 1024 patches of an image of 256 x 256,
-the recall of the nearest neighbour, and after how many images the index has paid for itself,
-the compilation included. CPU time on one thread, medians of five runs. The rows lie on a
-curved surface of eight dimensions, as patch features do, with noise.
+For banks of increasing size, the table shows the seconds to build the index, the milliseconds
+for the 1024 patches of an image of 256 x 256 pixels, the recall of the nearest neighbour, and
+the number of images after which the index has paid for itself, including compilation. The
+first builds of a process compile code, which is timed separately. Times are CPU times on one
+thread, medians of five runs. Like patch features, the rows lie on a curved surface of eight
+dimensions, with noise.
 """
 
 import argparse
@@ -46,11 +47,11 @@ def main():
 
     torch.set_num_threads(1)
     rng, start = np.random.default_rng(1), time.process_time()
-    for n_rows in (2_000, 10_000):  # parts are compiled only for a large one
+    for n_rows in (2_000, 10_000):  # some parts are only compiled for a large bank
         MemoryBank(patch_like(n_rows, 32, rng), algorithm="pynndescent").kneighbors(patch_like(100, 32, rng))
     compilation = time.process_time() - start
     print(f"import and compilation: {compilation:.0f} s")
-    print("  rows features |  build s | brute ms | index ms | ratio | recall@1 | pays after images")
+    print("  rows features |  build s | brute ms | index ms | ratio | recall@1 | images to pay off")
     for n_features in arguments.features:
         for n_rows in arguments.sizes:
             rows, queries = patch_like(n_rows, n_features, rng), patch_like(N_QUERIES, n_features, rng)

@@ -1,17 +1,16 @@
-"""Speed against peers, one thread each, in one table.
+"""Speed compared with peers, on one thread each, in one table.
 
     pip install "sklearn_exdd[benchmark]"
     python benchmarks/performance.py                 # all rows: three quarters of an hour on one core
-    python benchmarks/performance.py coreset import  # some of them
+    python benchmarks/performance.py coreset import  # some rows
 
-Both sides run in one process and by turns; of fits, all of the peer's first. Times are CPU seconds of the process,
-which other work on the machine disturbs less than the clock on the wall; medians of five runs where nothing else is
-said. What is too slow to run in full is extrapolated, and the table says so. Backbones have random weights: the cost is
-the same.
-With EXDD_DATA=FOLDER, as for ``real_data.py``, "precision" has rows on real images, too.
+Both sides take turns in the same process; for fits, all runs of the peer come first. Times are CPU seconds of the
+process, which other work on the machine disturbs less than the wall time. They are medians of five runs unless stated
+otherwise. Runs that would take too long are extrapolated, which the table states. Backbones have random weights, which
+does not change the cost. With EXDD_DATA=FOLDER, as for ``real_data.py``, "precision" also has rows on real images.
 
-Every row is kept in ``results/performance.json`` as soon as it is measured, and ``results/performance.md`` is the table
-of all that is there.
+Every row is saved in ``results/performance.json`` as soon as it is measured. ``results/performance.md`` is the table of
+all saved rows.
 """
 
 import argparse
@@ -36,7 +35,7 @@ LAYERS = ["layer2", "layer3"]
 
 
 def by_turns(*functions, n_runs=5):
-    """Median (CPU, wall) seconds of each, after one run that does not count where there are several."""
+    """Return median (CPU, wall) seconds of each function; with several runs, the first one does not count."""
     taken = [[] for _ in functions]
     for run in range(n_runs + (n_runs > 1)):
         for times, function in zip(taken, functions):
@@ -49,12 +48,12 @@ def by_turns(*functions, n_runs=5):
 
 
 def row(work, ours, peer="", theirs=None, goal=None, note=""):
-    """One line: (CPU, wall) seconds of both sides, or a difference; the goal is a ratio, or a limit without a peer."""
+    """Return a row: (CPU, wall) seconds of both sides, or a difference. Without a peer, the goal is a limit."""
     return {"work": work, "peer": peer, "ours": ours, "theirs": theirs, "goal": goal, "note": note}
 
 
 def surfaces(n_images, seed=0):
-    """Normal surfaces of 256 x 256, three channels."""
+    """Return normal surfaces of 256 x 256 pixels with three channels."""
     from sklearn_exdd.datasets import make_surface_defects
 
     X = make_surface_defects(n_images, defect_fraction=0, image_shape=(256, 256), random_state=seed)[0]
@@ -71,7 +70,7 @@ def detector_of(backbone, precision="auto", **params):
     from sklearn_exdd import ExDDDetector
 
     detector = ExDDDetector(extractor_of(backbone, precision), n_neighbors=1, random_state=0, **params)
-    detector.feature_extractor.transform(surfaces(1))  # the network is built
+    detector.feature_extractor.transform(surfaces(1))  # builds the network
     return detector
 
 
@@ -84,7 +83,7 @@ def patchcore_of(backbone):
 
 
 def tensor_of(X):
-    """What anomalib's preprocessing makes of images; not timed."""
+    """Preprocess images as anomalib does; not timed."""
     import torch
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -92,7 +91,7 @@ def tensor_of(X):
 
 
 def greedy_steps(sampler, n_steps=40):
-    """Seconds of one step of anomalib's loop over the features of a sampler, and of one after it."""
+    """Return a function that runs steps of anomalib's greedy selection with a sampler, and the number of steps."""
     import torch
 
     index = torch.tensor(0)
@@ -158,9 +157,9 @@ def fit():
     }
 
     def peer(backbone):
-        """(CPU, wall) seconds of their extraction with the projection, and of a step; numbers of steps and patches."""
+        """Return (CPU, wall) seconds of their extraction and projection, and per step; number of steps and patches."""
         model, embeddings = patchcore_of(backbone), []
-        model.training = True  # of the model alone: its forward then collects embeddings
+        model.training = True  # only on the model itself, whose forward then collects embeddings
 
         def extract():
             model.embedding_store.clear()
@@ -178,7 +177,7 @@ def fit():
         projected, stepped = by_turns(project, steps)
         return np.add(extracted, projected), np.divide(stepped, n_steps), n_steps, len(embeddings[0])
 
-    # All of theirs first: what ours has freed would serve their large temporary arrays, or not, by chance.
+    # All of theirs first: otherwise, memory freed by ours could happen to serve their large temporary arrays.
     peers = {backbone: peer(backbone) for backbone in backbones}
     for backbone, cases in backbones.items():
         detectors = [
@@ -294,7 +293,7 @@ def search():
 
 
 def _seconds_of(code, n_runs=5):
-    """Median (CPU, wall) seconds of a fresh process, and its last output."""
+    """Return median (CPU, wall) seconds of fresh processes, and the output of the last one."""
     taken, alone = [], {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(n_runs):
         before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -374,7 +373,7 @@ def precision():
 
 
 def differences(name, backbone, n_seeds, X, y, masks, X_test, y_test, masks_test, groups=None, **params):
-    """AUROC of images and of pixels in bfloat16 less that in float32, for backbones of several seeds."""
+    """Yield rows with the image and pixel AUROC in bfloat16 minus that in float32, for backbones of several seeds."""
     from sklearn.metrics import roc_auc_score
 
     from sklearn_exdd import ExDDDetector
@@ -450,8 +449,8 @@ def table(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", help=f"among {', '.join(ROWS)}; all by default")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of performance.json and .md")
+    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(ROWS)}; all by default")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for performance.json and .md")
     arguments = parser.parse_args()
     unknown = set(arguments.rows) - set(ROWS)
     if unknown:

@@ -1,11 +1,11 @@
-"""Cost of a prediction: CPU seconds, the share of each step, and the peak memory of a process that only predicts.
+"""Cost of a prediction: CPU seconds, the share of each step, and peak memory of a process that only predicts.
 
     python benchmarks/prediction.py
     python benchmarks/prediction.py --sides 256 --detectors gabor --runs 10
 
-One image file (PNG, grey) at a time, one thread, the least of several runs; the detectors were fitted on twelve images
-of 640 x 1000 pixels, six with marked defects. "first" includes what a process does once: the network is built and the
-banks are prepared.
+Each prediction reads one image file (grey PNG) on one thread; times are the minimum of several runs. The detectors are
+fitted on twelve images of 640 x 1000 pixels, six of them with marked defects. "first" includes the work that a process
+does only once: building the network and preparing the banks.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def timed(function, seconds, step):
 
 
 def seconds_of(predict, image):
-    """CPU seconds of a prediction and of each of its steps."""
+    """Return the CPU seconds of a prediction, and the share of each of its steps."""
     seconds = Counter(dict.fromkeys(STEPS, 0.0))
     with ExitStack() as stack:
         for step, (owner, name) in STEPS.items():
@@ -62,7 +62,7 @@ def seconds_of(predict, image):
 
 
 def measure(detector, method, image, n_runs):
-    """Measure in this process, which has done nothing else."""
+    """Measure in this process, which has done nothing else before."""
     predict = getattr(joblib.load(detector), method)
     first, _ = seconds_of(predict, image)
     total, shares = min((seconds_of(predict, image) for _ in range(n_runs)), key=lambda run: run[0])
@@ -73,10 +73,10 @@ def measure(detector, method, image, n_runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detectors", nargs="+", default=["auto", "gabor"], help="values of feature_extractor")
-    parser.add_argument("--sides", type=int, nargs="+", default=[800, 2048], help="of square images, in pixels")
+    parser.add_argument("--sides", type=int, nargs="+", default=[800, 2048], help="sides of square images, in pixels")
     parser.add_argument("--methods", nargs="+", default=["score_samples", "predict_map"])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # this is one of the processes
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # set in the processes that measure
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:

@@ -6,9 +6,9 @@ FOLDER (or the environment variable EXDD_DATA) holds images in one of the layout
 ``sklearn_exdd.datasets``: ``index.csv`` with image, label, mask, type, group; ``normal/``
 and ``defect/``; MVTec AD; KSDD2. Images of one group are never on both sides of a split.
 
-Half of the groups (a fixed draw) are the *development* part, on which the library's
-defaults were chosen; the default ``--part report`` tests on the other half only, fold by
-fold, and trains on everything else. Intervals resample groups, 95 %.
+Half of the groups (a fixed draw) form the *development* part, on which the defaults of
+the library were chosen. The default ``--part report`` tests only on the other half, fold
+by fold, and trains on everything else. The 95 % intervals come from resampling groups.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
 
-N_BINS = 4096  # of the pixel histograms that the intervals are computed from
+N_BINS = 4096  # bins of the pixel histograms from which intervals are computed
 MAX_FPR = 0.3
 METRICS = ("image AUROC", "image AP", "pixel AUROC", "AUPRO")
 
@@ -38,7 +38,7 @@ def load(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise SystemExit(
-            f"{folder}: no such folder. Pass a folder of images, or set EXDD_DATA; see the top of this file."
+            f"{folder}: no such folder. Pass a folder of images, or set EXDD_DATA; see the docstring of this file."
         )
     if (folder / "index.csv").is_file():
         data = load_index(folder)
@@ -58,7 +58,7 @@ def load(folder):
 
 
 def parts(data):
-    """The images of the parts: two halves, by whole groups."""
+    """Return the indices of the images in each part. Halves contain whole groups."""
     everything = np.arange(len(data.X))
     halves = StratifiedGroupKFold(2, shuffle=True, random_state=0)
     report, development = next(halves.split(everything, data.kinds, data.groups))
@@ -66,7 +66,7 @@ def parts(data):
 
 
 def splits(data, part, n_folds, seed):
-    """Pairs of training and test indices, by whole groups."""
+    """Yield pairs of training and test indices that keep groups together."""
     everything = np.arange(len(data.X))
     pool = parts(data)[part]
     # The development part never sees the other half, not even for training.
@@ -77,7 +77,7 @@ def splits(data, part, n_folds, seed):
 
 
 def thin_defects(data, train, n_defects, seed):
-    """Keep about `n_defects` defect images of the training set, by whole groups, of all types alike."""
+    """Keep about `n_defects` defect images of the training set, in whole groups and balanced over types."""
     defects, normals = train[data.y[train] == 1], train[data.y[train] == 0]
     n_parts = round(len(defects) / n_defects) if n_defects else 0
     if n_parts == 0:
@@ -90,7 +90,7 @@ def thin_defects(data, train, n_defects, seed):
 
 
 def run(data, part, n_folds, seed, share, params):
-    """Out-of-fold scores, maps and decisions; images that are not tested stay NaN."""
+    """Return out-of-fold scores, maps and decisions, with NaN for images that are not tested."""
     scores, alarms, folds = np.full((3, len(data.X)), np.nan)
     maps = {}
     n_train = []
@@ -112,7 +112,7 @@ def run(data, part, n_folds, seed, share, params):
 
 
 def histograms(data, result):
-    """Per image: histograms of normal and defect pixels and of region overlaps, over common bins."""
+    """Return histograms of normal pixels, defect pixels and region overlaps per image, over common bins."""
     tested = sorted(result["maps"])
     sample = np.concatenate([result["maps"][i].ravel()[::97] for i in tested])
     edges = np.unique(np.quantile(sample, np.linspace(0, 1, N_BINS)[1:-1]))
@@ -131,7 +131,7 @@ def histograms(data, result):
 
 
 def pixel_metrics(totals, n_regions):
-    """Pixel AUROC and AUPRO from histograms ordered from the highest bin down; NaN without masks."""
+    """Return pixel AUROC and AUPRO from histograms ordered from the highest bin down, or NaN without masks."""
     if not n_regions:
         return np.nan, np.nan
     false_rate, true_rate = (np.concatenate([[0], np.cumsum(row) / row.sum()]) for row in totals[:2])
@@ -148,7 +148,7 @@ def image_metrics(y, scores, weights):
 
 
 def fold_metrics(data, result, fold):
-    """All metrics of the images that were tested in one fold; NaN where it has no defect or nothing else."""
+    """Return all metrics of the images tested in one fold, or NaN if they are all normal or all defects."""
     tested = np.flatnonzero(result["folds"] == fold)
     y, masks, maps = data.y[tested], [data.pixels[i] for i in tested], [result["maps"][i] for i in tested]
     if len(np.unique(y)) < 2:
@@ -157,14 +157,14 @@ def fold_metrics(data, result, fold):
 
 
 def map_metrics(masks, maps):
-    """Pixel AUROC and AUPRO; NaN where no defect is marked."""
+    """Return pixel AUROC and AUPRO, or NaN if no mask marks a defect."""
     if not any(mask.any() for mask in masks):
         return np.nan, np.nan
     return pixel_roc_auc_score(masks, maps), per_region_overlap_score(masks, maps, max_fpr=MAX_FPR)
 
 
 def evaluate(data, results, n_bootstrap, reference=None):
-    """Metrics averaged over seeds, each with a group-bootstrap interval of that average."""
+    """Return metrics averaged over seeds, with group-bootstrap intervals of the averages, and the bootstrap draws."""
     tested = np.flatnonzero(~np.isnan(results[0]["scores"]))
     y, groups = data.y[tested], data.groups[tested]
     names, numbers = np.unique(groups, return_inverse=True)
@@ -233,7 +233,7 @@ def evaluate(data, results, n_bootstrap, reference=None):
 
 
 def milliseconds(data, params):
-    """Wall clock of features alone, and of features and score, per image; without the cache."""
+    """Return the wall time per image of features alone, and of features and score, without a cache."""
     params = {**params, "memory": None}
     n_images = min(40, len(data.X))
     train = np.random.RandomState(0).permutation(len(data.X))[:160]
@@ -255,17 +255,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=os.environ.get("EXDD_DATA"))
     parser.add_argument("--extractor", default="auto", help="feature_extractor of ExDDDetector")
-    parser.add_argument("--synthetic", type=int, default=0, help="synthetic defects, a cheap mixture")
+    parser.add_argument("--synthetic", type=int, default=0, help="synthetic defects from a cheap mixture")
     parser.add_argument("--part", choices=["report", "development", "all"], default="report")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.2, 1], help="of all defects, in training")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.2, 1], help="shares of defects to train on")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--bootstrap", type=int, default=1000)
-    parser.add_argument("--params", type=json.loads, default={}, help="more parameters of ExDDDetector, as JSON")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--params", type=json.loads, default={}, help="further parameters of ExDDDetector, as JSON")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args()
     if arguments.folder is None:
-        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+        raise SystemExit("Pass a folder of images, or set EXDD_DATA. " + __doc__)
     data = load(arguments.folder)
     with tempfile.TemporaryDirectory() as cache:
         params = {"feature_extractor": arguments.extractor, "memory": cache, **arguments.params}
@@ -296,7 +296,7 @@ def main():
             )
     cost = milliseconds(data, params)
     print(
-        f"milliseconds an image: features {cost['features']:.1f}, features and score {cost['features and score']:.1f}"
+        f"milliseconds per image: features {cost['features']:.1f}, features and score {cost['features and score']:.1f}"
     )
     if arguments.json:
         settings = {name: str(value) for name, value in vars(arguments).items()}

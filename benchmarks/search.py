@@ -1,11 +1,12 @@
-"""What a grid search costs with ``memory=``, in CPU time, as a multiple of one fit and one prediction of all images.
+"""CPU time of a grid search with ``memory=``, as a multiple of one fit and one prediction of all images.
 
     python benchmarks/search.py --images 100 --size 256
 
-24 candidates (number of synthetic defects, neighbours, epsilon) in five folds on generated surfaces. Beside it stand
-the same search without ``memory=`` (a plain Pipeline; extrapolated from one fold, which every number of synthetic
-defects is fitted on once) and a cross-validation of its dearest candidate alone: five folds have five training sets,
-each with synthetic defects of its own, so that no cache can make a search cost much less.
+The search tries 24 candidates (number of synthetic defects, neighbours, epsilon) in five folds on generated surfaces.
+It is compared with two others. One is the same search without ``memory=``: a plain Pipeline, extrapolated from one
+fold, on which each number of synthetic defects is fitted once. The other is a cross-validation of the most expensive
+candidate alone. As each of the five folds has its own training set and synthetic defects, no cache can make a search
+much cheaper than that.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def main():
     candidates = {**CANDIDATES, "cutpastedefectaugmenter__n_synthetic": arguments.counts}
     each = len(CANDIDATES["exdddetector__n_neighbors"]) * len(CANDIDATES["exdddetector__epsilon"])
 
-    pipeline().fit(X[:10], y[:10])  # imports, and whatever else only the first fit pays
+    pipeline().fit(X[:10], y[:10])  # imports, and other costs of the first fit only
     once = min(cpu_seconds(lambda: pipeline().fit(X, y).predict(X)) for _ in range(3))
     folds = [
         cpu_seconds(lambda n=n: pipeline(n_synthetic=n).fit(X[train], y[train]).predict(X[test]))
@@ -64,14 +65,12 @@ def main():
         kept = int(subprocess.run(["du", "-sk", cache], capture_output=True, check=True).stdout.split()[0]) / 1024
     print(f"one fit and prediction of all images: {once:.1f} s")
     n_candidates = each * len(folds)
-    print(f"search of {n_candidates} candidates: {whole:.1f} s, {whole / once:.1f} times as much; {kept:.0f} MiB kept")
+    print(f"search of {n_candidates} candidates: {whole:.1f} s, {whole / once:.1f} times as long; {kept:.0f} MiB cache")
     for name, seconds in (
-        ("the same without memory=", N_FOLDS * each * sum(folds)),
-        ("its dearest candidate alone, in all folds", N_FOLDS * max(folds)),
+        ("same search without memory=", N_FOLDS * each * sum(folds)),
+        ("most expensive candidate alone, in all folds", N_FOLDS * max(folds)),
     ):
-        print(
-            f"{name}: {seconds:.1f} s, {seconds / once:.1f} times as much; of it the search takes {whole / seconds:.2f}"
-        )
+        print(f"{name}: {seconds:.1f} s, {seconds / once:.1f} times as long; search / this: {whole / seconds:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How many synthetic defects: accuracy by their number, for each augmenter, with and without real ones.
+"""Accuracy by the number of synthetic defects, for each augmenter, with and without real defects.
 
     python benchmarks/synthetic_count.py FOLDER --plot synthetic_count.png
 
-FOLDER as for ``benchmarks/real_data.py``. Cross-validation by whole groups; held-out images are never augmented, and
-augmenters see the training images of the fold alone. Differences to no synthetic defects are paired; intervals resample
-groups, 95 %. The detector has its defaults: nothing is tuned here.
+FOLDER is as for ``benchmarks/real_data.py``. Cross-validation keeps groups together. Held-out images are never
+augmented, and augmenters only see the training images of the fold. Gains over no synthetic defects are paired
+differences. The 95 % intervals come from resampling groups. The detector has default parameters: nothing is tuned.
 """
 
 import argparse
@@ -40,7 +40,7 @@ COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # O
 
 
 def scores_of(data, augmenter, count, share, arguments, seed, cache):
-    """Out-of-fold scores of the images."""
+    """Return the out-of-fold scores of the images."""
     scores = np.full(len(data.X), np.nan)
     for fold, (train, test) in enumerate(splits(data, arguments.part, arguments.folds, seed)):
         train = thin_defects(data, train, share * data.y.sum(), 100 * seed + fold)
@@ -61,7 +61,7 @@ def scores_of(data, augmenter, count, share, arguments, seed, cache):
 
 
 def resampled(data, scores, n_bootstrap):
-    """Image AUROC and AP, averaged over seeds, of the images and of resampled groups."""
+    """Return image AUROC and AP, averaged over seeds, for all images and for each resampling of groups."""
     tested = np.flatnonzero(~np.isnan(scores[0]))
     y = data.y[tested]
     names, numbers = np.unique(data.groups[tested], return_inverse=True)
@@ -102,7 +102,7 @@ def plot(rows, arguments):
             low, high = zip(*(row["image AUROC"]["interval"] for row in own))
             axis.plot(counts, means, marker="osD^vP"[number % 6], color=COLORS[number % 6], label=name)
             axis.fill_between(counts, low, high, color=COLORS[number % 6], alpha=0.08)
-        axis.set(title=f"{share:.0%} of the real defects", xlabel="synthetic defects")
+        axis.set(title=f"{share:.0%} of the real defects", xlabel="number of synthetic defects")
     axes[0, 0].set_ylabel("image AUROC, 95 % interval over groups")
     axes[0, -1].legend()
     arguments.plot.parent.mkdir(parents=True, exist_ok=True)
@@ -114,20 +114,18 @@ def main():
     parser.add_argument("folder", nargs="?", default=os.environ.get("EXDD_DATA"))
     parser.add_argument("--augmenters", nargs="+", choices=list(AUGMENTERS), default=list(AUGMENTERS))
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 50, 100, 200])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.05, 0.2], help="of all defects, in training")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.05, 0.2], help="shares of defects to train on")
     parser.add_argument("--part", choices=["report", "development", "all"], default="all")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--max-normals", type=int, default=None, help="normal images in training; all by default")
+    parser.add_argument("--max-normals", type=int, default=None, help="normal images to train on; all by default")
     parser.add_argument("--bootstrap", type=int, default=1000)
-    parser.add_argument(
-        "--cache", type=Path, help="keep features and synthetic images here, so that a run can continue"
-    )
-    parser.add_argument("--plot", type=Path, help="write the picture to this file")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--cache", type=Path, help="folder for features and synthetic images, to resume a run")
+    parser.add_argument("--plot", type=Path, help="file to write the plot to")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args()
     if arguments.folder is None:
-        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+        raise SystemExit("Pass a folder of images, or set EXDD_DATA. " + __doc__)
     data = load(arguments.folder)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,11 +1,11 @@
-"""How near synthetic defects come to real ones: kernel and Fréchet distance, for each augmenter.
+"""Kernel and Fréchet distance between synthetic and real defects, for each augmenter.
 
     python benchmarks/synthetic_quality.py FOLDER
 
-FOLDER as for ``benchmarks/real_data.py``. Each augmenter is fitted on normal images of one half of the groups and
-compared, over the patches on the defects, with the real defects of the other half; both halves in turn. The features
-are the linear responses of the embedded filters. The rows "real" compare the real defects of the two halves: that is
-how near one can get.
+FOLDER is as for ``benchmarks/real_data.py``. Each augmenter is fitted on normal images of one half of the groups. Its
+defects are compared, patch by patch, with the real defects of the other half; then the halves swap roles. The features
+are the linear responses of the embedded filters. The rows "real" compare the real defects of the two halves: this is
+the best that an augmenter can achieve.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from sklearn_exdd.metrics import frechet_distance, kernel_distance
 
 
 def compare(data, real, images, masks, half, name, seconds=""):
-    """A row of figures of some defects against the real ones."""
+    """Compare some defects with the real ones, and print and return a row of results."""
     given = {
         "real_masks": [data.pixels[i] for i in real],
         "synthetic_masks": masks,
@@ -47,14 +47,14 @@ def main():
     parser.add_argument(
         "--augmenters", nargs="+", choices=list(AUGMENTERS), default=["perlin", "cutpaste", "offset", "ddpm"]
     )
-    parser.add_argument("--count", type=int, default=100, help="synthetic images of each")
+    parser.add_argument("--count", type=int, default=100, help="synthetic images per augmenter")
     parser.add_argument("--normals", type=int, default=200, help="normal images to fit on")
-    parser.add_argument("--seeds", type=int, default=3, help="draws of synthetic images; fitted once")
-    parser.add_argument("--cache", type=Path, help="keep trained models and synthetic images here")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of synthetic images from one fit")
+    parser.add_argument("--cache", type=Path, help="folder for trained models and synthetic images")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args()
     if arguments.folder is None:
-        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+        raise SystemExit("Pass a folder of images, or set EXDD_DATA. " + __doc__)
     data = load(arguments.folder)
     halves = StratifiedGroupKFold(2, shuffle=True, random_state=0).split(data.X, data.kinds, data.groups)
     rows = []
@@ -76,13 +76,13 @@ def main():
                 started = time.process_time()
                 images, masks = augmenter.sample(arguments.count, random_state=seed)
                 each = 1000 * (time.process_time() - started) / arguments.count
-                cost = f"(fit {fitted:.0f} CPU-s, {each:.0f} CPU-ms an image)"
+                cost = f"(fit {fitted:.0f} CPU s, {each:.0f} CPU ms per image)"
                 rows.append(compare(data, real, list(images), list(masks), number, name, cost))
     for name in ["real", *arguments.augmenters]:
         own = [row for row in rows if row["augmenter"] == name]
         kernel, frechet = (np.array([row[metric] for row in own]) for metric in ("kernel", "frechet"))
         print(
-            f"{name:9} kernel distance {kernel.mean():.3f} (from {kernel.min():.3f} to {kernel.max():.3f}), "
+            f"{name:9} kernel distance {kernel.mean():.3f} ({kernel.min():.3f} to {kernel.max():.3f}), "
             f"Fréchet {frechet.mean():.3f}"
         )
     if arguments.json:

@@ -1,4 +1,7 @@
-"""Builds the site: python -m sphinx -W --keep-going -b html docs docs/_build/html"""
+"""Configuration of the site.
+
+Build it with ``python -m sphinx -W --keep-going -b html docs docs/_build/html``.
+"""
 
 import os
 import sys
@@ -33,7 +36,7 @@ myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-nitpicky = True  # no reference leads nowhere
+nitpicky = True  # broken references are errors
 highlight_language = "text"
 toc_object_entries_show_parents = "hide"
 autosummary_generate = True

@@ -2,15 +2,15 @@
 A cluster with Dask
 ===================
 
-A fit over more pictures than one machine should read is a number of tasks for ``joblib``, and so is
-a search. Where they run is said outside the detector: here on two worker processes of Dask. The
-result is the same, bit for bit.
+A fit on more images than one machine should read is split into tasks for ``joblib``, and so is a
+search. A setting outside the detector decides where the tasks run: here, on two worker processes of
+Dask. The results are bit-identical.
 """
 
 # %%
 # Files that every worker can read
 # --------------------------------
-# What travels is paths, not pictures; on real machines the folder is a shared one.
+# Tasks carry paths rather than images. With several machines, put the images in a shared folder.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,20 +35,20 @@ train, test = np.arange(100), np.arange(100, 140)
 # %%
 # Two workers
 # -----------
-# ``pip install "sklearn_exdd[cluster]"`` brings Dask. Here both workers are processes on this
-# machine. On several machines, ``dask scheduler`` runs on one and ``dask worker ADDRESS`` on the
-# others, and only the client is another one: ``Client("tcp://ADDRESS")``.
+# ``pip install "sklearn_exdd[cluster]"`` installs Dask. Here, both workers are processes on this
+# machine. With several machines, run ``dask scheduler`` on one and ``dask worker ADDRESS`` on the
+# others; in the code, only the client changes: ``Client("tcp://ADDRESS")``.
 cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
 client = Client(cluster)
 client.wait_for_workers(2)
-client.run(ExDDDetector().fit, X[:4])  # each worker loads the library now, and not in its first task
-client.get_task_stream()  # from now on the tasks are recorded, for the picture below
+client.run(ExDDDetector().fit, X[:4])  # each worker loads the library now instead of in its first task
+client.get_task_stream()  # start recording tasks for the figure below
 
 # %%
 # Fit and search
 # --------------
-# ``shard_size`` is the number of pictures in a task. Left at "auto", features are kept where they
-# take less than 1 GiB, as these do, and a fit is no task for others.
+# ``shard_size`` is the number of images per task. With "auto", features of less than 1 GiB, as here,
+# are kept in memory, and the fit is not distributed.
 detector = ExDDDetector(shard_size=8, random_state=0)
 search = GridSearchCV(ExDDDetector(random_state=0), {"epsilon": ["scale", 1e-6]}, scoring="average_precision", cv=3)
 with joblib.parallel_config(backend="dask"):
@@ -58,21 +58,21 @@ tasks = client.get_task_stream()
 
 alone = clone(detector).fit(paths[train], y[train], masks=masks[train])
 same = np.array_equal(alone.score_samples(paths[test]), detector.score_samples(paths[test]))
-print("The scores of a fit on one machine are the same:", same)
+print("Scores equal those of a fit on one machine:", same)
 for candidate, precision in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"]):
     print(f"{candidate}: average precision {precision:.3f}")
 
 # %%
-# Who did what, and when
-# ----------------------
-# A fit goes over the shards four times: to learn the scale of the features, to draw patches for
-# the bank, to learn the scale without some of the images, and to score each image for the
-# threshold. Between two passes one machine joins the results. A search hands out a task for each
+# Timeline of the tasks
+# ---------------------
+# A fit makes four passes over the shards: to learn the scale of the features, to draw patches for
+# the bank, to learn the scale without each fold of the images, and to score each image for the
+# threshold. Between two passes, one machine merges the results. A search creates one task per
 # candidate and fold.
 names = {
-    "_on_images": ("fit: features", "#56B4E9"),
+    "_on_images": ("fit: feature scale", "#56B4E9"),
     "_sampled": ("fit: patches for the bank", "#009E73"),
-    "_moments_of_folds": ("fit: features without a fold", "#0072B2"),
+    "_moments_of_folds": ("fit: scale without a fold", "#0072B2"),
     "_scored": ("fit: scores for the threshold", "#E69F00"),
     "_fit_and_score": ("search: candidate and fold", "#CC79A7"),
 }
@@ -97,9 +97,9 @@ handles = dict(zip(*reversed(ax.get_legend_handles_labels())))
 figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
 
 # %%
-# The detector is an ordinary one
-# -------------------------------
-# It needs no cluster any more.
+# Use the detector
+# ----------------
+# The fitted detector no longer needs the cluster.
 client.close()
 cluster.close()
 worst = test[np.argsort(-detector.score_samples(paths[test]))[[0, 1, 2, -1]]]

@@ -1,15 +1,15 @@
 """
-Watching a line: do the pictures still resemble those of fit?
-=============================================================
+Monitoring a line: do images still resemble the training images?
+================================================================
 
-The threshold of a detector is right for pictures like those it was fitted on. A monitor says when
-they no longer are, and raises a false alarm, ever, with a probability of at most ``alpha``.
+A detector's threshold is valid for images like those it was fitted on. A monitor raises an alarm when
+new images differ. The probability that it ever raises a false alarm is at most ``alpha``.
 """
 
 # %%
-# A line under steady light: the brightness of its pictures varies by 2 %. The detector is fitted on
-# 100 of them, and so is the monitor. It takes the scores that the detector has for pictures it has not
-# seen (``calibration_scores_``), and the brightness, contrast, sharpness and size of the pictures.
+# The line has steady light: the brightness of its images varies by 2 %. The detector and the monitor
+# are both fitted on the same 100 images. The monitor uses the detector's scores for images it has not
+# seen (``calibration_scores_``), and the brightness, contrast, sharpness and size of the images.
 from copy import deepcopy
 
 import matplotlib.pyplot as plt
@@ -31,36 +31,38 @@ detector = ExDDDetector("gabor", random_state=0).fit(X)
 monitor = DriftMonitor(detector, alpha=0.01, random_state=0).fit(X)
 
 # %%
-# A shift without trouble, then a lamp that grows old
-# ---------------------------------------------------
-# ``update`` after each batch says whether there has been an alarm, and why. After 400 pictures the lamp
-# begins to lose 1 % of its light every 10 pictures.
+# A quiet shift, then an ageing lamp
+# ----------------------------------
+# Call ``update`` with each batch: it returns whether there is an alarm, and why. After 400 images, the
+# lamp begins to lose 1 % of its light every 10 images.
 monitor.update(photograph(400, light=1.0, seed=1))
-print("alarms after 400 pictures:", monitor.alarms_)
+print("alarms after 400 images:", monitor.alarms_)
 undisturbed = deepcopy(monitor)
 for batch in range(15):
     result = monitor.update(photograph(10, light=1 - 0.01 * batch, seed=100 + batch))
     if result.alarm:
         break
-print("alarms after", result.n_seen, "pictures:", result.changes)
+print("changes reported after", result.n_seen, "images:", result.changes)
 
 # %%
 # The evidence
 # ------------
 # Each statistic has a martingale: a capital that starts at 1 and is bet against the hypothesis that
-# nothing has changed. Without a change it does not grow on average, whatever the bets; it reaches the
-# line with a probability of at most ``alpha``, divided by the number of statistics. On the left, the
-# lamp. On the right, the same line, when its lens loses focus instead.
+# nothing has changed. Without a change, the capital does not grow on average, whatever the bets. The
+# probability that it reaches the alarm line is then at most ``alpha`` divided by the number of
+# statistics. Left: the ageing lamp. Right: the same production line if its lens loses focus instead.
 blurry = undisturbed
 blurry.update(ndimage.gaussian_filter(photograph(30, light=1.0, seed=2), (0, 0.7, 0.7)))
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
 DriftDisplay.from_estimator(monitor, ax=left)
 left.set_title("A lamp that loses light")
 DriftDisplay.from_estimator(blurry, ax=right)
 right.set_title("A lens out of focus")
+for ax in (left, right):
+    ax.legend(loc="upper left", fontsize="small")
 
 # %%
-# An alarm remains until somebody has looked after it. With a new lamp, ``reset`` begins a new stream.
+# An alarm persists until ``reset`` starts a new stream, here after the lamp has been replaced.
 monitor.reset()
-print("new lamp:", monitor.update(photograph(50, light=1.0, seed=3)).alarm)
+print("alarm with a new lamp:", monitor.update(photograph(50, light=1.0, seed=3)).alarm)

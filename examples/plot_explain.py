@@ -1,13 +1,13 @@
 """
-What the banks see: the reason for a decision
-=============================================
+Explanations: the patches behind a decision
+===========================================
 
-Every row of a memory bank knows the picture and the place that it came from, so a detector can
-show what it compared.
+Every row of a memory bank records the image and the position that it came from, so a detector can
+show the patches it compared.
 """
 
 # %%
-# A detector with both banks, fitted on pictures that we keep: the explanations point at them.
+# Fit a detector with both banks and keep the training images: the explanations refer to them.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -22,27 +22,27 @@ scores = detector.score_samples(X[test])
 # %%
 # Patch, nearest normal, nearest defect
 # -------------------------------------
-# From left to right: the picture with the patch that decided, its map, and the two training
-# patches that are nearest to it. A defect looks like a known defect, and its nearest normal patch
-# is a poor match. In the last row, a normal part, it is the other way round.
+# From left to right: the image with the patch that decided, its map, and the nearest normal and
+# defect patches from training. A defect resembles a known defect, and its nearest normal patch is
+# a poor match. For the normal part in the last row, it is the other way round.
 order = test[np.argsort(-scores)]
-shown = [*order[y[order] == 1][[0, 5]], order[y[order] == 0][-1]]
+shown = [*order[y[order] == 1][[2, 5]], order[y[order] == 0][-1]]
 display = DefectMapDisplay.from_estimator(
     detector, X[shown], y[shown], masks=masks[shown], explain=True, X_normal=X[train], X_defect=X[train]
 )
 
 # %%
-# The same as numbers, for a report or a log:
+# ``explain`` returns the same information as numbers, for a report or a log:
 for name, value in detector.explain(X[shown[:1]])[0].items():
     print(f"{name:16} {value if value is None or isinstance(value, (bool, int, str)) else np.round(value, 2).tolist()}")
 
 # %%
 # All patches at once
 # -------------------
-# Each patch of the test pictures is a point: how far from the normal bank, how far from the
-# defect bank. Along a line the score is the same. Patches beside a defect see a part of it and
-# score like it: a map is wider than its defect.
-kinds = {"of a normal picture": "#56B4E9", "beside a defect": "#999999", "on a defect": "#D55E00"}
+# Each patch of the test images is a point, placed by its distances to the normal and to the defect
+# bank. The score is constant along each line. Patches beside a defect see part of it and score like
+# it, which is why a map is wider than its defect.
+kinds = {"in a normal image": "#56B4E9", "beside a defect": "#999999", "on a defect": "#D55E00"}
 kind, d_normal, d_defect = [], [], []
 for image, label, mask in zip(X[test], y[test], masks[test]):
     (feature_map,) = detector.feature_extractor_.transform(image[None])
@@ -61,5 +61,5 @@ ends = np.array([0, d_defect.max()])
 for score, style in ((detector.threshold_, "-"), (2 * detector.threshold_, "--")):
     ax.plot(ends, score * (ends + detector.epsilon_), "k", linestyle=style, linewidth=1, label=f"score {score:.2f}")
 ax.set(xlabel="distance to the defect bank (a.u.)", ylabel="distance to the normal bank (a.u.)")
-ax.set(xlim=(0, None), ylim=(0, d_normal.max() * 1.05), title=f"What the score of {len(kind)} patches is made of")
+ax.set(xlim=(0, None), ylim=(0, d_normal.max() * 1.05), title=f"Distances of {len(kind)} patches to both banks")
 ax.legend(markerscale=3)

@@ -2,13 +2,13 @@
 False discoveries: how many of the alarms are false
 ===================================================
 
-A false-alarm rate limits the alarms among normal images. Where defects are rare, most alarms may be
-false all the same. P-values, corrected over a batch, limit the share of false alarms among the alarms.
+A false-alarm rate limits the alarms among normal images. If defects are rare, most alarms may still be
+false. P-values corrected over a batch limit the share of false alarms among all alarms.
 """
 
 # %%
-# Surfaces to learn from, all normal, and others to draw batches from. The detector gives each image a
-# p-value: how rarely a normal image scores as high.
+# The detector learns from 600 normal surfaces; batches are drawn from the others. Its p-value for an image
+# says how rarely a normal image scores as high.
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import false_discovery_control
@@ -22,12 +22,13 @@ detector = ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(
 p_normal, p_defect = detector.p_values(X[normal[600:]]), detector.p_values(X[defect])
 
 # %%
-# Two rules, on batches of 200 images with more and more defects among them: a limit of .05 for each
-# p-value, as ``predict`` has it, and the procedure of Benjamini and Hochberg, at a false-discovery rate of .1.
+# Compare two rules on batches of 200 images with a growing share of defects. The first calls every image with
+# a p-value of at most 0.05 a defect, as ``predict`` does. The second is the Benjamini-Hochberg procedure with
+# a false-discovery rate of 0.1.
 shares, rng = np.array([0.02, 0.05, 0.1, 0.2, 0.4]), np.random.RandomState(0)
 rules = {
-    "each p-value at most .05": lambda p_values: p_values <= 0.05,
-    "false-discovery rate of .1": lambda p_values: false_discovery_control(p_values) <= 0.1,
+    "p-value at most 0.05": lambda p_values: p_values <= 0.05,
+    "false-discovery rate 0.1": lambda p_values: false_discovery_control(p_values) <= 0.1,
 }
 false, found = ({name: [] for name in rules} for _ in range(2))
 for share in shares:
@@ -43,23 +44,24 @@ for share in shares:
         found[name].append(np.mean(own, axis=0)[1])
 
 # %%
-# Left, the p-values: those of normal images are spread evenly. In the middle, the share of false alarms
-# among the alarms; right, the price of a lower one.
+# Left: the p-values; those of normal images are spread evenly, near 0.05 in each bin (dotted line). Middle: the
+# share of false alarms among all alarms; the second rule stays below its limit of 0.1 (dotted line). Right: the
+# price of a lower share, fewer defects found.
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
 bins = np.linspace(0, 1, 21)
 for p_values, name, color in ((p_normal, "normal", "#0072B2"), (p_defect, "defect", "#D55E00")):
     left.hist(p_values, bins, weights=np.full(len(p_values), 1 / len(p_values)), histtype="step", lw=2, color=color)
     left.text(0.98, {"normal": 0.85, "defect": 0.93}[name], name, color=color, ha="right", transform=left.transAxes)
 left.axhline(0.05, color="0.7", ls=":", zorder=0)
-left.set(xlabel="p-value", ylabel="share of the images", title="P-values", xlim=(0, 1), ylim=(0, 1.03))
+left.set(xlabel="p-value", ylabel="share of images", title="P-values", xlim=(0, 1), ylim=(0, 1.03))
 for (name, own), marker, color in zip(false.items(), "os", ("#0072B2", "#E69F00")):
     middle.plot(shares, own, marker=marker, color=color, label=name)
     right.plot(shares, found[name], marker=marker, color=color, label=name)
 middle.axhline(0.1, color="0.7", ls=":", zorder=0)
-middle.set(title="False ones among the alarms", ylabel="share of the alarms", ylim=(0, None))
-right.set(title="Defects found", ylabel="share of the defects", ylim=(0, 1.03))
+middle.set(title="False alarms among alarms", ylabel="share of alarms", ylim=(0, None))
+right.set(title="Defects found", ylabel="share of defects", ylim=(0, 1.03))
 for ax in (middle, right):
-    ax.set(xlabel="share of defects in a batch", xscale="log")
+    ax.set(xlabel="share of defects in the batch", xscale="log")
     ax.set_xticks(shares, [f"{share:g}" for share in shares])
     ax.minorticks_off()
 middle.legend()

@@ -1,15 +1,16 @@
 """
-Features only: a detector of vectors
+Features only: a detector on vectors
 ====================================
 
-Where X is a table of numbers, a detector is a plain scikit-learn classifier. In two dimensions
-one can see what the second bank changes.
+If X is a table of numbers, a detector is a plain scikit-learn classifier. In two dimensions, a
+plot shows what the second bank changes.
 """
 
 # %%
 # One kind of normal, one known kind of defect
 # --------------------------------------------
-# Measurements of 120 normal parts along a curve, and a dozen known defects of one kind.
+# The rows are measurements of 120 normal parts, which lie along a curve, and of a dozen known
+# defects of one kind.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import make_moons
@@ -29,12 +30,13 @@ defect = np.random.RandomState(0).normal((0.0, 0.6), 0.06, (12, 2))
 X, y = np.concatenate([normal, defect]), np.repeat([0, 1], [len(normal), len(defect)])
 
 # %%
-# Where the border runs
-# ---------------------
-# Normal rows alone draw a band around the curve: it does not know where defects are, so it must
-# be equally wide everywhere. With the defects, the border gives way where they are and leaves
-# room elsewhere. An isolation forest knows one class only; a support-vector classifier knows
-# both, but calls everything normal that is far from all it has seen.
+# Where the decision boundary runs
+# --------------------------------
+# From normal rows alone, the detector draws a band around the curve. It does not know where
+# defects are, so the band is equally wide everywhere. With known defects, the boundary moves
+# away from them and leaves more room elsewhere. An isolation forest knows one class only. A
+# support-vector classifier knows both, but calls everything normal that is far from all
+# training rows.
 models = {
     "ExDD, normal rows only": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(normal),
     "ExDD, both banks": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(X, y),
@@ -44,7 +46,7 @@ models = {
 figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained", sharex=True, sharey=True)
 for ax, (name, model) in zip(axes.ravel(), models.items()):
     frame = np.array([[-1.8, -0.9], [1.8, 1.9], *X])
-    sign = -1 if name == "IsolationForest" else 1  # of scikit-learn's outlier detectors, low means abnormal
+    sign = -1 if name == "IsolationForest" else 1  # scikit-learn's outlier detectors give low values to abnormal rows
     grid = DecisionBoundaryDisplay.from_estimator(
         model, frame, response_method="decision_function", ax=ax, alpha=0, grid_resolution=150, eps=0.1
     )
@@ -58,21 +60,21 @@ for ax, (name, model) in zip(axes.ravel(), models.items()):
 axes[0, 0].legend(loc="lower left")
 
 # %%
-# Any scikit-learn tool
-# ---------------------
-# A detector of vectors passes all of scikit-learn's own checks, so it goes where a classifier
-# goes: behind a scaler, into cross-validation, under a calibration.
+# Combine with scikit-learn
+# -------------------------
+# A detector on vectors passes all of scikit-learn's estimator checks, so it works wherever a
+# classifier does: after a scaler, in cross-validation, inside a calibrator.
 scores = cross_val_score(make_pipeline(StandardScaler(), ExDDDetector(random_state=0)), X, y, scoring="roc_auc", cv=3)
 print("AUROC in three folds:", scores.round(3))
 
 # %%
-# The other way round, the feature maps of pictures are vectors for any other tool: here a vector
-# a picture, the mean and the highest value of each feature.
+# Conversely, the feature maps of images are vectors for any other tool. Here each image becomes
+# one vector, which holds the mean and the maximum of each feature.
 pictures, labels, _ = make_surface_defects(120, image_shape=(64, 64), texture="cast", random_state=0)
 maps = GaborFeatureExtractor().fit(pictures[labels == 0]).transform(pictures)
 rows = np.array([np.concatenate([one.mean(axis=(0, 1)), one.max(axis=(0, 1))]) for one in maps])
 for name, model in (("ExDDDetector", ExDDDetector(random_state=0)), ("SVC", SVC(class_weight="balanced"))):
     scores = cross_val_score(make_pipeline(StandardScaler(), model), rows, labels, scoring="roc_auc", cv=3)
-    print(f"{name:12} on a vector a picture: AUROC {scores.mean():.3f}")
+    print(f"{name:12} on one vector per image: AUROC {scores.mean():.3f}")
 scores = cross_val_score(ExDDDetector(random_state=0), pictures, labels, scoring="roc_auc", cv=3)
-print(f"ExDDDetector on the pictures themselves: AUROC {scores.mean():.3f}")
+print(f"ExDDDetector on the images themselves: AUROC {scores.mean():.3f}")

@@ -1,13 +1,13 @@
 """
-Grid search: a heat-map of candidates
+Grid search: a heat map of candidates
 =====================================
 
-A detector is an estimator, so ``GridSearchCV`` tunes it. With ``memory=`` the features of each
-picture are extracted once, whatever the number of folds and candidates.
+A detector is an estimator, so ``GridSearchCV`` can tune it. With ``memory=``, the features of each
+image are extracted only once, whatever the number of folds and candidates.
 """
 
 # %%
-# Castings, whose rough texture hides some of the defects.
+# The images show castings, whose rough texture hides some of the defects.
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -21,10 +21,11 @@ from sklearn_exdd.datasets import make_surface_defects
 X, y, masks = make_surface_defects(120, defect_fraction=0.3, image_shape=(64, 64), texture="cast", random_state=0)
 
 # %%
-# Which epsilon, and how many patches make the score of a picture?
-# ----------------------------------------------------------------
-# ``epsilon`` says how much the defect bank counts: a large one leaves the distance to the normal
-# bank alone, the published 1e-6 lets the smallest distance to a defect decide.
+# Search epsilon and the number of patches
+# ----------------------------------------
+# ``epsilon`` controls the influence of the defect bank. With a large value, only the distance to the
+# normal bank counts; with the published 1e-6, the smallest distance to a defect decides.
+# ``n_top_patches`` is the number of patches that make up the score of an image.
 epsilons = [1e-6, 0.1, 1.0, "scale", 10.0, 100.0]
 counts = [1, 3, 10, 30]
 with TemporaryDirectory() as cache:
@@ -41,14 +42,14 @@ with TemporaryDirectory() as cache:
     ExDDDetector(random_state=0).fit(X, y).score_samples(X)
     alone = perf_counter() - start
 n_fits = 3 * len(search.cv_results_["params"])
-print(f"{n_fits} fits and predictions, and the last fit, took as long as {seconds / alone:.0f} without a cache.")
+print(f"{n_fits} fits with predictions and a final fit took as long as {seconds / alone:.0f} without a cache.")
 print("Best:", search.best_params_)
 
 # %%
-# The heat-map
+# The heat map
 # ------------
-# Mean over three folds, and how far these lie apart. Where a neighbour differs by less than that,
-# take the default: a winner by chance does not win again.
+# Each cell shows the mean and the standard deviation over three folds. If candidates differ by less
+# than that, keep the default: a candidate that wins by chance is unlikely to win again.
 mean, spread = (search.cv_results_[f"{kind}_test_score"].reshape(len(epsilons), -1) for kind in ("mean", "std"))
 figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 image = ax.imshow(mean, cmap="viridis", aspect="auto")
@@ -60,5 +61,5 @@ best = np.unravel_index(mean.argmax(), mean.shape)
 ax.add_patch(plt.Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3))
 ax.set(xticks=range(len(counts)), xticklabels=counts, xlabel="n_top_patches")
 ax.set(yticks=range(len(epsilons)), yticklabels=epsilons, ylabel="epsilon")
-ax.set_title("Average precision of the picture's score")
+ax.set_title("Average precision of image scores (best: red frame)")
 figure.colorbar(image, label="average precision (no unit), mean of 3 folds")

@@ -2,13 +2,13 @@
 Naming the kind of a defect
 ===========================
 
-Given the kinds of the defects that it learns from, a detector names the kind of a new one: that of the most similar
-patches in its defect bank.
+A detector that was given the kinds of its training defects can name the kind of a new one. It looks up the most
+similar patches in its defect bank and lets them vote.
 """
 
 # %%
-# Rough castings with scratches, pits, stains and dents. The detector learns from half of the images; normal images
-# have the kind "normal".
+# The images show rough castings with scratches, pits, stains and dents. The detector learns from half of them. Normal
+# images have the kind "normal".
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay
@@ -28,32 +28,36 @@ detector = ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0)
 detector.fit(X[train], y[train], masks=list(masks[train]), kinds=kinds[train])
 
 # %%
-# ``predict_kind`` names the kind of each image that ``predict`` calls a defect, and gives the share of the votes that
-# it got. Images called normal have no kind.
+# ``predict_kind`` returns the kind of each image that ``predict`` calls a defect, and the share of votes for that
+# kind. Images called normal have no kind.
 names, votes = detector.predict_kind(X[~train])
 is_named = np.array([name is not None for name in names])
 is_found = is_named & (y[~train] == 1)
 print(f"{is_found.sum()} of {(y[~train] == 1).sum()} defects found")
-print(f"kind right: {np.mean(names[is_found] == kinds[~train][is_found]):.2f}, by chance {1 / 4:.2f}")
+print(f"correct kind: {np.mean(names[is_found] == kinds[~train][is_found]):.2f} (by chance: {1 / 4:.2f})")
 
 # %%
-# Where a name is wrong, the vote is often close.
+# Where the kind is wrong, the vote is often close.
 figure, axes = plt.subplots(2, 5, figsize=(11, 5), layout="constrained")
 for ax, i in zip(axes.ravel(), np.flatnonzero(is_found)[:: max(1, is_found.sum() // 10)]):
     ax.imshow(X[~train][i], cmap="gray", vmin=0, vmax=255)
     ax.contour(masks[~train][i], [0.5], colors="#E69F00", linewidths=1)
     true = kinds[~train][i]
     ax.set_title(
-        f"{names[i]}, vote {votes[i]:.2f}" + ("" if names[i] == true else f"\nin truth a {true}"),
+        f"{names[i]}, vote {votes[i]:.2f}" + ("" if names[i] == true else f"\ntrue kind: {true}"),
         color="black" if names[i] == true else "#D55E00",
         fontsize="medium",
     )
     ax.axis("off")
 
 # %%
-# Which kinds are taken for each other:
+# A confusion matrix shows which kinds are mistaken for each other:
 display = ConfusionMatrixDisplay.from_predictions(
-    kinds[~train][is_found], names[is_found].astype(str), cmap="Blues", colorbar=False
+    kinds[~train][is_found],
+    names[is_found].astype(str),
+    cmap="Blues",
+    colorbar=False,
+    text_kw={"fontsize": "large", "weight": "bold"},
 )
-display.ax_.set(xlabel="named", ylabel="kind", title="Defects found")
+display.ax_.set(xlabel="predicted kind", ylabel="true kind", title="Kinds of the defects found")
 display.figure_.set_layout_engine("constrained")

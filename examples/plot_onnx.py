@@ -2,15 +2,15 @@
 A detector as one ONNX file
 ===========================
 
-A detector is fitted in Python. At the line there may be no Python, or no room for torch: an ONNX file
-holds all that prediction does, from the raw pixels of the camera to score, decision and map, and any
-program runs it with onnxruntime.
+A detector is fitted in Python, but a production line may have no Python, or no room for torch. An ONNX
+file holds the whole prediction, from the raw pixels of the camera to score, decision and map. Any program
+can run it with onnxruntime.
 """
 
 # %%
 # Fit and export
 # --------------
-# The file is compared with the detector before it is written.
+# Before the file is written, its predictions are compared with the detector's.
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -31,8 +31,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %%
 # Run it
 # ------
-# These lines need numpy and onnxruntime alone. The input is a batch of images (batch, height,
-# width, channels), as they are, of any size; the metadata say what else there is to know.
+# These lines need only numpy and onnxruntime. The input is a batch of raw images of shape
+# (batch, height, width, channels) and any size. The metadata describe the detector.
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]
 found = dict(zip(names, session.run(names, {"image": X[80:, ..., None]})))
@@ -41,16 +41,16 @@ for name, values in found.items():
 print(session.get_modelmeta().custom_metadata_map)
 
 # %%
-# The same answers
-# ----------------
+# Compare with the detector
+# -------------------------
 scores, maps = detector.score_samples(X[80:]), detector.predict_map(X[80:])
-print(f"scores differ by at most {np.abs(found['score'] - scores).max() / detector.threshold_:.0e} of the threshold,")
-print(f"maps by {np.abs(found['anomaly_map'] - maps).max() / maps.max():.0e} of their largest value.")
+print(f"Scores differ by at most {np.abs(found['score'] - scores).max() / detector.threshold_:.0e} of the threshold,")
+print(f"maps by at most {np.abs(found['anomaly_map'] - maps).max() / maps.max():.0e} of their largest value.")
 
 # %%
-# What the file sees
-# ------------------
-# A p-value is the share of normal images that look at least as unusual: 0.02 is one in fifty.
+# Scores and maps from the file
+# -----------------------------
+# A p-value is the share of normal images that look at least as unusual: 0.02 means one in fifty.
 shown = np.argsort(found["p_value"], kind="stable")[[0, 1, len(scores) // 2, -1]]
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), layout="constrained")
 for (top, bottom), i in zip(axes.T, shown):
@@ -62,5 +62,5 @@ for (top, bottom), i in zip(axes.T, shown):
         ax.set_xticks([])
         ax.set_yticks([])
 axes[0, 0].set_ylabel("image")
-axes[1, 0].set_ylabel("map of the file")
+axes[1, 0].set_ylabel("map from the file")
 figure.colorbar(picture, ax=axes, label="ratio score (no unit)", shrink=0.8)

@@ -2,13 +2,13 @@
 An operating point by cost
 ==========================
 
-A low rate of false alarms is paid for with misses. Count both mistakes at several rates before you
-choose one, and let your own costs decide.
+The lower the false-alarm rate, the more defects are missed. Count both kinds of mistake at several
+rates before you choose one, and let your own costs decide.
 """
 
 # %%
-# Castings, whose rough texture hides some of the defects: a hundred normal pictures and ten defects
-# to learn from, and as many normal ones and forty defects to measure.
+# The images show castings, whose rough texture hides some of the defects. The detector learns from
+# 100 normal images and 10 defects, and is measured on 100 other normal images and 40 other defects.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -24,11 +24,11 @@ detector = ExDDDetector("gabor", random_state=0).fit(X[train], y[train], masks=m
 scores = detector.score_samples(X[test])
 
 # %%
-# The trade at a glance
-# ---------------------
-# The thresholds of the promised rates come from the normal training pictures alone. The last line is
-# the threshold that would have cost least on the pictures measured, if a miss costs as much as ten
-# false alarms. It is chosen on these very pictures, so expect more mistakes on new ones.
+# The trade-off at a glance
+# -------------------------
+# The thresholds for the promised rates are computed from the normal training images alone. The last
+# line is the threshold with the lowest cost on the test images, if a miss costs as much as ten false
+# alarms. It was chosen on these very images, so expect more mistakes on new ones.
 points = operating_points(y[test], scores, detector.calibration_scores_, cost_miss=10)
 names = ["lowest cost" if point.rate is None else f"promised {point.promised_rate:.2f}" for point in points]
 print("operating point  threshold  false alarms  misses    cost")
@@ -39,10 +39,10 @@ for name, point in zip(names, points):
     )
 
 # %%
-# What a miss may cost
-# --------------------
-# Left, the mistakes at these points. Right, the threshold of the lowest cost for other costs of a miss:
-# the dearer it is, the more false alarms are worth bearing.
+# Vary the cost of a miss
+# -----------------------
+# Left: the mistakes at each operating point. Right: the mistakes at the cheapest threshold, as the
+# cost of a miss varies. The more a miss costs, the more false alarms are worth accepting.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 places = np.arange(len(points))
 alarms = left.barh(places - 0.2, [point.n_false_alarms for point in points], 0.38, color="#0072B2")
@@ -54,7 +54,7 @@ left.bar_label(misses, padding=3)
 left.set_yticks(places, names)
 left.invert_yaxis()
 left.margins(x=0.12)
-left.set(xlabel="pictures", title=f"{points[0].n_normal} normal pictures, {points[0].n_defects} defects")
+left.set(xlabel="images", title=f"Mistakes on {points[0].n_normal} normal images and {points[0].n_defects} defects")
 left.legend([alarms, misses], ["false alarms", "misses"], loc="upper right")
 
 costs = np.geomspace(0.5, 50, 25)
@@ -63,6 +63,6 @@ right.step(costs, [point.n_false_alarms for point in cheapest], color="#0072B2",
 right.step(costs, [point.n_misses for point in cheapest], color="#D55E00", where="mid", ls="--", label="misses")
 right.set_xscale("log")
 right.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
-right.set(xlabel="cost of a miss, in false alarms", ylabel="pictures", title="At the lowest cost")
+right.set(xlabel="cost of a miss, in false alarms", ylabel="images", title="Mistakes at the cheapest threshold")
 right.grid(alpha=0.3)
 right.legend()

@@ -2,16 +2,16 @@
 Your own folder of images
 =========================
 
-From a folder of files to decisions, maps and a saved detector. The folder here is generated; put
-the path of your own in its place.
+Go from a folder of files to decisions, maps and a saved detector. The folder here is generated;
+replace it with the path of your own.
 """
 
 # %%
 # The folder
 # ----------
-# ``good/`` holds normal parts, ``defect/`` the others, with a sub-folder a kind if you like, and
-# ``masks/`` the masks of those that have one, under the same name. Sizes may differ, and masks
-# and defects may be missing altogether.
+# ``good/`` holds the normal parts and ``defect/`` the defects, optionally with one subfolder per
+# kind. ``masks/`` holds the masks, each under the name of its image. Images may differ in size.
+# Masks and defects are optional.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,15 +35,15 @@ for shape, seed in (((160, 224), 0), ((224, 160), 1)):
             Image.fromarray(pixels).save(folder / place / f"{shape[0]}x{shape[1]}-{i:02}.png")
 
 data = load_folder(folder)
-print(f"{len(data.X)} files, {data.y.sum()} of them defects; the first is {data.X[0].relative_to(folder)}.")
+print(f"{len(data.X)} files, including {data.y.sum()} defects; the first is {data.X[0].relative_to(folder)}.")
 
 # %%
 # Split, fit, predict
 # -------------------
-# Everything stays a list of paths: files are read a batch at a time, so that memory does not grow
-# with the folder. Where several photographs show one part, split by part (``GroupShuffleSplit``),
-# not at random as here. One false alarm in twenty normal images is allowed; so few images cannot
-# tell whether it is kept.
+# The images stay a list of paths. Files are read in batches, so memory does not grow with the
+# folder. If several images show the same part, split by part (``GroupShuffleSplit``) instead of
+# at random as here. One false alarm in twenty normal images is allowed; this test set is too
+# small to tell whether the rate is met.
 train, test = train_test_split(np.arange(len(data.X)), test_size=0.5, stratify=data.y, random_state=0)
 
 
@@ -57,27 +57,27 @@ scores = detector.score_samples(take(data.X, test))
 display = ConfusionMatrixDisplay.from_predictions(
     data.y[test], scores > detector.threshold_, display_labels=["normal", "defect"], cmap="Greys", colorbar=False
 )
-display.ax_.set_title(f"{len(test)} images not seen in fit")
+display.ax_.set_title(f"Decisions on {len(test)} new images")
 
 # %%
-# The worst first
-# ---------------
-# What an inspector wants to see: the images with the highest scores, and where the score comes
-# from. The solid line is the true mask, the dashed one is where the map exceeds the threshold:
-# wider than the defect, for a patch sees its surroundings.
+# Highest scores first
+# --------------------
+# An inspector wants to see the images with the highest scores, and where the scores come from.
+# The solid line is the true mask. The dashed line marks where the map exceeds the threshold. It
+# is wider than the defect because a patch also sees its surroundings.
 worst = test[np.argsort(-scores)[:6]]
 DefectMapDisplay.from_estimator(detector, take(data.X, worst), data.y[worst], masks=take(data.masks, worst))
 
 # %%
-# Keep it
-# -------
-# A fitted detector goes into one file; reading it runs no code, and gives the same scores, bit
-# for bit.
+# Save and load
+# -------------
+# A fitted detector is saved as one file. Loading it runs no code, and the loaded detector gives
+# bit-identical scores.
 path = folder / "detector.safetensors"
 persistence.dump(detector, path)
 again = persistence.load(path)
 print(f"{path.stat().st_size / 2**20:.1f} MiB on disk.")
-print("Same scores after loading:", np.array_equal(again.score_samples(take(data.X, test)), scores))
+print("Identical scores after loading:", np.array_equal(again.score_samples(take(data.X, test)), scores))
 temporary.cleanup()
 
 # sphinx_gallery_thumbnail_number = 2

@@ -2,14 +2,14 @@
 Correcting the detector
 =======================
 
-Parts change: a supplier starts to stamp a mark on them, and a detector that has never seen one
-raises an alarm. An operator says of a few pictures what they really are, and the alarms cease, by
-``partial_fit``. The detector goes on finding defects.
+Parts change: a supplier starts to stamp a mark on them, and a detector that has never seen the mark
+raises alarms. An operator corrects a few of them with ``partial_fit``, and the others cease. The
+detector still finds defects.
 """
 
 # %%
-# A detector that works
-# ---------------------
+# A working detector
+# ------------------
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -22,7 +22,7 @@ detector = ExDDDetector(random_state=0).fit(X[:80], y[:80], masks=masks[:80])
 # %%
 # The parts change
 # ----------------
-# From now on a mark is stamped into a corner.
+# From now on, every part has a mark stamped into one corner.
 stamp = np.ones((96, 96))
 rows, columns = np.mgrid[:96, :96]
 ring = np.hypot(rows - 76, columns - 76)
@@ -30,13 +30,13 @@ stamp[(ring > 7) & (ring < 10)] = 0.75
 stamp[73:79, 75:77] = 0.75
 stamped = np.clip(X[80:] * stamp, 0, 255).astype(np.uint8)
 truth, where = y[80:], masks[80:]
-print(f"{detector.predict(stamped)[truth == 0].sum()} alarms on {(truth == 0).sum()} normal pictures.")
+print(f"{detector.predict(stamped)[truth == 0].sum()} false alarms in {(truth == 0).sum()} normal images.")
 
 # %%
 # A few corrections
 # -----------------
-# The operator says of three alarms that these parts are normal, and later of three more. Their
-# alarming patches go into the normal bank, and the threshold is found again; no old picture is
+# The operator labels three of the alarms as normal, and later three more. The patches that caused
+# these alarms are added to the normal bank, and the threshold is recomputed. No earlier image is
 # needed.
 history, corrected = [detector.decision_function(stamped)], np.array([], dtype=int)
 maps_before = detector.predict_map(stamped)
@@ -54,8 +54,8 @@ for step, decisions in enumerate(history):
 # %%
 # Before and after
 # ----------------
-# The same two pictures before (top) and after (bottom): a normal part on the left, a defect on
-# the right.
+# The top row shows two images before the corrections, the bottom row the same images after: a
+# normal part on the left, a defect on the right.
 shown = [rest[truth[rest] == 0][2], rest[truth[rest] == 1][0]]
 both = np.concatenate([maps_before[shown], detector.predict_map(stamped[shown])])
 display = DefectMapDisplay.from_predictions(
@@ -68,8 +68,8 @@ display = DefectMapDisplay.from_predictions(
 )
 
 # %%
-# All pictures of the new kind that were not corrected: the normal ones come down to the
-# threshold, all defects but one stay above.
+# The plot shows all stamped images that were not corrected. The normal ones fall below the
+# threshold, and almost all defects stay above it.
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for label, name, color, marker in ((0, "normal", "#0072B2", "o"), (1, "defect", "#D55E00", "^")):
     lines = np.array(history)[:, rest[truth[rest] == label]]
@@ -77,6 +77,7 @@ for label, name, color, marker in ((0, "normal", "#0072B2", "o"), (1, "defect", 
     ax.plot(lines, color=color, alpha=0.25)
     ax.plot([], [], marker, color=color, label=name)
 ax.axhline(0, color="black", linestyle="--", label="threshold")
-ax.set(xticks=range(len(history)), xticklabels=["before", "3 corrections", "6 corrections"], xlim=(-0.3, 2.3))
-ax.set(ylabel="decision: score less threshold (no unit)")
+ax.set(xticks=range(len(history)), xticklabels=["before", "3 corrections", "6 corrections"], xlim=(-0.3, 2.75))
+ax.set(ylabel="decision: score minus threshold (no unit)")
+ax.set_title("Stamped parts before and after corrections")
 ax.legend(loc="upper right")

@@ -2,12 +2,13 @@
 Quickstart: find and locate defects
 ===================================
 
-Normal parts, a handful of defect ones with masks, a detector, a map. Everything runs
-offline: the surfaces are generated, and pip has installed the detector's pretrained weights.
+Fit a detector on normal parts and a handful of defects with masks, then map the defects it
+finds. Everything runs offline: the surfaces are generated, and the detector's pretrained
+weights were installed by pip.
 """
 
 # %%
-# Sixty normal pictures and ten defect ones to learn from, forty others to look at.
+# The detector learns from sixty normal images and ten defects. The other images are for testing.
 import time
 from pathlib import Path
 
@@ -22,28 +23,28 @@ train_normal, train_defect = normal[:60], defect[:10]
 test = np.sort(np.concatenate([normal[60:], defect[10:]]))
 
 # %%
-# Fit, and score what the detector has not seen. The threshold comes from the normal
-# training pictures alone, each scored without its own patches.
+# Fit the detector and score images that it has not seen. The threshold is computed from the
+# normal training images alone, each scored without its own patches.
 start = time.perf_counter()
 detector = ExDDDetector(random_state=0)
 detector.fit(X[train_normal], X[train_defect], masks=masks[train_defect])
 decisions = detector.decision_function(X[test])
-print(f"Fitted on {len(train_normal)} normal and {len(train_defect)} defect pictures, ", end="")
-print(f"scored {len(test)} others, in {time.perf_counter() - start:.0f} s.")
+print(f"Fitted on {len(train_normal)} normal images and {len(train_defect)} defects, ", end="")
+print(f"then scored {len(test)} other images, in {time.perf_counter() - start:.0f} s.")
 found = (decisions > 0)[y[test] == 1]
 alarms = (decisions > 0)[y[test] == 0]
-print(f"Found {found.sum()} of {len(found)} defects, {alarms.sum()} false alarms in {len(alarms)} normal pictures.")
+print(f"Found {found.sum()} of {len(found)} defects, {alarms.sum()} false alarms in {len(alarms)} normal images.")
 
 # %%
-# Where they are: one defect of each strength, and a normal part.
+# The maps show where the defects are: three defects, from strong to faint, and a normal part.
 order = test[np.argsort(decisions)]
 shown = [*order[y[order] == 1][[-1, len(found) // 2, len(found) // 4]], order[y[order] == 0][-2]]
 display = DefectMapDisplay.from_estimator(detector, X[shown], y[shown], masks=masks[shown])
 
 # %%
-# Run as a script, the picture is written next to where it ran.
+# Run as a script, the example saves the figure in the folder ``results``.
 if "__file__" in globals():
     path = Path("results") / "quickstart.png"
     path.parent.mkdir(exist_ok=True)
     display.figure_.savefig(path, dpi=150, bbox_inches="tight")
-    print(f"The picture is in {path}.")
+    print(f"Figure saved to {path}.")

@@ -2,13 +2,13 @@
 Regions: where the defects are, and how large
 =============================================
 
-``predict_regions`` measures the marked pixels: places, areas and diameters, in pixels or, if the size of a
-pixel is known, in millimetres.
+A detector measures the regions it marks: position, area and diameter, in pixels or, if the pixel size is known,
+in millimetres.
 """
 
 # %%
-# Fabrics, of which 0.1 mm are a pixel. The detector learns from normal ones, and promises that at most 5 % of
-# new normal images have a marked pixel.
+# The images show fabric; one pixel is 0.1 mm wide. The detector learns from normal images only. It promises that
+# at most 5 % of new normal images contain a marked pixel.
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -21,19 +21,19 @@ normal, defect = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
 detector = ExDDDetector("gabor", max_false_alarm_rate=0.05, blur=2, random_state=0).fit(X[normal[:60]])
 
 # %%
-# One pass over each image gives its decision, its p-value, its map and its regions. Regions below half a square
-# millimetre are not wanted here.
+# A single pass over each image gives its decision, p-value, map and regions. Here, regions smaller than half a
+# square millimetre are dropped.
 PIXEL = 0.1  # mm
 results = detector.inspect(X, pixel_size=PIXEL, min_area=0.5)
 for i in defect[:6]:
     result = results[i]
     sizes = ", ".join(f"{region.area:.1f} mm²" for region in result.regions)
-    print(f"image {i}: label {result.label}, p-value {result.p_value:.3f}, {len(result.regions)} regions: {sizes}")
-print(f"new normal images with a marked pixel: {np.mean([results[i].mask.any() for i in normal[60:]]):.3f}")
+    print(f"image {i}: label {result.label}, p-value {result.p_value:.3f}, region areas: {sizes}")
+print(f"share of new normal images with a marked pixel: {np.mean([results[i].mask.any() for i in normal[60:]]):.3f}")
 
 # %%
-# The mask is wider than the defect (cyan: the true mask), because patches see their surroundings and the map is
-# smoothed.
+# The marked region (orange) is wider than the true mask (cyan), because patches see their surroundings and the map
+# is smoothed. A white cross marks the highest pixel of each region.
 shown = [i for i in defect if results[i].regions][:6]
 figure, axes = plt.subplots(2, 3, figsize=(10, 7), layout="constrained")
 for ax, i in zip(axes.ravel(), shown):
@@ -46,8 +46,8 @@ for ax, i in zip(axes.ravel(), shown):
     for number, region in enumerate(results[i].regions, start=1):
         top, left, bottom, right = region.box
         ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="#E69F00", lw=1.5))
-        ax.plot(*region.peak[::-1], "x", color="#D55E00", markersize=7, markeredgewidth=2)
-        ax.text(left, top, f" {number}", color="#E69F00", va="top", weight="bold")
+        ax.plot(*region.peak[::-1], "x", color="white", markersize=7, markeredgewidth=2)
+        ax.text(left, top, number, va="bottom", weight="bold", bbox={"facecolor": "#E69F00", "lw": 0, "pad": 1.5})
         lines.append(f"{number}: {region.area:.1f} mm², {region.equivalent_diameter:.1f} mm across")
-    ax.set_title("\n".join(lines[:3]), fontsize="small", loc="left")
-    ax.set(xlabel="mm", ylabel="mm")
+    ax.set_title("\n".join(lines[:3]), fontsize="small", loc="left", pad=14)
+    ax.set(xlabel="mm", ylabel="mm", xticks=range(0, 13, 4), yticks=range(0, 13, 4))

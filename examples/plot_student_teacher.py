@@ -2,13 +2,13 @@
 Student and teacher: training without a download
 ================================================
 
-A student learns to rebuild the features of what is normal; where it fails, there is a defect.
-Everything is trained on your own normal pictures.
+A student network learns to reproduce a teacher's features of normal images; where it fails, there
+is a defect. Both networks are trained on your own normal images.
 """
 
 # %%
-# Sixty normal pictures of tiles, no real defect. The defects that training needs are painted onto
-# them.
+# The detector learns from sixty normal images of tiles, without any real defect. Training paints the
+# defects that it needs onto these images.
 from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
@@ -27,10 +27,10 @@ test = np.concatenate([normal[60:], defect])
 # %%
 # Train
 # -----
-# Two hundred small steps, some seconds; the defaults take a thousand larger ones, some minutes.
-# ``memory`` keeps the weights, so that asking for another map costs no second training. The
-# segmentation marks defects as it has learned from synthetic ones, the cosine distance says where
-# student and teacher disagree.
+# Here, training takes two hundred small steps, a matter of seconds; the defaults take a thousand larger
+# ones, a matter of minutes. ``memory`` caches the weights, so another kind of map needs no second
+# training. The segmentation network has learned from synthetic defects how to mark real ones. The
+# cosine distance shows where student and teacher disagree.
 parameters = dict(channels=(16, 32), crop_size=64, n_synthetic=60, max_steps=200, train_batch_size=8, random_state=0)
 maps = {}
 with TemporaryDirectory() as cache:
@@ -39,10 +39,10 @@ with TemporaryDirectory() as cache:
         maps[kind] = detector.predict_map(X[test])
         auroc = roc_auc_score(y[test], detector.score_samples(X[test]))
         precision = pixel_average_precision_score(masks[test], maps[kind])
-        print(f"{kind:12} image AUROC {auroc:.3f}, average precision of pixels {precision:.3f}")
+        print(f"{kind:12} image AUROC {auroc:.3f}, pixel average precision {precision:.3f}")
 
 # %%
-# The loss says whether to go on: as long as it falls, more steps are worth their time.
+# The loss curves show whether to train longer: as long as they fall, more steps are worthwhile.
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for ax, part, title in zip(axes, ("teacher", "student"), ("Teacher", "Student and segmentation")):
     losses = detector.losses_[part]
@@ -51,10 +51,10 @@ for ax, part, title in zip(axes, ("teacher", "student"), ("Teacher", "Student an
     ax.set(title=title, xlabel="training step", ylabel="loss (no unit)", ylim=(0, None))
 
 # %%
-# Look
-# ----
-# Three defects and a normal part. The colours of each column span its values on all test
-# pictures.
+# Compare the maps
+# ----------------
+# The rows show three defects and a normal part. The colours of each column span the values of its
+# map over all test images.
 shown = [*np.flatnonzero(y[test] == 1)[[0, 1, 2]], 0]
 figure, axes = plt.subplots(len(shown), 1 + len(maps), figsize=(8.4, 8.6), layout="constrained")
 for row, i in zip(axes, shown):
@@ -63,7 +63,7 @@ for row, i in zip(axes, shown):
         row[0].contour(masks[test[i]], [0.5], colors="#56B4E9", linewidths=1.5)
     for ax, values in zip(row[1:], maps.values()):
         ax.imshow(values[i], cmap="magma", vmin=np.median(values), vmax=np.quantile(values, 0.999))
-for ax, title in zip(axes[0], ("picture and true mask", *maps)):
+for ax, title in zip(axes[0], ("image and true mask", *maps)):
     ax.set_title(title)
 for ax in axes.ravel():
     ax.set(xticks=[], yticks=[])

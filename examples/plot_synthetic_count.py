@@ -1,14 +1,14 @@
 """
-How many synthetic defects?
-===========================
+Choosing the number of synthetic defects
+========================================
 
-Augmenters make as many defects as you like. Whether they help, and how many, is a question to
-your own data: here is how to ask it.
+Augmenters make as many defects as you like. Only your own data can tell whether synthetic defects
+help, and how many to use. This example shows how to find out.
 """
 
 # %%
-# Woven cloth: two dozen normal pictures to learn from, and no real defect at all. All the others
-# are for the test.
+# The images show woven cloth. Each detector learns from 24 normal images, without any real defect. All
+# other images are for testing.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import average_precision_score
@@ -23,17 +23,18 @@ normal = np.flatnonzero(y == 0)
 augmenters = {"CutPaste": CutPasteDefectAugmenter(), "offsets": OffsetDefectAugmenter()}
 
 # %%
-# What they paint
-# ---------------
+# Look at the synthetic defects
+# -----------------------------
 sheets = [augmenter.fit(X[normal]).sample(3, random_state=0) for augmenter in augmenters.values()]
 display = SyntheticDefectsDisplay.from_samples(SyntheticDefects.concatenate(sheets))
 
 # %%
-# What they bring
-# ---------------
-# Two questions: are defective pictures ranked higher, and are the pixels of the defects? Each
-# point is the mean over two seeds, which draw training pictures, defects and coresets; the band
-# spans both. Without a band, a difference may be luck.
+# Measure the effect
+# ------------------
+# Two questions matter: are images with defects ranked above normal ones, and are defect pixels ranked
+# above normal ones? Each point is the mean over two seeds, which determine the training images, the
+# synthetic defects and the coresets. The band spans both seeds. Without a band, you could not tell a
+# difference from luck.
 counts, seeds = (0, 5, 20, 60), range(2)
 results = {name: np.empty((2, len(counts), len(seeds))) for name in augmenters}
 for name, augmenter in augmenters.items():
@@ -47,7 +48,7 @@ for name, augmenter in augmenters.items():
             results[name][:, i, seed] = ranked, located
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-titles = "Average precision of pictures", "Average precision of pixels"
+titles = "Average precision of images", "Average precision of pixels"
 for ax, title, row in zip(axes, titles, range(2)):
     for (name, values), color, marker in zip(results.items(), ("#0072B2", "#E69F00"), "os"):
         ax.plot(counts, values[row].mean(axis=1), color=color, marker=marker, label=name)
@@ -58,11 +59,11 @@ for ax, title, row in zip(axes, titles, range(2)):
 axes[0].legend(loc="lower right")
 
 # %%
-# On this cloth pictures are ranked as well without any. Pieces of cloth pasted elsewhere make the
-# maps better, changes of brightness do not. On photographs of magnetic tiles the lines are nearly
-# level (see the page on synthetic defects). Your parts may be of a third kind.
+# On this cloth, images are ranked equally well without synthetic defects. Pieces of cloth pasted
+# elsewhere improve the maps; changes of brightness do not. On photographs of magnetic tiles, the lines
+# are nearly flat (see the page on synthetic defects). Your parts may behave differently again.
 for name, (ranked, located) in results.items():
-    print(f"{name:9} of pictures {ranked[0].mean():.2f} -> {ranked[-1].mean():.2f}, ", end="")
-    print(f"of pixels {located[0].mean():.2f} -> {located[-1].mean():.2f}")
+    print(f"{name:9} images {ranked[0].mean():.2f} -> {ranked[-1].mean():.2f}, ", end="")
+    print(f"pixels {located[0].mean():.2f} -> {located[-1].mean():.2f}")
 
 # sphinx_gallery_thumbnail_number = 2

@@ -2,12 +2,12 @@
 Synthetic defects: without a single real one
 ============================================
 
-Defects are rare. Augmenters paint them onto normal pictures, with masks, and the detector puts
-them into its defect bank.
+Defects are rare. Augmenters paint synthetic ones, with masks, onto normal images, and the detector
+adds them to its defect bank.
 """
 
 # %%
-# Normal pictures to learn from. The defect ones serve to look at and to measure.
+# The detector learns from normal images. The defects are for comparison and for testing.
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,9 @@ X, y, masks = make_surface_defects(120, defect_fraction=0.4, image_shape=(128, 1
 normal, defect = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
 
 # %%
-# Four kinds of augmenters. The last one pastes real defects elsewhere, so it needs some, with
-# their masks; the others need normal pictures alone. Regions say where a defect goes: here,
-# offsets also follow thin ridges, as scratches and cracks do.
+# Compare four augmenters. The last one pastes real defects elsewhere, so it needs some, with
+# their masks; the others need only normal images. Regions define where a defect goes. Here, some
+# offsets follow thin ridges, as scratches and cracks do.
 augmenters = [
     PerlinDefectAugmenter(random_state=0).fit(X[normal]),
     CutPasteDefectAugmenter(random_state=0).fit(X[normal]),
@@ -40,12 +40,12 @@ augmenters = [
 display = SyntheticDefectsDisplay.from_samples(SyntheticDefects.concatenate([one.sample(3) for one in augmenters]))
 
 # %%
-# How many? Fitted on normal pictures alone, tested on defects that nothing has seen. Always ask
-# your own data: these generated defects stand out so well that synthetic ones add nothing, and with
-# the embedded filters they add little on photographs, too (docs/synthetic.md); networks that learn in
-# ``fit`` live from them. Where there are labelled images to tune with,
-# ``make_pipeline(augmenter, detector)`` goes into ``GridSearchCV``, with ``n_synthetic`` as one of its
-# parameters.
+# How many synthetic defects should you use? Detectors fitted on normal images alone are tested on real
+# defects. Always check on your own data. The defects generated here stand out so well that
+# synthetic ones add nothing. With the embedded filters, they also add little on photographs
+# (docs/synthetic.md); networks trained in ``fit`` depend on them. If you have labelled images to
+# tune with, pass ``make_pipeline(augmenter, detector)`` to ``GridSearchCV`` and search over
+# ``n_synthetic``.
 train, test = normal[:40], np.concatenate([normal[40:], defect])
 for count in (0, 20, 60):
     detector = ExDDDetector(augmenter=OffsetDefectAugmenter(), n_synthetic=count, random_state=0).fit(X[train])
@@ -53,9 +53,9 @@ for count in (0, 20, 60):
     print(f"{count:2d} synthetic defects: image AUROC {auroc:.3f}")
 
 # %%
-# Run as a script, the picture is written next to where it ran.
+# Run as a script, the example saves the figure in the folder ``results``.
 if "__file__" in globals():
     path = Path("results") / "synthetic_defects.png"
     path.parent.mkdir(exist_ok=True)
     display.figure_.savefig(path, dpi=150, bbox_inches="tight")
-    print(f"The picture is in {path}.")
+    print(f"Figure saved to {path}.")

@@ -2,13 +2,13 @@
 Choosing the threshold: false alarms against misses
 ===================================================
 
-A detector gives scores; where they become decisions is your choice, and a low false-alarm rate is
-paid for with misses.
+A detector gives scores. The threshold that turns them into decisions is your choice: the lower the
+false-alarm rate, the more defects are missed.
 """
 
 # %%
-# Castings, whose rough texture hides some of the defects. A third of the normal pictures, and a
-# few defects, to learn from; the others to look at.
+# The images show castings, whose rough texture hides some of the defects. The detector learns from
+# 120 normal images and 20 defects. The other images are for testing.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import confusion_matrix, det_curve, make_scorer
@@ -23,11 +23,11 @@ train = np.concatenate([normal[:120], defect[:20]])
 test = np.concatenate([normal[120:], defect[20:]])
 
 # %%
-# A rate that is promised
-# -----------------------
-# ``max_false_alarm_rate`` is the share of normal pictures that may be called defective. The
-# threshold comes from the normal training pictures alone, each scored without its own patches.
-# Whoever asks for fewer false alarms gets more misses:
+# Promise a rate
+# --------------
+# ``max_false_alarm_rate`` is the share of normal images that may be called defective. The
+# threshold is computed from the normal training images alone, each scored without its own patches.
+# Fewer false alarms cost more misses:
 thresholds = {}
 print("promised  false alarms  misses")
 for rate in (0.01, 0.05, 0.2):
@@ -39,10 +39,10 @@ for rate in (0.01, 0.05, 0.2):
 scores = detector.score_samples(X[test])
 
 # %%
-# A cost that is yours
-# --------------------
-# Where a miss costs as much as five false alarms, and there are labelled defects like those to
-# come, scikit-learn tunes the threshold in cross-validation.
+# Minimise your own cost
+# ----------------------
+# Suppose that a miss costs as much as five false alarms, and that your labelled defects resemble
+# those to come. Then scikit-learn can tune the threshold by cross-validation.
 
 
 def cost(y_true, y_pred):
@@ -55,15 +55,15 @@ tuned.fit(X[train], y[train])
 thresholds["tuned"] = tuned.estimator_.threshold_ + tuned.best_threshold_
 
 # %%
-# All of it in two pictures
-# -------------------------
-# Left, the scores with one of the thresholds, and what it gets wrong. Right, what each threshold
-# costs: every point of the line is one.
+# See the trade-off
+# -----------------
+# Left: the scores, one of the thresholds, and the mistakes it makes. Right: the price of every
+# threshold; each point on the line is one threshold.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 ScoreHistogramDisplay.from_predictions(
     y[test], scores, threshold=thresholds[0.05], score_label="ratio score (no unit)", ax=left, n_bins=40
 )
-left.set_title(f"Scores of {len(test)} pictures not seen in fit, promised 0.05")
+left.set_title(f"Scores of {len(test)} new images, promised rate 0.05")
 alarms, misses, at = det_curve(y[test], scores)
 right.plot(alarms, misses, color="0.4")
 for (rate, threshold), marker, color in zip(thresholds.items(), "osD^", ("#0072B2", "#E69F00", "#009E73", "#D55E00")):
@@ -71,8 +71,8 @@ for (rate, threshold), marker, color in zip(thresholds.items(), "osD^", ("#0072B
     nearest = np.argmin(np.abs(at - threshold))
     right.plot(alarms[nearest], misses[nearest], marker, color=color, markersize=9, label=f"{name}: {threshold:.3f}")
 right.set_xscale("symlog", linthresh=0.01)
-right.set(xlim=(0, 1), ylim=(0, None), title="The trade-off")
-right.set(xlabel="false alarms, share of normal pictures", ylabel="misses, share of defects")
-right.set_xticks([0, 0.01, 0.05, 0.2, 1], ["0", ".01", ".05", ".2", "1"])
+right.set(xlim=(0, 1), ylim=(0, None), title="False alarms against misses")
+right.set(xlabel="false alarms (share of normal images)", ylabel="misses (share of defects)")
+right.set_xticks([0, 0.01, 0.05, 0.2, 1], ["0", "0.01", "0.05", "0.2", "1"])
 right.legend(title="threshold")
 right.grid(alpha=0.3)

@@ -246,7 +246,7 @@ def test_an_interrupted_command_goes_on_where_it_was(ksdd2_run, scripts, monkeyp
         return run_diag(*arguments)
 
     monkeypatch.setattr(ksdd2, "run_diag", run_until_the_second)
-    with pytest.raises(SystemExit, match="The same command goes on where it was"):
+    with pytest.raises(SystemExit, match="Run the same command to resume"):
         ksdd2.main(command)
     assert not (tmp_path / "figures.json").exists()
     ksdd2.main(command)
@@ -271,7 +271,7 @@ def test_a_training_cut_short_is_no_result(ksdd2_run, scripts, monkeypatch, tmp_
     command += ["--work", str(tmp_path / "work"), "--diag-params", '{"image_size": [64, 32], "train_batch_size": 4}']
     with monkeypatch.context() as patch:
         patch.setattr(detector, "stack_images", interrupt)
-        with pytest.raises(SystemExit, match="The same command goes on where it was"):
+        with pytest.raises(SystemExit, match="Run the same command to resume"):
             scripts.ksdd2.main(command)
     assert list((tmp_path / "work" / "runs").iterdir()) == []
 
@@ -345,7 +345,7 @@ def test_missing_weights_are_named_with_the_place_they_belong_to(ksdd2_run, scri
         scripts.ksdd2.main([str(ksdd2_run.folder), "--diag", "--diag-weights", "nothing.pth"])
     with pytest.raises(SystemExit, match=r"--diag-weights: expected weights of resnet50 in"):
         scripts.ksdd2.main([str(ksdd2_run.folder), "--diag", "--diag-weights", str(weights)])
-    with pytest.raises(SystemExit, match=r"'resnet' is no model of torchvision.models"):
+    with pytest.raises(SystemExit, match=r"'resnet' is not a model of torchvision.models"):
         scripts.ksdd2.main([str(ksdd2_run.folder), "--diag", "--diag-backbone", "resnet"])
 
 
@@ -356,7 +356,7 @@ def test_a_missing_diffusion_model_is_named_with_a_way_to_get_it(ksdd2_run, scri
         model, lacking = tmp_path / model, "weights in vae/"
         save_tiny_pipeline(model)
         (model / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(SystemExit, match=f"not all of it: there is no {lacking}.*\n.*snapshot_download"):
+    with pytest.raises(SystemExit, match=f"not all of it: missing {lacking}.*\n.*snapshot_download"):
         scripts.ksdd2.main([*ksdd2_run.command, "--model", str(model)])
 
 
@@ -500,14 +500,14 @@ def test_finished_categories_are_not_computed_again(mvtec_run, scripts, monkeypa
     assert json.loads((tmp_path / "again.json").read_text())["rows"] == mvtec_run.figures["rows"]
     out, err = capsys.readouterr()
     assert out.count("kept from an earlier run") == 4
-    assert "8 normal training images, 4 normal test images and 4 defects are not those of the published split" in err
+    assert "8 normal training images, 4 normal test images and 4 defects differ from the published split" in err
     assert "2 of the 15 categories" in err
 
 
 def test_one_category_can_be_given_alone(mvtec_run, scripts, capsys):
     scripts.mvtec.main([*mvtec_run.command, "--categories", "grid", "--seeds", "1"])
     assert capsys.readouterr().out.count("kept from an earlier run") == 1
-    with pytest.raises(SystemExit, match="with bottle in it"):
+    with pytest.raises(SystemExit, match="which contains bottle"):
         scripts.mvtec.main([*mvtec_run.command, "--categories", "grid", "bottle"])
 
 
@@ -515,7 +515,7 @@ def test_a_defect_without_a_mask_is_named(scripts, tmp_path):
     write_category(tmp_path / "tile", 0)
     mask = next((tmp_path / "tile" / "ground_truth" / "hole").iterdir())
     mask.unlink()
-    with pytest.raises(SystemExit, match=f"found none of .*{mask.stem.removesuffix('_mask')}.png"):
+    with pytest.raises(SystemExit, match=f"found none for .*{mask.stem.removesuffix('_mask')}.png"):
         scripts.mvtec.main([str(tmp_path)])
 
 

@@ -367,7 +367,7 @@ def test_a_monitor_or_a_detector_that_is_not_fitted_is_an_error(detector, normal
         ([], None, r"^X: expected at least one image, got none"),
         (np.full((2, 32, 32), np.nan), None, r"^X\[0\]: expected finite values"),
         (np.zeros((2, 32, 32, 3), dtype=np.uint8), None, r"^X\[0\]: expected 1 channel \(grey\) as in fit, got 3"),
-        (np.zeros((2, 32, 32), dtype=np.uint8), [1.0], r"^scores: expected 2, one for each image of X, got 1"),
+        (np.zeros((2, 32, 32), dtype=np.uint8), [1.0], r"^scores: expected 2 scores, one for each image of X, got 1"),
         (np.zeros((2, 32, 32), dtype=np.uint8), [1.0, np.nan], r"^scores\[1\]: expected a finite number, got nan"),
     ],
 )

@@ -77,7 +77,7 @@ def test_the_rates_are_those_of_a_detector_fitted_for_them(surfaces, unseen_surf
         ({"scores": ["a", "b", "c"]}, "scores: expected a list or an array of numbers"),
         ({"calibration_scores": []}, "calibration_scores: expected finite scores of normal images"),
         ({"calibration_scores": [np.nan, np.nan]}, "(NaN are skipped), got none"),
-        ({"calibration_scores": [1.0, np.inf]}, "got an infinite one"),
+        ({"calibration_scores": [1.0, np.inf]}, "got an infinite score"),
         ({"rates": [0.05, 0]}, "rates[1]: expected a number in (0, 1), such as 0.05, got 0"),
         ({"rates": [1]}, "rates[0]: expected a number in (0, 1)"),
         ({"rates": [np.nan]}, "rates[0]: expected a number in (0, 1)"),

@@ -200,7 +200,9 @@ def test_data_that_do_not_belong_together_are_refused():
         show((images, [masks[0], np.zeros((64, 64)), masks[2]]))
     with pytest.raises(ValueError, match=r"masks\[2\]: expected a mask that marks the defect, got None"):
         show((images, [*masks[:2], None]))
-    with pytest.raises(TypeError, match=r"synthetic: expected what sample .* or a pair \(images, masks\), got ndarray"):
+    with pytest.raises(
+        TypeError, match=r"synthetic: expected the result of sample .* or a pair \(images, masks\), got ndarray"
+    ):
         show(np.stack(images))
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         show((images, masks), colour="red")

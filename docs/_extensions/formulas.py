@@ -1,4 +1,4 @@
-"""Formulas as inline SVG: nothing is loaded from elsewhere, no font is needed, and they follow the theme's colour."""
+"""Formulas as inline SVG, which need no downloads and no fonts and follow the theme's colour."""
 
 import re
 from functools import cache
@@ -6,13 +6,13 @@ from html import escape
 
 from docutils import nodes
 
-UNIT = 10  # of the drawing, to an em
+UNIT = 10  # drawing units per em
 FRACTION, DISPLAYED = r"\frac", r"\dfrac"
 
 
 @cache
 def svg(formula):
-    """The formula, drawn by matplotlib, on the line of the text around it."""
+    """Draw a formula with matplotlib, and return it as SVG aligned with the baseline of the surrounding text."""
     from matplotlib import rc_context
     from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import MathTextParser
@@ -21,7 +21,7 @@ def svg(formula):
 
     letters = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
     with rc_context({"mathtext.fontset": "stix"}):
-        known = re.sub(r"\\(le|ge)\b", r"\\\1q", " ".join(formula.split()))  # \le is \leq to matplotlib
+        known = re.sub(r"\\(le|ge)\b", r"\\\1q", " ".join(formula.split()))  # matplotlib spells \le as \leq
         font, text = FontProperties(size=UNIT), f"${known}$"
         width, height, depth, *_ = MathTextParser("path").parse(text, 72, font)
         vertices, codes = text_to_path.get_text_path(font, text, ismath=True)

@@ -1,4 +1,4 @@
-"""The gallery goes from the first picture to the special case."""
+"""Order of the gallery, from first steps to special cases."""
 
 EXAMPLES = [
     "plot_quickstart.py",
@@ -20,5 +20,5 @@ EXAMPLES = [
 
 
 def position(name):
-    """Sorting key of an example; new ones stand at the end until they are named above."""
+    """Return the sorting key of an example. Examples not listed above come last."""
     return EXAMPLES.index(name) if name in EXAMPLES else len(EXAMPLES)

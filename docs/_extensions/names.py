@@ -1,4 +1,4 @@
-"""Public names link to their pages: `ExDDDetector` in any text, and roles that name a class without its module."""
+"""Links from public names to their pages: `ExDDDetector` in any text, and roles that omit the module of a class."""
 
 from inspect import unwrap
 
@@ -11,7 +11,7 @@ SCIKIT_LEARN = "https://scikit-learn.org/stable/modules/generated/{}.html"
 
 
 def find(env, text):
-    """(document, anchor) of ``Class``, ``function``, ``function(...)`` or ``Class.method``; None if it is not ours."""
+    """Find ``Class``, ``function``, ``function(...)`` or ``Class.method``: (document, anchor), or None if not ours."""
     wanted = text.partition("(")[0].removeprefix("sklearn_exdd.").split(".")
     for name, entry in env.domains.python_domain.objects.items():
         alone = len(wanted) == 1 and entry.objtype == "method"
@@ -33,7 +33,7 @@ class LinkNames(SphinxPostTransform):
 
 
 def resolve(app, env, node, content):
-    """What Sphinx does not find itself: :class:`MemoryBank` from another module, and scikit-learn's names."""
+    """Resolve names that Sphinx does not find: :class:`MemoryBank` from another module, and names of scikit-learn."""
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
@@ -44,7 +44,7 @@ def resolve(app, env, node, content):
 
 
 def skip_foreign(app, kind, name, member, skip, options):
-    """What scikit-learn's bases bring along is documented there; a property without words would get those of int."""
+    """Skip members inherited from scikit-learn, and properties without a docstring, which would get that of int."""
     module = getattr(unwrap(member), "__module__", None) or ""
     mute = isinstance(member, property) and not member.__doc__
     return True if mute or module.startswith("sklearn.") else None

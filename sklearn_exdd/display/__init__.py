@@ -1,4 +1,4 @@
-"""Displays: anomaly maps, scores, drift and synthetic defects as pictures."""
+"""Displays: plots of anomaly maps, scores, drift and synthetic defects."""
 
 from sklearn_exdd.display.drift import DriftDisplay
 from sklearn_exdd.display.histogram import ScoreHistogramDisplay

@@ -1,15 +1,15 @@
-"""Display of a DriftMonitor: the evidence against an undisturbed stream, image by image."""
+"""Display of a DriftMonitor: the evidence, image by image, that a stream has changed."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-# Okabe-Ito colours, and dashes for print in grey and for any colour vision.
+# Okabe-Ito colours, combined with dashes for printing in grey and for any colour vision.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
 
 class DriftDisplay:
-    """Martingales of a drift monitor over the number of images, with the line at which they raise an alarm.
+    """Curves of a drift monitor's martingales over the number of images, with the alarm line.
 
     Create it with :meth:`from_estimator`.
 
@@ -20,9 +20,9 @@ class DriftDisplay:
     log10_martingales : dict of str to array-like of shape (n_points,)
         Decimal logarithm of the martingale of each statistic after each number of images.
     log10_threshold : float
-        A martingale that reaches it raises an alarm.
+        Value at which a martingale raises an alarm.
     alarms : dict of str to int, default=None
-        For each statistic that raised an alarm, the number of images after which it did. They are marked.
+        Number of images after which each statistic raised an alarm, if it did. Alarms are marked.
 
     Attributes
     ----------
@@ -84,8 +84,8 @@ class DriftDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw. By default a new figure. The vertical axis ends at twice the height of the alarm line, where
-            curves may leave it.
+            Axes to draw on. By default, a new figure is created. The vertical axis ends at twice the height of the
+            alarm line; curves may extend beyond it.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Display of scores: how well normal images and defects are told apart, and where the threshold lies."""
+"""Display of scores: the separation of normal images and defects, and the threshold."""
 
 import numpy as np
 from sklearn.utils import column_or_1d
@@ -6,26 +6,26 @@ from sklearn.utils import column_or_1d
 from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd.display.scores import are_defects, count_scores, score_edges, score_label
 
-# Okabe-Ito blue and vermilion; defects are hatched as well, for print in grey and for any colour vision.
+# Okabe-Ito blue and vermilion. Defects are also hatched, for printing in grey and for any colour vision.
 _NORMAL_COLOR, _DEFECT_COLOR = "#0072B2", "#D55E00"
 
 
 class ScoreHistogramDisplay:
     """Histogram of the scores of normal images and of defects, with the threshold.
 
-    Create it with :meth:`from_estimator` or :meth:`from_predictions`. The threshold is an edge of the bins, so that
-    each bar lies on one side of it; the legend counts the mistakes.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`. The threshold is an edge between bins, so each
+    bar lies on one side of it. The legend counts the mistakes.
 
     Parameters
     ----------
     y : array-like of shape (n_images,)
         1 (or True) for a defect, 0 for a normal image.
     scores : array-like of shape (n_images,)
-        The scores of the images, higher = more defective.
+        Scores of the images, higher = more defective.
     threshold : float, default=None
-        An image whose score is above it is called a defect.
+        Score above which an image is called a defect.
     score_label : str, default=None
-        What the scores measure, with the unit; by default "anomaly score (no unit)".
+        Label of the score axis, with the unit; by default "anomaly score (no unit)".
 
     Attributes
     ----------
@@ -43,17 +43,18 @@ class ScoreHistogramDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, threshold=None, **kwargs):
-        """Score images with a fitted detector, and plot the scores.
+        """Score images with a fitted detector and plot the scores.
 
         Parameters
         ----------
         estimator : object
-            A fitted detector, or a Pipeline or a search around one.
+            Fitted detector, or a Pipeline or search around one.
         X : images or array-like of shape (n_images, n_features)
         y : array-like of shape (n_images,)
             True labels, in the classes of the estimator.
         threshold : float, default=None
-            By default that of the detector itself, also where a TunedThresholdClassifierCV around it has another.
+            Score above which an image is called a defect. By default, the detector's own threshold, even if a
+            TunedThresholdClassifierCV around it uses a different one.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -82,12 +83,12 @@ class ScoreHistogramDisplay:
 
     @classmethod
     def from_predictions(cls, y, scores, *, threshold=None, score_label=None, **kwargs):
-        """Plot scores that are there already.
+        """Plot existing scores.
 
         Parameters
         ----------
         y, scores, threshold, score_label : default=None
-            As in the class.
+            See the class.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -110,9 +111,9 @@ class ScoreHistogramDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw. By default a new figure.
+            Axes to draw on. By default, a new figure is created.
         n_bins : int, default=30
-            Number of bins, of equal width; one more where the threshold asks for it.
+            Number of bins of equal width. There may be one more, to put an edge at the threshold.
 
         Returns
         -------
@@ -143,7 +144,7 @@ class ScoreHistogramDisplay:
         return self
 
     def _describe(self, kind, scores):
-        """The line of the legend: how many images of a kind, and how many mistakes."""
+        """Return the legend entry of one kind: its number of images and of mistakes."""
         text = f"{kind}: {len(scores)}"
         if self.threshold is None or not len(scores):
             return text
@@ -153,7 +154,7 @@ class ScoreHistogramDisplay:
         return f"{text}, {n_wrong} {mistake} ({100 * n_wrong / len(scores):.3g} %)"
 
     def _checked_data(self):
-        """Whether each image is a defect, and its score, after checking that they belong together."""
+        """Check labels and scores, and return whether each image is a defect, and the scores."""
         y, scores = column_or_1d(self.y), column_or_1d(self.scores, dtype=float)
         if len(y) != len(scores) or not len(y):
             raise ValueError(f"y, scores: expected one of each for every image, got {len(y)} and {len(scores)}.")

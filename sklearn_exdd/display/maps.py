@@ -1,4 +1,4 @@
-"""Display of anomaly maps beside the images they were predicted for."""
+"""Display of anomaly maps beside their images."""
 
 import textwrap
 from inspect import signature
@@ -16,39 +16,38 @@ _WRONG_DECISION = "#D55E00"
 class DefectMapDisplay:
     """Anomaly maps, outlines and decisions beside the images.
 
-    Create it with :meth:`from_estimator` or :meth:`from_predictions`. Each image gets a pair of panels: the image with
-    the outlines of the true mask and of the marked pixels, and the map laid over the image, with one colour
-    scale for all. With explanations, a box marks the patch that decided; up to two more panels show the nearest
-    training patches, or a text names them where their images are not given.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`. Each image gets two panels: the image with
+    outlines of the true mask and of the marked pixels, and the map laid over the image. All maps share one colour
+    scale. With explanations, a box marks the patch that decided. Up to two more panels show the nearest training
+    patches; if the training images are not given, a line of text names the patches instead.
 
     Parameters
     ----------
     images : array of shape (n_images, height, width[, channels]), list of arrays or list of paths
-        The images, as everywhere in this library.
+        Images to show.
     maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
-        The anomaly maps, higher = more defective, each of the height and width of its image.
+        Anomaly maps, higher = more defective, each of the height and width of its image.
     scores : array-like of shape (n_images,), default=None
-        The scores of the images.
+        Scores of the images.
     threshold : float, default=None
-        An image whose score is above it is called a defect.
+        Score above which an image is called a defect.
     masks : array-like of shape (n_images, height, width) or list of (array-like or None), default=None
-        The true masks; `None` stands for an image without a defect.
+        True masks; `None` stands for an image without a defect.
     labels : array-like of shape (n_images,), default=None
-        1 (or True) for a defect. By default, whether the mask marks a pixel, if masks are given.
+        1 (or True) for a defect. By default, if masks are given, an image is a defect if its mask marks a pixel.
     predicted_masks : array-like of shape (n_images, height, width) or list of array-like, default=None
-        Pixels that the detector marks, as `predict_mask` returns them. By default those of the map above the
+        Pixels that the detector marks, as returned by `predict_mask`. By default, the pixels of the map above the
         threshold.
     explanations : list of dict, default=None
-        One for each image, as `explain` of a detector returns them.
+        Explanation of each image, as returned by `explain` of a detector.
     normal_images, defect_images, synthetic_images : images, default=None
-        The training images that `normal_image` and `defect_image` of the explanations count, synthetic ones by
-        themselves. Only those needed are read.
+        Training images to which `normal_image` and `defect_image` of the explanations refer. Synthetic images are
+        counted separately. Only the images needed are read.
     map_range : tuple of (float, float), default=None
-        The values at the ends of the colour scale. By default the lowest and the highest of all maps or, if that is
-        higher, the threshold: the noise of images without a defect then stays dark.
+        Values at the ends of the colour scale. By default, the lowest and the highest value of all maps. If the
+        threshold is higher than these, it is the upper end, so that the noise of images without a defect stays dark.
     map_label : str, default=None
-        What the colour bar measures, with its unit, in at most 40 letters; by default "anomaly score (no
-        unit)".
+        Label of the colour bar, with the unit, in at most 40 characters; by default "anomaly score (no unit)".
 
     Attributes
     ----------
@@ -57,7 +56,7 @@ class DefectMapDisplay:
     axes_ : ndarray of shape (n_images, n_panels), dtype object
         The axes: image, map and, with explanations, nearest normal and nearest defect patch.
     colorbar_ : matplotlib.colorbar.Colorbar
-        The colour bar all maps share.
+        The colour bar shared by all maps.
     """
 
     def __init__(
@@ -95,22 +94,22 @@ class DefectMapDisplay:
     def from_estimator(
         cls, estimator, X, y=None, *, masks=None, explain=False, X_normal=None, X_defect=None, map_range=None, **kwargs
     ):
-        """Predict maps, scores, masks and, if asked, explanations with a fitted detector, and plot them.
+        """Predict maps, scores, masks and optionally explanations with a fitted detector, and plot them.
 
         Parameters
         ----------
         estimator : object
-            A fitted detector, or a Pipeline or a search around one.
+            Fitted detector, or a Pipeline or search around one.
         X : images
-            The images to show.
+            Images to show.
         y : array-like of shape (n_images,), default=None
             True labels, in the classes of the estimator.
         masks, map_range : default=None
-            As in the class.
+            See the class.
         explain : bool, default=False
             Whether to mark the patch that decided and to show or name its nearest training patches.
         X_normal, X_defect : images, default=None
-            With `explain`, the training images as `fit` got them; after `fit(X, y)`, X for both.
+            Training images as passed to `fit`, for `explain=True`. After `fit(X, y)`, pass X for both.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -135,12 +134,12 @@ class DefectMapDisplay:
 
     @classmethod
     def from_predictions(cls, images, maps, *, scores=None, threshold=None, masks=None, labels=None, **kwargs):
-        """Plot maps that are there already.
+        """Plot existing maps.
 
         Parameters
         ----------
         images, maps, scores, threshold, masks, labels : default=None
-            As in the class.
+            See the class.
         **kwargs : dict
             Further parameters of the class (such as `map_label`) and of :meth:`plot`.
 
@@ -172,20 +171,20 @@ class DefectMapDisplay:
         Parameters
         ----------
         n_columns : int, default=None
-            Number of images side by side; by default 2, or 1 when training patches are shown.
+            Number of images side by side; by default 2, or 1 if training patches are shown.
         axes : array-like of matplotlib Axes, default=None
-            Where to draw: `n_images * n_panels` axes, image by image. By default a new figure.
+            Axes to draw on: `n_images * n_panels` axes, image by image. By default, a new figure is created.
         cmap : str or matplotlib Colormap, default="magma"
-            Colours of the maps; the default rises evenly in lightness, so that it reads with any colour vision.
+            Colour map of the maps. The lightness of the default rises evenly, so it works for any colour vision.
         alpha : float, default=0.8
             Opacity of the maps over the images, in [0, 1].
         contour : bool, default=True
-            Whether to outline, on the image, the marked pixels.
+            Whether to outline the marked pixels on the image.
         pixel_threshold : float, default=None
-            Pixels of the map above it are outlined. By default those of `predicted_masks` or, without these, those
-            above `threshold`; no outline if all are None.
+            Map value above which pixels are outlined. By default, the pixels of `predicted_masks` are outlined or,
+            without these, the pixels above `threshold`. If all three are None, nothing is outlined.
         patch_size : int, default=None
-            Side, in pixels, of the box around the patch that decided and around the training patches. By default a
+            Side, in pixels, of the boxes around the patch that decided and around the training patches. By default, a
             quarter of the shorter side of the image.
 
         Returns
@@ -222,7 +221,8 @@ class DefectMapDisplay:
                 )
             self.axes_ = self.axes_.reshape(len(images), len(panels))
         self.figure_ = self.axes_[0, 0].figure
-        # One white point for all: dim pictures, such as 12 bits in a 16-bit file, become visible and stay comparable.
+        # All images share one white point: dim ones, such as 12 bits in a 16-bit file, become visible, and images
+        # stay comparable.
         white = max(image.max() for image in images)
         lines = {}
         for i, (image, anomaly_map) in enumerate(zip(images, maps)):
@@ -256,12 +256,12 @@ class DefectMapDisplay:
             transform = self.colorbar_.ax.get_yaxis_transform()
             self.colorbar_.ax.scatter(-0.4, level, marker=">", c=MAP_LINE["color"], transform=transform, clip_on=False)
         if lines:
-            # Sorted, so that the order does not depend on which image brought a line first.
+            # Sorted, so the order does not depend on which image added a line first.
             write_legend(self.axes_, dict(sorted(lines.items(), reverse=True)), below=bar is not None)
         return self
 
     def _checked_data(self):
-        """Return images and masks read, and maps as arrays, after checking that they belong together."""
+        """Read images and masks, check that everything belongs together, and return images, maps and masks."""
         images = list(Images(self.images, name="images"))
         for name in ("maps", "scores", "masks", "labels", "predicted_masks", "explanations"):
             values = getattr(self, name)
@@ -278,7 +278,7 @@ class DefectMapDisplay:
         return images, maps, [masks and masks.get(i, image.shape) for i, image in enumerate(images)]
 
     def _write_title(self, ax, i, mask):
-        """Write score, decision and true label over the pair of panels."""
+        """Write score, decision and true label above the panels of an image."""
         title, decided, truth, style = f"[{i}]", None, None, {}
         if self.scores is not None:
             score, threshold = self.scores[i], self.threshold
@@ -294,7 +294,7 @@ class DefectMapDisplay:
         ax.set_title(title, loc="left", fontsize="medium", **style)
 
     def _show_neighbour(self, ax, kind, explanation, side, white):
-        """Show the nearest training patch of one kind in its surroundings, as wide again as the patch."""
+        """Show the nearest training patch of one kind in surroundings of twice its size."""
         index, center = explanation[f"{kind}_image"], explanation[f"{kind}_patch"]
         source = self.normal_images if kind == "normal" else self.defect_images
         if kind == "defect" and explanation["synthetic"]:
@@ -313,17 +313,19 @@ class DefectMapDisplay:
 
 
 def _predictions(detector, X, explain):
-    """Return what a detector says of images, from one pass if it can inspect them."""
+    """Return maps, scores, masks and explanations of images, in one pass if the detector has `inspect`."""
     if not hasattr(detector, "inspect"):
         explanations = detector.explain(X) if explain else None
         return {"maps": detector.predict_map(X), "scores": detector.score_samples(X), "explanations": explanations}
     if explain and not hasattr(detector, "explain"):
-        raise TypeError(f"explain: expected False for a {type(detector).__name__}, which does not explain, got True.")
+        raise TypeError(
+            f"explain: expected False for a {type(detector).__name__}, which has no method explain, got True."
+        )
     results = detector.inspect(X)
     if explain and "patch" not in results[0].explanation:
         raise TypeError(
-            f"explain: expected False for a {type(detector).__name__}, each of whose detectors has its own patch that "
-            "decides, got True. Pass one of its detectors_."
+            f"explain: expected False for a {type(detector).__name__}, in which each detector has its own deciding "
+            "patch, got True. Pass one of its detectors_."
         )
     masks = [result.mask for result in results]
     return {
@@ -341,7 +343,7 @@ def _describe_neighbour(explanation, kind, separator):
 
 
 def _describe(explanation, panels):
-    """Return the lines under an image: neighbours that have no panel, and the prompt of a synthetic one."""
+    """Return the lines under an image: neighbours without a panel, and the prompt of a synthetic neighbour."""
     lines = []
     for kind in ("normal", "defect"):
         if kind not in panels and explanation[f"{kind}_image"] is not None:

@@ -1,28 +1,28 @@
-"""Panels: where the pictures of a display stand, and how images and outlines are drawn in them."""
+"""Panels of a display: their layout, and the images and outlines drawn in them."""
 
 import numpy as np
 
-# Okabe-Ito colours; each kind of line also has dashes of its own, for print in grey and for any colour vision.
+# Okabe-Ito colours. Each kind of line also has its own dashes, for printing in grey and for any colour vision.
 MASK_LINE = {"color": "#56B4E9", "linestyle": "solid"}
 MAP_LINE = {"color": "#E69F00", "linestyle": (0, (4, 1.5))}
 PATCH_LINE = {"color": "#F0E442", "linestyle": (0, (1.5, 1))}
 
 
 def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2, bar=False):
-    """Place the panels of a new figure by inches: no layout engine packs images of several sizes.
+    """Create a figure and place its panels in inches, because no layout engine packs images of different sizes.
 
     Parameters
     ----------
     shapes : list of tuple of int (height, width, ...)
-        Of the images; all panels of an image are equal.
+        Shapes of the images. All panels of an image have the same size.
     n_panels, n_columns, n_lines : int
-        Panels an image, images side by side, and lines of text under each.
+        Number of panels per image, of images side by side, and of lines of text below each image.
     n_title_lines : int, default=2
-        Lines of text over each.
+        Number of lines of text above each image.
     width : float, default=2.2
-        Of a panel, in inches.
+        Width of a panel, in inches.
     bar : bool, default=False
-        Whether to place a colour bar at the right.
+        Whether to place a colour bar on the right.
 
     Returns
     -------
@@ -32,12 +32,12 @@ def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2
     import matplotlib.pyplot as plt
 
     gap, title, below, legend = 0.08, 0.13 + 0.16 * n_title_lines, 0.15 + 0.16 * n_lines, 0.35
-    # Panels are equally wide, but at most a third higher than wide.
+    # Each panel fits into a box of the given width and 4/3 of it in height.
     sizes = [np.array(shape[:2]) * min(width / shape[1], 4 / 3 * width / shape[0]) for shape in shapes]
     heights = [max(height for height, _ in sizes[i : i + n_columns]) for i in range(0, len(sizes), n_columns)]
     tops = np.cumsum([0.05 + title] + [height + below + title for height in heights])
     group = n_panels * (width + gap) + 0.15
-    # The label of the colour bar needs its length, however flat the images are.
+    # The label of the colour bar needs this height, however flat the images are.
     bar_height = max(tops[-1] - title - below - tops[0], 1.9 if bar else 0)
     total = np.array([0.1 + n_columns * group + 0.8 * bar, tops[0] + bar_height + below + legend])
     figure = plt.figure(figsize=total)
@@ -53,19 +53,19 @@ def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2
 
 
 def show(ax, image, white):
-    """Show an image, grey or RGB, without ticks."""
+    """Show a grey or RGB image without ticks."""
     image = np.clip(image / (white or 1), 0, 1)
     ax.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], autoscale_on=False, anchor="NW")
 
 
 def outline(ax, values, level, line):
-    """Outline where values exceed the level, closed along the border of the image."""
+    """Outline the pixels whose values exceed a level, and close the outline along the border of the image."""
     height, width = values.shape
     values = np.pad(values, 1, mode="edge")
     border = np.ones(values.shape, dtype=bool)
     border[1:-1, 1:-1] = False
-    # Mirrored at the level, so that the line crosses half a pixel outside: on the edge of the panel.
+    # Mirroring the values at the level makes the line run half a pixel outside, on the edge of the panel.
     values[border] = np.minimum(values[border], 2 * level - values[border])
     place = np.arange(-1, width + 1), np.arange(-1, height + 1)
     lines = ax.contour(*place, values, [level], colors=line["color"], linewidths=1.3)
@@ -73,7 +73,7 @@ def outline(ax, values, level, line):
 
 
 def box(ax, center, side):
-    """Draw the box of a patch."""
+    """Draw a box around a patch."""
     from matplotlib.patches import Rectangle
 
     corner = (center[1] - side / 2, center[0] - side / 2)
@@ -81,7 +81,7 @@ def box(ax, center, side):
 
 
 def write_legend(axes, lines, below):
-    """Name the kinds of line: below all panels of a figure of our own, or inside the first of the user's axes."""
+    """Write a legend of the lines: below the panels in a new figure, or inside the first of the user's axes."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linewidth=2, label=label, **line) for label, line in lines.items()]
@@ -92,7 +92,7 @@ def write_legend(axes, lines, below):
 
 
 def _halo():
-    """Dark edge that keeps a light line visible on a light surface."""
+    """Return a dark edge that keeps a light line visible on a light surface."""
     from matplotlib.patheffects import Normal, Stroke
 
     return [Stroke(linewidth=2.2, foreground="black", alpha=0.5), Normal()]

@@ -1,10 +1,10 @@
-"""Scores on an axis: what they measure, which of them are of defects, and the bins of a histogram."""
+"""Scores on an axis: their label, their true classes, and the bins of a histogram."""
 
 import numpy as np
 
 
 def score_label(detector):
-    """What the scores and maps of a detector measure, with the unit, for an axis."""
+    """Return an axis label, with the unit, for the scores and maps of a detector."""
     if getattr(detector, "defect_bank_", None) is not None:
         return r"ratio score $d_\mathrm{normal}\,/\,d_\mathrm{defect}$ (no unit)"
     if hasattr(detector, "normal_bank_"):
@@ -13,20 +13,20 @@ def score_label(detector):
 
 
 def are_defects(detector, y):
-    """Whether labels, in the classes of a fitted detector, mean defect; an ndarray of bool."""
+    """Return an ndarray of bool: whether each label, in the classes of a fitted detector, means defect."""
     pos_label = getattr(detector, "pos_label_", getattr(detector, "pos_label", None))
     return np.asarray(y) == (detector.classes_[-1] if pos_label is None else pos_label)
 
 
 def score_edges(scores, threshold=None, n_bins=30):
-    """Edges of bins of equal width, one of which is the threshold.
+    """Return edges of bins of equal width, with one edge at the threshold.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
     threshold : float, default=None
     n_bins : int, default=30
-        From the lowest to the highest of scores and threshold; there may be one more.
+        Number of bins from the lowest to the highest value of scores and threshold; there may be one more.
 
     Returns
     -------
@@ -48,12 +48,12 @@ def score_edges(scores, threshold=None, n_bins=30):
 
 
 def count_scores(scores, edges):
-    """Scores in each bin, an upper edge included: what equals the threshold is normal.
+    """Count the scores in each bin. Bins include their upper edge, as a score equal to the threshold is normal.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
-        Those outside count in the outer bins.
+        Scores to count. Those outside all bins count in the outer ones.
     edges : ndarray of shape (n_bins + 1,)
 
     Returns

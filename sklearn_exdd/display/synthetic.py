@@ -1,4 +1,4 @@
-"""Display of synthetic defects: a contact sheet, to see at a glance whether they look like real ones."""
+"""Display of synthetic defects: a contact sheet that shows at a glance whether they look real."""
 
 import textwrap
 
@@ -9,23 +9,23 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.display.panels import MASK_LINE, new_axes, outline, show, write_legend
 
 _PANEL_WIDTH = 1.8  # inches
-_LETTERS_PER_INCH = 12  # of a caption, capitals included
+_LETTERS_PER_INCH = 12  # in a caption, including capitals
 
 
 class SyntheticDefectsDisplay:
-    """Contact sheet of synthetic defects: each image with the outline of its mask, and the defect enlarged.
+    """Contact sheet of synthetic defects: each image with the outline of its mask, and an enlarged detail.
 
     Create it with :meth:`from_estimator`, :meth:`from_samples` or :meth:`from_predictions`.
 
     Parameters
     ----------
     images : array of shape (n_images, height, width[, channels]), list of arrays or list of paths
-        The images, as everywhere in this library.
+        Images to show.
     masks : array of shape (n_images, height, width) or list of arrays or paths
-        True on the defect.
+        Masks of the defects, True on the defect.
     provenance : list of dict, default=None
-        One for each image, as the augmenters write it. Its "source" goes into the title; its "prompt", or without one
-        its "augmenter" and "region", into the caption, and also if a defect is not "visible".
+        Provenance of each image, as written by the augmenters. The title names the "source". The caption quotes the
+        "prompt" or, without one, the "augmenter" and the "region", and says if a defect is hardly visible.
 
     Attributes
     ----------
@@ -42,15 +42,16 @@ class SyntheticDefectsDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, n_samples=12, *, random_state=None, **kwargs):
-        """Show what a fitted augmenter draws, or what a fitted detector has learned from.
+        """Show defects drawn by a fitted augmenter, or the synthetic defects a fitted detector has learned from.
 
         Parameters
         ----------
         estimator : object
-            A fitted augmenter, of which defects are drawn; a fitted detector, of whose `synthetic_` the first are
-            shown; or a Pipeline or a search around one. Where a Pipeline has both, the detector's are shown.
+            Fitted augmenter, fitted detector, or a Pipeline or search around one. An augmenter draws new defects; for a
+            detector, the first defects of its `synthetic_` are shown. If a Pipeline contains both, those of the
+            detector are shown.
         n_samples : int, default=12
-            Number of images.
+            Number of images to show.
         random_state : int, default=None
             Passed to `sample` of the augmenter.
         **kwargs : dict
@@ -67,23 +68,23 @@ class SyntheticDefectsDisplay:
                 return cls.from_samples(step.sample(n_samples, random_state=random_state), n_samples, **kwargs)
         raise TypeError(
             "estimator: expected a fitted augmenter (with the method sample), a detector that was fitted with "
-            "synthetic defects (with synthetic_), or a Pipeline or a search around one, got none of these in "
+            "synthetic defects (with synthetic_), or a Pipeline or search around one, got none of these in "
             f"{type(estimator).__name__}. Give the detector an augmenter, or put one before it in the Pipeline."
         )
 
     @classmethod
     def from_samples(cls, synthetic, n_samples=None, **kwargs):
-        """Show synthetic defects that are there already.
+        """Show existing synthetic defects.
 
         Parameters
         ----------
         synthetic : object
-            What `sample` of an augmenter returns, with `images`, `masks` and perhaps `provenance`; or a pair
+            Result of `sample` of an augmenter, with `images`, `masks` and optionally `provenance`; or a pair
             (images, masks).
         n_samples : int, default=None
-            How many to show, the first ones. None shows all.
+            Number of images to show, from the first one on. None shows all.
         **kwargs : dict
-            `provenance`, and what :meth:`plot` takes.
+            `provenance`, and arguments of :meth:`plot`.
 
         Returns
         -------
@@ -102,7 +103,7 @@ class SyntheticDefectsDisplay:
             images, masks = synthetic
         except (TypeError, ValueError) as error:
             raise TypeError(
-                "synthetic: expected what sample of an augmenter returns, or a pair (images, masks), got "
+                "synthetic: expected the result of sample of an augmenter, or a pair (images, masks), got "
                 f"{type(synthetic).__name__}."
             ) from error
         display = cls(
@@ -116,12 +117,12 @@ class SyntheticDefectsDisplay:
 
     @classmethod
     def from_predictions(cls, images, masks, *, provenance=None, **kwargs):
-        """Show images with defects of any origin, real ones too.
+        """Show images with defects of any origin, including real ones.
 
         Parameters
         ----------
         images, masks, provenance
-            As in the class.
+            See the class.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -147,11 +148,11 @@ class SyntheticDefectsDisplay:
         n_columns : int, default=None
             Number of images side by side; by default 3, or 6 without details.
         axes : array-like of matplotlib Axes, default=None
-            Where to draw: `n_images * n_panels` axes, image by image. By default a new figure.
+            Axes to draw on: `n_images * n_panels` axes, image by image. By default, a new figure is created.
         contour : bool, default=True
-            Whether to outline the mask on the image. On the detail it never is: a line would hide a thin defect.
+            Whether to outline the mask on the image. The detail never has an outline, which would hide a thin defect.
         detail : bool, default=True
-            Whether a second panel shows the surroundings of the mask, enlarged.
+            Whether to show an enlarged detail of the defect in a second panel.
 
         Returns
         -------
@@ -181,7 +182,8 @@ class SyntheticDefectsDisplay:
                 )
             self.axes_ = self.axes_.reshape(len(images), n_panels)
         self.figure_ = self.axes_[0, 0].figure
-        # One white point for all: dim pictures, such as 12 bits in a 16-bit file, become visible and stay comparable.
+        # All images share one white point: dim ones, such as 12 bits in a 16-bit file, become visible, and images
+        # stay comparable.
         white = max(image.max() for image in images)
         for i, (image, mask) in enumerate(zip(images, masks)):
             for ax in self.axes_[i]:
@@ -200,7 +202,7 @@ class SyntheticDefectsDisplay:
         return self
 
     def _check_lengths(self):
-        """Refuse masks or provenance of other images."""
+        """Check that there is a mask and a provenance for each image, and return images and masks."""
         images = Images(self.images, name="images")
         masks = Masks(self.masks, len(images))
         if self.provenance is not None and len(self.provenance) != len(images):
@@ -210,7 +212,7 @@ class SyntheticDefectsDisplay:
         return images, masks
 
     def _checked_data(self):
-        """Return images and masks, read, after checking that they belong together."""
+        """Check images and masks, and return them as a list of pairs of arrays."""
         images, masks = self._check_lengths()
         read = []
         for i, image in enumerate(images):
@@ -223,7 +225,7 @@ class SyntheticDefectsDisplay:
 
 
 def _steps_from_the_end(estimator):
-    """The estimators inside pipelines and searches, the last step first."""
+    """Yield the estimators inside pipelines and searches, from the last step to the first."""
     if isinstance(estimator, Pipeline):
         for _, step in reversed(estimator.steps):
             yield from _steps_from_the_end(step)
@@ -235,7 +237,7 @@ def _steps_from_the_end(estimator):
 
 
 def _describe(origin, n_panels):
-    """Return the caption of an image, at most two lines that fit under its panels."""
+    """Return the caption of an image: at most two lines that fit under its panels."""
     text = ", ".join(origin[key] for key in ("augmenter", "region") if origin.get(key))
     if origin.get("prompt"):
         text = f'"{origin["prompt"]}"'
@@ -246,9 +248,9 @@ def _describe(origin, n_panels):
 
 
 def _surroundings(mask):
-    """Range of rows and of columns around a mask, in the proportions of the image and inside it."""
+    """Return the range of rows and of columns around a mask, inside the image and of the same aspect ratio."""
     extents = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1) for axis in (1, 0)]
-    # Half as large again as the defect, but at least a quarter of the image: less would show pixels only.
+    # 1.5 times the size of the defect, but at least a quarter of the image: less would only show pixels.
     share = max(1.5 * (stop - start) / size for (start, stop), size in zip(extents, mask.shape))
     ranges = []
     for (start, stop), size in zip(extents, mask.shape):

@@ -1,4 +1,4 @@
-"""Fitted detectors as files for other runtimes."""
+"""Export of fitted detectors to files for other runtimes."""
 
 from sklearn_exdd.export.file import to_onnx
 

@@ -1,4 +1,4 @@
-"""Memory banks in a graph: distances of patches, and the scores of patches and images that follow from them."""
+"""Memory banks in a graph: distances of patches, and the resulting scores of patches and images."""
 
 from typing import NamedTuple
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from sklearn_exdd.banks.dual_bank import DEFECT_NEIGHBORS
 
-# Rows beyond those asked for, whose distances are measured too: ranks by a matrix product round.
+# Number of additional rows whose distances are measured, because ranks from a matrix product suffer from rounding.
 _SPARE = 3
 
 
 class PatchScores(NamedTuple):
-    """Scores of patches, and what is behind them.
+    """Scores of patches, with the features and distances behind them.
 
     Attributes
     ----------
     patches : str
         Features, of shape (batch, height' * width', n_features).
     scores, normal_distances, defect_distances : str
-        Tensors of shape (batch, height' * width'); no defect distances without a defect bank.
+        Tensors of shape (batch, height' * width'). Defect distances are None without a defect bank.
     nearest_normal, nearest_defect : str or None
-        Numbers of the nearest rows, if image scores need them.
+        Indices of the nearest rows, if image scores need them.
     shape : tuple of str (height', width')
     """
 
@@ -40,7 +40,7 @@ def patch_scores(graph, banks, maps):
     ----------
     graph : Graph
     banks : DualBank
-        Fitted.
+        Fitted banks.
     maps : str
         Feature maps, of shape (batch, height', width', n_features).
 
@@ -76,10 +76,10 @@ def patch_scores(graph, banks, maps):
 
 
 def _nearest(body, bank, n_neighbors, patches):
-    """Return the mean distance of patches to their nearest rows, and the number of the nearest one.
+    """Return the mean distance of patches to their nearest rows, and the index of the nearest row.
 
-    A matrix product ranks the rows, and the differences to the first of them are measured: that of the squares would
-    have lost the digits of small distances.
+    A matrix product ranks the rows. The distances to the first ones are then computed from differences, because the
+    product loses the digits of small distances.
     """
     rows = bank.features.astype(np.float32)
     squares = np.square(rows, dtype=np.float64).sum(axis=1).astype(np.float32)
@@ -120,14 +120,14 @@ def image_scores(graph, banks, patches):
 
 
 def top_mean(graph, scores, banks):
-    """Return the means of the highest patch scores of each image."""
+    """Return the mean of the highest patch scores of each image."""
     n_patches = graph.Min(graph.size(scores, 1), banks.n_top_patches)
     highest, _ = graph.TopK(scores, graph.vector(n_patches), sorted=0, n_outputs=2)
     return graph.ReduceMean(highest, [1], keepdims=0)
 
 
 def _border_factors(graph, banks, shape):
-    """Return the border profile at each patch, of shape (height' * width',)."""
+    """Return the border factor of each patch, of shape (height' * width',)."""
     rows, columns = (graph.Min(graph.Range(0, size, 1), graph.Range(graph.Sub(size, 1), -1, -1)) for size in shape)
     rings = graph.Min(graph.Unsqueeze(rows, [1]), graph.Unsqueeze(columns, [0]), banks.border_rings)
     return graph.Gather(banks.border_profile.astype(np.float32), graph.Reshape(rings, [-1]))
@@ -155,7 +155,7 @@ def _norm(graph, differences):
 
 
 def _support(bank, n_support):
-    """Return the rows around each row of a bank, and which of them are not the row itself."""
+    """Return the rows nearest to each row of a bank, and whether each of them is another row."""
     n_support = min(n_support, len(bank))
     _, support = bank.kneighbors(bank.features, n_support)
     return support.astype(np.int64), support != np.arange(len(bank))[:, None]

@@ -1,4 +1,4 @@
-"""The comparison of a file with the detector that it was made from."""
+"""Comparison of a file with the detector it was made from."""
 
 import numpy as np
 
@@ -9,20 +9,20 @@ from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
 from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
 
-# Relative to the largest of score, threshold and the numbers that cancel in them, and to the largest value of a map.
-# Rounding stays ten times below.
+# Relative to the largest of the score, the threshold and the numbers that cancel in them; for maps, relative to the
+# largest value. Rounding errors are at least ten times smaller.
 _SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
-_SHAPE = (97, 133)  # multiples of nothing
+_SHAPE = (97, 133)  # not multiples of any stride
 _BEYOND = 200  # pixels by which an image is larger than a tile
-_LARGEST = 2304  # pixels of such an image: more would take too long
+_LARGEST = 2304  # longest side of such an image: a longer one would take too long
 
 
 class Disagreement(ValueError):
-    """A file whose predictions differ from those of its detector."""
+    """Error raised if the predictions of a file differ from those of its detector."""
 
 
 def compare(detector, content, images, layout):
-    """Run a file on images, and refuse it if it does not agree with the detector.
+    """Run a file on images and raise an error if it disagrees with the detector.
 
     Parameters
     ----------
@@ -30,14 +30,14 @@ def compare(detector, content, images, layout):
     content : bytes
         Serialised model.
     images : list of ndarray of shape (height, width, channels)
-        In the dtype of the input.
+        Images in the dtype of the input.
     layout : str
-        Order of the axes of the input.
+        Order of the input axes.
 
     Raises
     ------
     Disagreement
-        With both numbers.
+        If a score or a map differs by more than the tolerance. The message gives both numbers.
     """
     session = open_session(content)
     for i, image in enumerate(images):
@@ -58,7 +58,7 @@ def compare(detector, content, images, layout):
 
 
 def _cancelling(detector):
-    """Return the magnitude of the numbers whose differences scores are: they may be close to 0 themselves."""
+    """Return the magnitude of the numbers that are subtracted in a score, which may itself be close to 0."""
     if isinstance(detector, SegmentationDetector):
         return float(np.abs(detector._position_map()).max())
     if isinstance(detector, StudentTeacherDetector) and detector.map_source == "both":
@@ -71,13 +71,13 @@ def _cancelling(detector):
 
 def _message(place, what, own, expected):
     return (
-        f"{place}: expected the {what} {expected:.7g} of the detector, got {own:.7g} from the ONNX file. No file is "
-        "written. Please report it with the parameters of the detector."
+        f"{place}: expected the {what} {expected:.7g} of the detector, got {own:.7g} from the ONNX file. No file was "
+        "written. Please report this with the parameters of the detector."
     )
 
 
 def open_session(content):
-    """Return an onnxruntime session on one core of the CPU."""
+    """Return an onnxruntime session on one CPU core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -86,13 +86,13 @@ def open_session(content):
 
 
 def given(detector, check, dtype):
-    """Return images of a user as arrays of shape (height, width, channels) in a dtype."""
+    """Return the user's images as arrays of shape (height, width, channels) in a dtype."""
     images = detector._images(check, "check")
     return [_as(images[i], dtype) for i in range(len(images))]
 
 
 def made(detector, dtype):
-    """Return two generated surfaces, one with a defect, in sizes that a detector takes."""
+    """Return two generated surfaces, one with a defect, in a size that the detector accepts."""
     least = smallest_side(detector)
     members = map(bare, getattr(detector, "detectors_", [detector]))
     on_networks = [one for member in members for one in extractors_of(member) if isinstance(one, ON_NETWORKS)]
@@ -102,7 +102,7 @@ def made(detector, dtype):
 
 
 def beyond_tiles(detector, dtype):
-    """Return images larger than the tiles of networks whose patches may depend on more than the margin of a tile."""
+    """Return images larger than a tile, for networks whose patches may depend on pixels beyond the tile margin."""
     height, images = max(64, smallest_side(detector)), []
     limit = min(largest_side(detector) or _LARGEST, _LARGEST)
     for member in map(bare, getattr(detector, "detectors_", [detector])):
@@ -116,15 +116,16 @@ def beyond_tiles(detector, dtype):
 
 
 def _has_foreign_network(extractor):
-    """Tell whether images are computed in tiles by a network whose margin is an estimate."""
-    network = getattr(extractor, "encoder", extractor)  # of a LearnedFeatureExtractor; a name is one of the library
+    """Return whether images are processed in tiles by a network whose margin is an estimate."""
+    # Only a LearnedFeatureExtractor has an encoder; given by name, it is one of the library.
+    network = getattr(extractor, "encoder", extractor)
     return extractor.image_size is None and isinstance(network, ON_NETWORKS) and _only_size(network) is None
 
 
 def _only_size(extractor):
-    """Return the only size of images that a network takes, or None."""
+    """Return the only image size that a network accepts, or None."""
     loaded = extractor._loaded()
-    return loaded.module.size if loaded.aligned else None  # aligned are the models of timm
+    return loaded.module.size if loaded.aligned else None  # only timm models are aligned
 
 
 def _surface(detector, shape, seed, dtype):

@@ -1,4 +1,4 @@
-"""Detectors in a graph: the scores and maps of each kind."""
+"""Detectors in a graph: scores and maps of each class of detector."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from sklearn_exdd.features import (
     TorchvisionFeatureExtractor,
 )
 
-#: Extractors on networks that compute features at once; the margin of the last three is an estimate.
+#: Extractors that compute features with a network. The tile margin of the last three is an estimate.
 ON_NETWORKS = (
     EfficientNetLiteFeatureExtractor,
     ModuleFeatureExtractor,
@@ -38,17 +38,18 @@ class Outputs(NamedTuple):
 
 
 def outputs(graph, detector, planes, tiled=True):
-    """Append a detector.
+    """Append a detector to a graph.
 
     Parameters
     ----------
     graph : Graph
     detector : BaseDefectDetector
-        One that :func:`check_exportable` lets through.
+        Detector that passes :func:`check_exportable`.
     planes : str
         Images of shape (batch, channels, height, width), float32 in [0, 1].
     tiled : bool, default=True
-        Whether images that the detector would extract in tiles are taken; otherwise running the graph fails for them.
+        Whether to accept images that the detector would process in tiles. If False, the graph fails for them at run
+        time.
 
     Returns
     -------
@@ -58,7 +59,7 @@ def outputs(graph, detector, planes, tiled=True):
 
 
 def bare(estimator):
-    """Return the detector inside a FrozenEstimator or a Pipeline of augmenters, which leave images as they are."""
+    """Return the detector inside a FrozenEstimator or a Pipeline of augmenters, which leave images unchanged."""
     while isinstance(estimator, (FrozenEstimator, Pipeline)):
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator
@@ -74,7 +75,7 @@ def _leaves_images(step):
 
 
 def extractors_of(detector):
-    """Return the feature extractors of a fitted detector, except for those of the members of a combination."""
+    """Return the feature extractors of a fitted detector, without those of the members of a combination."""
     if isinstance(detector, ExDDDetector):
         return [detector.feature_extractor_]
     if isinstance(detector, SegmentationDetector):
@@ -83,7 +84,7 @@ def extractors_of(detector):
 
 
 def smallest_side(detector):
-    """Return the smallest side, in pixels, of images that a detector takes."""
+    """Return the smallest side, in pixels, of images that a detector accepts."""
     if isinstance(detector, CombinedDefectDetector):
         return max(smallest_side(bare(member)) for member in detector.detectors_)
     if isinstance(detector, StudentTeacherDetector):
@@ -93,7 +94,7 @@ def smallest_side(detector):
 
 
 def largest_side(detector, tiled=True):
-    """Return the largest side, in pixels, of images whose predictions a graph repeats, or None for any."""
+    """Return the largest side, in pixels, of images for which a graph reproduces predictions, or None for any."""
     if isinstance(detector, CombinedDefectDetector):
         sides = [largest_side(bare(member), tiled) for member in detector.detectors_]
     elif isinstance(detector, StudentTeacherDetector):
@@ -104,7 +105,7 @@ def largest_side(detector, tiled=True):
 
 
 def _working_planes(graph, extractor, planes, tiled):
-    """Return the planes, resized to the working size of an extractor."""
+    """Return the planes resized to the working size of an extractor."""
     shape = images.shape_of(graph, planes)
     working = images.working_shape(graph, shape, extractor.image_size)
     planes = images.in_range(graph, planes, working, extractor.min_size, None if tiled else extractor.tile_size)
@@ -135,9 +136,9 @@ def _exdd(graph, detector, planes, tiled):
     working_shape = images.shape_of(graph, working)
 
     def on_grid(pixels, axis):
-        """Return where pixels of the image lie on the grid of patches."""
+        """Return the positions of image pixels on the grid of patches."""
         centers = graph.Add(pixels, np.float64(0.5))
-        if extractor.stride is None:  # spread evenly
+        if extractor.stride is None:  # patches are spread evenly
             ratio = graph.Div(graph.double(patches.shape[axis]), graph.double(shape[axis]))
             return graph.Sub(graph.Mul(centers, ratio), np.float64(0.5))
         ratio = graph.Div(graph.double(working_shape[axis]), graph.double(shape[axis]))
@@ -205,5 +206,5 @@ _APPEND = {
     StudentTeacherDetector: _student_teacher,
     CombinedDefectDetector: _combined,
 }
-#: Detectors that have a graph.
+#: Classes of detectors that have a graph.
 DETECTORS = tuple(_APPEND)

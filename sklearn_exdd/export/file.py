@@ -1,4 +1,4 @@
-"""A fitted detector as one ONNX file."""
+"""Export of a fitted detector to one ONNX file."""
 
 import json
 from pathlib import Path
@@ -12,68 +12,71 @@ from sklearn_exdd.export.detectors import bare, largest_side, outputs, smallest_
 from sklearn_exdd.export.graph import Graph
 from sklearn_exdd.export.refusals import check_exportable, check_packages
 
-_DTYPES = {"uint8": 2, "uint16": 4, "float32": 1}  # as of onnx.TensorProto
+_DTYPES = {"uint8": 2, "uint16": 4, "float32": 1}  # numbers from onnx.TensorProto
 _LAYOUTS = {"NHWC": ("batch", "height", "width", None), "NCHW": ("batch", None, "height", "width")}
 _FLOAT, _BOOL = 1, 9
-_MAX_BYTES = 2**31 - 1  # of a message of protobuf
+_MAX_BYTES = 2**31 - 1  # largest protobuf message
 
 
 def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
-    """Write a fitted detector to one ONNX file, from raw pixels to score, decision and anomaly map.
+    """Write a fitted detector to one ONNX file that maps raw pixels to score, decision and anomaly map.
 
-    The file runs wherever onnxruntime does, without Python, torch or this library. It holds everything that prediction
-    does: scaling of the pixels, resizing, features, banks or networks, threshold and maps.
+    The file runs wherever onnxruntime does, without Python, torch or this library. It contains all steps of prediction:
+    scaling of the pixels, resizing, features, banks or networks, threshold and maps.
 
     Parameters
     ----------
     detector : detector
-        Fitted on images: an :class:`ExDDDetector`, :class:`SegmentationDetector`, :class:`StudentTeacherDetector` or
-        :class:`CombinedDefectDetector` of these; also inside a FrozenEstimator, or a Pipeline of augmenters.
+        Detector fitted on images: an :class:`ExDDDetector`, :class:`SegmentationDetector`,
+        :class:`StudentTeacherDetector` or :class:`CombinedDefectDetector` of these. It may be inside a FrozenEstimator,
+        or a Pipeline of augmenters.
     path : str or path-like
-        Written whole or not at all; the usual suffix is ``.onnx``.
+        File to write, usually with the suffix ``.onnx``. It is written completely or not at all.
     dtype : {"uint8", "uint16", "float32"}, default="uint8"
-        Type of the pixels that the file takes. Floats are in [0, 1].
+        Type of the input pixels. Floats are in [0, 1].
     layout : {"NHWC", "NCHW"}, default="NHWC"
-        Order of the axes of the input: batch, height, width and channels, or channels before height.
+        Order of the input axes: batch, height, width and channels, or channels before height.
     check : images, default=None
-        Images on which the file, run by onnxruntime, has to agree with the detector. None takes generated surfaces.
+        Images on which the file, run by onnxruntime, must agree with the detector. None uses generated surfaces.
 
     Raises
     ------
     ImportError
         If onnx or onnxruntime is not installed, or onnxscript for a detector with a network.
     TypeError
-        If the detector is of another class, or its feature extractor is one of your own.
+        If the detector is of another class, or its feature extractor is not one of this library.
     ValueError
-        If no file can repeat the scores: of an extractor fitted in bfloat16, of banks searched by pynndescent, of
-        feature rows, of a network that torch cannot export; or if the file disagrees on `check`.
+        If an ONNX file cannot reproduce the scores, or disagrees with the detector on `check`. The scores cannot be
+        reproduced if the extractor was fitted in bfloat16, if a bank is searched by pynndescent, if the detector was
+        fitted on feature rows, or if torch cannot export the network.
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
     FileNotFoundError
-        If the folder is missing.
+        If the folder does not exist.
 
     See Also
     --------
-    sklearn_exdd.persistence.dump : Writes a file for this library.
+    sklearn_exdd.persistence.dump : Writes a detector to a file for this library.
 
     Notes
     -----
-    The input is named "image", (batch, height, width, channels) or (batch, channels, height, width), with one channel
-    or with red, green and blue; all sizes but the channels may vary from call to call. The outputs are:
+    The input is named "image". Its shape is (batch, height, width, channels) or (batch, channels, height, width), with
+    one channel or with red, green and blue. All sizes except the number of channels may vary from call to call. The
+    outputs are:
 
-    * "score", float32 (batch,): as of ``score_samples``;
-    * "decision", float32 (batch,): as of ``decision_function``, greater than 0 for a defect;
+    * "score", float32 (batch,): as returned by ``score_samples``;
+    * "decision", float32 (batch,): as returned by ``decision_function``, > 0 for a defect;
     * "is_defect", bool (batch,);
-    * "p_value", float32 (batch,): as of ``p_values``. Without calibration scores there is no such output;
-    * "anomaly_map", float32 (batch, height, width): as of ``predict_map``;
-    * "mask", bool (batch, height, width): the pixels of a defective image above `pixel_threshold_`, as of
-      ``predict_mask``. If none is above it, the mask is the highest pixel alone, where ``predict_mask`` marks its
-      surroundings too. Without `pixel_threshold_` there is no such output.
+    * "p_value", float32 (batch,): as returned by ``p_values``; omitted if the detector has no calibration scores;
+    * "anomaly_map", float32 (batch, height, width): as returned by ``predict_map``;
+    * "mask", bool (batch, height, width): the pixels of a defective image above `pixel_threshold_`, as returned by
+      ``predict_mask``. If no pixel is above it, the mask contains only the highest pixel, while ``predict_mask`` also
+      marks its surroundings. The output is omitted if the detector has no `pixel_threshold_`.
 
-    The metadata of the file are texts: "class", "version", "classes" and "defect_class" (JSON), "threshold",
-    "false_alarm_rate", "dtype", "layout", "channels", "min_size", the smallest side of an image in pixels, and
-    "pixel_threshold". There is a "max_size", the largest side, only where the detector cuts larger images into tiles
-    and these would differ. Images of other sizes and floats outside [0, 1] are an error.
+    The metadata of the file are strings: "class", "version", "classes" and "defect_class" (JSON), "threshold",
+    "false_alarm_rate", "dtype", "layout", "channels", "min_size" (the smallest side of an image in pixels) and
+    "pixel_threshold". "max_size", the largest side, is only present if the detector cuts larger images into tiles whose
+    results the file cannot reproduce. Images outside these sizes and floats outside [0, 1] raise an error.
 
     Scores agree to about 1e-6 of the larger of score and threshold, maps to 1e-5 of their largest value.
 
@@ -107,7 +110,7 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
         limit = largest_side(detector, tiled=False)
         if limit is None:
             raise
-        # A patch may depend on more than the margin of the tiles: then smaller images agree.
+        # A patch may depend on pixels beyond the margin of its tile. Images that fit into one tile still agree.
         content = _content(detector, dtype, layout, tiled=False)
         comparison.compare(detector, content, [image[:limit, :limit] for image in examples], layout)
     write_whole(path, content)
@@ -118,11 +121,13 @@ def _check_options(path, dtype, layout):
         if not isinstance(value, str) or value not in known:
             raise ValueError(f"{name}: expected one of {sorted(known)}, got {value!r}.")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected an existing folder to write into, found no {str(path.parent)!r}.")
+        raise FileNotFoundError(
+            f"{path}: expected an existing folder to write to, but {str(path.parent)!r} does not exist."
+        )
 
 
 def _content(detector, dtype, layout, tiled=True):
-    """Return the file of a detector as bytes."""
+    """Return the content of a detector's file as bytes."""
     import onnx
     from onnx import helper
 
@@ -153,8 +158,8 @@ def _content(detector, dtype, layout, tiled=True):
     )
     if model.ByteSize() > _MAX_BYTES:
         raise ValueError(
-            f"to_onnx: expected a detector of less than 2 GB, the largest ONNX file, got {model.ByteSize() / 1e9:.1f} "
-            "GB. Fit with a smaller coreset."
+            f"to_onnx: expected a detector of less than 2 GB, the limit of an ONNX file, got "
+            f"{model.ByteSize() / 1e9:.1f} GB. Fit with a smaller coreset."
         )
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)

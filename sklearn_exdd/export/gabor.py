@@ -1,4 +1,4 @@
-"""The features of a GaborFeatureExtractor in a graph."""
+"""Features of a GaborFeatureExtractor in a graph."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from sklearn_exdd.features import gabor
 def features(graph, extractor, planes):
     """Return the feature maps, of shape (batch, n_features, height', width')."""
     planes = images.contrasts(graph, planes, extractor.n_channels_, gabor._LOG_OFFSET)
-    # Of many pixels, float32 would lose digits.
+    # The mean of many pixels would lose digits in float32.
     planes = graph.Sub(planes, graph.float(graph.ReduceMean(graph.double(planes), [2, 3])))
     planes, _ = images.mirrored(graph, planes, extractor.stride)
     parts = [*_moments(graph, planes, extractor.stride, gabor._CELL, gabor._WIDE)]
@@ -21,7 +21,7 @@ def features(graph, extractor, planes):
         padded = graph.Pad(level_image, [0, 0, *[gabor._RADIUS] * 2] * 2, mode="reflect")
         responses = graph.Conv(padded, np.ascontiguousarray(filters))
         shape = graph.vector(0, 2, extractor.n_orientations, *images.shape_of(graph, level_image))
-        modulus = graph.ReduceL2(graph.Reshape(responses, shape), [1], keepdims=0)  # of the even and the odd one
+        modulus = graph.ReduceL2(graph.Reshape(responses, shape), [1], keepdims=0)  # of the even and the odd response
         parts += _moments(graph, modulus, extractor.stride >> level, gabor._NARROW)
     if extractor.response == "log":
         of_image = {0, 2}  # means of the image itself
@@ -33,7 +33,7 @@ def features(graph, extractor, planes):
 
 
 def _moments(graph, planes, block, *windows):
-    """Return the mean and the standard deviation around each cell of the grid, for each window in turn."""
+    """Return mean and standard deviation around each cell of the grid, for one window after the other."""
     mean = _means(graph, planes, block)
     variance = None
     if block > 1:
@@ -52,9 +52,9 @@ def _moments(graph, planes, block, *windows):
 
 
 def _spread(graph, mean, variance, window, axis):
-    """Return mean and variance over a window of cells along an axis, from those of the cells.
+    """Return mean and variance over a window of cells along an axis, from the means and variances of the cells.
 
-    The variance within the cells and that of their means are added, without a difference of large numbers.
+    The variance is the sum of that within the cells and that of their means, so no large numbers are subtracted.
     """
     means = _shifted(graph, mean, len(window), axis)
     center = graph.Sum(*(graph.Mul(one, np.float32(weight)) for one, weight in zip(means, window)))
@@ -69,7 +69,7 @@ def _spread(graph, mean, variance, window, axis):
 
 
 def _shifted(graph, cells, n_shifts, axis):
-    """Return the cells, shifted by up to half a window to either side, mirrored at the border."""
+    """Return copies of the cells shifted by up to half a window to either side, mirrored at the border."""
     radius = n_shifts // 2
     pads = [radius if one % 4 == axis else 0 for one in range(8)]
     padded = graph.Pad(cells, pads, mode="reflect")

@@ -1,21 +1,21 @@
-"""A graph of ONNX operators, written node by node. Importing this module loads no onnx."""
+"""Graph of ONNX operators, written node by node. Importing this module does not load onnx."""
 
 import numpy as np
 
-#: Version of the standard operators, and of the file format that goes with it.
+#: Version of the standard operators, and of the matching file format.
 OPSET, IR_VERSION = 18, 9
 
 
 class Graph:
-    """Nodes of an ONNX graph; a method that is named like an operator appends a node of it.
+    """Nodes of an ONNX graph. Calling a method named like an operator appends such a node.
 
-    Operands are names of values, which the methods return, or numbers and arrays: floats become float32, integers
-    int64, and an array keeps its dtype. Equal constants are stored once.
+    Operands are names of values, as returned by the methods, or numbers and arrays. Floats become float32, integers
+    int64; arrays keep their dtype. Equal constants are stored only once.
 
     Parameters
     ----------
     outer : Graph, default=None
-        Graph whose values the nodes of this one may use, as those of the body of a Scan do.
+        Graph whose values the nodes of this graph may use, if this graph is the body of a Scan.
     """
 
     def __init__(self, outer=None):
@@ -39,7 +39,7 @@ class Graph:
         return append
 
     def fresh(self, stem):
-        """Return a name that no other value has."""
+        """Return an unused name."""
         root = self._outer
         if root is not self:
             return root.fresh(stem)
@@ -66,7 +66,7 @@ class Graph:
             self.constants[self._names[key]] = array
         return self._names[key]
 
-    # Numbers that are known when the graph runs
+    # Numbers known only at run time
 
     def size(self, value, axis):
         """Return the size of a value along an axis, an int64 scalar."""
@@ -107,7 +107,7 @@ class Graph:
         return self.Slice(value, [0], self.vector(stop), [axis])
 
     def require(self, value, condition, message):
-        """Return a value as it is if a condition holds; running the graph fails otherwise.
+        """Return a value unchanged, but make the graph fail at run time unless a condition holds.
 
         Parameters
         ----------
@@ -115,35 +115,35 @@ class Graph:
         condition : str
             Name of a bool scalar.
         message : str
-            Beginning of the name of the node that fails: runtimes report it.
+            Beginning of the name of the failing node, which runtimes report.
 
         Returns
         -------
         value : str
         """
         failed = self.integer(self.Not(condition))
-        # ONNX has no operator that fails, but no runtime may read beyond the end of a vector.
+        # ONNX has no operator that fails, but every runtime fails on an index beyond the end of a vector.
         name = f"{message} ({self.fresh('guard')})"
         shape = self.Gather(self.Unsqueeze(self.Shape(value), [0]), failed, axis=0, name=name)
         return self.Reshape(value, shape)
 
     def scan(self, values, step, dtypes):
-        """Compute row by row: only what one row needs is in memory.
+        """Compute row by row, so that memory holds the intermediate values of only one row at a time.
 
         Parameters
         ----------
         values : list of str
             Values whose first axes have the same size.
         step : callable
-            ``step(body, *rows)`` appends to a Graph what is to be computed from one entry of each value, and returns
-            names of its results.
+            Function called as ``step(body, *rows)`` with one entry of each value. It appends the computation to the
+            Graph `body`, and returns the names of the results.
         dtypes : list of int
-            Types of the results, of onnx.TensorProto.
+            Types of the results, as numbers from onnx.TensorProto.
 
         Returns
         -------
         results : list of str
-            Results of all rows, stacked.
+            Stacked results of all rows.
         """
         from onnx import TensorProto, helper
 
@@ -164,9 +164,9 @@ class Graph:
         Parameters
         ----------
         model : onnx.ModelProto
-            Left as it is.
+            Model to append. It is not modified.
         inputs : list of str
-            Values that take the places of its inputs.
+            Values that replace the inputs of the model.
 
         Returns
         -------
@@ -184,7 +184,7 @@ class Graph:
         return [names[output.name] for output in model.graph.output]
 
     def _renamed(self, node, names):
-        """Return a copy of a node with its values renamed, those of its subgraphs too, and nothing about its origin."""
+        """Return a copy of a node with renamed values, also in its subgraphs, and without notes on its origin."""
         from onnx import AttributeProto, helper
 
         outputs = [names.setdefault(name, self.fresh(node.op_type.lower())) if name else "" for name in node.output]
@@ -212,7 +212,7 @@ class Graph:
         return helper.make_graph(nodes, self.fresh("body"), inputs, outputs)
 
     def model(self, inputs, outputs, *, metadata, doc_string):
-        """Return the whole model.
+        """Return the complete model.
 
         Parameters
         ----------

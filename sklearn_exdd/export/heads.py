@@ -1,4 +1,4 @@
-"""Heads of the graph, from scores and logits: maps of pixels, means of the highest pixels, decisions and p-values."""
+"""Heads of a graph: pixel maps, means of the highest pixels, p-values and masks."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ _TRUNCATE = 4.0  # standard deviations at which scipy's gaussian_filter ends
 
 
 def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
-    """Bring maps on the patch grid to the pixels of the image, bilinearly, and blur them.
+    """Interpolate maps bilinearly from the patch grid to the pixels of the image, and blur them.
 
     Parameters
     ----------
@@ -16,7 +16,8 @@ def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
     patch_maps : str
         Tensor of shape (batch, height', width').
     centers : callable
-        ``centers(pixels, axis)`` returns where pixels, a float64 vector, lie on the grid of patches.
+        Function called as ``centers(pixels, axis)`` with a float64 vector of pixels, which returns their positions on
+        the grid of patches.
     shape : tuple of str (height, width)
     blur : float, default=0.0
         Standard deviation of the Gaussian, in pixels.
@@ -28,7 +29,7 @@ def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
 
     Notes
     -----
-    Interpolation and blur are linear and separable: the matrices are blurred, not the maps.
+    Interpolation and blur are linear and separable, so the interpolation matrices are blurred instead of the maps.
     """
     matrices = []
     for axis, size in enumerate(shape):
@@ -57,13 +58,13 @@ def _reflected(graph, size, radius):
 
 
 def top_share_means(graph, maps, share, position_map=None):
-    """Return the means of the highest pixels of maps (batch, height, width); see :func:`scoring.top_share_mean`."""
+    """Return the mean of the highest pixels of each map (batch, height, width); see :func:`scoring.top_share_mean`."""
     if position_map is not None:
         shape = graph.size(maps, 1), graph.size(maps, 2)
         positions = graph.constant(position_map.astype(np.float32)[None, None])
         maps = graph.Sub(maps, graph.Squeeze(images.resized(graph, positions, shape), [1]))
     flat = graph.Reshape(maps, [0, -1])
-    # As Python rounds: float64, half to even.
+    # Round like Python: float64, half to even.
     n_pixels = graph.Round(graph.Mul(graph.double(graph.size(flat, 1)), np.float64(share)))
     highest, _ = graph.TopK(flat, graph.vector(graph.Max(graph.integer(n_pixels), 1)), sorted=0, n_outputs=2)
     return graph.ReduceMean(highest, [1], keepdims=0)
@@ -79,7 +80,7 @@ def p_values(graph, scores, calibration_scores, groups):
 
 
 def masks(graph, is_defect, maps, threshold):
-    """Return masks: the pixels of defective images that are above the threshold, or else the highest ones."""
+    """Return masks that mark the pixels of defective images above the threshold, or else the highest pixel."""
     highest = graph.ReduceMax(maps, [1, 2], keepdims=1)
     marked = graph.Or(graph.Greater(maps, np.float32(threshold)), graph.GreaterOrEqual(maps, highest))
     return graph.And(marked, graph.Unsqueeze(is_defect, [1, 2]))

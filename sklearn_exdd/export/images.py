@@ -1,11 +1,11 @@
-"""Images in a graph: pixels in, resizing, interpolation, medians."""
+"""Images in a graph: scaling, resizing, interpolation and medians."""
 
 from numbers import Integral
 
 import numpy as np
 
 _LEVELS = {"uint8": 255.0, "uint16": 65535.0, "float32": None}
-_ROUNDING = 1e-6  # by which floats may leave [0, 1]
+_ROUNDING = 1e-6  # tolerance of the range [0, 1]
 
 
 def planes_of(graph, image, dtype, layout):
@@ -27,7 +27,7 @@ def shape_of(graph, planes):
 
 
 def in_range(graph, planes, shape, min_size, max_size=None):
-    """Return planes as they are; running the graph fails if a side of `shape` is too small or too large."""
+    """Return the planes unchanged, but make the graph fail at run time if a side of `shape` is too small or large."""
     smallest = graph.Min(*shape)
     message = f"expected at least {min_size} pixels a side, got fewer"
     planes = graph.require(planes, graph.GreaterOrEqual(smallest, min_size), message)
@@ -38,12 +38,12 @@ def in_range(graph, planes, shape, min_size, max_size=None):
 
 
 def working_shape(graph, shape, image_size):
-    """Return the height and the width to which an extractor resizes images of a shape."""
+    """Return the height and width to which an extractor resizes images of a given shape."""
     if image_size is None:
         return shape
     if not isinstance(image_size, Integral):
         return tuple(graph.constant(np.array(side, dtype=np.int64)) for side in image_size)
-    # As Python rounds: float64, half to even.
+    # Round like Python: float64, half to even.
     scale = graph.Div(np.float64(image_size), graph.double(graph.Min(*shape)))
     sides = (graph.Round(graph.Mul(graph.double(side), scale)) for side in shape)
     return tuple(graph.Max(graph.integer(side), 1) for side in sides)
@@ -82,9 +82,9 @@ def interpolation(graph, places, n_nodes):
     ----------
     graph : Graph
     places : str
-        Float64 vector, in nodes.
+        Positions to interpolate at, a float64 vector in units of nodes.
     n_nodes : str
-        Int64 scalar.
+        Number of nodes, an int64 scalar.
     """
     last = graph.double(graph.Sub(n_nodes, 1))
     places = graph.Min(graph.Max(places, np.float64(0)), last)
@@ -93,13 +93,13 @@ def interpolation(graph, places, n_nodes):
 
 
 def enlargement(graph, size, factor, n_nodes):
-    """Return the matrix (size, n_nodes) that enlarges an axis bilinearly by a factor, and keeps its beginning."""
+    """Return the matrix (size, n_nodes) that enlarges an axis bilinearly by a factor and keeps the first pixels."""
     pixels = graph.Add(graph.arange(size), np.float64(0.5))
     return interpolation(graph, graph.Sub(graph.Div(pixels, factor), np.float64(0.5)), n_nodes)
 
 
 def mirrored(graph, planes, unit):
-    """Return planes, mirrored beyond the end to multiples of `unit` pixels, and their former shape."""
+    """Return planes mirrored beyond their end to multiples of `unit` pixels, and their original shape."""
     shape = shape_of(graph, planes)
     missing = [graph.Mod(graph.Neg(size), unit) for size in shape]
     pads = graph.vector(0, 0, 0, 0, 0, 0, *missing)
@@ -107,7 +107,7 @@ def mirrored(graph, planes, unit):
 
 
 def repeated(graph, planes, unit):
-    """Return planes whose last pixels are repeated up to multiples of `unit` pixels."""
+    """Return planes with their last pixels repeated up to multiples of `unit` pixels."""
     missing = [graph.Mod(graph.Neg(size), unit) for size in shape_of(graph, planes)]
     return graph.Pad(planes, graph.vector(0, 0, 0, 0, 0, 0, *missing), mode="edge")
 
@@ -117,7 +117,8 @@ def medians(graph, planes):
     flat = graph.Reshape(planes, [0, 0, -1])
     n_pixels = graph.size(flat, 2)
     half = graph.Add(graph.Div(n_pixels, 2), 1)
-    lower, _ = graph.TopK(flat, graph.vector(half), largest=0, sorted=0, n_outputs=2)  # sorting would take five times
+    # Sorting all pixels would take five times as long.
+    lower, _ = graph.TopK(flat, graph.vector(half), largest=0, sorted=0, n_outputs=2)
     upper, _ = graph.TopK(lower, [2], n_outputs=2)
     is_odd = graph.Equal(graph.Mod(n_pixels, 2), 1)
     first, second = (graph.Slice(upper, [i], [i + 1], [2]) for i in (0, 1))
@@ -131,7 +132,7 @@ def logarithms(graph, planes, offset):
 
 
 def contrasts(graph, planes, n_channels, offset):
-    """Return the logarithm of the brightness and, for colour, the log ratios of red and blue to green."""
+    """Return the logarithm of brightness and, for colour images, the log ratios of red and blue to green."""
     if n_channels == 1:
         return logarithms(graph, planes, offset)
     grey = logarithms(graph, graph.ReduceMean(planes, [1]), offset)

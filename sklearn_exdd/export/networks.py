@@ -1,4 +1,4 @@
-"""The features and logits of torch networks in a graph."""
+"""Features and logits of torch networks in a graph."""
 
 import copy
 from functools import lru_cache
@@ -12,7 +12,7 @@ from sklearn_exdd.features.segmentation_network import segmentation_network
 
 
 def on_cpu(estimator):
-    """Return a copy of an estimator that computes on the CPU, with networks of its own if it keeps any."""
+    """Return a copy of an estimator that computes on the CPU and does not share a cached network."""
     twin = copy.copy(estimator)
     twin.device = "cpu"
     vars(twin).pop("_network", None)
@@ -26,9 +26,9 @@ def features(graph, extractor, planes):
     ----------
     graph : Graph
     extractor : NetworkFeatureExtractor
-        Computes in float32.
+        Extractor that computes in float32.
     planes : str
-        Of the working size, in [0, 1].
+        Images of the working size, in [0, 1].
     """
     extractor = on_cpu(extractor)
     loaded = extractor._loaded()
@@ -43,7 +43,7 @@ def features(graph, extractor, planes):
 
 
 def _views(graph, extractor, planes):
-    """Return the planes that the network sees, as of ``_prepare`` and ``_views``."""
+    """Return the inputs of the network, as ``_prepare`` and ``_views`` of the extractor do."""
     if getattr(extractor, "brightness", "linear") == "linear":
         return [planes]
     logs = images.logarithms(graph, planes, efficientnet_lite._LOG_OFFSET)
@@ -53,18 +53,18 @@ def _views(graph, extractor, planes):
 
 
 class Network:
-    """A loaded network, traced once.
+    """Loaded network, traced once.
 
     Parameters
     ----------
     loaded : LoadedNetwork
-        On the CPU, float32.
+        Network on the CPU, in float32.
     """
 
     def __init__(self, loaded):
         self.n_channels, self.unit, self.size = loaded.n_channels, 1, None
         module = function = loaded.module
-        if loaded.aligned:  # a model of timm, which pads images by itself
+        if loaded.aligned:  # a timm model, which pads images itself
             module = with_fixed_padding(module)
             function, self.unit, self.size = module.levels, module.unit, module.size
         self.model = traced(
@@ -76,10 +76,10 @@ class Network:
         )
 
     def outputs(self, graph, planes, mean, std):
-        """Append the network; return its outputs for planes (batch, 1 or n_channels, height, width) in [0, 1]."""
+        """Append the network to a graph, and return its outputs for planes (batch, 1 or n_channels, height, width)."""
         mean, std = (np.array(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
         if self.n_channels > 1:
-            # Of one channel, this makes all.
+            # Repeat a single channel.
             planes = graph.Expand(planes, graph.vector(1, self.n_channels, 1, 1))
         planes = graph.Div(graph.Sub(planes, mean), std)
         if self.size is not None:
@@ -93,7 +93,7 @@ class Network:
 
 @lru_cache(maxsize=1)
 def network_of(loaded):
-    """Return a loaded network, traced; the last one is kept, since members of a combination may share it."""
+    """Return a traced network. The last one is cached, because members of a combination may share it."""
     return Network(loaded)
 
 
@@ -107,7 +107,7 @@ def _pooled(graph, output, size):
 
 
 def _joined(graph, loaded, outputs, shape):
-    """Return the outputs on the grid of the finest one; see :meth:`LoadedNetwork.join`."""
+    """Return all outputs on the finest grid among them; see :meth:`LoadedNetwork.join`."""
     if not loaded.aligned:
         return _enlarged_to_finest(graph, outputs)
     sizes = [graph.ceil_div(size, loaded.stride) for size in shape]
@@ -136,7 +136,7 @@ def _enlarged_to_finest(graph, outputs):
     for output, shape in zip(outputs, shapes):
         ratios = [graph.Div(graph.double(size), graph.double(own)) for size, own in zip(finest, shape)]
         factors = [graph.Round(ratio) for ratio in ratios]
-        # Where whole factors would not reach the end, the grid is stretched.
+        # If integer factors would not reach the end, the grid is stretched.
         reach = [
             graph.GreaterOrEqual(graph.Mul(factor, graph.double(own)), graph.double(size))
             for factor, own, size in zip(factors, shape, finest)
@@ -150,19 +150,19 @@ def _enlarged_to_finest(graph, outputs):
     return joined
 
 
-HEAD_STRIDE = learned._HEAD_STRIDE  # pixels to one logit
+HEAD_STRIDE = learned._HEAD_STRIDE  # pixels per logit
 
 
-# The segmentation network of the learned features
+# The segmentation network of learned features
 
 
 class LearnedNetwork:
-    """The network of a fitted LearnedFeatureExtractor, traced for its inner maps or for its logits.
+    """Network of a fitted LearnedFeatureExtractor, traced for its inner maps or for its logits.
 
     Parameters
     ----------
     extractor : LearnedFeatureExtractor
-        Fitted; its encoder, if there is one, computes in float32.
+        Fitted extractor, whose encoder, if any, computes in float32.
     """
 
     def __init__(self, extractor):
@@ -197,7 +197,7 @@ class LearnedNetwork:
         return self._cropped(graph, graph.Concat(*outputs, axis=1), shape, self.extractor.stride)
 
     def logits(self, graph, planes):
-        """Return the mean logits over the mirror images, of shape (batch, 1, height / 4, width / 4)."""
+        """Return the mean of the logits over mirrored images, of shape (batch, 1, height / 4, width / 4)."""
         planes, shape = self.planes(graph, planes)
         model = self._traced(lambda planes, *maps: [self._levels(planes, maps)[-1]])
         terms = []
@@ -208,7 +208,7 @@ class LearnedNetwork:
         return self._cropped(graph, mean, shape, learned._HEAD_STRIDE)
 
     def planes(self, graph, planes):
-        """Return what the network takes, and the shape of the images."""
+        """Return the input of the network, and the shape of the images."""
         planes = images.contrasts(graph, planes, self.extractor.n_channels_, learned._LOG_OFFSET)
         planes = graph.Sub(planes, images.medians(graph, planes))
         return images.mirrored(graph, planes, learned._UNIT)
@@ -240,7 +240,7 @@ class LearnedNetwork:
 
 
 class _GivenMaps:
-    """Takes the place of an encoder whose maps are inputs of the traced network."""
+    """Stand-in for an encoder whose maps are inputs of the traced network."""
 
     def __init__(self, encoder):
         self.n_maps, self.maps = encoder.n_maps, ()

@@ -1,4 +1,4 @@
-"""Detectors that no file can repeat, refused by what to do instead."""
+"""Checks that refuse detectors an ONNX file cannot reproduce, with advice on what to do instead."""
 
 from importlib.util import find_spec
 
@@ -11,14 +11,14 @@ from sklearn_exdd.features import GaborFeatureExtractor, LearnedFeatureExtractor
 
 
 def check_packages():
-    """Refuse to export without the packages that write a file and run it."""
+    """Check that the packages that write and run a file are installed."""
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise ImportError(f"to_onnx needs {package}: pip install {package}.")
 
 
 def check_exportable(detector, where="detector"):
-    """Refuse a detector that has no graph, or whose graph would give other scores.
+    """Refuse a detector that has no graph, or whose graph would give different scores.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def check_exportable(detector, where="detector"):
         names = [kind.__name__ for kind in DETECTORS]
         raise TypeError(
             f"{where}: expected a detector of one of the classes {', '.join(names)}, got {type(detector).__name__}. "
-            "Of a Pipeline or a search, pass fitted_detector(estimator); of other classes, keep the detector with "
+            "For a Pipeline or a search, pass fitted_detector(estimator). Save detectors of other classes with "
             "persistence.dump or skops.io."
         )
     check_is_fitted(detector)
@@ -56,8 +56,8 @@ def _check_members(detector, where):
         if member.n_channels_ != detector.n_channels_:
             raise ValueError(
                 f"{where}.{name}: expected a member that takes the {detector.n_channels_} channels of the images, got "
-                f"one that takes {member.n_channels_}. Fit the combination with image_channels='grey' or 'colour', and "
-                "its members without."
+                f"one that takes {member.n_channels_}. Set image_channels='grey' or 'colour' on the combination, not "
+                "on its members."
             )
 
 
@@ -65,9 +65,9 @@ def _check_banks(detector, where):
     for bank in (detector.normal_bank_, detector.defect_bank_):
         if bank is not None and not bank.is_exact:
             raise ValueError(
-                f"{where}: expected banks that are searched exactly, as an ONNX file does, got one of {len(bank)} rows "
-                f"with algorithm={detector.algorithm!r}, whose neighbours are approximate. Fit with algorithm='brute', "
-                "or with a smaller coreset."
+                f"{where}: expected banks that are searched exactly, as in an ONNX file, got a bank of {len(bank)} "
+                f"rows with algorithm={detector.algorithm!r}, whose neighbours are approximate. Fit with "
+                "algorithm='brute', or with a smaller coreset."
             )
 
 
@@ -82,12 +82,12 @@ def _check_extractor(extractor, where):
         known = ", ".join(kind.__name__ for kind in (GaborFeatureExtractor, LearnedFeatureExtractor, *ON_NETWORKS))
         raise TypeError(
             f"{where}: expected a feature extractor of one of the classes {known}, got {extractor._name}, whose code "
-            "no ONNX file can hold. A torch network can be exported as a ModuleFeatureExtractor."
+            "an ONNX file cannot contain. A torch network can be exported as a ModuleFeatureExtractor."
         )
     if extractor._resolved_precision() == "bfloat16":
         raise ValueError(
             f"{where}: expected {extractor._name} in float32, got one fitted in bfloat16, whose scores an ONNX file "
-            "cannot repeat. Fit the detector again with "
+            "cannot reproduce. Fit the detector again with "
             f"{where.partition('.')[2].replace('.', '__')}={type(extractor).__name__}(..., precision='float32')."
         )
 

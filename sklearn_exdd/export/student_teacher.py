@@ -1,4 +1,4 @@
-"""The networks of a StudentTeacherDetector in a graph."""
+"""Networks of a StudentTeacherDetector in a graph."""
 
 import numpy as np
 
@@ -10,18 +10,19 @@ _FLOOR = 0.03
 
 
 def max_size(detector, tiled=True):
-    """Return the longest side of the images that a graph repeats, or None for any.
+    """Return the longest side of images for which a graph reproduces predictions, or None for any.
 
     Parameters
     ----------
     detector : StudentTeacherDetector
     tiled : bool, default=True
-        False if images that the detector predicts in tiles have turned out to differ.
+        Whether to accept images that the detector processes in tiles; False if their predictions turned out to differ.
 
     Returns
     -------
     max_size : int or None
-        Always that of a tile if the teacher prepares images as a whole, by their median for instance: it sees tiles.
+        Side of a tile, even if `tiled` is True, if the teacher normalises whole images, for instance by their median:
+        in larger images, it would see tiles instead.
     """
     unit, teacher = detector.levels_[-1][1], detector.teacher_
     prepares = teacher is not None and type(teacher)._prepare is not BaseFeatureExtractor._prepare
@@ -31,7 +32,7 @@ def max_size(detector, tiled=True):
 
 
 def cells(graph, detector, planes, features):
-    """Return the map that `map_source` asks for, at the stride of the finest level.
+    """Return the map selected by `map_source`, at the stride of the finest level.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def cells(graph, detector, planes, features):
     detector : StudentTeacherDetector
     planes : str
     features : callable
-        ``features(graph, extractor, planes)`` appends a feature extractor.
+        Function called as ``features(graph, extractor, planes)``, which appends a feature extractor.
 
     Returns
     -------
@@ -65,9 +66,10 @@ def cells(graph, detector, planes, features):
 
 
 def _predicting(network, strides):
-    """Return a function from logarithms, medians and, of another teacher, its maps, to cosine distances and logits.
+    """Return a function that computes cosine distances and logits.
 
-    The factors between levels are those of their strides: computed from the sizes of maps, they could not be exported.
+    Its arguments are logarithms, medians and, if the teacher is a feature extractor, its maps. The factors between
+    levels follow from their strides; factors computed from the sizes of maps could not be exported.
     """
     import torch
 
@@ -90,7 +92,7 @@ def _predicting(network, strides):
 
 
 def _combined(graph, detector, outputs):
-    """Return the distances, the logits or the sum of both, standardised."""
+    """Return the distances, the logits, or the sum of both after standardisation."""
     distances = outputs[0]
     if detector.map_source == "cosine" or detector.head_weights_ is None:
         return distances

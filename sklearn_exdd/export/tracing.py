@@ -1,32 +1,33 @@
-"""Torch modules as ONNX models, by torch's own exporter. Importing this module loads no torch."""
+"""Conversion of torch modules to ONNX models by torch's own exporter. Importing this module does not load torch."""
 
 import warnings
 from importlib.util import find_spec
 
 from sklearn_exdd.export.graph import OPSET
 
-# Unlike each other and unlike any size that a network fixes, so that the exporter takes none of them for a constant.
+# Different from each other and from any size fixed by a network, so the exporter does not mistake them for constants.
 _BATCH, _HEIGHT, _WIDTH = 2, 128, 160
 
 
 def traced(function, module, n_planes, *, unit=1, size=None, others=()):
-    """Trace what a module computes, for images of any number and size.
+    """Trace the computation of a module for any number of images of any size.
 
     Parameters
     ----------
     function : callable
-        ``function(planes, *others)`` returns a list of tensors. It uses `module`, whose weights are exported.
+        Function called as ``function(planes, *others)``, which returns a list of tensors. It uses `module`, whose
+        weights are exported.
     module : torch.nn.Module
-        In evaluation mode, on the CPU, float32.
+        Module in evaluation mode, on the CPU, in float32.
     n_planes : int
-        Channels of the planes (batch, n_planes, height, width).
+        Number of channels of the planes (batch, n_planes, height, width).
     unit : int, default=1
-        The sides of the planes are multiples of it.
+        Divisor of the sides of the planes.
     size : tuple of int (height, width), default=None
-        The only size of the planes; None is any.
+        Only size of the planes; None for any size.
     others : sequence of (int, int), default=()
-        Further inputs: channels, and pixels of the planes to one position; channels with a stride of None are
-        numbers, one a channel of each image.
+        Number of channels and stride, in pixels of the planes, of each further input. A stride of None means one number
+        per image and channel.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
             examples.append(torch.rand(_BATCH, n_channels, height // stride, width // stride))
             axes.append({0: batch, 2: unit // stride * rows, 3: unit // stride * columns})
     try:
-        # The exporter warns of axes that share a name, which is meant, and of its own deprecations.
+        # The exporter warns of axes that share a name, which is intended, and of its own deprecations.
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -71,20 +72,20 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
                 verbose=False,
             )
             return program.model_proto
-    except Exception as error:  # of as many kinds as there are networks
+    except Exception as error:  # the kind depends on the network
         cause = error.__cause__ or error
         raise ValueError(
-            "to_onnx: expected a network that torch.onnx.export converts for images of any size, got another one "
+            "to_onnx: expected a network that torch.onnx.export can convert for images of any size, got another one "
             f"({type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:300]}). Choose another backbone, "
             "such as 'efficientnet_lite0' or 'resnet18'."
         ) from error
 
 
 def with_fixed_padding(module):
-    """Return a copy whose convolutions with TensorFlow's padding pad by constants.
+    """Return a copy in which convolutions with TensorFlow's padding pad by constant amounts.
 
-    Those of timm pad by what the size of their input asks for: where the sides are multiples of all strides, it is
-    always the same.
+    In timm, these convolutions compute their padding from the size of the input. If the sides are multiples of all
+    strides, the padding is always the same.
     """
     import copy
 

@@ -1,4 +1,4 @@
-"""Metrics: how well maps find defects, what thresholds cost, and how near synthetic defects come to real ones."""
+"""Metrics of anomaly maps, of thresholds and of synthetic defects."""
 
 from sklearn_exdd.metrics.inception import inception_distance
 from sklearn_exdd.metrics.operating_points import OperatingPoint, operating_points

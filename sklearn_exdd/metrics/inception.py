@@ -1,4 +1,4 @@
-"""The published FID: torchmetrics' Fréchet distance in the features of an Inception network whose weights you give."""
+"""Published FID: the Fréchet distance of torchmetrics, with an Inception network whose weights the user provides."""
 
 import warnings
 from os import PathLike
@@ -13,50 +13,50 @@ _FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=None):
-    """Fréchet inception distance between real and synthetic images: FID as papers report it.
+    """Compute the Fréchet inception distance between real and synthetic images: FID as papers report it.
 
     Parameters
     ----------
     real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
         Images to compare, of any size; at least 2 of each kind. Grey images are repeated in three channels.
     weights : str or path-like
-        State dict of the Inception network, saved by torch: the file ``pt_inception-2015-12-05-6726825d.pth`` of the
-        releases of torch-fidelity.
+        Path of the state dict of the Inception network, saved by torch: the file
+        ``pt_inception-2015-12-05-6726825d.pth`` from the releases of torch-fidelity.
     weights_sha256 : str, default=None
         Expected SHA-256 of the file, in hexadecimal digits.
     device : str, default=None
-        "cpu" or "cuda"; None takes CUDA where it is available.
+        Device to compute on, "cpu" or "cuda". None uses CUDA if it is available.
 
     Returns
     -------
     distance : float
-        At least 0, lower = more alike; no unit.
+        Fréchet distance, at least 0, lower = more alike; no unit.
 
     Raises
     ------
     ImportError
         If torchmetrics or torch-fidelity is not installed.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
         If the file holds anything but the weights of this network.
 
     Warns
     -----
     UserWarning
-        If one kind has no more images than the network has features, 2048.
+        If there are at most 2048 images of one kind, as many as the network has features.
 
     See Also
     --------
-    kernel_distance : Unbiased, on the defects alone, and reliable from a few dozen images on.
-    frechet_distance : The same distance in the features of the library's extractors.
+    kernel_distance : Unbiased, compares the defects alone, and is reliable from a few dozen images on.
+    frechet_distance : Computes the same distance with the feature extractors of this library.
 
     Notes
     -----
-    Equation 6 of [1]_ on the 2048 features of the last pooling layer, by ``torchmetrics`` with the network of
-    ``torch-fidelity``, which was converted from the one of [1]_. Images become 8-bit and are resized to 299 x 299
-    pixels by bilinear interpolation without antialiasing, as there. The distance is biased: compare values of equal
-    numbers of images only.
+    The distance is equation 6 of [1]_ on the 2048 features of the last pooling layer. ``torchmetrics`` computes it with
+    the network of ``torch-fidelity``, which was converted from the network of [1]_. As in ``torch-fidelity``, images
+    are converted to 8 bits and resized to 299 x 299 pixels by bilinear interpolation without antialiasing. The distance
+    is biased: compare only values for equal numbers of images.
 
     References
     ----------
@@ -89,7 +89,7 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
     if few:
         warnings.warn(
             f"inception_distance: expected more images than the {_N_FEATURES} features, got {few}. The distance then "
-            "depends on the number of images more than on their looks: compare equal numbers only, or use "
+            "depends more on the number of images than on their appearance: compare only equal numbers, or use "
             "kernel_distance.",
             UserWarning,
             stacklevel=2,
@@ -98,7 +98,7 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
 
 
 def _metric(weights):
-    """Build torchmetrics' FID with the weights of a file."""
+    """Build the FID metric of torchmetrics with weights from a file."""
     try:
         import torch_fidelity  # noqa: F401
         from torchmetrics.image.fid import FrechetInceptionDistance

@@ -1,4 +1,4 @@
-"""Operating points: thresholds, and the mistakes that each of them makes on labelled images."""
+"""Operating points: thresholds, and the mistakes that each makes on labelled images."""
 
 import sys
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from sklearn_exdd._training_set import group_numbers
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and its mistakes on labelled images; an image whose score is above the threshold is called defective.
+    """Threshold and its mistakes on labelled images; an image that scores above the threshold is called defective.
 
     Attributes
     ----------
     rate : float or None
-        False-alarm rate that was asked for, in (0, 1); None for the point of the lowest cost.
+        Requested false-alarm rate, in (0, 1); None for the point with the lowest cost.
     promised_rate : float or None
         Rate that the calibration scores can promise. It exceeds `rate` if there are too few of them.
     threshold : float
     n_false_alarms, n_normal : int
-        Normal images called defective, and all normal images.
+        Number of normal images called defective, and of all normal images.
     n_misses, n_defects : int
-        Defects called normal, and all defects.
+        Number of defects called normal, and of all defects.
     cost : float
-        ``cost_false_alarm * n_false_alarms + cost_miss * n_misses``.
+        Total cost, ``cost_false_alarm * n_false_alarms + cost_miss * n_misses``.
 
     Examples
     --------
@@ -57,19 +57,19 @@ def operating_points(
     cost_false_alarm=1,
     cost_miss=1,
 ):
-    """Count false alarms and misses at promised rates, and at the threshold of the lowest cost.
+    """Count false alarms and misses at promised rates, and at the threshold with the lowest cost.
 
     Parameters
     ----------
     y_true : array-like of shape (n_images,)
         1 (or True) for a defect, 0 for a normal image; both must occur.
     scores : array-like of shape (n_images,)
-        Scores of the images, which fit has not seen; higher = more defective.
+        Scores of images that `fit` has not seen; higher = more defective.
     calibration_scores : array-like of shape (n_calibration,), default=None
-        Attribute `calibration_scores_` of the detector, from which the thresholds of the rates are found; NaN are
-        skipped. None leaves out the rates.
+        Attribute `calibration_scores_` of the detector, from which the thresholds of the rates are computed. NaN
+        values are skipped. None leaves out the rates.
     calibration_groups : array-like of shape (n_calibration,), default=None
-        The `groups` of fit, if there were any: images of one group share one vote. None takes each image for a group
+        The `groups` passed to `fit`, if any: images of one group share one vote. None treats each image as a group
         of its own.
     rates : sequence of float, default=(0.01, 0.05, 0.1, 0.2)
         False-alarm rates to promise, each in (0, 1).
@@ -79,7 +79,7 @@ def operating_points(
     Returns
     -------
     points : list of OperatingPoint
-        One for each rate, in the given order, then the one of the lowest cost.
+        One point for each rate, in the given order, then the point with the lowest cost.
 
     Raises
     ------
@@ -89,12 +89,13 @@ def operating_points(
 
     Notes
     -----
-    The threshold of a rate is that of :func:`~sklearn_exdd.scoring.conformal_threshold`, as in `fit`. Promising a rate
-    takes ``1 / rate - 1`` calibration scores, or groups of them, 99 for a rate of .01. With only n of them, the
-    threshold is the highest score, and `promised_rate` is ``1 / (n + 1)``.
+    As in `fit`, :func:`~sklearn_exdd.scoring.conformal_threshold` computes the threshold of a rate. Promising a rate
+    takes ``1 / rate - 1`` calibration scores, or groups of them: 99 for a rate of 0.01. If there are only n and more
+    are needed, the threshold is the highest score, and `promised_rate` is ``1 / (n + 1)``.
 
-    The threshold of the lowest cost is chosen on the given images, halfway between two of their scores, and among equal
-    ones it is the highest. Its mistakes are therefore fewer than on new images, the more so the fewer images there are.
+    The threshold with the lowest cost is chosen on the given images, halfway between two of their scores. If several
+    thresholds cost the same, it is the highest. It therefore makes fewer mistakes on these images than on new ones;
+    the fewer the images, the larger the difference.
     :class:`~sklearn.model_selection.TunedThresholdClassifierCV` chooses a threshold by cross-validation.
 
     Examples
@@ -135,12 +136,12 @@ def _point(is_defect, scores, costs, rate, promised_rate, threshold):
 
 
 def _cheapest(is_defect, scores, cost_false_alarm, cost_miss):
-    """Return the highest threshold of the lowest cost."""
+    """Return the highest threshold with the lowest cost."""
     values = np.unique(scores)
     middles = values[:-1] / 2 + values[1:] / 2
     middles = np.where(
         (middles >= values[:-1]) & (middles < values[1:]), middles, values[:-1]
-    )  # of neighbouring floats
+    )  # the middle of neighbouring floats is rounded to one of them
     candidates = np.concatenate([[np.nextafter(values[0], -np.inf)], middles, values[-1:]])
     normal, defect = np.sort(scores[~is_defect]), np.sort(scores[is_defect])
     false_alarms = len(normal) - np.searchsorted(normal, candidates, side="right")
@@ -182,7 +183,7 @@ def _checked_calibration(calibration_scores, groups):
     groups = np.arange(len(known)) if groups is None else group_numbers(groups, len(known))
     groups, known = groups[~np.isnan(known)], known[~np.isnan(known)]
     if not len(known) or not np.isfinite(known).all():
-        came = "an infinite one" if len(known) else "none"
+        came = "an infinite score" if len(known) else "none"
         raise ValueError(f"calibration_scores: expected finite scores of normal images (NaN are skipped), got {came}.")
     return known, groups
 

@@ -1,4 +1,4 @@
-"""Metrics of localization: how well an anomaly map finds the pixels and the regions of the true defect masks."""
+"""Metrics of localization: agreement of anomaly maps with the pixels and regions of the true masks."""
 
 from numbers import Real
 
@@ -8,12 +8,12 @@ from sklearn.metrics import auc
 
 from sklearn_exdd._images import Masks, as_array, check_listed, check_no_table, is_missing, is_one_region
 
-_MAX_LABELS = 16  # in one mask, if maps have two values only
+_MAX_LABELS = 16  # most values in one mask if all maps together have only two
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def _checked_pairs(masks, maps):
-    """Return the masks as bool and the maps as floating-point arrays, image by image, after checking each pair."""
+    """Check masks and maps, and return a list of pairs: a bool mask and a floating-point map for each image."""
     for name, values in (("masks", masks), ("maps", maps)):
         check_listed(values, name)
         check_no_table(values, name, f"expected a list or an array of {name}")
@@ -46,7 +46,7 @@ def _checked_pairs(masks, maps):
             raise ValueError(
                 f"maps[{index}]: expected numbers, got dtype {anomaly_map.dtype}. Pass the masks first, then the maps."
             )
-        # float32 is sorted as it is: converting it would double the memory and change no rank.
+        # float32 stays as it is: converting it would double the memory and change no rank.
         if anomaly_map.dtype not in (np.float32, np.float64):
             anomaly_map = anomaly_map.astype(np.float64)
         if not np.isfinite(anomaly_map).all():
@@ -65,9 +65,9 @@ def _checked_pairs(masks, maps):
 
 
 def _check_not_swapped(masks, pairs):
-    """Refuse integer masks of many values beside maps of two: maps in the place of masks, and the reverse.
+    """Refuse integer masks with many values if the maps have only two: they are probably swapped.
 
-    Floats in the place of masks have been refused when they were read.
+    Floating-point maps passed as masks have already been refused when they were read.
     """
     values = set()
     for _, anomaly_map in pairs:
@@ -77,9 +77,9 @@ def _check_not_swapped(masks, pairs):
     for index, mask in enumerate(masks.raw()):
         if isinstance(mask, np.ndarray) and mask.dtype.kind in "iu" and len(np.unique(mask)) > _MAX_LABELS:
             raise ValueError(
-                f"{masks.where(index)}: expected a mask, got integers of more than {_MAX_LABELS} values, and maps of "
-                "two. Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. Of a mask with "
-                "many labels, pass mask > 0."
+                f"{masks.where(index)}: expected a mask, got integers with more than {_MAX_LABELS} values, and maps "
+                "with two. Are masks and maps swapped? Pass the masks first, like y_true in scikit-learn. If the mask "
+                "has many labels, pass mask > 0."
             )
 
 
@@ -92,17 +92,17 @@ def _regions_of(roi, pairs):
 
 
 def _operating_points(masks, maps, roi, region_weights=False):
-    """Weight of the defects found and number of false positives at each distinct value on a defect pixel.
+    """Return the weight of defects found and the number of false positives at each distinct value of a defect pixel.
 
-    Only the values that occur on defect pixels, usually a small share, can change the recall. So it is enough to sort
-    the normal pixels by value and to look the defect values up: no index array over all pixels is built, and the
-    points are those of the exact curve, with ties grouped.
+    Only values that occur on defect pixels, usually a small share, can change the recall. It is therefore enough to
+    sort the normal pixels and to look up the defect values. This needs no index array over all pixels, and gives the
+    points of the exact curve, with ties grouped.
 
     Returns
     -------
     found : ndarray of shape (n_points,), dtype float64
-        Weight of the defect pixels of exactly this value, the highest value first: 1 a pixel or, with `region_weights`,
-        one over the number of pixels of its region.
+        Weight of the defect pixels with exactly this value, highest value first. The weight of a pixel is 1 or, with
+        `region_weights`, one over the number of pixels in its region.
     false_positives_above, false_positives : ndarray of shape (n_points,), dtype int64
         Number of normal pixels above the value, and at or above it.
     n_normal : int
@@ -116,7 +116,8 @@ def _operating_points(masks, maps, roi, region_weights=False):
     if not n_defect or not n_normal:
         raise ValueError(
             "masks: expected at least one defect pixel and one normal pixel, got no "
-            f"{'normal' if n_defect else 'defect'} pixel in {len(pairs)} masks. In cross-validation, stratify."
+            f"{'normal' if n_defect else 'defect'} pixel in {len(pairs)} masks. In cross-validation, use stratified "
+            "folds."
         )
     normal = np.empty(n_normal, dtype=np.result_type(*(anomaly_map for _, anomaly_map in pairs)))
     defect, weights, start = [], [], 0
@@ -136,23 +137,23 @@ def _operating_points(masks, maps, roi, region_weights=False):
 
 
 def pixel_roc_auc_score(masks, maps, *, roi=None):
-    """Area under the ROC curve over all pixels of all images.
+    """Compute the area under the ROC curve over all pixels of all images.
 
     Parameters
     ----------
     masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width), path or None)
-        True masks, in every form that `fit` takes, read by the same rule; `None` for an image without a defect. Floats
-        other than 0 and 1 are refused: they are usually maps. The images may differ in size.
+        True masks, in any form that `fit` accepts; `None` for an image without a defect. Floats other than 0 and 1 are
+        refused, because they are usually maps. The images may differ in size.
     maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
-        The anomaly maps, higher = more defective, each of the shape of its mask.
+        Anomaly maps, higher = more defective, each of the shape of its mask.
     roi : array of shape (height, width), Pillow image, path, or list of these, default=None
         Region of interest: only pixels where this mask is True count. One mask for all images, or a list with one for
-        each of them, as :func:`~sklearn_exdd.datasets.with_roi` takes them. None: all pixels count.
+        each of them, in any form that :func:`~sklearn_exdd.datasets.with_roi` accepts. None: all pixels count.
 
     Returns
     -------
     score : float
-        Between 0 and 1; 0.5 for maps that know nothing.
+        Area under the curve, between 0 and 1; 0.5 for uninformative maps.
 
     Raises
     ------
@@ -161,9 +162,10 @@ def pixel_roc_auc_score(masks, maps, *, roi=None):
 
     Notes
     -----
-    The value is that of :func:`sklearn.metrics.roc_auc_score` on the concatenated pixels, with a fraction of its
-    memory and time. Normal pixels are usually in a crushing majority, and large defects count more than small ones:
-    see :func:`pixel_average_precision_score` and :func:`per_region_overlap_score`.
+    The value equals that of :func:`sklearn.metrics.roc_auc_score` on the concatenated pixels, but takes a fraction of
+    its memory and time. Normal pixels usually far outnumber defect pixels, which makes the score look high: consider
+    :func:`pixel_average_precision_score`. Large defects count more than small ones: consider
+    :func:`per_region_overlap_score`.
 
     Examples
     --------
@@ -175,28 +177,28 @@ def pixel_roc_auc_score(masks, maps, *, roi=None):
     0.857
     """
     found, above, at_or_above, n_normal = _operating_points(masks, maps, roi)
-    # A defect pixel outranks the normal pixels below it, and counts half for those of the same value.
+    # A defect pixel outranks the normal pixels with lower values, and counts half for those with the same value.
     return float(1.0 - found @ (above + at_or_above) / (2.0 * found.sum() * n_normal))
 
 
 def pixel_average_precision_score(masks, maps, *, roi=None):
-    """Average precision over all pixels of all images.
+    """Compute the average precision over all pixels of all images.
 
     Parameters
     ----------
     masks, maps : array-like of shape (n_images, height, width), or lists of (height, width)
-        The true masks and the anomaly maps, as in :func:`pixel_roc_auc_score`.
+        True masks and anomaly maps, as in :func:`pixel_roc_auc_score`.
     roi : array of shape (height, width), Pillow image, path, or list of these, default=None
         Region of interest, as in :func:`pixel_roc_auc_score`.
 
     Returns
     -------
     score : float
-        Between 0 and 1; about the share of defect pixels for maps that know nothing.
+        Average precision, between 0 and 1; about the share of defect pixels for uninformative maps.
 
     Notes
     -----
-    The value is that of :func:`sklearn.metrics.average_precision_score` on the concatenated pixels.
+    The value equals that of :func:`sklearn.metrics.average_precision_score` on the concatenated pixels.
 
     Examples
     --------
@@ -213,32 +215,32 @@ def pixel_average_precision_score(masks, maps, *, roi=None):
 
 
 def per_region_overlap_score(masks, maps, max_fpr=0.3, *, roi=None):
-    """Area under the per-region overlap curve (AUPRO), up to a false-positive rate.
+    r"""Compute the area under the per-region overlap curve (AUPRO), up to a false-positive rate.
 
     Each connected region of a mask counts the same: a scratch of 20 pixels weighs as much as a stain of 2000.
 
     Parameters
     ----------
     masks, maps : array-like of shape (n_images, height, width), or lists of (height, width)
-        The true masks and the anomaly maps, as in :func:`pixel_roc_auc_score`.
+        True masks and anomaly maps, as in :func:`pixel_roc_auc_score`.
     max_fpr : float, default=0.3
-        The false-positive rate, in (0, 1], where the curve ends. 0.3 is customary; 0.05 is nearer to what a production
-        line can bear.
+        False-positive rate at which the curve ends, in (0, 1]. 0.3 is customary; 0.05 is closer to what a production
+        line tolerates.
     roi : array of shape (height, width), Pillow image, path, or list of these, default=None
         Region of interest, as in :func:`pixel_roc_auc_score`.
 
     Returns
     -------
     score : float
-        Between 0 and 1; `max_fpr / 2` for maps that know nothing.
+        Normalized area, between 0 and 1; `max_fpr / 2` for uninformative maps.
 
     Notes
     -----
-    For a threshold :math:`t`, the overlap is :math:`\\frac{1}{K} \\sum_k |R_k \\cap \\{m \\ge t\\}| / |R_k|` over the
-    :math:`K` regions :math:`R_k` (8-connected) of all masks, and the false-positive rate is that over all pixels
-    outside the masks, those of images without a defect included. The area under the overlap against the
-    false-positive rate, from 0 to `max_fpr`, is divided by `max_fpr`. The curve is exact: each distinct value is a
-    threshold, equal values are taken together, and it is linearly interpolated at `max_fpr`.
+    For a threshold :math:`t`, the overlap is :math:`\frac{1}{K} \sum_k |R_k \cap \{m \ge t\}| / |R_k|` over the
+    :math:`K` regions :math:`R_k` (8-connected) of all masks. The false-positive rate is taken over all pixels outside
+    the masks, including those of images without a defect. The score is the area under the curve of overlap against
+    false-positive rate, from 0 to `max_fpr`, divided by `max_fpr`. The curve is exact: each distinct value is a
+    threshold, ties are grouped, and the curve is interpolated linearly at `max_fpr`.
 
     References
     ----------
@@ -257,8 +259,8 @@ def per_region_overlap_score(masks, maps, max_fpr=0.3, *, roi=None):
     if not isinstance(max_fpr, Real) or not 0.0 < max_fpr <= 1.0:
         raise ValueError(f"max_fpr: expected a number in (0, 1], got {max_fpr!r}. The customary value is 0.3.")
     found, above, at_or_above, n_normal = _operating_points(masks, maps, roi, region_weights=True)
-    # The overlap stays level between two defect values and rises along a straight line where defect and normal pixels
-    # tie: two points a value, (false positives above it, overlap above it) and (at it, at it), draw the whole curve.
+    # The overlap is constant between two defect values, and rises along a straight line where defect and normal pixels
+    # tie. Two points per value describe the whole curve: false positives and overlap above the value, and at or above.
     overlap = np.append(0.0, np.cumsum(found)) / found.sum()
     overlap = np.concatenate([[0.0], np.column_stack([overlap[:-1], overlap[1:]]).ravel(), [1.0]])
     fpr = np.concatenate([[0.0], np.column_stack([above, at_or_above]).ravel() / n_normal, [1.0]])

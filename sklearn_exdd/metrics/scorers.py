@@ -14,23 +14,23 @@ from sklearn_exdd.metrics.pixels import (
 class PixelScorer(_MetadataRequester):
     """Scorer that compares the anomaly maps of a detector with the true masks.
 
-    :func:`sklearn.metrics.make_scorer` knows labels only. This scorer calls `predict_map` and takes the masks as
-    metadata, so that a search can choose by how well defects are located.
+    :func:`sklearn.metrics.make_scorer` only supports labels. This scorer calls `predict_map` and takes the masks as
+    metadata, so a search can select candidates by how well they locate defects.
 
     Parameters
     ----------
     score_func : callable
-        `score_func(masks, maps, **kwargs)`, which returns a float, higher = better.
+        Function called as `score_func(masks, maps, **kwargs)`. It returns a float, higher = better.
     **kwargs : dict
         Further arguments of `score_func`.
 
     Notes
     -----
-    Masks reach the scorer by metadata routing: `sklearn.set_config(enable_metadata_routing=True)`, then
-    `search.fit(X, y, masks=masks)` or `cross_validate(..., params={"masks": masks})`. There must be one entry for each
-    image of X (`None` for those without a defect): each fold then gets its own. An image shown with a defect, but whose
-    mask is missing, counts as normal pixels only. In a Pipeline, the steps before the detector transform the images.
-    If the detector was fitted with a region of interest, `score_func` gets it as `roi`.
+    Masks reach the scorer by metadata routing: call `sklearn.set_config(enable_metadata_routing=True)`, then
+    `search.fit(X, y, masks=masks)` or `cross_validate(..., params={"masks": masks})`. Pass one entry for each image of
+    X, `None` for images without a defect, so that each fold gets its own masks. All pixels of a defect image whose mask
+    is missing count as normal. In a Pipeline, the steps before the detector transform the images.
+    If the detector was fitted with a region of interest, `score_func` receives it as `roi`.
 
     Examples
     --------
@@ -39,7 +39,7 @@ class PixelScorer(_MetadataRequester):
     PixelScorer(per_region_overlap_score, max_fpr=0.05)
     """
 
-    # "estimator" is an argument of `score` and not metadata; scikit-learn would list it otherwise.
+    # "estimator" is an argument of `score`, not metadata; scikit-learn would list it otherwise.
     __metadata_request__score = {"masks": True, "estimator": UNUSED}
 
     def __init__(self, score_func, **kwargs):
@@ -54,20 +54,20 @@ class PixelScorer(_MetadataRequester):
         """Score the maps that a fitted detector predicts; see :meth:`score`."""
         return self.score(estimator, X, y, masks=masks)
 
-    # The routing machinery looks for what a scorer requests under this name.
+    # Metadata routing reads the requests of a scorer from a method of this name.
     def score(self, estimator, X, y=None, *, masks=None):
-        """Score the maps that a fitted detector predicts; calling the scorer is the same.
+        """Score the maps that a fitted detector predicts. Calling the scorer does the same.
 
         Parameters
         ----------
         estimator : object
-            A fitted detector with `predict_map`, or a Pipeline or a search around one.
+            Fitted detector with `predict_map`, or a Pipeline or search around one.
         X : images
-            What `predict_map` takes.
+            Images to predict maps for.
         y : Ignored
-            scikit-learn passes it to every scorer.
+            Not used; scikit-learn passes it to every scorer.
         masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width) or None)
-            The true masks, one for each image of X.
+            True masks, one for each image of X.
         """
         if masks is None:
             raise TypeError(
@@ -77,7 +77,7 @@ class PixelScorer(_MetadataRequester):
             )
         detector, X = follow_to_detector(estimator, X)
         regions = {}
-        if hasattr(detector, "roi_"):  # which counts in the metric, too
+        if hasattr(detector, "roi_"):  # the metric counts the same pixels as the detector
             images = Images(X)
             own = [images.region(i) for i in range(len(images))]
             regions = {"roi": own if detector.roi_ is None else detector.roi_}

@@ -1,4 +1,4 @@
-"""Metrics of synthesis: how near synthetic defects come to real ones, in the features of an extractor."""
+"""Metrics of synthesis: distances between synthetic and real defects in the features of an extractor."""
 
 import warnings
 
@@ -8,34 +8,34 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.scoring import mask_coverage
 
-# Patches of one image resemble each other: more of them make nothing more certain.
+# Patches of one image resemble each other, so more of them would not make a distance more certain.
 _MAX_PATCHES = 16
 
 
 def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, feature_extractor="auto"):
-    """Fréchet distance between real and synthetic images (FID, with the feature extractors of this library).
+    r"""Compute the Fréchet distance between real and synthetic images (FID with an extractor of this library).
 
     Parameters
     ----------
     real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
-        The images to compare, of any size; at least 2 of each kind.
+        Images to compare, of any size; at least 2 of each kind.
     real_masks, synthetic_masks : array of shape (n, height, width) or list of arrays or paths, default=None
-        True on the defect. With masks, only the patches on the defects are compared: a defect covers a few percent of
-        an image. None, both, compares whole images.
+        Masks, True on the defect. With masks, only the patches on the defects are compared, because a defect covers
+        only a few percent of an image. If both are None, whole images are compared.
     feature_extractor : str or object, default="auto"
-        As in :func:`~sklearn_exdd.features.make_feature_extractor`; it is cloned and fitted on the real images. "auto"
-        takes features of EfficientNet-Lite0, pretrained on ImageNet; for published FIDs, those of an Inception network,
-        there is :func:`inception_distance`.
+        Feature extractor, as in :func:`~sklearn_exdd.features.make_feature_extractor`. It is cloned and fitted on the
+        real images. "auto" uses EfficientNet-Lite0, pretrained on ImageNet. For FID as papers report it, with an
+        Inception network, use :func:`inception_distance`.
 
     Returns
     -------
     distance : float
-        Between 0 and 4, lower = more alike; no unit.
+        Fréchet distance, between 0 and 4, lower = more alike; no unit.
 
     Warns
     -----
     UserWarning
-        If one kind has no more patches than there are features.
+        If one kind has no more patches than the extractor has features.
 
     See Also
     --------
@@ -43,20 +43,20 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
 
     Notes
     -----
-    For features of means :math:`\\mu_r, \\mu_s` and covariances :math:`C_r, C_s`, equation 6 of [1]_:
+    For features with means :math:`\mu_r, \mu_s` and covariances :math:`C_r, C_s`, the distance is equation 6 of [1]_:
 
-    .. math:: \\|\\mu_r - \\mu_s\\|^2 + \\mathrm{tr}\\left(C_r + C_s - 2 (C_r C_s)^{1/2}\\right)
+    .. math:: \|\mu_r - \mu_s\|^2 + \mathrm{tr}\left(C_r + C_s - 2 (C_r C_s)^{1/2}\right)
 
-    The features are those of patches: with masks, of the patches that the defect covers by half or more, or else of the
-    three it covers most, as in :class:`~sklearn_exdd.ExDDDetector`; at most 16 an image, evenly spread. Each image
-    weighs the same, however many patches it has. Features are standardised by mean and deviation of the real patches,
-    then scaled to unit length: a few strong defects would decide the value otherwise. So the real images set the
-    scale, and swapping the two kinds changes the value. It cannot be compared with values of another extractor, another
-    real set, or with published ones, which use a network trained on photographs. A yardstick is the distance of one
-    half of the real images from the other, split by part.
+    The features are those of patches, at most 16 per image, evenly spread. With masks, these are the patches that the
+    defect covers by half or more, or else the three that it covers most, as in :class:`~sklearn_exdd.ExDDDetector`.
+    Each image has the same weight, however many patches it has. Features are standardised by the mean and standard
+    deviation of the real patches, then scaled to unit length; otherwise, a few strong defects would decide the value.
+    The real images thus set the scale, and swapping the two kinds changes the value. The value cannot be compared with
+    values of another extractor or another real set, nor with published ones, which use another network. As a
+    yardstick, compute the distance between two halves of the real images, split by part.
 
-    The distance is biased: it falls as the number of images grows, and is above 0 between two halves of one set.
-    Compare values of equal numbers of images only.
+    The distance is biased: it falls as the number of images grows, and is > 0 between two halves of one set. Compare
+    only values for equal numbers of images.
 
     References
     ----------
@@ -85,15 +85,15 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
         if n_patches <= n_features:
             warnings.warn(
                 f"{name}: expected more patches than the {n_features} features, got {n_patches} patches of "
-                f"{len(starts)} images. The Fréchet distance then tells their number rather than their looks: use more "
-                "images, an extractor with fewer features, or kernel_distance.",
+                f"{len(starts)} images. The Fréchet distance then reflects their number rather than their appearance: "
+                "use more images, an extractor with fewer features, or kernel_distance.",
                 UserWarning,
                 stacklevel=2,
             )
         weights = _weights(patches, starts)
         moments.append((weights @ patches, np.cov(patches, rowvar=False, aweights=weights)))
     (real_mean, real_covariance), (synthetic_mean, synthetic_covariance) = moments
-    # The trace of the root of the product, by factors of both: no rounding error turns complex under a root.
+    # The trace of the root of the product, from factors of both: no rounding error can make a root complex.
     overlap = np.linalg.svd(_factor(real_covariance).T @ _factor(synthetic_covariance), compute_uv=False).sum()
     distance = np.sum((real_mean - synthetic_mean) ** 2)
     distance += np.trace(real_covariance) + np.trace(synthetic_covariance) - 2 * overlap
@@ -101,42 +101,42 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
 
 
 def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, feature_extractor="auto"):
-    """Kernel distance between real and synthetic images (KID, with the feature extractors of this library).
+    r"""Compute the kernel distance between real and synthetic images (KID with an extractor of this library).
 
     Parameters
     ----------
     real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
-        The images to compare, of any size; at least 3 of each kind.
+        Images to compare, of any size; at least 3 of each kind.
     real_masks, synthetic_masks : array of shape (n, height, width) or list of arrays or paths, default=None
-        As in :func:`frechet_distance`.
+        Masks, True on the defect, as in :func:`frechet_distance`.
     feature_extractor : str or object, default="auto"
-        As in :func:`frechet_distance`.
+        Feature extractor, as in :func:`frechet_distance`.
 
     Returns
     -------
     distance : float
-        Squared maximum mean discrepancy, at most 16, lower = more alike; no unit. It is unbiased, so around 0, and also
-        slightly below, for images of one kind, however few there are.
+        Squared maximum mean discrepancy, at most 16, lower = more alike; no unit. It is unbiased: for images of the
+        same kind, it varies around 0 and can be slightly negative, however few images there are.
     standard_error : float
-        How far the distance would vary with other images of the same kinds. Photographs of one and the same part are
-        not independent: where there are such, the true error is larger.
+        Standard error of the distance over other images of the same kinds. If several images show the same part, they
+        are not independent, and the true error is larger.
 
     Notes
     -----
-    Patches and their features are those of :func:`frechet_distance`: unit vectors :math:`u`. Two images :math:`i, j`
-    are as alike as their patches are on average, by the polynomial kernel of degree 3 of [1]_,
+    Patches and their features are those of :func:`frechet_distance`: unit vectors :math:`u`. The similarity of two
+    images :math:`i, j` is the mean over their patches of the polynomial kernel of degree 3 of [1]_,
 
-    .. math:: K_{ij} = \\frac{1}{n_i n_j} \\sum_{p \\in i} \\sum_{q \\in j} (u_p \\cdot u_q + 1)^3
+    .. math:: K_{ij} = \frac{1}{n_i n_j} \sum_{p \in i} \sum_{q \in j} (u_p \cdot u_q + 1)^3
 
     and the distance is its unbiased estimate (the U-statistic of [2]_, lemma 6) over all :math:`m` real images
     :math:`r` and :math:`n` synthetic ones :math:`s`:
 
-    .. math:: \\frac{1}{m (m - 1)} \\sum_{r \\ne r'} K_{rr'} + \\frac{1}{n (n - 1)} \\sum_{s \\ne s'} K_{ss'}
-              - \\frac{2}{m n} \\sum_{r, s} K_{rs}
+    .. math:: \frac{1}{m (m - 1)} \sum_{r \ne r'} K_{rr'} + \frac{1}{n (n - 1)} \sum_{s \ne s'} K_{ss'}
+              - \frac{2}{m n} \sum_{r, s} K_{rs}
 
-    Patches of one image are never compared with each other: they are alike in any case, and the distance would be
-    biased and depend on the sizes of the defects. Where [1]_ averages random subsets, all pairs are taken, with no
-    random number; the standard error is that of the jackknife over images.
+    Patches of the same image are never compared with each other. They are always alike, so the distance would be biased
+    and would depend on the size of the defects. While [1]_ averages over random subsets, this function uses all pairs
+    and no random numbers. The standard error is a jackknife estimate over images.
 
     References
     ----------
@@ -164,7 +164,7 @@ def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, f
         n_images = len(kernel)
         np.fill_diagonal(kernel, 0)
         distance += kernel.sum() / (n_images * (n_images - 1))
-        # The distance without one image, up to what it has in common with the distances without another.
+        # The distance with one image left out, up to a term that is the same for every image left out.
         left_out = (kernel.sum() - 2 * kernel.sum(axis=1)) / ((n_images - 1) * (n_images - 2))
         left_out -= 2 * (others.sum() - others.sum(axis=1)) / ((n_images - 1) * others.shape[1])
         variance += (n_images - 1) * np.var(left_out)
@@ -172,7 +172,7 @@ def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, f
 
 
 def _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, min_images):
-    """Features of the patches of both kinds, on the scale of the real ones, and the row where each image starts."""
+    """Return features of both kinds, on the scale of the real patches, and the row at which each image starts."""
     if (real_masks is None) != (synthetic_masks is None):
         given, missing = ("synthetic", "real") if real_masks is None else ("real", "synthetic")
         raise ValueError(
@@ -196,13 +196,13 @@ def _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, mi
     weights = _weights(*samples[0])
     mean = weights @ samples[0][0]
     deviation = np.sqrt(weights @ (samples[0][0] - mean) ** 2)
-    # A feature that is constant on the real patches, to rounding, would drown the others.
+    # A feature that is constant on the real patches, up to rounding, would dominate all others.
     deviation[deviation <= 1e-6 * (np.abs(mean) + 1e-6)] = np.inf
     return [(_unit_rows((patches - mean) / deviation), starts) for patches, starts in samples]
 
 
 def _patches(feature_map, extractor, images, masks, index):
-    """Features of at most `_MAX_PATCHES` patches of one image: those on the defect, or all."""
+    """Return features of at most `_MAX_PATCHES` patches of one image, from those on the defect or from all."""
     shown = np.arange(feature_map.shape[0] * feature_map.shape[1])
     if masks is not None:
         mask = masks.get(index, images.shape(index))
@@ -213,7 +213,7 @@ def _patches(feature_map, extractor, images, masks, index):
                 "Leave this image out, or pass no masks to compare whole images."
             )
         coverage = mask_coverage(mask, *extractor.patch_centers(feature_map.shape, mask.shape)).ravel()
-        # Thin defects fill no patch by half: then the three that they fill most.
+        # Thin defects may cover no patch by half: then take the three patches that they cover most.
         shown = np.flatnonzero((coverage >= min(0.5, np.sort(coverage)[-3:][0])) & (coverage > 0))
     if len(shown) > _MAX_PATCHES:
         shown = shown[np.linspace(0, len(shown) - 1, _MAX_PATCHES).round().astype(int)]
@@ -221,7 +221,7 @@ def _patches(feature_map, extractor, images, masks, index):
 
 
 def _weights(patches, starts):
-    """Weights of the patches that let each image count the same; their sum is 1."""
+    """Return weights of the patches that give each image the same weight; they sum to 1."""
     counts = np.diff([*starts, len(patches)])
     return np.repeat(1 / (len(starts) * counts), counts)
 
@@ -232,16 +232,16 @@ def _unit_rows(patches):
 
 
 def _factor(covariance):
-    """A matrix whose product with its own transpose is the covariance."""
+    """Return a matrix whose product with its own transpose is the covariance."""
     variances, directions = np.linalg.eigh(covariance)
     return directions * np.sqrt(variances.clip(0))
 
 
 def _pair_kernel(some, others):
-    """Mean kernel between the patches of each image of one kind and each of another."""
+    """Return the mean kernel between the patches of each image of one kind and each image of another."""
     (patches, starts), (other_patches, other_starts) = some, others
     counts, other_counts = np.diff([*starts, len(patches)]), np.diff([*other_starts, len(other_patches)])
-    # Image by image: all pairs of patches at once would not fit in memory.
+    # Image by image, because all pairs of patches at once would not fit in memory.
     sums = [
         np.add.reduceat(((rows @ other_patches.T + 1) ** 3).sum(axis=0), other_starts)
         for rows in np.split(patches, starts[1:])

@@ -1,4 +1,4 @@
-"""Monitoring: whether the images of a stream still resemble those of fit."""
+"""Monitoring: check whether a stream of images still resembles the training images."""
 
 from sklearn_exdd.monitor.drift import DriftMonitor
 

@@ -1,4 +1,4 @@
-"""Monitor of drift: whether scores and plain statistics of a stream of images still resemble those of fit."""
+"""Drift monitor: compares scores and simple statistics of a stream of images with those of normal images."""
 
 from numbers import Real
 from warnings import warn
@@ -16,55 +16,56 @@ from sklearn_exdd.monitor.image_statistics import PIXEL_STATISTICS, image_statis
 from sklearn_exdd.monitor.martingales import bet, no_bets, paying_change, smoothed_p_value
 
 _STATISTICS = ("score", *PIXEL_STATISTICS)
-_FEW = 20  # reference values below which a drift is noticed late or never
-_MAX_POOL = 2**17  # values of each statistic that are kept to compare new ones with
+_FEW = 20  # number of reference values below which drift is detected late or never
+_MAX_POOL = 2**17  # values of each statistic kept for comparison with new ones
 _MAX_HISTORY = 2**12  # points of the curves in a DriftDisplay
 
 
 class DriftMonitor(CheckedParams, BaseEstimator):
     """Watch a stream of images for drift, with a bound on the probability of ever raising a false alarm.
 
-    The promise of a detector's threshold holds for images like those in fit. The monitor compares the score of each
-    new image, and its brightness, contrast, sharpness and size, with those of normal images and of all earlier images
-    of the stream. If the stream is exchangeable with the normal images, the probability of an alarm, now or at
-    any later time, is at most `alpha`.
+    The promise of a detector's threshold holds only for images like those in `fit`. The monitor compares the score,
+    brightness, contrast, sharpness and size of each new image with those of normal images and of all earlier images of
+    the stream. If the stream is exchangeable with the normal images, the probability of an alarm, now or at any later
+    time, is at most `alpha`.
 
     Parameters
     ----------
     detector : object
-        Fitted detector, or a fitted Pipeline or search around one. It is used as it is, not cloned.
+        Fitted detector, or a fitted Pipeline or search around one. It is not cloned.
     alpha : float, default=0.01
-        Upper bound on the probability that a stream without drift ever raises an alarm, in (0, 1). The statistics share
-        it evenly.
+        Upper bound on the probability that a stream without drift ever raises an alarm, in (0, 1). It is split evenly
+        among the statistics.
     statistics : "all" or list of str, default="all"
         Statistics to watch: "score" (of the detector), "brightness", "contrast", "sharpness", "height" and "width" of
-        the images as they come, before any step of a Pipeline.
+        the raw images, before any step of a Pipeline.
     reference_scores : {"calibration", "unseen"}, default="calibration"
-        Scores to compare those of the stream with. "calibration" takes the `calibration_scores_` of the detector:
-        scores of normal training images as if it had not seen them. "unseen" scores the images that the monitor's `fit`
-        receives, which the detector must not have seen. Take them from the line, with its usual share of
-        defects, if it is not negligible.
+        Reference for the scores of the stream. "calibration" uses the `calibration_scores_` of the detector: scores of
+        normal training images as if it had not seen them. "unseen" scores the images passed to the monitor's `fit`,
+        which the detector must not have seen. Take these images from the line; if its share of defects is not
+        negligible, include defects in the usual proportion.
     random_state : int, RandomState instance or None, default=None
-        Breaks ties among equal values. Pass an int to get the same alarms in a repeated run.
+        Random numbers that break ties among equal values. Pass an int to get the same alarms in a repeated run.
 
     Attributes
     ----------
     statistics_ : list of str
-        Names of the statistics that are watched.
+        Names of the watched statistics.
     reference_ : dict of str to ndarray of shape (n_reference,)
         Sorted reference values of each statistic.
     log10_threshold_ : float
-        ``log10(n_statistics / alpha)``: a statistic whose martingale reaches it raises an alarm.
+        Alarm threshold of each martingale, ``log10(n_statistics / alpha)``.
     log10_martingales_ : dict of str to float
         Decimal logarithm of the martingale of each statistic after the latest image; 0 at the start.
     n_seen_ : int
         Number of images in the stream so far.
     alarms_ : dict of str to int
-        For each statistic that raised an alarm, the number of images after which it first did.
+        Number of images after which each statistic first raised an alarm, if it did.
     changes_ : dict of str to {"higher", "lower", "more spread", "less spread"}
-        How each of these statistics had changed.
+        Direction of change of each statistic that raised an alarm.
     history_ : ndarray of shape (n_points, 1 + n_statistics)
-        Number of images, and `log10_martingales_` after so many; of a long stream every second, fourth, ... image.
+        Number of images so far, and `log10_martingales_` at that point. Long streams are thinned to every second,
+        fourth, ... image.
 
     See Also
     --------
@@ -72,24 +73,25 @@ class DriftMonitor(CheckedParams, BaseEstimator):
 
     Notes
     -----
-    Every statistic has a conformal test martingale of its own (see [1]_ and [2]_). The p-value of an image is the
-    randomised rank of its value among the reference *and* all earlier values of the stream, so that the p-values
-    of an exchangeable stream are independent and uniform, however few reference values there are. The martingale bets
-    on beta densities of the p-values (towards either end, towards both, and towards the middle) and on the time of the
-    change. By Ville's inequality each exceeds ``n_statistics / alpha`` with a probability of at most
-    ``alpha / n_statistics``; the sum over the statistics is at most `alpha`, however they depend on each other. The
-    average of the martingales would not have this property: each is a martingale given its own past, but not given the
-    past of the others.
+    Every statistic has its own conformal test martingale (see [1]_ and [2]_). The p-value of an image is the
+    randomised rank of its value among the reference values *and* all earlier values of the stream. The p-values of an
+    exchangeable stream are therefore independent and uniform, however few reference values there are. The martingale
+    bets on beta densities of the p-values (towards either end, towards both, and towards the middle) and on the time
+    of the change. By Ville's inequality, the probability that a martingale ever reaches ``n_statistics / alpha`` is at
+    most ``alpha / n_statistics``. Summed over the statistics, this is at most `alpha`, however they depend on each
+    other. The average of the martingales would not have this property: each is a martingale given its own past, but not
+    given the past of the others.
 
-    An alarm does not go away by itself. Repair the cause and call :meth:`reset`, or fit the detector and the monitor
-    again. After each reset the bound `alpha` applies anew.
+    An alarm does not clear itself. Repair the cause and call :meth:`reset`, or refit the detector and the monitor.
+    After each reset, the bound `alpha` applies anew.
 
-    Scores of memory banks that leave one image out have nearly, not exactly, the distribution of new scores. The other
-    reference values, and all with "unseen", are exact. Images that are not exchangeable without any drift, such as
-    several photographs of each part in turn, void the promise: pass one photograph of each part.
+    Calibration scores, for which a memory bank leaves out the image, have approximately but not exactly the
+    distribution of new scores. All other reference values are exact, and so are the scores with "unseen". The promise
+    does not hold for images that are not exchangeable even without drift, such as several images of each part in turn:
+    pass one image per part.
 
-    Memory does not grow with the stream: from 2^17 values on, a random half of those kept is dropped from time to
-    time, which leaves the p-values independent and uniform.
+    Memory does not grow with the stream: above 2^17 values, a random half of the stored values is dropped from time
+    to time. This leaves the p-values independent and uniform.
 
     References
     ----------
@@ -138,13 +140,13 @@ class DriftMonitor(CheckedParams, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
-        """Learn the reference values, and begin a new stream.
+        """Learn the reference values and begin a new stream.
 
         Parameters
         ----------
         X : images
-            Normal images, for the statistics of pixels. The training images of the detector will do, as pixels do not
-            depend on training; for ``reference_scores="unseen"`` they must be others.
+            Normal images, for the pixel statistics. These can be the training images of the detector, as pixels do not
+            depend on training. For ``reference_scores="unseen"``, they must be images that the detector has not seen.
         y : None
             Ignored.
 
@@ -157,14 +159,14 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         NotFittedError
             If the detector is not fitted.
         ValueError
-            If the detector has no calibration scores, if some images are training images where they must not be, or if
-            an image is not valid.
+            If the detector has no calibration scores, if an image is a training image although
+            ``reference_scores="unseen"``, or if an image is not valid.
 
         Warns
         -----
         UserWarning
-            If there are fewer than 20 reference values. The bound `alpha` holds all the same, but drift is noticed late
-            or never.
+            If there are fewer than 20 reference values. The bound `alpha` still holds, but drift is detected late or
+            never.
         """
         names = list(_STATISTICS) if self.statistics == "all" else list(self.statistics)
         detector = self._fitted_detector()
@@ -175,7 +177,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         if few:
             warn(
                 f"DriftMonitor: expected at least {_FEW} reference values, got fewer for {', '.join(few)}. The bound "
-                "on false alarms holds, but drift will be noticed late or never. Fit on more normal images.",
+                "on false alarms holds, but drift will be detected late or never. Fit on more normal images.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -187,7 +189,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         return self.reset()
 
     def reset(self):
-        """Forget the stream and its alarms, and begin a new one, compared with the same reference.
+        """Forget the stream and its alarms, and begin a new stream with the same reference.
 
         Returns
         -------
@@ -195,8 +197,8 @@ class DriftMonitor(CheckedParams, BaseEstimator):
 
         Notes
         -----
-        The bound `alpha` holds for each stream: two streams raise a false alarm with a probability of at most twice as
-        much.
+        The bound `alpha` holds for each stream. For two streams, the probability of a false alarm is at most twice as
+        high.
         """
         check_is_fitted(self, "reference_")
         self.n_seen_, self._n_streams = 0, self._n_streams + 1
@@ -208,25 +210,25 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         return self
 
     def update(self, X, *, scores=None):
-        """Add images to the stream, and say whether it has drifted.
+        """Add images to the stream and report whether it has drifted.
 
-        One image at a time or all at once: the result is the same.
+        The result is the same whether images are added one at a time or all at once.
 
         Parameters
         ----------
         X : images
-            In the order in which they were taken. Other sizes than in fit are no error: sizes are statistics like
-            others.
+            New images, in the order in which they were taken. Sizes may differ from those in `fit`: height and width
+            are watched like the other statistics.
         scores : array-like of shape (n_images,), default=None
-            What `score_samples` of the detector returned for X, if that is known already. By default X is scored here.
+            Result of the detector's `score_samples` for X, if already known. By default, X is scored here.
 
         Returns
         -------
         result : Bunch
-            ``alarm``, whether the stream has raised an alarm, now or earlier; ``which``, a list of the statistics that
-            did, in order of time; ``changes``, a dict of how each had changed ("higher", "lower", "more spread" or
-            "less spread"); ``log10_martingales``, a dict of the present values; and ``n_seen``, the number of images in
-            the stream.
+            ``alarm``: whether the stream has raised an alarm, now or earlier; ``which``: list of the statistics that
+            did, in order of time; ``changes``: dict of how each of them had changed ("higher", "lower", "more spread"
+            or "less spread"); ``log10_martingales``: dict of the current values; ``n_seen``: number of images in the
+            stream.
 
         Raises
         ------
@@ -234,14 +236,14 @@ class DriftMonitor(CheckedParams, BaseEstimator):
             If `fit` was not called.
         ValueError
             If X is empty, an image is not valid (the message names it), or the detector has been fitted or corrected
-            since the monitor was. The monitor then remains as it was.
+            since the monitor was fitted. The monitor is then left unchanged.
         """
         check_is_fitted(self, "reference_")
         detector = self._fitted_detector()
         if not all(map(_is_equal, _state_of(detector), self._detector_state)):
             raise ValueError(
                 "detector: expected the detector as it was when the monitor was fitted, got one that was fitted or "
-                "corrected since, so that its scores have changed. Fit the monitor again."
+                "corrected since then, so its scores have changed. Fit the monitor again."
             )
         columns = _statistics_of(X, detector, self.statistics_)
         if "score" in self.statistics_:
@@ -256,11 +258,11 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         )
 
     def _advance(self, values):
-        """Add rows of values, one an image, to the stream."""
+        """Add rows of values, one per image, to the stream."""
         pools, log_capitals, n_seen = list(self._pools), self._log_capitals, self.n_seen_
         alarms, changes, points = dict(self.alarms_), dict(self.changes_), []
         for row in values:
-            # Counted by the images, so that neither the size of batches nor a restart changes the numbers.
+            # Seeded by the image count, so neither batch size nor a restart changes the random numbers.
             random = np.random.Generator(np.random.Philox(counter=[0, n_seen, 0, 0], key=[self._seed, self._n_streams]))
             p_values = np.array([smoothed_p_value(*one) for one in zip(pools, row, random.random(len(row)))])
             pools = [_joined(pool, value, random) for pool, value in zip(pools, row)]
@@ -288,7 +290,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
             if calibration is None or not np.isfinite(calibration).any():
                 raise ValueError(
                     f"detector: expected finite calibration_scores_, got none from {type(detector).__name__}. Set "
-                    "reference_scores='unseen', and fit the monitor on normal images that the detector has not seen."
+                    "reference_scores='unseen' and fit the monitor on normal images that the detector has not seen."
                 )
             return calibration[np.isfinite(calibration)]
         if hasattr(detector, "training_digests_") and holds_images(X):
@@ -296,7 +298,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
             if is_known.any():
                 raise ValueError(
                     f"X: expected images that the detector has not seen, got {is_known.sum()} of its training images, "
-                    f"X[{int(np.argmax(is_known))}] among them, whose scores are too low. Leave them out, or set "
+                    f"including X[{int(np.argmax(is_known))}], whose scores are too low. Leave them out, or set "
                     "reference_scores='calibration'."
                 )
         return self._score(X)
@@ -307,13 +309,14 @@ class DriftMonitor(CheckedParams, BaseEstimator):
 
 
 def _statistics_of(X, detector, names):
-    """Return the statistics of pixels among some names, an array of shape (n_images,) for each."""
+    """Return an array of shape (n_images,) for each pixel statistic among some names."""
     wanted = [name for name in names if name in PIXEL_STATISTICS]
     if not wanted:
         return {}
     if hasattr(detector, "n_features_in_") and not holds_images(X):
         raise ValueError(
-            f"statistics: expected ['score'] for feature rows, which have no pixels, got {names!r}. Set it."
+            f"statistics: expected ['score'] for feature rows, which have no pixels, got {names!r}. Set "
+            "statistics=['score']."
         )
     channels, bits = getattr(detector, "image_channels", None), getattr(detector, "bits_", None)
     images = Images(X, "X", channels=channels, bits=bits)
@@ -326,7 +329,7 @@ def _statistics_of(X, detector, names):
 def _checked_scores(scores, n_images):
     scores = column_or_1d(scores, dtype=np.float64)
     if len(scores) != n_images:
-        raise ValueError(f"scores: expected {n_images}, one for each image of X, got {len(scores)}.")
+        raise ValueError(f"scores: expected {n_images} scores, one for each image of X, got {len(scores)}.")
     if not np.isfinite(scores).all():
         index = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise ValueError(f"scores[{index}]: expected a finite number, got {scores[index]}.")
@@ -334,10 +337,10 @@ def _checked_scores(scores, n_images):
 
 
 def _joined(pool, value, random):
-    """Return a sorted pool with one more value; of a pool that has become too large, a random half.
+    """Return a sorted pool with one more value, or a random half of it if the pool has become too large.
 
-    Which half is independent of all p-values so far, and nothing is bet on it. So the values that are kept are
-    exchangeable with those to come, and the p-values to come are as independent and uniform as before.
+    The choice of the half is independent of all p-values so far, and no bet depends on it. The values kept are
+    therefore exchangeable with future ones, and future p-values remain independent and uniform.
     """
     pool = np.insert(pool, np.searchsorted(pool, value), value)
     return np.sort(random.choice(pool, len(pool) // 2, replace=False)) if len(pool) > _MAX_POOL else pool
@@ -348,5 +351,5 @@ def _is_equal(one, other):
 
 
 def _state_of(detector):
-    """Return what changes when a detector is fitted or corrected: its calibration scores and the images it has seen."""
+    """Return the attributes that change when a detector is fitted or corrected."""
     return [np.array(getattr(detector, name, np.nan)) for name in ("calibration_scores_", "training_digests_")]

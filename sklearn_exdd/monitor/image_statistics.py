@@ -1,4 +1,4 @@
-"""Statistics of images that a change of lamp, lens, camera or parts moves."""
+"""Simple image statistics that respond to changes of lamp, lens, camera or parts."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ PIXEL_STATISTICS = ("brightness", "contrast", "sharpness", "height", "width")
 
 
 def image_statistics(image):
-    """Return plain statistics of one image.
+    """Return simple statistics of one image.
 
-    Each is meant to answer to one cause. Light that dims all pixels by the same factor changes only the brightness, and
-    blur hardly anything but the sharpness.
+    Each statistic is meant to respond to one cause. Light that dims all pixels by the same factor changes only the
+    brightness; blur changes little besides the sharpness.
 
     Parameters
     ----------
@@ -18,10 +18,9 @@ def image_statistics(image):
     Returns
     -------
     statistics : dict of str to float
-        ``brightness``, the mean, in [0, 1]; ``contrast``, the standard deviation over the mean, >= 0 (0 for a
-        black image); ``sharpness``, the mean squared difference of neighbouring pixels over twice the variance, in
-        [0, 2] as a rule (1 for noise, 0 for a constant image); ``height`` and ``width`` in pixels. Channels are
-        averaged first.
+        ``brightness``: the mean, in [0, 1]; ``contrast``: the standard deviation over the mean, >= 0 (0 for a black
+        image); ``sharpness``: the mean squared difference of neighbouring pixels over twice the variance, usually in
+        [0, 2] (1 for noise, 0 for a constant image); ``height`` and ``width``, in pixels. Channels are averaged first.
 
     Examples
     --------

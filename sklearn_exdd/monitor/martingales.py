@@ -1,14 +1,14 @@
 """Conformal test martingales: capital that grows by bets against the hypothesis that a stream is exchangeable.
 
 A martingale starts at 1, and its mean stays 1 as long as the hypothesis holds. By Ville's inequality, the probability
-that it ever reaches ``1 / alpha`` is then at most alpha, however long the stream.
+that it ever reaches ``1 / alpha`` is then at most ``alpha``, however long the stream.
 """
 
 import numpy as np
 from scipy.special import betaln, xlog1py, xlogy
 
-# Beta densities (a, b) that are bet on, and the change of the values that each one pays for. Strong bets notice a large
-# change after few images, weak ones notice a small change at all.
+# Beta densities (a, b) to bet on, and the change that each one pays for. Strong bets detect a large change after few
+# images; only weak bets detect a small change.
 _BETS = {
     (1 / 4, 1): "higher",
     (1 / 2, 1): "higher",
@@ -21,20 +21,20 @@ _BETS = {
 }
 _A, _B = np.array(list(_BETS), dtype=float).T
 _CHANGES = list(_BETS.values())
-_LOWEST = 1e-15  # p-values are exact down to about 1e-16, where the densities are infinite
+_LOWEST = 1e-15  # lower limit of p-values: they are exact to about 1e-16, and densities are infinite at 0
 
 
 def smoothed_p_value(pool, value, tie_break):
     """Return the share of a pool that is at least as high as a value, counting a random part of the ties.
 
     If the value is exchangeable with the pool, the p-value is uniform on [0, 1]. If the value then joins the pool, the
-    p-values of a stream are independent as well. Against a pool that stays fixed they are not: a few hundred
-    reference values that happen to lie low would make all later p-values too small.
+    p-values of a stream are also independent. With a fixed pool they are not: if a few hundred reference values happen
+    to be low, all later p-values are too small.
 
     Parameters
     ----------
     pool : ndarray of shape (n,)
-        Sorted in ascending order.
+        Values to compare with, sorted in ascending order.
     value : float
     tie_break : float
         Uniform random number in [0, 1).
@@ -42,7 +42,7 @@ def smoothed_p_value(pool, value, tie_break):
     Returns
     -------
     p_value : float
-        Small if the value is high.
+        The p-value; small if the value is high.
 
     References
     ----------
@@ -64,7 +64,7 @@ def smoothed_p_value(pool, value, tie_break):
 
 
 def no_bets(n_martingales):
-    """Return the logarithms of the capital of each martingale in each bet before the first image: nothing."""
+    """Return log capitals of each martingale in each bet before the first image: -inf, as nothing is invested yet."""
     return np.full((n_martingales, len(_BETS)), -np.inf)
 
 
@@ -76,7 +76,7 @@ def bet(log_capitals, p_values, n_seen):
     log_capitals : ndarray of shape (n_martingales, n_bets)
         Natural logarithm of the capital in each bet.
     p_values : ndarray of shape (n_martingales,)
-        p-values of the image, one a martingale, in [0, 1].
+        p-values of the image, one per martingale, in [0, 1].
     n_seen : int
         Number of images before this one.
 
@@ -85,15 +85,15 @@ def bet(log_capitals, p_values, n_seen):
     log_capitals : ndarray of shape (n_martingales, n_bets)
         Capitals after this image.
     log10_martingales : ndarray of shape (n_martingales,)
-        Decimal logarithm of the value of each martingale: its bets, and the reserve.
+        Decimal logarithm of the value of each martingale: the sum of its bets and its reserve.
 
     Notes
     -----
-    Nobody knows when a change comes. Before image t = 1, 2, ... the share ``R(t) - R(t + 1)`` of the initial capital is
-    taken from the reserve ``R(t) = 1 / (1 + log(t))`` and divided evenly among the bets, which multiply it by a
-    beta density of every p-value from then on. The reserve falls so slowly that a change after a million images is
-    noticed some three images later than one after a thousand. The simple jumper moves a fixed share
-    from bet to bet instead, and loses its capital exponentially while nothing happens.
+    The time of a change is unknown. Before image t = 1, 2, ..., the share ``R(t) - R(t + 1)`` of the initial capital is
+    taken from the reserve ``R(t) = 1 / (1 + log(t))`` and divided evenly among the bets. From then on, each bet
+    multiplies its share by a beta density of every p-value. The reserve falls so slowly that a change after a million
+    images is detected only about three images later than one after a thousand. The simple jumper instead moves a fixed
+    share from bet to bet, and loses capital exponentially as long as nothing changes.
 
     References
     ----------
@@ -120,7 +120,7 @@ def bet(log_capitals, p_values, n_seen):
 
 
 def paying_change(log_capitals):
-    """Return what change of the values brought one martingale its capital, such as "higher".
+    """Return the change, such as "higher", whose bet holds most of the capital of a martingale.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Exact nearest rows by matrix products."""
+"""Exact nearest-neighbour search by matrix products."""

@@ -1,16 +1,15 @@
-"""Lower bounds of squared distances, from one matrix product: in float64, float32 or bfloat16."""
+"""Lower bounds of squared distances from one matrix product in float64, float32 or bfloat16."""
 
 import numpy as np
 
 from sklearn_exdd._torch import resolve_precision
 
-SET_SIZE = 8  # the rows of a product are filled up to whole sets
-_N_DIFFERENCES = 2**18  # at a time: they stay in the cache
+SET_SIZE = 8  # rows of a product are padded to a multiple of this
+_N_DIFFERENCES = 2**18  # differences computed at a time: they fit into the cache
 
 
 def products(points):
-    """The products that the processor does fast and that hold the distances of points, from the cheapest to the
-    tightest."""
+    """Return the products that are fast on this processor and can hold the distances, from cheapest to tightest."""
     import torch
 
     rounded = resolve_precision("auto", torch.device("cpu"))
@@ -19,7 +18,7 @@ def products(points):
 
 
 def check_distances(points, name):
-    """Refuse points whose squared distances their dtype cannot hold."""
+    """Refuse points whose squared distances exceed the range of their dtype."""
     largest, limit = _largest(points), _limit(points.dtype, points)
     if largest > limit:
         raise ValueError(
@@ -37,22 +36,22 @@ def _limit(dtype, points):
 
 
 def centered(points, center, dtype):
-    """Points less a centre, without a loss of digits that the points have: of smaller norms bounds are tighter."""
+    """Subtract a centre from points without losing precision. Smaller norms give tighter bounds."""
     return (points.astype(np.result_type(points, dtype), copy=False) - center).astype(dtype, copy=False)
 
 
 def rounding(dtype, n_terms):
-    """What a sum of so many terms is off by at most, relative to the sum of their absolute values."""
+    """Return the largest error of a sum of `n_terms` terms, relative to the sum of their absolute values."""
     return (8 + n_terms) * np.finfo(dtype).eps
 
 
 def squares(points):
-    """Squared lengths."""
+    """Return the squared lengths of points."""
     return np.einsum("ij,ij->i", points, points)
 
 
 def squared_distances(X, own, Y, others, dtype):
-    """Between pairs of points of two sets, from differences in a dtype."""
+    """Return squared distances between pairs of points of two sets, from differences in a dtype."""
     distances, block = np.empty(len(own), dtype=dtype), 1 + _N_DIFFERENCES // X.shape[1]
     for start in range(0, len(own), block):
         some = slice(start, start + block)
@@ -61,34 +60,34 @@ def squared_distances(X, own, Y, others, dtype):
 
 
 class Float64Product:
-    """Bounds of the squared distances between queries and rows from below.
+    """Lower bounds on the squared distances between queries and rows.
 
     Points are ndarrays of shape (n, n_features), of the dtype of the class, and near 0: see `centered`. The product of
     ``of_queries(points)`` with ``of_rows(points)`` transposed is a tensor of bounds.
     """
 
     dtype = np.float64
-    farthest = np.inf  # a comparable number that no bound exceeds
+    farthest = np.inf  # comparable number that no bound exceeds
 
     @classmethod
     def of_queries(cls, points):
-        """Matrix (n, n_columns)."""
+        """Return the matrix (n, n_columns) of queries."""
         return cls._tensor(points, cls._shortened(points), np.ones((len(points), 1)))
 
     @classmethod
     def of_rows(cls, points):
-        """Matrix (n or more, n_columns): with what fills up whole sets, farther than anything."""
+        """Return the matrix (n or more, n_columns) of rows, padded with rows farther away than any real one."""
         columns = -2 * points, np.ones((len(points), 1)), cls._shortened(points)
         return _filled(cls._tensor(*columns), points.shape[1] + 1)
 
     @staticmethod
     def reach(limits):
-        """What a bound may read if the squared distance is not above a limit."""
+        """Return the largest possible bounds of squared distances that do not exceed the limits."""
         return limits
 
     @classmethod
     def comparable(cls, numbers):
-        """Bounds, or what they may read, from a tensor to an ndarray of numbers that compare as they do."""
+        """Convert a tensor of bounds, or of their limits, to an ndarray of numbers with the same order."""
         import torch
 
         return numbers.to(getattr(torch, np.dtype(cls.dtype).name)).numpy()
@@ -101,23 +100,24 @@ class Float64Product:
 
     @classmethod
     def _shortened(cls, points):
-        """Squared lengths, a column, less what rounding may add."""
+        """Return a column of squared lengths, reduced by the largest possible rounding error."""
         return ((1 - rounding(cls.dtype, points.shape[1])) * squares(points).astype(np.float64))[:, None]
 
 
 class Float32Product(Float64Product):
-    """The same in float32."""
+    """Lower bounds computed in float32."""
 
     dtype = np.float32
 
 
 class BFloat16Product(Float32Product):
-    """The same with points rounded to bfloat16, of which the lengths of the rounding errors are taken off.
+    """Lower bounds computed from points rounded to bfloat16, reduced by the effect of the rounding errors.
 
     Notes
     -----
-    By Cauchy and Schwarz ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``: two more columns. Squared lengths
-    take two columns each for their digits. The sums are float32, and rounded once, in the end.
+    By the Cauchy-Schwarz inequality, ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``, which takes two more
+    columns. Squared lengths take two columns each to keep enough digits. Sums are accumulated in float32 and rounded
+    once at the end.
     """
 
     farthest = np.iinfo(np.int16).max
@@ -144,7 +144,7 @@ class BFloat16Product(Float32Product):
 
     @classmethod
     def _digits(cls, points):
-        """Squared lengths, the leading digits and the next ones, not more than they are."""
+        """Return squared lengths as leading digits and a remainder, whose sum is not larger than the exact value."""
         import torch
 
         exact = torch.from_numpy(cls._shortened(points))
@@ -160,12 +160,12 @@ class BFloat16Product(Float32Product):
     def comparable(numbers):
         import torch
 
-        # The bits of floats compare as the floats do, unless both are below 0, and integers are compared much faster.
+        # The bits of floats have the order of the floats, unless both are < 0, and integers are compared much faster.
         return numbers.bfloat16().view(torch.int16).numpy()
 
 
 def _rounded(points):
-    """In bfloat16, and the lengths of what that has changed."""
+    """Return points in bfloat16, and the lengths of their rounding errors."""
     import torch
 
     rounded = torch.from_numpy(points).bfloat16()
@@ -179,7 +179,7 @@ def _rounded_up(lengths):
 
 
 def _filled(matrix, column):
-    """With further rows up to whole sets, whose squared norm, in the given column, no distance reaches."""
+    """Pad a matrix to a multiple of SET_SIZE rows, with a squared norm in `column` larger than any real distance."""
     import torch
 
     n_points = len(matrix)

@@ -1,4 +1,4 @@
-"""Exact nearest rows: cheap bounds of all distances first, then the distances of the few that may be nearest."""
+"""Exact nearest rows: bound all distances cheaply, then measure the few rows that may be nearest."""
 
 import numpy as np
 from sklearn.utils import gen_batches
@@ -16,14 +16,14 @@ from sklearn_exdd.neighbors.bounds import (
     squares,
 )
 
-_N_BOUNDS = 2**22  # that each thread computes at a time: they stay in the cache
-_N_PROBES = 64
-_N_OUTRIGHT = 8  # queries that are measured against all rows: to prepare a view takes as long
-# Sets that may hold a neighbour of a query, and rows: where there are more the next view takes less time.
+_N_BOUNDS = 2**22  # bounds that each thread computes at a time: they fit into the cache
+_N_PROBES = 64  # queries on which a view is tried first
+_N_OUTRIGHT = 8  # queries measured against all rows, which takes no longer than preparing a view
+# Most sets that may hold a neighbour of a query, and most rows. If there are more, the next view is faster.
 _N_LEFT = _N_MEASURED = 256
-_N_SETS = 32  # up to which all rows are looked at instead
+_N_SETS = 32  # number of sets up to which all rows are compared directly
 
-# A cheap view of the rows takes preparation: it has to save a long product, often.
+# Preparing a cheap view only pays off if it replaces a long product many times.
 _MIN_ROWS, _MIN_FEATURES = 1024, 256
 _MAX_DIRECTIONS = 64
 
@@ -35,20 +35,20 @@ class ExactSearch:
     ----------
     rows : ndarray of shape (n_rows, n_features), float32 or float64
     groups : ndarray of shape (n_rows,), int
-        Rows of one group can be left out together.
+        Group of each row. Rows of one group can be left out together.
 
     Notes
     -----
-    A *view* of the rows gives, by a matrix product, for each pair of query and row a number that their squared distance
-    is not below. The rows with the least bounds are measured exactly, from differences, and then those whose bounds do
-    not exceed the farthest of these: none can be missing. The queries for which they are too many go on to the next
-    view, which is dearer and tighter. A view that fails for most of the first queries is not asked about the rest. A
-    view is prepared when more than a few queries have come to it.
+    A *view* computes a lower bound on the squared distance of every query-row pair with a single matrix product. The
+    rows with the smallest bounds are measured exactly, from differences. Then all rows are measured whose bounds do not
+    exceed the largest of these distances, so no neighbour can be missed. Queries with too many such rows go on to the
+    next view, which is more expensive and tighter. If a view fails for most of the first queries, it is not used for
+    the rest. A view is prepared only once it is needed for more than a few queries.
 
-    The first view is of few dimensions: the coordinates in the directions in which rows differ most from those next to
-    them, and the length of what is left (no two points are farther apart there than they are, by the triangle
-    inequality). The others are of all dimensions: in bfloat16 where the processor has the instructions, as then is the
-    first, in float32 and in float64.
+    The first view has few dimensions: the coordinates in the directions in which rows differ most from their nearest
+    neighbours, and the length of the remainder. By the triangle inequality, two points are never farther apart in this
+    view than in reality. The other views have all dimensions, in bfloat16, float32 and float64. Bfloat16
+    is only used if the processor has instructions for it, and then also in the first view.
     """
 
     def __init__(self, rows, groups):
@@ -65,15 +65,15 @@ class ExactSearch:
         self._views, self._n_outright = {}, 0
 
     def kneighbors(self, X, n_neighbors, exclude=None):
-        """Nearest rows of each query.
+        """Find the nearest rows of each query.
 
         Parameters
         ----------
         X : ndarray of shape (n_queries, n_features), of the dtype of the rows
         n_neighbors : int
-            At most the number of rows that are not left out.
+            Number of neighbours, at most the number of rows that are not left out.
         exclude : ndarray of shape (n_queries,), default=None
-            For each query the group whose rows are left out.
+            Group whose rows are left out, for each query.
 
         Returns
         -------
@@ -87,7 +87,7 @@ class ExactSearch:
         left, block = np.arange(len(X)), 1 + torch.get_num_threads() * _N_BOUNDS // len(self.rows)
         for kind in self._kinds:
             if kind == (None, BFloat16Product) and len(left) <= _N_PROBES:
-                continue  # of so few the tighter product takes no longer
+                continue  # for so few queries, the tighter product takes no longer
             is_dear = len(self.rows) >= _MIN_ROWS and kind not in self._views
             if is_dear and self._n_outright + len(left) <= _N_OUTRIGHT:
                 self._n_outright += len(left)
@@ -110,13 +110,13 @@ class ExactSearch:
         return self._views[kind]
 
     def _search(self, view, X, n_neighbors, exclude):
-        """Nearest rows of each query, and of which queries they are sure."""
+        """Return distances to the nearest rows, the rows, and whether they are certain, for each query."""
         import torch
 
         points = view.points(X)
         bounds = view.product.comparable(view.bounds(points))
         self._leave_out(exclude, bounds, view.product.farthest)
-        # The least bounds are in the sets with the least members.
+        # The smallest bounds are in the sets with the smallest minimum.
         members = bounds.reshape(len(X), SET_SIZE, -1)
         least = torch.from_numpy(members).amin(dim=1).numpy()
         sets = _least(least, min(n_neighbors, least.shape[1]))
@@ -146,14 +146,14 @@ class ExactSearch:
         return self.measure(X, np.broadcast_to(np.arange(shape[1]), shape), possible, n_neighbors)
 
     def measure(self, X, candidates, possible, n_neighbors):
-        """Distances to the nearest candidates, without cancellation; ties go to the lowest row.
+        """Measure the distances to the nearest candidates without cancellation. Ties go to the lowest row.
 
         Parameters
         ----------
         X : ndarray of shape (n_queries, n_features)
         candidates : ndarray of shape (n_queries, n_candidates), int
         possible : ndarray of shape (n_queries, n_candidates), bool
-            False where a candidate is none; its distance is infinite.
+            Whether each candidate counts. If False, its distance is infinite.
         n_neighbors : int
 
         Returns
@@ -169,20 +169,20 @@ class ExactSearch:
 
 
 def _least(values, n_least):
-    """Places of the least numbers of each row, in any order."""
+    """Return the positions of the smallest values of each row, in any order."""
     if n_least == 1:
         return values.argmin(axis=1)[:, None]
     return np.argpartition(values, n_least - 1, axis=1)[:, :n_least]
 
 
 def _first(distances, rows, n_neighbors):
-    """The least distances of each query, ascending, and their rows; ties go to the lowest row."""
+    """Return the smallest distances of each query in ascending order, and their rows. Ties go to the lowest row."""
     order = np.lexsort((rows, distances))[:, :n_neighbors]
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _merged(distances, rows, queries, more_distances, more_rows):
-    """The same of as many a query, with pairs of query and row that have come to them."""
+    """Merge further query-row pairs into the neighbours of queries, and return the nearest ones as `_first` does."""
     n_queries, n_neighbors = distances.shape
     queries = np.append(np.repeat(np.arange(n_queries), n_neighbors), queries)
     distances, rows = np.append(distances, more_distances), np.append(rows, more_rows)
@@ -193,7 +193,7 @@ def _merged(distances, rows, queries, more_distances, more_rows):
 
 
 class _View:
-    """Rows as they are or reduced, for a product."""
+    """Rows in all or in reduced dimensions, prepared for a product."""
 
     def __init__(self, rows, center, reduction, product):
         self.product, self._center = product, center
@@ -202,26 +202,28 @@ class _View:
         self._matrix = product.of_rows(points)
         if self._refines:
             self._reduced, self._lengths = points, np.sqrt(squares(points))
-            self._slack = rounding(rows.dtype, rows.shape[1])  # of the coordinates
+            self._slack = rounding(rows.dtype, rows.shape[1])  # rounding error of the coordinates
 
     @property
     def _refines(self):
-        """Whether bounds are rounded so much that the points themselves tell more."""
+        """Whether bounds are so coarse that distances between the reduced points are tighter."""
         return self._reduction is not None and self.product is BFloat16Product
 
     def points(self, X):
-        """Where rows or queries lie in the view."""
+        """Return the coordinates of rows or queries in the view."""
         if self._reduction is not None:
             return self._reduction.transform(X)
         return centered(X, self._center, self.product.dtype)
 
     def bounds(self, points):
-        """A tensor (n_queries, n_rows or more)."""
+        """Return lower bounds, a tensor (n_queries, n_rows or more)."""
         return self.product.of_queries(points) @ self._matrix.T
 
     def nearer(self, points, bounds, least, limits):
-        """The pairs of query and row that may be no farther than the query's limit, and which queries have not too
-        many; of the others there are none."""
+        """Return the query-row pairs that may lie within the query's limit, and whether each query has few of them.
+
+        Queries with too many such rows have no pairs in the result.
+        """
         import torch
 
         reach = self.product.comparable(torch.from_numpy(self.product.reach(limits.astype(np.float64) ** 2)))[:, None]
@@ -246,7 +248,7 @@ class _View:
 
 
 class _Reduction:
-    """To the directions in which near rows differ most, and the length of what is left."""
+    """Projection onto the directions in which near rows differ most, and the length of the remainder."""
 
     def __init__(self, rows, center):
         self._center = center
@@ -261,10 +263,10 @@ class _Reduction:
 
     def transform(self, rows):
         points = np.empty((len(rows), self._basis.shape[1] + 1), dtype=rows.dtype)
-        for some in gen_batches(len(rows), _MIN_ROWS):  # which stay in the cache
+        for some in gen_batches(len(rows), _MIN_ROWS):  # batches that fit into the cache
             rest = rows[some] - self._center
             coordinates = rest @ self._basis
-            # A difference of squared lengths would lose the digits of a short rest.
+            # A difference of squared lengths would lose the digits of a short remainder.
             rest -= coordinates @ self._basis.T
             points[some, :-1], points[some, -1] = coordinates, np.sqrt(squares(rest))
         return points

@@ -1,4 +1,4 @@
-"""Which detector to take for which images."""
+"""Choice of a detector for given images."""
 
 from sklearn_exdd.recommendation.rules import recommended
 

@@ -1,4 +1,4 @@
-"""The detector that measured best for what a user has."""
+"""Rules that choose a detector by the number of images, defects and masks, and the time available."""
 
 from numbers import Real
 
@@ -12,7 +12,7 @@ from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.features import EfficientNetLiteFeatureExtractor
 
-# A combination holds a fifth of the normal images out for its threshold: with fewer, that promises too little.
+# A combination holds out a fifth of the normal images for its threshold. From fewer, it could promise too little.
 _MIN_NORMAL = 100
 _MIN_DEFECTS = 10
 _NETWORK_MINUTES = 5
@@ -29,45 +29,45 @@ _STRIDES = (8, 16, 32)
     prefer_skip_nested_validation=True,
 )
 def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15, random_state=None, verbose=1):
-    """Choose the detector that measured best for these images, and say why.
+    """Choose the detector that performed best in measurements for images like these, and print the reason.
 
     Parameters
     ----------
     X, y, X_defect, masks, groups
-        As in ``fit`` of the detector, see :class:`ExDDDetector`. Only their numbers count; no image is read.
+        Arguments of ``fit`` of the detector, see :class:`ExDDDetector`. Only their numbers matter; no image is read.
     minutes : float, default=15
-        Time for ``fit``, in minutes of one CPU core, > 0.
+        Time available for ``fit``, in minutes of one CPU core, > 0.
     random_state : int, RandomState instance or None, default=None
-        Parameter of the detector.
+        Random state of the detector.
     verbose : int, default=1
-        Above 0 the reason is printed.
+        If > 0, print the reason.
 
     Returns
     -------
     detector : ExDDDetector or CombinedDefectDetector
-        Unfitted. Pass it the same X, y, X_defect, masks and groups.
+        Unfitted detector. Pass its ``fit`` the same X, y, X_defect, masks and groups.
 
     Notes
     -----
-    All take features of EfficientNet-Lite0 at strides 8, 16 and 32.
+    Banks and linear probes use features of EfficientNet-Lite0 at strides 8, 16 and 32.
 
     ===================================== =========== ==============================================================
     given                                 minutes     detector
     ===================================== =========== ==============================================================
     fewer than 100 normal images          any         banks: :class:`ExDDDetector`
     fewer than 10 defect images           below 5     banks
-    fewer than 10 defect images           5 or more   banks, and with half their weight a :class:`SegmentationDetector`
+    fewer than 10 defect images           5 or more   banks, and a :class:`SegmentationDetector` of half their weight,
                                                       trained on synthetic defects
-    10 or more, fewer than 10 with masks  any         banks, and with half their weight a :class:`LinearProbeDetector`
+    10 or more, fewer than 10 with masks  any         banks, and a :class:`LinearProbeDetector` of half their weight
     10 or more with masks                 below 5     banks
-    10 or more with masks                 5 or more   banks, and with the same weight a :class:`SegmentationDetector`
+    10 or more with masks                 5 or more   banks, and a :class:`SegmentationDetector` of equal weight
     ===================================== =========== ==============================================================
 
-    Images of one group count as one normal image.
+    Normal images of one group count as one image.
 
-    They were chosen on the development halves of two data sets, magnetic tiles and solar cells. Banks, the linear probe
-    and their sum were then measured on the other half of the cells; networks and banks on the tiles, each by itself and
-    in sums like this one. The documentation has a page on accuracy.
+    These rules were chosen on the development halves of two data sets, magnetic tiles and solar cells. Banks, the
+    linear probe and their combination were then measured on the other half of the solar cells. Networks and banks were
+    measured on the tiles, alone and in combinations like these. The documentation has a page on accuracy.
 
     Examples
     --------
