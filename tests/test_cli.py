@@ -654,7 +654,7 @@ def test_a_folder_without_mistakes_ends_with_0(tidy, capsys):
     assert run("check", tidy, "--no-scores") == 0
     assert capsys.readouterr().out == (
         "12 images checked: 0 errors, 0 warnings.\n"
-        "Not checked: placement of masks: that takes 8 of them or more, got 4.\n"
+        "Not checked: placement of masks: this takes at least 8 masks, got 4.\n"
     )
 
 
@@ -690,6 +690,21 @@ def test_the_page_of_a_check_shows_the_images_of_the_findings(tidy, tmp_path):
     assert len(pictures) == 3
     assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in pictures)
     assert not {"script", "link", "iframe", "b"} & {tag for tag, _ in page.tags}
+
+
+def test_all_wrong_rows_of_a_table_are_named_at_once(unseen_surfaces, tmp_path, capsys):
+    as_index(unseen_surfaces, tmp_path)
+    rows = [*(f"gone/{i}.png,0," for i in range(9)), "images/0.png,0,", "images/1.png,maybe,", "images/1.png,1,no.png"]
+    with open(tmp_path / "index.csv", "a") as table:
+        table.write("\n" + "\n".join(rows))
+    assert run("check", tmp_path, "--no-scores") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"Error: {tmp_path / 'index.csv'}: expected rows that can be used, got 12 wrong ones:"
+    assert said[1:10] == [f"line {14 + i}: the folder contains no file 'gone/{i}.png'." for i in range(9)]
+    assert said[10].startswith(
+        "line 23: expected one row for each image, got 'images/0.png' again, as in line 2. Remove"
+    )
+    assert said[11:] == ["and 2 more"]
 
 
 def test_both_parts_of_a_data_set_are_compared(unseen_surfaces, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Pictures to work with: generated surfaces, loaders for folders of images, and a check of what they hold."""
+"""Data sets: generated surfaces, loaders for folders of images, and a check of images before fit."""
 
 from sklearn_exdd.datasets.check import check_images
 from sklearn_exdd.datasets.findings import Finding, Findings
