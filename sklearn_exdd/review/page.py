@@ -30,7 +30,7 @@ class MakePanel:
                 ui.label("2. Draw where the defect goes").classes(TITLE)
                 self.canvas = Canvas(pictures)
             with ui.card().classes("gap-2"):
-                ui.label("3. Generate and decide").classes(TITLE)
+                ui.label("3. Generate, and decide").classes(TITLE)
                 self._generator()
                 self.result = ui.interactive_image().classes("w-full")
                 self._decision()
