@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_exdd import ExDDDetector
+from sklearn_exdd import ExDDDetector, OffsetDefectAugmenter
 from sklearn_exdd.datasets import check_images, make_surface_defects
 from sklearn_exdd.datasets.duplicates import SIDE, group_alike
 from sklearn_exdd.datasets.mask_placement import misplaced
@@ -49,7 +55,7 @@ def test_different_parts_of_one_surface_give_no_finding(texture):
     findings = check_images(X, y, masks=masks)
     assert findings == []
     assert findings.n_images == 40
-    assert findings.not_checked == ["scores of normal images: pass detector=, such as ExDDDetector()."]
+    assert findings.not_checked == ["scores of normal images: pass a detector, such as detector=ExDDDetector()."]
 
 
 def test_images_are_not_changed_and_every_form_of_them_is_checked_alike(castings, write_images):
@@ -219,7 +225,40 @@ def test_nothing_but_broken_images_is_no_exception(tmp_path):
     (tmp_path / "a.png").write_text("no image")
     found = check_images([tmp_path / "a.png", np.full((40, 40), np.nan)], detector=ExDDDetector("gabor"))
     assert kinds(found) == [("unreadable", "error", (0,)), ("unreadable", "error", (1,))]
-    assert found.not_checked == ["scores: expected 8 normal images or more, got 0."]
+    assert found.not_checked == ["scores: expected at least 8 normal images, got 0."]
+
+
+@pytest.mark.parametrize(
+    "broken", [None, np.full((96, 96), -3), np.full((96, 96), np.nan), "nowhere.png", "a Pillow image"]
+)
+def test_an_unreadable_image_does_not_change_the_depth_of_the_others(broken, castings):
+    if isinstance(broken, str) and broken == "a Pillow image":
+        broken = Image.new("I", (96, 96), -7)
+    deep = [image.astype(np.int32) for image in castings[0][:10]]
+    deep[3] = deep[3] * 40  # of more than 8 bits: all ten have 16 bits in fit, and nine are dark
+    expected = check_images(deep)
+    found = check_images([broken, *deep])
+    assert kinds(found)[0] == ("unreadable", "error", (0,))
+    assert kinds(found)[1:] == [
+        (kind, severity, tuple(index + 1 for index in indices)) for kind, severity, indices in kinds(expected)
+    ]
+    assert [finding.message for finding in found[1:]] == [finding.message for finding in expected]
+    assert of_kind(expected, "bright").indices == (3,)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_the_first_readable_file_or_array_of_known_depth_decides(as_file, castings, tmp_path, write_images):
+    known = write_images(castings[0][:1])[0] if as_file else castings[0][0]
+    (tmp_path / "a.png").write_text("no image")
+    wide = [image.astype(np.int32) for image in castings[0][:6]]
+    too_deep = np.full((96, 96), 300)
+    found = check_images([tmp_path / "a.png", known, *wide, too_deep])
+    assert kinds(found) == [
+        ("unreadable", "error", (0,)),
+        ("unreadable", "error", (8,)),
+        ("duplicate", "warning", (1, 2)),
+    ]
+    assert "Expected integers from 0 to 255" in found[1].message
 
 
 # Masks
@@ -277,7 +316,7 @@ def test_few_masks_do_not_tell_where_they_belong(castings):
     few = np.flatnonzero(y)[:5]
     findings = check_images(X[few], y[few], masks=masks[few][:, :, ::-1])
     assert findings == []
-    assert findings.not_checked[0] == "placement of masks: that takes 8 of them or more, got 5."
+    assert findings.not_checked[0] == "placement of masks: this takes at least 8 masks, got 5."
 
 
 # Scores
@@ -292,6 +331,31 @@ def test_a_defect_among_the_normal_images_stands_out(squares, cells):
     assert (found.severity, found.indices) == ("warning", (np.flatnonzero(y)[0],))
     assert "1 normal image stands out: ExDDDetector, fitted without it" in found.message
     assert findings.not_checked == []
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_pipeline_scores_like_the_detector_at_its_end(squares, cells, nested):
+    X, y, _ = squares
+    labels = np.zeros(len(y), int)
+    labels[np.flatnonzero(y)[1:]] = 1
+    detector = ExDDDetector(cells, random_state=0)
+    expected = check_images(X, labels, detector=detector)
+    pipeline = make_pipeline(FunctionTransformer(lambda X: [image[:, ::-1] for image in X]), "passthrough", detector)
+    pipeline = make_pipeline(OffsetDefectAugmenter(n_synthetic=2, random_state=0), pipeline) if nested else pipeline
+    findings = check_images(X, labels, detector=pipeline)
+    assert of_kind(findings, "score").indices == of_kind(expected, "score").indices
+    assert findings.not_checked == []
+    assert not hasattr(pipeline[-1], "classes_")  # a clone was fitted
+
+
+def test_a_transformer_that_fails_is_the_reason_given(squares, cells):
+    X, y, _ = squares
+
+    def fail(X):
+        raise ValueError("no such crop")
+
+    findings = check_images(X, y, detector=make_pipeline(FunctionTransformer(fail), ExDDDetector(cells)))
+    assert findings.not_checked == ["scores: the detector cannot be fitted on these images. no such crop"]
 
 
 def test_copies_do_not_vouch_for_each_other(squares, cells):
@@ -356,10 +420,22 @@ def test_findings_are_printed_errors_first_and_long_lists_are_cut(castings):
         ({"y": ["a", "a"]}, "set pos_label to say which label means defect"),
         ({"masks": [None]}, "masks: expected one mask or None for each of the 2 images, got 1"),
         ({"masks": "masks"}, "masks: expected one mask or None for each of the 2 images, got 'masks'"),
-        ({"groups": [1]}, "groups: expected one for each of the 2 images, got 1"),
-        ({"splits": "train"}, "splits: expected one for each of the 2 images, got 'train'"),
+        ({"groups": [1]}, "groups: expected one entry for each of the 2 images, got 1"),
+        ({"splits": "train"}, "splits: expected one entry for each of the 2 images, got 'train'"),
         ({"groups": iter([1, 2])}, "groups: expected a list or an array; got list_iterator: pass list(groups)"),
-        ({"detector": "exdd"}, "detector: expected a detector, such as ExDDDetector(), or None, got 'exdd'"),
+        (
+            {"detector": "exdd"},
+            "detector: expected a detector, such as ExDDDetector(), a Pipeline that ends in one, or",
+        ),
+        ({"detector": IsolationForest()}, "a Pipeline that ends in one, or None, got IsolationForest."),
+        ({"detector": FrozenEstimator(ExDDDetector())}, "a Pipeline that ends in one, or None, got FrozenEstimator."),
+        ({"detector": GridSearchCV(ExDDDetector(), {})}, "a Pipeline that ends in one, or None, got GridSearchCV."),
+        ({"detector": make_pipeline(PCA())}, "a Pipeline that ends in one, or None, got a Pipeline that ends in PCA."),
+        ({"detector": ExDDDetector}, "got the class ExDDDetector: pass ExDDDetector(), an instance."),
+        (
+            {"detector": Pipeline([("a", ExDDDetector)])},
+            "got the class ExDDDetector: pass ExDDDetector(), an instance.",
+        ),
         ({"max_scored": 0}, "max_scored: expected an integer of at least 1, or None, got 0"),
     ],
 )

@@ -109,13 +109,13 @@ def test_a_fitted_model_is_the_one_that_python_fits(parts, model, unseen):
 def test_fit_says_what_it_has_learned_from_and_what_it_promises(parts, tmp_path, capsys):
     assert run("fit", parts, "-o", tmp_path / "model", "--n-neighbors", 2) == 0
     said = capsys.readouterr().out
-    assert "16 normal images, 8 with a defect, of which 8 have a mask." in said
+    assert "16 normal images, 8 with a defect, 8 of them with a mask." in said
     assert re.search(r"ExDDDetector fitted in \d+ s: defect above [\d.]+, at most 5.9 % false alarms", said)
 
 
 def test_a_folder_of_nothing_but_images_is_normal(parts, tmp_path, capsys):
     assert run("fit", parts / "normal", "-o", tmp_path / "model") == 0
-    assert "16 images without labels: all are taken as normal." in capsys.readouterr().out
+    assert "16 images without labels, all taken as normal." in capsys.readouterr().out
     assert persistence.load(tmp_path / "model").defect_bank_ is None
 
 
@@ -160,39 +160,39 @@ def test_params_reach_the_detector_and_what_is_inside_it():
     [
         (["fit", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images, found no such folder"),
         (["fit", "{image}", "-o", "{new}"], ".png': expected a folder of images, got a file. Put it into a folder"),
-        (["fit", "{parts}", "-o", "{parts}"], "--out: expected a file to write, got .*: a folder"),
+        (["fit", "{parts}", "-o", "{parts}"], "--out: expected a file to write, got .*: it is a folder"),
         (["fit", "{parts}", "-o", "{new}/model"], "--out: expected a file to write, got .*: no folder"),
-        (["fit", "{parts}/defect", "-o", "{new}"], "or, all normal, images without sub-folders"),
+        (["fit", "{parts}/defect", "-o", "{new}"], "or only normal images, without sub-folders"),
         (["fit", "{parts}", "-o", "{new}", "--n-neighbors", "0"], "'n_neighbors' parameter of ExDDDetector must be"),
         (["fit", "{parts}", "-o", "{new}", "--params", '{"blurr": 1}'], "Invalid parameter 'blurr'"),
         (["fit", "{parts}", "-o", "{new}", "--params", '{"random_state": 1}'], "without an option of their own"),
         (["fit", "{parts}", "-o", "{new}", "--detector", "classifier", "--n-neighbors", "1"], "'n_neighbors'"),
-        (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a file that fit has written, found no"),
+        (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a model file written by fit, found no"),
         (["predict", "{image}", "{parts}", "-o", "{new}"], ".png: expected a file that .* wrote"),
         (["predict", "{model}", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images"),
         (["predict", "{model}", "{empty}", "-o", "{new}"], "expected images, found none"),
         (["predict", "{model}", "{parts}", "-o", "{parts}"], "new, empty or an earlier report, got .* with 'defect'"),
         (["predict", "{model}", "{parts}", "-o", "{model}"], "or an earlier report, got .*: a file"),
         (["predict", "{model}", "{parts}", "-o", "{new}", "--n-shown", "-1"], "--n-shown: expected 0 or more, got -1"),
-        (["evaluate", "{model}", "{parts}", "-o", "{new}"], "--out: expected the name of a page to write, such as"),
+        (["evaluate", "{model}", "{parts}", "-o", "{new}"], "--out: expected the name of an HTML page to write, such"),
         (
             ["evaluate", "{model}", "{parts}", "-o", "{new}/a.html"],
             "--out: expected a file to write, got .*: no folder",
         ),
-        (["check", "{parts}", "-o", "{new}"], "--out: expected the name of a page to write, such as report.html"),
+        (["check", "{parts}", "-o", "{new}"], "--out: expected the name of an HTML page to write, such as report.html"),
         (["check", "nowhere"], "'nowhere': expected a folder of images, found no such folder"),
         (["check", "{empty}"], "expected images, found none"),
-        (["check", "{parts}/defect"], "or, all normal, images without sub-folders"),
+        (["check", "{parts}/defect"], "or only normal images, without sub-folders"),
         (
             ["predict", "{model}", "{parts}", "-o", "{new}", "--min-area", "-1"],
             "min_area: expected a number >= 0, got -1",
         ),
         (["predict", "{model}", "{parts}", "-o", "{new}", "--pixel-size", "0"], "pixel_size: expected .*, got 0"),
-        (["evaluate", "{model}", "{parts}/normal"], "expected labels to compare with, as in index.csv"),
+        (["evaluate", "{model}", "{parts}/normal"], "expected labels to compare with, in one of these layouts: "),
         (["evaluate", "{rows}", "{parts}"], "expected a detector fitted on images, got one fitted on feature rows"),
         (
             ["evaluate", "{gabor}", "{parts}"],
-            "expected a detector, which has predict_map, got EfficientNetLite",
+            "expected a detector with predict_map, got EfficientNetLite",
         ),
     ],
 )
@@ -223,7 +223,7 @@ def test_bad_use_ends_with_2_and_a_message(arguments, message, parts, model, tmp
     [
         (["fit", "parts", "-o", "model", "--params", "[1]"], "--params: expected an object such as"),
         (["fit", "parts", "-o", "model", "--params", "{blur: 1}"], "--params: expected JSON, got '{blur: 1}'"),
-        (["fit", "parts", "-o", "model", "--detector", "patch_classifier"], "and keep it with skops.io"),
+        (["fit", "parts", "-o", "model", "--detector", "patch_classifier"], "and save it with skops.io"),
         (["evaluate", "model", "parts", "--threshold", "nan"], "--threshold: expected a finite number, got 'nan'"),
         (["evaluate", "model", "parts", "--cost-miss", "0"], "--cost-miss: expected a number > 0, got '0'"),
         (["evaluate", "model", "parts", "--cost-false-alarm", "nan"], "expected a finite number, got 'nan'"),
@@ -365,7 +365,7 @@ def test_only_the_worst_are_shown_where_asked(model, unseen, tmp_path):
     assert run("predict", model, unseen, "-o", tmp_path / "few", "--n-shown", 3) == 0
     page, rows = Page(tmp_path / "few" / "report.html"), read_table(tmp_path / "few")
     assert page.count("img") == 6
-    assert any("9 images with the lowest scores are in scores.csv only" in text for text in page.texts)
+    assert any("9 images with the lowest scores are listed only in scores.csv" in text for text in page.texts)
     worst = sorted(rows, key=lambda row: -float(row["score"]))[:3]
     assert sorted(row["map"] for row in rows if row["map"]) == [row["map"] for row in worst]
     assert len(list((tmp_path / "few" / "maps").iterdir())) == 3
@@ -408,7 +408,7 @@ def test_what_cannot_be_used_is_reported_and_the_others_are_done(model, unseen, 
     assert sum(row["decision"] == "defect" for row in rows.values()) == 6
     captured = capsys.readouterr()
     assert "'text.jpg': expected an image" in captured.err
-    assert "10 images: 6 called defective, 4 that could not be used." in captured.out
+    assert "10 images: 6 called defective, 4 could not be used." in captured.out
     assert set(problems) <= {text.removesuffix(":") for text in Page(tmp_path / "report" / "report.html").texts}
 
 
@@ -535,7 +535,8 @@ def test_images_that_fit_has_seen_are_counted(model, parts, capsys):
     assert run("evaluate", model, parts, "--no-maps", "--json") == 0
     assert json.loads(capsys.readouterr().out)["n_training"] == n_images
     assert run("evaluate", model, parts, "--no-maps") == 0
-    assert f"{n_images} of them were used in fit: on new images the figures are worse." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{n_images} of them were used in fit. Leave them out: figures on new images are worse." in said
 
 
 def test_operating_points_are_those_of_the_detector_and_of_the_costs(model, unseen, answers, capsys):
@@ -548,7 +549,7 @@ def test_operating_points_are_those_of_the_detector_and_of_the_costs(model, unse
     said = capsys.readouterr().out
     assert re.search(r"--threshold +false alarms +misses +cost\npromised 5.9 % +[\d.]+ +\d of 6 +\d of 6 +\d", said)
     assert "A false alarm costs 1 and a miss 1 (--cost-false-alarm, --cost-miss)." in said
-    assert "Too few normal images in fit to promise 1 %: that takes 99 of them, or as many groups." in said
+    assert "Too few normal images in fit to promise 1 %: this takes 99 normal images or groups." in said
 
 
 def test_the_page_of_an_evaluation_shows_the_operating_points(model, unseen, tmp_path, capsys):
@@ -565,7 +566,7 @@ def test_the_page_of_an_evaluation_shows_the_operating_points(model, unseen, tmp
 def test_the_page_of_an_evaluation_is_written_if_one_class_is_missing(model, unseen, tmp_path):
     shutil.copytree(unseen / "defect", tmp_path / "parts" / "defect")
     assert run("evaluate", model, tmp_path / "parts", "-o", tmp_path / "page.html") == 0
-    assert "Other thresholds are compared if there are both" in (tmp_path / "page.html").read_text()
+    assert "Other thresholds are compared only if there are both" in (tmp_path / "page.html").read_text()
 
 
 def test_people_get_a_table(model, unseen, answers, capsys):
@@ -653,7 +654,7 @@ def test_a_folder_without_mistakes_ends_with_0(tidy, capsys):
     assert run("check", tidy, "--no-scores") == 0
     assert capsys.readouterr().out == (
         "12 images checked: 0 errors, 0 warnings.\n"
-        "Not checked: placement of masks: that takes 8 of them or more, got 4.\n"
+        "Not checked: placement of masks: this takes at least 8 masks, got 4.\n"
     )
 
 
@@ -689,6 +690,21 @@ def test_the_page_of_a_check_shows_the_images_of_the_findings(tidy, tmp_path):
     assert len(pictures) == 3
     assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in pictures)
     assert not {"script", "link", "iframe", "b"} & {tag for tag, _ in page.tags}
+
+
+def test_all_wrong_rows_of_a_table_are_named_at_once(unseen_surfaces, tmp_path, capsys):
+    as_index(unseen_surfaces, tmp_path)
+    rows = [*(f"gone/{i}.png,0," for i in range(9)), "images/0.png,0,", "images/1.png,maybe,", "images/1.png,1,no.png"]
+    with open(tmp_path / "index.csv", "a") as table:
+        table.write("\n" + "\n".join(rows))
+    assert run("check", tmp_path, "--no-scores") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"Error: {tmp_path / 'index.csv'}: expected rows that can be used, got 12 wrong ones:"
+    assert said[1:10] == [f"line {14 + i}: the folder contains no file 'gone/{i}.png'." for i in range(9)]
+    assert said[10].startswith(
+        "line 23: expected one row for each image, got 'images/0.png' again, as in line 2. Remove"
+    )
+    assert said[11:] == ["and 2 more"]
 
 
 def test_both_parts_of_a_data_set_are_compared(unseen_surfaces, tmp_path, capsys):

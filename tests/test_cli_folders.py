@@ -107,7 +107,7 @@ def test_a_file_that_may_be_an_image_is_a_problem(name, model, today, tmp_path, 
     assert row["problem"].startswith("expected an image, with one of the suffixes .png, .jpg")
     assert row["decision"] == row["score"] == ""
     said = capsys.readouterr()
-    assert "5 images: 0 called defective, 1 that could not be used." in said.out
+    assert "5 images: 0 called defective, 1 could not be used." in said.out
     assert f"{name!r}: expected an image, with one of the suffixes" in said.err
     assert f"<bdi>{name}</bdi>" in (tmp_path / "report" / "report.html").read_text()
 
@@ -137,7 +137,7 @@ def test_evaluate_says_what_it_leaves_out(layout, model, unseen_surfaces, tmp_pa
     (tmp_path / LAYOUTS[layout] / "part.png").mkdir()
     assert run("evaluate", model, tmp_path, "--no-maps") == 0
     said = capsys.readouterr()
-    assert said.out.startswith("6 normal images, 6 with a defect, 0 that could not be used")
+    assert said.out.startswith("6 normal images, 6 with a defect, 0 could not be used")
     assert re.match(r"^1 file in '.*' left out, such as '.*a\.heic': expected ", said.err)
     assert "Warning" not in said.err
 
@@ -262,7 +262,7 @@ def test_one_bad_image_is_its_own_problem(model, today, tmp_path):
 def test_a_folder_is_not_a_model(command, today, tmp_path, capsys):
     options = ["-o", tmp_path / "report"] if command == "predict" else []
     assert run(command, today, today, *options) == 2
-    assert "expected a file that fit has written, got a folder" in capsys.readouterr().err
+    assert "expected a model file written by fit, got a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

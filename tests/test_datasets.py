@@ -188,7 +188,7 @@ def test_load_folder_refuses_a_mask_without_an_image(tmp_path, images):
     ],
 )
 def test_a_missing_folder_is_named_with_the_layout_it_should_have(tmp_path, load, layout):
-    with pytest.raises(FileNotFoundError, match=rf"no folder '.*nowhere'; expected one that holds {layout}"):
+    with pytest.raises(FileNotFoundError, match=rf"nowhere': expected a folder with {layout}.*, found no such folder"):
         load(tmp_path / "nowhere")
 
 
@@ -303,9 +303,9 @@ def test_load_index_needs_only_image_and_label(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "error", "message"),
     [
-        (["image,label", "x/a.png,0", "x/c.png,1"], FileNotFoundError, "line 3: there is no file 'x/c.png'"),
-        (["image,label,mask", "x/a.png,1,m/a.png"], FileNotFoundError, "line 2: there is no file 'm/a.png'"),
-        (["image,label", ",0"], FileNotFoundError, "line 2: there is no file ''"),
+        (["image,label", "x/a.png,0", "x/c.png,1"], FileNotFoundError, "line 3: the folder contains no file 'x/c.png'"),
+        (["image,label,mask", "x/a.png,1,m/a.png"], FileNotFoundError, "line 2: the folder contains no file 'm/a.png'"),
+        (["image,label", ",0"], FileNotFoundError, "line 2: the folder contains no file ''"),
         (["image,label", "x/a.png,2"], ValueError, r"line 2: expected a label such as 0, .*, got '2'"),
         (["image,label", "x/a.png"], ValueError, "line 2: expected a label such as .*, got ''"),
         (["file;label", "x/a.png;0"], ValueError, r"columns image, label.*got the columns \['file;label'\]"),
@@ -316,6 +316,19 @@ def test_load_index_needs_only_image_and_label(tmp_path):
 def test_load_index_says_which_line_is_wrong(tmp_path, lines, error, message):
     with pytest.raises(error, match=message):
         load_index(index(tmp_path, *lines))
+
+
+def test_load_index_names_all_wrong_rows_and_the_error_is_that_of_the_first(tmp_path):
+    gone, again = "x/c.png,1", "x/a.png,0"
+    for rows, error in (([again, gone], ValueError), ([gone, again], FileNotFoundError)):
+        with pytest.raises(
+            error, match=r"index\.csv: expected rows that can be used, got 2 wrong ones:\nline 3: "
+        ) as caught:
+            load_index(index(tmp_path, "image,label", "x/a.png,0", *rows))
+        assert {"line 3", "line 4"} < {line.partition(":")[0] for line in str(caught.value).splitlines()}
+        assert "the folder contains no file 'x/c.png'." in str(caught.value)
+        assert "got 'x/a.png' again, as in line 2." in str(caught.value)
+        assert "more" not in str(caught.value)
 
 
 def test_load_index_asks_for_its_table(tmp_path):

@@ -153,7 +153,7 @@ def test_images_outside_the_kinds_of_mvtec_are_named(tmp_path):
 @LOADERS
 def test_a_file_in_place_of_a_folder_is_named(load, tmp_path):
     fill(load, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*1\.png'; expected one that holds .*; got a file"):
+    with pytest.raises(FileNotFoundError, match=r"1\.png': expected a folder with .*, got a file"):
         load(next(tmp_path.rglob("1.png")))
     part = LAYOUTS[load][0].partition("/")[0]
     (tmp_path / part).rename(tmp_path / "moved")
@@ -392,7 +392,7 @@ def test_other_encodings_are_named_with_the_line_and_the_remedy(content, message
     ("text", "message"),
     [
         ("image|label\nx/a.png|0\n", r"separated by commas, semicolons or tabs, got the columns \['image\|label'\]"),
-        ("image,label,image\nx/a.png,0,x/b.png\n", "expected every column once, got the columns"),
+        ("image,label,image\nx/a.png,0,x/b.png\n", "expected each column once, got the columns"),
         (
             "image,label\nx/a,b.png,0\n",
             "line 2: expected 2 cells, got 3. Put names that contain the separator in double",

@@ -82,9 +82,9 @@ def test_entries_have_the_label_of_their_folder(tmp_path):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'; expected one that holds images"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere': expected a folder of images, found no such folder"):
         ReviewFolder(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="found no such folder"):
         load_review(tmp_path / "nowhere")
 
 
@@ -193,7 +193,7 @@ def test_a_line_torn_by_a_crash_is_skipped_and_swallows_no_other(folder, source,
     log = folder.path / "review" / "decisions.jsonl"
     first, second = log.read_bytes().splitlines()
     log.write_bytes(first + b"\n" + second[:n_kept])
-    with pytest.warns(RuntimeWarning, match=r"decisions\.jsonl, line 2: expected a decision as JSON, got a torn line"):
+    with pytest.warns(RuntimeWarning, match=r"decisions\.jsonl, line 2: expected .* as JSON, got an incomplete line"):
         assert load_review(folder.path).y.tolist() == [1]
     folder.correct(source, 0)
     with pytest.warns(RuntimeWarning, match="line 2"):
@@ -240,7 +240,7 @@ def test_a_line_that_names_a_file_outside_is_refused(folder, source, item, tmp_p
 def test_a_file_that_is_gone_is_named(folder, source):
     folder.correct(source, 0)
     (folder.path / source).unlink()
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{source!r}: there is no such file in the folder")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{source!r}: the folder contains no such file")):
         load_review(folder.path)
 
 
@@ -543,7 +543,7 @@ def test_the_page_shows_the_marked_pixels(folder, source, surfaces, cells):
     assert located.found.startswith("Normal. P-value ")
     assert not located.mask.any()
     del detector.pixel_threshold_
-    assert ReviewSession(folder, detector).locate(source).found == "Outlined: above the threshold."
+    assert ReviewSession(folder, detector).locate(source).found == "Outlined: pixels above the threshold."
 
 
 def test_a_detector_that_fails_stops_nothing(folder, source):
@@ -588,7 +588,7 @@ def test_a_skops_file_with_types_of_others_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "There is no folder 'nowhere'"),
+        (["nowhere"], "'nowhere': expected a folder of images, found no such folder"),
         ([".", "--detector", "nowhere.pkl"], "No such file or directory: 'nowhere.pkl'"),
         ([".", "--detector", "unfitted.pkl"], "not fitted yet"),
         ([".", "--augmenter", "unfitted.pkl"], "expected an estimator with paint, got ExDDDetector"),
@@ -607,7 +607,7 @@ def test_what_is_wrong_on_the_command_line_is_said_before_the_page_starts(tmp_pa
 
 def test_help_warns_of_files_from_strangers():
     text = " ".join(parser().format_help().split())
-    assert text.count("Loading such a file can run code: give only files that you trust") == 2
+    assert text.count("Loading such a file can run code: pass only files that you trust") == 2
 
 
 # Guard
@@ -830,7 +830,7 @@ def test_listening_beyond_this_machine_is_warned_of(folder, monkeypatch, capsys)
     main([str(folder.path), "--port", "0", "--host", "0.0.0.0"])
     main([str(folder.path), "--port", "0"])
     output = capsys.readouterr()
-    assert output.err.count("Warning: the page listens on 0.0.0.0, beyond this machine, unencrypted") == 1
+    assert output.err.count("Warning: the page listens on 0.0.0.0, can be reached from other machines") == 1
     assert f"http://{socket.gethostname()}:" in output.out
     assert all(token in output.out for _, token, _ in served)
     assert served[0][1] != served[1][1]

@@ -169,10 +169,10 @@ def test_an_image_is_corrected_once(session, normal, cells, tmp_path):
     name = names_of(session, 0)[0]
     session.corrections.add(name, 1)
     for label in (0, 1):
-        with pytest.raises(ValueError, match=rf"^Correction 1 has called '{name}' a defect already. Undo it first"):
+        with pytest.raises(ValueError, match=rf"^Correction 1 has already called '{name}' a defect. Undo it first"):
             session.corrections.add(name, label)
     later = ReviewSession(session.folder, session.detector)
-    with pytest.raises(ValueError, match=rf"^The loaded detector has learned already that '{name}' is a defect"):
+    with pytest.raises(ValueError, match=rf"^The loaded detector has already learned that '{name}' is a defect"):
         later.corrections.add(name, 0)
     assert len(session.folder.decisions()) == 1
 

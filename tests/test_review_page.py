@@ -157,7 +157,7 @@ def test_an_expert_makes_defects_and_corrects_a_detector(inspected, open_page):
         told(page, "2 accepted · 1 rejected · 2 corrected")
     page.get_by_role("button", name=names[0], exact=True).locator("visible=true").click()
     page.get_by_role("button", name="Really a defect").click()
-    told(page, f"Correction 1 has called '{names[0]}' normal already. Undo it first.")
+    told(page, f"Correction 1 has already called '{names[0]}' normal. Undo it first.")
 
     lines = [json.loads(line) for line in (folder.path / "review" / "decisions.jsonl").read_text().splitlines()]
     whats = ["accepted", "rejected", "accepted", *["corrected"] * 3, "withdrawn", "corrected", "withdrawn"]
@@ -230,7 +230,7 @@ def test_a_hostile_prompt_is_kept_and_shown_as_text(inspected, open_page, tmp_pa
     pick(page, source)
     draw(page, (0.3, 0.3), (0.6, 0.6))
     page.get_by_role("button", name="Generate").click()
-    told(page, "Write what the defect looks like.")
+    told(page, "Describe the defect in the prompt.")
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_role("button", name="Generate").click()
     told(page, f"Prompted, seed 0. “{prompt}”")

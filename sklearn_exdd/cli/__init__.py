@@ -1,1 +1,1 @@
-"""The library from the shell: check, fit, predict and evaluate on folders of images; versions."""
+"""Command line of the library: check, fit, predict, evaluate, export and versions."""

@@ -1,4 +1,4 @@
-"""``check``: mistakes in a folder of images, before fit."""
+"""Command ``check``: look for mistakes in a folder of images before fit."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from sklearn_exdd.datasets import Finding, Findings, check_images
 
 
 def run(options):
-    """Print the findings, and write the page if one is asked for."""
+    """Print the findings and, if --out is given, write the page."""
     out, folder = check_page(options.out), open_folder(options.folder)
     data, left_out = _load(folder)
     findings = check_images(
@@ -41,16 +41,16 @@ def run(options):
 
 
 def _load(folder):
-    """Return what check_images takes, and files that are left out because they may be images in another format."""
+    """Return the arguments of check_images, and the files that were left out but may be images in another format."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of files that are left out, which become findings
+        warnings.simplefilter("ignore", UserWarning)  # files that are left out become findings
         found = read_layout(folder, None)
     if found is None:
         paths, left_out = list_files(folder)
         if not paths and not left_out:
             raise ValueError(f"{str(folder)!r}: expected images, found none.")
         if any(path.parent != folder for path in paths):
-            raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or, all normal, images without sub-folders.")
+            raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or only normal images, without sub-folders.")
         return {"X": paths, "y": None, "masks": None, "groups": None, "splits": None}, left_out
     is_test = found.get("is_test")
     splits = None if is_test is None or len(np.unique(is_test)) < 2 else np.where(is_test, "test", "train")

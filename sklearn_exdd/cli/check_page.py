@@ -1,13 +1,13 @@
-"""The page of a check: the findings, with pictures of their images."""
+"""Page of a check: the findings with their images."""
 
 import numpy as np
 
 from sklearn_exdd._images import Masks, read_image
 from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_page
 
-_N_SHOWN = 12  # pictures of a finding
-_SIDE = 240  # of a picture, in pixels
-_N_PICTURES = 1200  # of a page: about 20 MB
+_N_SHOWN = 12  # images shown for a finding
+_SIDE = 240  # pixels of the longer side of a shown image
+_N_PICTURES = 1200  # images shown on a page: about 20 MB
 _MARK = np.array([255, 90, 0])  # colour of a mask
 
 
@@ -20,7 +20,7 @@ def write_check(path, folder, findings, data):
     folder : str
     findings : Findings
     data : dict
-        X, the paths of the images, y and masks.
+        X (paths of the images), y, masks, groups and splits.
     """
     shown, room = [], _N_PICTURES
     for finding in findings:
@@ -37,7 +37,7 @@ def write_check(path, folder, findings, data):
 
 
 def _label(data, index):
-    """Say what is known of an image, besides its name."""
+    """Return the label, split and group of an image as text."""
     known = [] if data["y"] is None else ["defect" if data["y"][index] else "normal"]
     known += [data["splits"][index]] if data["splits"] is not None else []
     known += [f"group {data['groups'][index]}"] if data["groups"] is not None else []
@@ -45,7 +45,7 @@ def _label(data, index):
 
 
 def _picture(data, index, with_mask):
-    """Return an image, with the mask beside it if that is asked for, or None if it cannot be read."""
+    """Return an image, with its mask beside it if `with_mask`, or None if the image cannot be read."""
     try:
         picture = fitted(as_picture(read_image(data["X"][index])), _SIDE)
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def _picture(data, index, with_mask):
 
 
 def _beside_mask(picture, mask):
-    """Return the image, and the image with its mask painted over it; the mask alone if it has other sides."""
+    """Return the image and, beside it, the image with its mask painted over it; only the image if the mask fails."""
     from PIL import Image
 
     try:

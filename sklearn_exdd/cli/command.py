@@ -1,4 +1,4 @@
-"""The command line: runs a command, and says by its exit code how that went."""
+"""Main function of the command line, which runs a command and returns its exit code."""
 
 import sys
 import traceback
@@ -15,26 +15,26 @@ def main(arguments=None):
     Parameters
     ----------
     arguments : list of str, default=None
-        Those of the process.
+        Command-line arguments. None takes those of the process.
 
     Returns
     -------
     code : int
-        0 done, 1 a defect (if asked for) or an error that check found, 2 bad use, 3 some images could not be used, 4 an
-        unexpected error, 130 interrupted.
+        0: done. 1: an image is called defective (only with --fail-on-defect), or check found an error. 2: wrong usage.
+        3: some images or masks could not be used. 4: unexpected error. 130: interrupted.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold what the terminal cannot print
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths may contain characters that the terminal cannot print
     options = parser().parse_args(arguments)
     try:
-        command = import_module(f"sklearn_exdd.cli.{options.command}")  # only now: --help takes no time
+        command = import_module(f"sklearn_exdd.cli.{options.command}")  # imported only now, so that --help is fast
         return command.run(options)
     except (ImportError, OSError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return BAD_USE
     except KeyboardInterrupt:
-        print("Interrupted: nothing is written.", file=sys.stderr)
+        print("Interrupted: nothing was written.", file=sys.stderr)
         return INTERRUPTED
     except Exception:
-        # Python would end with code 1, which means a finding.
+        # Python would exit with code 1, which stands for a finding.
         traceback.print_exc()
         return FAILED

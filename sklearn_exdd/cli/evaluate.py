@@ -1,4 +1,4 @@
-"""``evaluate``: a model against the labels and masks of a folder."""
+"""Command ``evaluate``: compare the results of a model with the labels and masks of a folder."""
 
 import json
 import re
@@ -24,12 +24,12 @@ from sklearn_exdd.metrics import (
 
 
 def run(options):
-    """Print the figures, and write the page if one is asked for."""
+    """Print the figures and, if --out is given, write the page."""
     out, folder = check_page(options.out), open_folder(options.folder)
     detector = model.load(options.model)
     data = load_labelled(folder, "test")
     if data is None:
-        raise ValueError(f"{str(folder)!r}: expected labels to compare with, as in {LAYOUTS}.")
+        raise ValueError(f"{str(folder)!r}: expected labels to compare with, in one of these layouts: {LAYOUTS}.")
     threshold = detector.threshold_ if options.threshold is None else options.threshold
 
     answers = list(ask_scores(detector, data.X, options.verbose))
@@ -38,7 +38,7 @@ def run(options):
         if problem is not None:
             _report(path, problem)
     if not usable.any():
-        raise ValueError(f"{str(folder)!r}: expected images that can be used, got none.")
+        raise ValueError(f"{str(folder)!r}: expected at least one image that can be used, got none.")
     scores = np.array([score for score, problem in answers if problem is None], dtype=float)
     is_known = detector.is_training_image([data.X[i] for i in np.flatnonzero(usable)])
     figures = {"threshold": float(threshold), "n_unusable": int((~usable).sum()), "n_training": int(is_known.sum())}
@@ -65,20 +65,20 @@ def _report(path, problem):
 
 
 def compare_scores(is_defect, kinds, scores, threshold):
-    """Figures of the scores.
+    """Compute the figures that need only the scores.
 
     Parameters
     ----------
     is_defect : ndarray of shape (n,), dtype bool
     kinds : ndarray of shape (n,), dtype str
-        Of the defects.
+        Kinds of defect.
     scores : ndarray of shape (n,)
     threshold : float
 
     Returns
     -------
     figures : dict
-        None for a figure that needs normal images and defects, where one of them is missing.
+        Figures by name. A figure that needs both normal images and defects is None if either is missing.
     """
     called, both = scores > threshold, is_defect.any() and not is_defect.all()
     found_by_kind = {
@@ -108,9 +108,9 @@ def _operating_points(detector, is_defect, scores, options):
 
 
 def _compare_maps(detector, data, rows, verbose):
-    """Figures of the maps, without defects whose place is not known: no mask, an empty one, or one of no use.
+    """Compute the figures of the maps. Defects without a mask, with an empty one or with an unusable one are left out.
 
-    A wrong mask must not cost the figures of the scores, which have been computed by now.
+    A mask that cannot be used raises no error: the figures of the scores have been computed and must not be lost.
     """
     roi = getattr(detector, "roi_", None)
     all_masks, masks, maps, empty, unusable = Masks(data.masks, len(data.X)), [], [], [], []
@@ -145,7 +145,7 @@ def _compare_maps(detector, data, rows, verbose):
 
 
 def _read_mask(masks, index, pixel_map, is_defect, roi):
-    """Return the mask of an image within the region of interest, or None, and its problem, or None."""
+    """Return the mask of an image in the region of interest or None, and the problem with the mask or None."""
     try:
         mask = masks.get(index, pixel_map.shape)
     except (OSError, ValueError) as error:
@@ -158,7 +158,7 @@ def _read_mask(masks, index, pixel_map, is_defect, roi):
 
 
 def _score_maps(score, masks, maps, roi):
-    """Return a figure, or None where it is not defined: if there is no normal pixel, for example."""
+    """Return a figure, or None if it is undefined, for example without any normal pixel."""
     try:
         return score(masks, maps, roi=roi)
     except ValueError as error:
@@ -167,14 +167,14 @@ def _score_maps(score, masks, maps, roi):
 
 
 def describe(figures):
-    """The figures as a text for people."""
+    """Format the figures as text."""
     n_normal, n_defect, false_alarms, found = (
         figures[name] for name in ("n_normal", "n_defect", "false_alarms", "found")
     )
     lines = [
-        f"{n_normal} normal images, {n_defect} with a defect, {figures['n_unusable']} that could not be used",
+        f"{n_normal} normal images, {n_defect} with a defect, {figures['n_unusable']} could not be used",
         *(
-            [f"{figures['n_training']} of them were used in fit: on new images the figures are worse. Leave them out."]
+            [f"{figures['n_training']} of them were used in fit. Leave them out: figures on new images are worse."]
             if figures["n_training"]
             else []
         ),
@@ -186,7 +186,7 @@ def describe(figures):
         lines += [
             f"pixel AUROC    {_number(figures['pixel_roc_auc'])}  (of the {figures['n_masks']} defects with a mask)",
             f"pixel AP       {_number(figures['pixel_average_precision'])}",
-            f"AUPRO          {_number(figures['per_region_overlap'])}  (to 30 % of false positives)",
+            f"AUPRO          {_number(figures['per_region_overlap'])}  (up to 30 % false positives)",
         ]
         for count, first, what in (
             ("n_empty_masks", "first_empty_mask", "mark nothing"),
@@ -210,7 +210,7 @@ def describe(figures):
 
 
 def _describe_points(figures):
-    """The operating points as a table, with what limits them."""
+    """Format the operating points as a table, followed by their limits."""
     points = figures["operating_points"]
     lines = ["{:15}{:>22}{:>15}{:>15}{:>10}".format("", "--threshold", "false alarms", "misses", "cost")]
     for point in points:
@@ -219,15 +219,15 @@ def _describe_points(figures):
         lines.append("{:15}{:>22}{:>15}{:>15}{:>10.4g}".format(name, repr(point["threshold"]), *counts, point["cost"]))
     lines += [
         f"A false alarm costs {figures['cost_false_alarm']:g} and a miss {figures['cost_miss']:g} (--cost-false-alarm, "
-        "--cost-miss). The threshold of the",
-        "lowest cost is chosen on these images: on new ones, expect more mistakes.",
+        "--cost-miss). The threshold with",
+        "the lowest cost was chosen on these images: expect more mistakes on new ones.",
     ]
     short = [point for point in points if point["rate"] is not None and point["promised_rate"] > point["rate"]]
     if short:
         lowest = min(point["rate"] for point in short)
         lines.append(
-            f"Too few normal images in fit to promise {percent(lowest)}: that takes {n_needed(lowest)} of them, or "
-            "as many groups."
+            f"Too few normal images in fit to promise {percent(lowest)}: this takes {n_needed(lowest)} normal images "
+            "or groups."
         )
     return lines
 

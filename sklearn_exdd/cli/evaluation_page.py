@@ -1,4 +1,4 @@
-"""The page of an evaluation: scores of normal images and defects, and what each threshold makes of them."""
+"""Page of an evaluation: scores of normal images and defects, and the mistakes at each threshold."""
 
 from math import ceil
 
@@ -8,16 +8,16 @@ from sklearn_exdd.cli.pages import write_page
 from sklearn_exdd.display.scores import count_scores, score_edges
 
 _N_BINS = 48
-_SPREAD = 5  # times the middle half of the scores, beyond which a score counts in the last bar
+_SPREAD = 5  # interquartile ranges above the third quartile; higher scores count in the last bar
 
 
 def percent(rate):
-    """Return a rate as a text in percent."""
+    """Format a rate in percent."""
     return f"{100 * rate:.2g} %"
 
 
 def n_needed(rate):
-    """Return how many calibration scores it takes to promise a rate."""
+    """Return the number of calibration scores that it takes to promise a rate."""
     return ceil(1 / rate - 1 - 1e-9)
 
 
@@ -28,11 +28,11 @@ def write_evaluation(path, facts, figures, points, is_defect, scores):
     ----------
     path : pathlib.Path
     facts : dict
-        The folder, the model and the detector.
+        Folder, model and detector.
     figures : dict
         Figures that the command prints.
     points : list of OperatingPoint or None
-        None if normal images or defects are missing.
+        Operating points; None if normal images or defects are missing.
     is_defect : ndarray of shape (n,), dtype bool
     scores : ndarray of shape (n,)
     """
@@ -57,9 +57,9 @@ def _name(point):
 
 
 def _histogram(is_defect, scores, points):
-    """Bars of normal images and of defects in percent of the highest of their kind, and the places of the points."""
+    """Return the bars, in percent of the highest bar of the same class, and the positions of the thresholds."""
     thresholds = np.array([point.threshold for point in points])
-    # A single huge score must not press all others into one bar.
+    # A single huge score must not squeeze all others into one bar.
     first, last = np.quantile(scores, [0.25, 0.75])
     end = max(last + _SPREAD * (last - first), thresholds.max())
     edges = score_edges(np.concatenate([np.minimum(scores, end), thresholds]), n_bins=_N_BINS)

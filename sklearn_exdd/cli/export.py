@@ -1,4 +1,4 @@
-"""``export``: a model as one ONNX file."""
+"""Command ``export``: write a model as a single ONNX file."""
 
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DONE
@@ -6,7 +6,7 @@ from sklearn_exdd.export import to_onnx
 
 
 def run(options):
-    """Write the file."""
+    """Write the ONNX file."""
     path = model.check_place(options.out)
     detector = model.load(options.model)
     try:

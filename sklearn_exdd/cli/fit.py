@@ -1,4 +1,4 @@
-"""``fit``: a detector from a folder of images."""
+"""Command ``fit``: fit a detector to a folder of images."""
 
 import time
 
@@ -12,7 +12,7 @@ _OPTIONS = ("feature_extractor", "n_neighbors", "n_synthetic", "max_false_alarm_
 
 
 def run(options):
-    """Fit, and write the model."""
+    """Fit a detector and write the model."""
     path, folder = model.check_place(options.out), open_folder(options.folder)
     detector = make_detector(options)
     start = time.perf_counter()
@@ -20,12 +20,12 @@ def run(options):
     if data is None:
         images = list_images(folder, path)
         if any(image.parent != folder for image in images):
-            raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or, all normal, images without sub-folders.")
-        print(f"{len(images)} images without labels: all are taken as normal.")
+            raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or only normal images, without sub-folders.")
+        print(f"{len(images)} images without labels, all taken as normal.")
         detector.fit(images, roi=options.roi)
     else:
         n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask, y in zip(data.masks, data.y) if y)
-        print(f"{len(data.y) - n_defects} normal images, {n_defects} with a defect, of which {n_masks} have a mask.")
+        print(f"{len(data.y) - n_defects} normal images, {n_defects} with a defect, {n_masks} of them with a mask.")
         named = sorted({str(kind) for kind in data.kinds} - {"normal", "defect"})
         more = {}
         if named and has_fit_parameter(detector, "kinds"):
@@ -41,13 +41,15 @@ def run(options):
 
 
 def make_detector(options):
-    """The detector that the options ask for."""
+    """Make the detector that the options describe."""
     given = {name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None}
     if options.augmenter:
         given["augmenter"] = _make_augmenter(options.augmenter)
     twice = sorted(given.keys() & options.params.keys())
     if twice:
-        raise ValueError(f"--params: expected parameters without an option of their own, got {twice[0]!r}. Use that.")
+        raise ValueError(
+            f"--params: expected parameters without an option of their own, got {twice[0]!r}. Use its option."
+        )
     detector = _detector_class(options.detector)()
     if any(name.startswith("feature_extractor__") for name in options.params):
         from sklearn_exdd.features import make_feature_extractor
@@ -56,11 +58,11 @@ def make_detector(options):
         given["feature_extractor"] = make_feature_extractor(given.get("feature_extractor", own))
     try:
         return detector.set_params(**given, **options.params)
-    except (AttributeError, TypeError) as error:  # of a parameter within something that has none
+    except (AttributeError, TypeError) as error:  # a nested parameter of a value that has no parameters
         names = ", ".join(name for name in options.params if "__" in name)
         raise ValueError(
-            f"--params: expected {names} to belong to an object that has parameters, but {error}. Give the object, "
-            "such as --augmenter perlin, or leave the parameter out."
+            f"--params: expected {names} to belong to an object that has parameters, but {error}. Pass such an object, "
+            "for example by --augmenter perlin, or leave the parameter out."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The colours of anomaly maps in files."""
+"""Colours of the anomaly maps in files."""
 
 import numpy as np
 
@@ -6,18 +6,19 @@ from sklearn_exdd._map_colors import HEAT_COLORS, heat_colors
 
 
 class MapColors:
-    """One scale for all maps of a report: even up to the threshold in its middle, then ever closer, so none is cut.
+    """Colour scale of all maps of a report: linear up to the threshold, compressed above it, without an upper limit.
 
     Parameters
     ----------
     some_maps : list of ndarray of shape (height, width)
-        Values that are low in most of them become dark.
+        Maps from which the lowest value of the scale, which is dark, is estimated.
     threshold : float
+        Value in the middle of the scale.
 
     Attributes
     ----------
     low : float
-        The value at the start of the scale.
+        Value at the start of the scale.
     """
 
     def __init__(self, some_maps, threshold):
@@ -27,15 +28,16 @@ class MapColors:
             self.low = threshold - (abs(threshold) or 1.0)
 
     def shares(self, pixel_map):
-        """Places on the scale, in [0, 1)."""
+        """Return the positions of the values on the scale, in [0, 1)."""
         times = np.maximum((pixel_map - self.low) / (self.threshold - self.low), 0)
         return np.where(times <= 1, times / 2, 1 - 1 / (2 * np.maximum(times, 1)))
 
     def write(self, pixel_map, path):
-        """Write a PNG file of colour numbers, for eyes by its palette, for programs by its texts.
+        """Write a PNG file of colour numbers. Its palette serves viewers, and its text entries serve programs.
 
-        With the texts "low" and "threshold", a number n stands for the value ``low + (threshold - low) * times``, where
-        times is ``n / 127.5`` up to the threshold and ``127.5 / (255 - n)`` above it.
+        With the text entries "low" and "threshold", a number n stands for the value
+        ``low + (threshold - low) * times``, where times is ``n / 127.5`` up to the threshold and ``127.5 / (255 - n)``
+        above it.
         """
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
@@ -48,13 +50,13 @@ class MapColors:
         picture.save(path, "PNG", pnginfo=facts)
 
     def over(self, image, shares):
-        """Lay a map over an image of its size.
+        """Lay a map over an image of the same size.
 
         Parameters
         ----------
         image : ndarray of shape (height, width, 3), dtype uint8
         shares : ndarray of shape (height, width)
-            Places on the scale. Far below the threshold the image shines through.
+            Positions on the scale. Far below the threshold, the image shows through.
 
         Returns
         -------
@@ -65,5 +67,5 @@ class MapColors:
 
 
 def gradient():
-    """The scale as CSS writes it."""
+    """Return the scale as the colour stops of a CSS gradient."""
     return ", ".join("rgb({}, {}, {})".format(*color) for color in HEAT_COLORS)

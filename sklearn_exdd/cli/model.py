@@ -1,4 +1,4 @@
-"""The file that a fitted detector is kept in."""
+"""Model files: fitted detectors on disk."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import persistence
 
-_SIDE = 256  # pixels of the image that a model is tried out on
+_SIDE = 256  # pixels a side of the image that a model is tried out on
 
 
 def check_place(path):
-    """Make sure, before a long fit, that a model can be written.
+    """Check, before a long fit, that a model can be written.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def check_place(path):
     """
     path = Path(path).expanduser()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        came = "a folder" if path.is_dir() else f"no folder {str(path.parent)!r} that can be written to"
+        came = "it is a folder" if path.is_dir() else f"no folder {str(path.parent)!r} that can be written to"
         raise ValueError(f"--out: expected a file to write, got {str(path)!r}: {came}.")
     return path
 
@@ -35,7 +35,7 @@ def save(detector, path):
 
 
 def load(path):
-    """Read a detector that can score images and locate defects. No file can make it run code.
+    """Read a detector that can score images and locate defects. Loading a file never runs code from it.
 
     Parameters
     ----------
@@ -44,15 +44,15 @@ def load(path):
     Returns
     -------
     detector : BaseDefectDetector
-        Fitted on images.
+        Detector fitted on images.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         came = "got a folder" if path.is_dir() else "found no such file"
-        raise FileNotFoundError(f"{path}: expected a file that fit has written, {came}.")
+        raise FileNotFoundError(f"{path}: expected a model file written by fit, {came}.")
     detector = persistence.load(path)
     if not hasattr(detector, "predict_map"):
-        raise ValueError(f"{path}: expected a detector, which has predict_map, got {type(detector).__name__}.")
+        raise ValueError(f"{path}: expected a detector with predict_map, got {type(detector).__name__}.")
     check_is_fitted(detector)
     if hasattr(detector, "n_features_in_"):
         raise ValueError(f"{path}: expected a detector fitted on images, got one fitted on feature rows.")
@@ -62,7 +62,7 @@ def load(path):
 
 
 def _try_out(detector, path):
-    """Score an image of noise, so that what the model or the machine lacks is not blamed on each image."""
+    """Score an image of noise, so that faults of the model or the machine are not reported for every image."""
     roi = getattr(detector, "roi_", np.empty((_SIDE, _SIDE)))
     if roi is None:
         raise ValueError(
@@ -77,7 +77,7 @@ def _try_out(detector, path):
 
 
 def _silence(estimator):
-    """No progress bars but those of the command: a model may have been fitted with some."""
+    """Switch off the progress bars of the model, so that only those of the command are shown."""
     if hasattr(estimator, "verbose"):
         estimator.verbose = 0
     extractors = getattr(estimator, "feature_extractors_", [getattr(estimator, "feature_extractor_", None)])

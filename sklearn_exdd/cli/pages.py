@@ -1,4 +1,4 @@
-"""The pages that commands write: HTML files that need nothing else, and the pictures in them."""
+"""Pages that commands write: self-contained HTML files with their images."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from sklearn_exdd._files import write_whole
 
 
 def check_page(path):
-    """Make sure, before a long run, that a page can be written.
+    """Check, before a long run, that a page can be written.
 
     Parameters
     ----------
@@ -21,15 +21,15 @@ def check_page(path):
     Returns
     -------
     path : pathlib.Path or None
-        A file that is not there yet, or an earlier page.
+        New file or earlier page; None if `path` is None.
     """
     if path is None:
         return None
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out: expected the name of a page to write, such as report.html, got {str(path)!r}.")
+        raise ValueError(f"--out: expected the name of an HTML page to write, such as report.html, got {str(path)!r}.")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        came = "a folder" if path.is_dir() else f"no folder {str(path.parent)!r} that can be written to"
+        came = "it is a folder" if path.is_dir() else f"no folder {str(path.parent)!r} that can be written to"
         raise ValueError(f"--out: expected a file to write, got {str(path)!r}: {came}.")
     return path
 
@@ -41,9 +41,9 @@ def write_page(path, template, **facts):
     ----------
     path : pathlib.Path
     template : str
-        A file beside this module, which extends page.html.
+        Name of a file beside this module that extends page.html.
     **facts : dict
-        Values for the template, besides the time.
+        Values for the template; the time is added.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -56,7 +56,7 @@ def write_page(path, template, **facts):
 
 
 def readable(text):
-    """Return a text that can be written: names of files may hold bytes that are no text."""
+    """Replace bytes that are not valid text, which file names may contain."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -66,7 +66,7 @@ def as_picture(image):
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float
-        If it is not uint8, its largest value becomes white: 12 bits in a file of 16 would be black.
+        Unless the image is uint8, its largest value becomes white: 12-bit values in a 16-bit file would look black.
     """
     from PIL import Image
 
@@ -76,7 +76,7 @@ def as_picture(image):
 
 
 def fitted(picture, side):
-    """Return a picture as large as `side`, but of whole pixels if it is smaller."""
+    """Shrink an image to at most `side` pixels a side; enlarge a small one by a whole factor."""
     if max(picture.size) >= side:
         picture = picture.copy()
         picture.thumbnail((side, side))
@@ -86,12 +86,12 @@ def fitted(picture, side):
 
 
 def jpeg(picture):
-    """Return a picture as the bytes of a JPEG file."""
+    """Return an image as the bytes of a JPEG file."""
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=85)
     return content.getvalue()
 
 
 def data_uri(content):
-    """Return the bytes of a JPEG file as a page holds them."""
+    """Return the bytes of a JPEG file as a data URI."""
     return "data:image/jpeg;base64," + b64encode(content).decode()

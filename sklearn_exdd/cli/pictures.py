@@ -1,4 +1,4 @@
-"""The images of a folder: which there are, what is known of them, and what a detector says of each."""
+"""Images of a folder: their files, their labels and masks, and the results of a detector for each."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _BATCH_SIZE = 8
 
 
 def open_folder(path):
-    """A folder that is there, or an error that says so."""
+    """Return the path of an existing folder; raise an error if it is missing."""
     path = Path(path).expanduser()
     if not path.is_dir():
         came = "got a file. Put it into a folder" if path.exists() else "found no such folder"
@@ -31,18 +31,18 @@ def open_folder(path):
 
 
 def load_labelled(folder, subset):
-    """Images with labels and masks, in whatever layout the folder has.
+    """List the images of a folder with their labels and masks, in any of the supported layouts.
 
     Parameters
     ----------
     folder : pathlib.Path
     subset : {"train", "test"}
-        Where the layout has these parts.
+        Part of the data, for layouts that have these parts.
 
     Returns
     -------
     data : Bunch or None
-        As the loaders of :mod:`sklearn_exdd.datasets` return it; None for a folder in none of their layouts.
+        Result of a loader of :mod:`sklearn_exdd.datasets`; None if the folder has none of their layouts.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -53,7 +53,7 @@ def load_labelled(folder, subset):
 
 
 def read_layout(folder, subset):
-    """Return what :func:`load_labelled` does, with both parts if `subset` is None; files left out are warnings."""
+    """Do as :func:`load_labelled`, with both parts if `subset` is None, and warn of the files that are left out."""
     if (folder / "index.csv").exists():
         return load_index(folder)
     if any(sub_folder(sub_folder(folder, part), "good").is_dir() for part in ("train", "test")):
@@ -66,24 +66,24 @@ def read_layout(folder, subset):
 
 
 def list_images(folder, model=None):
-    """All images at any depth, without masks, reports and what the review page has written.
+    """List all images at any depth, without masks, reports and files of the review page.
 
-    Files that may be images, but are not in a format that is read, are named on the standard error.
+    Files that may be images but have no supported format are named on the standard error.
 
     Parameters
     ----------
     folder : pathlib.Path
     model : pathlib.Path, default=None
-        A file that is no image, wherever it is.
+        Model file, which is not an image, wherever it is.
 
     Returns
     -------
     paths : list of pathlib.Path
-        In the order of their names.
+        Images, sorted by name.
     """
     paths, left_out = list_files(folder, model)
     if not paths:
-        came = f"none, but {len(left_out)} other files such as {left_out[0].name!r}" if left_out else "none"
+        came = f"none, but {len(left_out)} other files, such as {left_out[0].name!r}" if left_out else "none"
         raise ValueError(f"{str(folder)!r}: expected images, found {came}.")
     for path in left_out:
         print(f"{str(path.relative_to(folder))!r}: {why_left_out(path)}", file=sys.stderr)
@@ -91,18 +91,18 @@ def list_images(folder, model=None):
 
 
 def list_files(folder, model=None):
-    """Images as :func:`list_images` lists them, and other files that may be images.
+    """List the images as :func:`list_images` does, and other files that may be images.
 
     Parameters
     ----------
     folder : pathlib.Path
     model : pathlib.Path, default=None
-        A file that is no image, wherever it is.
+        Model file, which is not an image, wherever it is.
 
     Returns
     -------
     paths, left_out : list of pathlib.Path
-        In the order of their names.
+        Images and other files, each sorted by name.
     """
     left_out = []
     paths = list_image_files(folder, left_out=left_out)
@@ -125,45 +125,47 @@ def list_files(folder, model=None):
 
 
 def _masks_beside(paths):
-    """Masks as KSDD2 has them: 10000_GT.png beside 10000.png."""
+    """Select the masks of the KSDD2 layout: 10000_GT.png beside 10000.png."""
     names = Names((path.with_suffix("").as_posix(), path) for path in paths)
     masks = [path for path in paths if path.stem.lower().endswith("_gt")]
     return {mask for mask in masks if names.find(mask.with_suffix("").as_posix()[: -len("_GT")])}
 
 
 def ask_each(method, paths, what, verbose):
-    """What a detector says of each image; one that cannot be used does not stop the others.
+    """Yield the result of a detector for each image. An image that cannot be used does not stop the others.
 
     Parameters
     ----------
     method : callable
-        Takes a list of paths, returns a result for each.
+        Method that takes a list of paths and returns a result for each.
     paths : list of pathlib.Path
     what : str
-        Beside the progress bar.
+        Label of the progress bar.
     verbose : int
+        If > 0, show a progress bar.
 
     Yields
     ------
     result : object
-        None if there is a problem.
+        Result, or None if there is a problem.
     problem : str or None
+        Reason why the image cannot be used, or None.
     """
     with tqdm(total=len(paths), desc=what, unit="image", disable=not verbose) as progress:
         for start in range(0, len(paths), _BATCH_SIZE):
             batch = paths[start : start + _BATCH_SIZE]
             try:
                 answers = [(result, None) for result in method(batch)]
-            except Exception:  # one by one, to know which; an image may make a decoder raise anything
+            except Exception:  # one by one, to find out which; an image may make a decoder raise anything
                 answers = [_ask_one(method, path) for path in batch]
             progress.update(len(batch))
             yield from answers
 
 
 def ask_scores(detector, paths, verbose):
-    """Yield the score of each image and its problem, as :func:`ask_each` does; a score has to be finite."""
+    """Yield the score and problem of each image, as :func:`ask_each` does. A score that is not finite is a problem."""
     for score, problem in ask_each(detector.score_samples, paths, "scores", verbose):
-        if problem is None and not isfinite(score):  # which no threshold would stop
+        if problem is None and not isfinite(score):  # it would never be above the threshold
             score, problem = None, f"expected a finite score, got {score}."
         yield score, problem
 
@@ -171,7 +173,7 @@ def ask_scores(detector, paths, verbose):
 def _ask_one(method, path):
     try:
         return method([path])[0], None
-    except ImportError:  # nothing that another image would change
+    except ImportError:  # it would be the same for every image
         raise
     except (OSError, ValueError) as error:
         return None, re.sub(r"^X\[0\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)

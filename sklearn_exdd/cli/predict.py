@@ -1,4 +1,4 @@
-"""``predict``: scores, maps, regions and a report of the images of a folder, from one pass over them."""
+"""Command ``predict``: write scores, maps, regions and a report of the images of a folder, from one pass over them."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 @dataclass
 class Result:
-    """What is known of an image."""
+    """Result of one image."""
 
     path: Path
     name: str  # relative to the folder
@@ -40,7 +40,7 @@ class Result:
 
 
 def run(options):
-    """Score the images, and write the report."""
+    """Score the images and write the report."""
     out, folder = _check_place(options.out), open_folder(options.folder)
     if options.n_shown < 0:
         raise ValueError(f"--n-shown: expected 0 or more, got {options.n_shown}.")
@@ -60,14 +60,14 @@ def run(options):
         worst = WorstMaps(aside, min(options.n_shown, len(paths)), threshold)
         answers = ask_each(lambda some: detector.inspect(some, **sizes), paths, "images", options.verbose)
         for (found, problem), result in zip(answers, results):
-            if problem is None and not isfinite(found.score):  # which no threshold would stop
+            if problem is None and not isfinite(found.score):  # it would never be above the threshold
                 problem = f"expected a finite score, got {found.score}."
             result.problem = problem
             if problem is None:
                 result.score, result.is_defect = found.score, found.score > threshold
                 result.p_value, result.regions, result.kind = found.p_value, found.regions, found.kind
                 worst.add(result, found.map)
-        # A file that is not looked at must not pass for one without a defect.
+        # A file that was left out must not be mistaken for one without a defect.
         results += [Result(path, path.relative_to(folder).as_posix(), problem=why_left_out(path)) for path in left_out]
         ranking = sorted((result for result in results if result.score is not None), key=lambda result: -result.score)
         worst.finish(ranking)
@@ -89,7 +89,7 @@ def run(options):
     for result in unusable:
         print(f"{result.name!r}: {result.problem}", file=sys.stderr)
     n_defects = sum(result.is_defect for result in ranking)
-    print(f"{len(results)} images: {n_defects} called defective, {len(unusable)} that could not be used.")
+    print(f"{len(results)} images: {n_defects} called defective, {len(unusable)} could not be used.")
     print(f"Written to {out / 'report.html'} and {out / 'scores.csv'}.")
     if unusable:
         return UNUSABLE
@@ -109,20 +109,20 @@ def _write_table(path, results, threshold, knows_kinds):
 
 
 def _sizes(regions):
-    """Number of the regions, their area, and diameter and peak of the first, in the order of the columns."""
+    """Return the number of regions, their total area, and the diameter and peak of the first, as table cells."""
     if not regions:
         return ["", "", "", "", ""] if regions is None else [0, 0, "", "", ""]
     return [len(regions), sum(one.area for one in regions), regions[0].equivalent_diameter, *regions[0].peak]
 
 
 def _check_place(out):
-    """A folder that is not there yet, or may be replaced."""
+    """Check that a report can be written to a folder: it is new, empty or an earlier report."""
     out = Path(out).expanduser().resolve()
     inside = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if inside not in (set(), REPORT) or (out.exists() and not out.is_dir()):
         came = f"a folder with {min(inside - REPORT, default=min(inside))!r}" if inside else "a file"
         raise ValueError(
-            f"--out: expected a folder that is new, empty or an earlier report, got {str(out)!r}: {came}. Give another."
+            f"--out: expected a folder that is new, empty or an earlier report, got {str(out)!r}: {came}. Pass another."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
@@ -131,7 +131,7 @@ def _check_place(out):
 
 
 def _move(aside, out):
-    """Put the report where an earlier one may be."""
+    """Move the report to its place, and replace an earlier one."""
     earlier = aside.with_name(f"{aside.name}.earlier")
     if out.exists():
         out.rename(earlier)

@@ -1,4 +1,4 @@
-"""The report: a single HTML file with the worst images first."""
+"""Report of predict: a single HTML file with the worst images first."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ from sklearn_exdd.cli.map_colors import gradient
 from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_page
 from sklearn_exdd.display.scores import count_scores, score_edges
 
-_N_BYTES = 30_000_000  # of all pictures, before base64 makes a third more of them
-_SIDES = (640, 480, 360, 270, 200, 150)  # of a picture, in pixels; the first that is small enough
+_N_BYTES = 30_000_000  # bytes of all images in the report; base64 adds a third
+_SIDES = (640, 480, 360, 270, 200, 150)  # pixels of the longer side; the first that gives small enough files is used
 _N_BINS = 40
 
 
 class Pictures(NamedTuple):
-    """The image and its map, as data URIs, and their size in pixels."""
+    """Image and map as data URIs, and their size in pixels."""
 
     image: str
     map: str
@@ -23,19 +23,19 @@ class Pictures(NamedTuple):
 
 
 class Thumbnails:
-    """Small pictures that fit into one file together.
+    """Thumbnails that together fit into one file.
 
     Parameters
     ----------
     n_images : int
-        Each has two pictures.
+        Number of images, each with two thumbnails.
     """
 
     def __init__(self, n_images):
         self._n_bytes = _N_BYTES / max(n_images, 1)
 
     def make(self, image, pixel_map, colors):
-        """The image, and the map over it.
+        """Make the thumbnails of an image and of its map, laid over the image.
 
         Parameters
         ----------
@@ -66,13 +66,14 @@ def write_report(path, facts, ranking, n_shown, unusable):
     ----------
     path : pathlib.Path
     facts : dict
-        The folder, the model, the detector, the threshold, the false_alarm_rate that it promises, or None, and the
-        unit of lengths, "pixels" or "mm".
+        Folder, model, detector, threshold, false_alarm_rate (promised by the threshold, or None) and unit of lengths
+        ("pixels" or "mm").
     ranking : list of Result
-        Images with a score, the worst first.
+        Images with a score, worst first.
     n_shown : int
-        How many of them to show.
+        Number of images to show.
     unusable : list of Result
+        Images with a problem.
     """
     scores = np.array([result.score for result in ranking])
     write_page(
@@ -90,8 +91,8 @@ def write_report(path, facts, ranking, n_shown, unusable):
 
 
 def _histogram(scores, threshold):
-    """Bins of the scores in percent of the highest, on either side of the threshold."""
-    # A single huge score must not press all others into one bar.
+    """Return the bars, in percent of the highest, with a bin edge at the threshold."""
+    # A single huge score must not squeeze all others into one bar.
     end = scores.max() if scores.min() >= threshold else threshold + 3 * (threshold - scores.min())
     edges = score_edges(np.minimum(scores, end), threshold, _N_BINS)
     counts = count_scores(scores, edges)

@@ -1,4 +1,4 @@
-"""``versions``: what a report of a bug has to name."""
+"""Command ``versions``: print the versions that a bug report should contain."""
 
 from sklearn_exdd._versions import show_versions
 from sklearn_exdd.cli.command import DONE

@@ -1,4 +1,4 @@
-"""Maps of the worst images, drawn as they come, without keeping those of all images in memory."""
+"""Maps of the worst images, drawn one by one, without keeping all maps in memory."""
 
 import heapq
 import re
@@ -8,18 +8,18 @@ from sklearn_exdd._images import read_image
 from sklearn_exdd.cli.map_colors import MapColors
 from sklearn_exdd.cli.report import Thumbnails
 
-_N_FIRST = 8  # images that give the scale of the maps
+_N_FIRST = 8  # number of images from which the colour scale is chosen
 
 
 class WorstMaps:
-    """Files of the maps with the highest scores, and small pictures of these images for the report.
+    """Map files and thumbnails of the images with the highest scores.
 
     Parameters
     ----------
     folder : pathlib.Path
-        Holds a folder "maps".
+        Folder of the report, with a sub-folder "maps".
     n_shown : int
-        Number of images that are kept.
+        Number of images to keep.
     threshold : float
     """
 
@@ -29,7 +29,7 @@ class WorstMaps:
         self._waiting, self._kept, self._numbers = [], [], count()
 
     def add(self, result, pixel_map):
-        """Take the next image."""
+        """Add the map of the next image."""
         if self._n_shown == 0:
             return
         if self._colors is None:
@@ -40,7 +40,7 @@ class WorstMaps:
             self._draw(result, pixel_map)
 
     def finish(self, ranking):
-        """Number the files, from the worst image on; `ranking` holds all results in that order."""
+        """Rename the map files by rank; `ranking` lists all results, worst first."""
         if self._waiting:
             self._begin()
         kept = {id(result) for _, _, result in self._kept}
@@ -51,7 +51,7 @@ class WorstMaps:
             result.map = name
 
     def _begin(self):
-        """Choose the scale by the first images: what is lowest in most of them is dark."""
+        """Choose the colour scale from the first maps, and draw them."""
         self._colors = MapColors([pixel_map for _, pixel_map in self._waiting], self._threshold)
         for result, pixel_map in self._waiting:
             self._draw(result, pixel_map)
@@ -63,7 +63,7 @@ class WorstMaps:
             return
         try:
             result.pictures = self._thumbnails.make(read_image(result.path), pixel_map, self._colors)
-        except (OSError, ValueError) as error:  # the file has changed
+        except (OSError, ValueError) as error:  # the file has changed in the meantime
             result.problem = str(error)
             return
         result.map = f"maps/{number}"

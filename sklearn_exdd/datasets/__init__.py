@@ -1,4 +1,4 @@
-"""Pictures to work with: generated surfaces, loaders for folders of images, and a check of what they hold."""
+"""Data sets: generated surfaces, loaders for folders of images, and a check of images before fit."""
 
 from sklearn_exdd._images import with_roi
 from sklearn_exdd.datasets.check import check_images

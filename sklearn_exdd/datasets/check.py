@@ -1,10 +1,11 @@
-"""The check of a set of images before fit."""
+"""Check of a set of images before fit."""
 
 import os
 import re
 from numbers import Integral
 
 import numpy as np
+from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
 from sklearn_exdd._images import Images, Masks, check_listed, holds_images, is_missing
@@ -12,10 +13,10 @@ from sklearn_exdd._labels import as_labels, find_positive, listed
 from sklearn_exdd.datasets.duplicates import SIDE, group_alike, group_equal
 from sklearn_exdd.datasets.findings import Finding, Findings
 from sklearn_exdd.datasets.mask_placement import MIN_MASKS, misplaced
-from sklearn_exdd.datasets.outlying_scores import outlying_scores
+from sklearn_exdd.datasets.outlying_scores import outlying_scores, split_pipeline
 from sklearn_exdd.datasets.photographs import measure, odd_photographs, resized
 
-_NEARLY_ALL = 0.9  # share of an image that no mask of a defect covers
+_NEARLY_ALL = 0.9  # share of an image; a mask of a defect that covers more is suspicious
 
 
 def check_images(
@@ -32,41 +33,42 @@ def check_images(
 ):
     """Look for mistakes in a set of images before fit.
 
-    Images that cannot be read are findings, too, so that all of them are known at once.
+    Images that cannot be read do not raise an error. They are findings, so that all of them are reported at once.
 
     Parameters
     ----------
     X : images
-        As `fit` takes them: an array, or a list of arrays, Pillow images or paths.
+        Images as for `fit`: an array, or a list of arrays, Pillow images or paths.
     y : array-like of shape (n_images,), default=None
-        Labels of two classes, such as 0 and 1 or "good" and "bad". None: all images are normal.
+        Labels of two classes, such as 0 and 1 or "good" and "bad". If None, all images are taken as normal.
     masks : array or list, default=None
-        One for each image, by position; None for an image without a mask.
+        Mask of each image, or None for an image without a mask.
     groups : array-like of shape (n_images,), default=None
-        Images of one part share a group. An image without a group (None, NaN or "") is a group of its own.
+        Group of each image. Images of one part share a group; an image without a group (None, NaN or "") is a group of
+        its own.
     splits : array-like of shape (n_images,), default=None
-        The part of the data that each image belongs to, such as "train" or "test".
-    detector : BaseDefectDetector, default=None
-        A clone of it is fitted on the normal images, and scores each of them as if it had not seen it. With
-        :class:`~sklearn_exdd.ExDDDetector`, 145 images of 128 x 128 pixels took 6 s on one core. None does not look at
-        scores.
+        Part of the data that each image belongs to, such as "train" or "test".
+    detector : BaseDefectDetector or Pipeline that ends in one, default=None
+        Detector to clone and fit on the normal images. It scores each of them as if it had not seen the image. Steps
+        before a detector in a Pipeline transform the images. With :class:`~sklearn_exdd.ExDDDetector`, 145 images of
+        128 x 128 pixels took 6 s on one core. If None, scores are not checked.
     max_scored : int or None, default=500
-        Number of normal images that the detector is fitted on at most, drawn by whole groups; None takes all.
+        Maximum number of normal images to fit the detector on, drawn by whole groups. None takes all.
     pos_label : object, default=None
-        Label that means defect; by default recognised as in `fit`.
+        Label that stands for defect; recognised as in `fit` by default.
     verbose : int, default=0
-        1 shows a progress bar.
+        If > 0, show a progress bar.
 
     Returns
     -------
     findings : Findings
-        List of :class:`Finding`, errors first; `print` shows it.
+        List of :class:`Finding`, errors first. `print` shows it as text.
 
     Raises
     ------
     ValueError
-        If X does not hold images, y has more than two classes, or y, masks, groups and splits do not have one entry
-        for each image.
+        If X does not contain images, y has more than two classes, y, masks, groups or splits do not have one entry for
+        each image, or detector is not a detector.
 
     Notes
     -----
@@ -78,7 +80,7 @@ def check_images(
     unreadable         error    an image is missing or cannot be read
     duplicate          error    images with the same pixels differ in label, group or split; otherwise a warning
     near_duplicate     error    images that share their details lie in different splits; otherwise a warning, unless
-                                they are of one group
+                                they belong to one group
     split_group        error    a group lies in several splits
     channels           error    some images are grey and some in colour
     blank              error    all pixels of an image are equal
@@ -86,8 +88,8 @@ def check_images(
     mask_size          error    a mask has another size than its image
     mask_on_normal     error    a mask of a normal image marks pixels
     mask_full          error    a mask marks more than 90 % of the image
-    mask_empty         error    a mask of a defect marks nothing
-    mask_placement     warning  most masks lie clearly better on their images if all are mirrored or shifted alike
+    mask_empty         error    a mask of a defect marks no pixel
+    mask_placement     warning  most masks fit their images clearly better if all are mirrored or shifted alike
     score              warning  the left-out score of a normal image is far above the others
     size               warning  an image has another size than the others
     dark, bright       warning  the mean grey level is far from the others
@@ -95,12 +97,12 @@ def check_images(
     blur               warning  fine details are fainter, compared with coarse ones, than in the others
     ================== ======== ======================================================================================
 
-    Values are far from the others beyond three times the interquartile range from the quartiles. With fewer than eight
-    images that can be read, none is.
+    A value is far from the others if it lies more than three interquartile ranges beyond the quartiles. This takes at
+    least eight readable images.
 
-    Near duplicates are copies (compressed, resized, brightened), photographs of one part, and parts that were cut from
-    one piece. Turned and mirrored copies are not found. Where all parts look alike in detail, only copies that are
-    clearly more alike are found.
+    Near duplicates are copies (compressed, resized, brightened), photographs of one part, and parts cut from one piece.
+    Rotated and mirrored copies are not found. If all parts look alike in detail, only images that are clearly more
+    alike are found.
 
     Examples
     --------
@@ -117,8 +119,7 @@ def check_images(
     n_images = len(items)
     if max_scored is not None and (not isinstance(max_scored, Integral) or max_scored < 1):
         raise ValueError(f"max_scored: expected an integer of at least 1, or None, got {max_scored!r}.")
-    if detector is not None and not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
-        raise ValueError(f"detector: expected a detector, such as ExDDDetector(), or None, got {detector!r}.")
+    _check_detector(detector)
     is_defect = _are_defects(y, n_images, pos_label)
     groups, splits = _names("groups", groups, n_images), _names("splits", splits, n_images)
     masks = _mask_items(masks, n_images)
@@ -134,15 +135,61 @@ def check_images(
 
 
 def _items(X):
-    """Return the images one by one, without reading files, and the depth of integers or None."""
+    """Return a list of images, without reading files, and the depth of integers or None, both as in `fit`."""
     if getattr(X, "ndim", 1) > 1 or not holds_images(X) or not len(X):
         images = Images(X)
         return images.raw(), images.bits
     try:
         images = Images(X)
         return images.raw(), images.bits
-    except (OSError, ValueError):  # one of them cannot be used
-        return list(X), None
+    except (OSError, ValueError):  # at least one image cannot be read
+        return _readable_items(list(X))
+
+
+def _readable_items(items):
+    """Do as :func:`_items` for a list with unreadable images, which do not influence the depth."""
+    in_memory = {i: item for i, item in enumerate(items) if not _is_path(item) and _is_readable(item)}
+    first_file = next((item for item in items if _is_path(item) and _is_readable(item)), None)
+    deciding = [*in_memory.values(), *([] if first_file is None else [first_file])]
+    if not deciding:
+        return items, None
+    try:
+        bits = Images(deciding).bits
+    except ValueError:  # each image is readable alone: one of 16 bits is among images of 8 bits
+        bits = 8
+    for i, item in in_memory.items():
+        try:
+            (items[i],) = Images([item], bits=bits).raw()
+        except ValueError:  # the image of 16 bits, which is reported later
+            continue
+    return items, bits
+
+
+def _is_path(item):
+    return isinstance(item, (str, os.PathLike))
+
+
+def _is_readable(item):
+    try:
+        Images([item])[0]
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _check_detector(detector):
+    if detector is None:
+        return
+    _, last = split_pipeline(detector)
+    if isinstance(last, type):
+        name = last.__name__
+        raise ValueError(f"detector: expected a detector, got the class {name}: pass {name}(), an instance.")
+    if not (hasattr(last, "fit") and hasattr(last, "score_samples") and has_fit_parameter(last, "groups")):
+        came = repr(last) if isinstance(last, str) else type(last).__name__
+        came = came if last is detector else f"a Pipeline that ends in {came}"
+        raise ValueError(
+            f"detector: expected a detector, such as ExDDDetector(), a Pipeline that ends in one, or None, got {came}."
+        )
 
 
 def _are_defects(y, n_images, pos_label):
@@ -156,14 +203,14 @@ def _are_defects(y, n_images, pos_label):
 
 
 def _names(name, values, n_images):
-    """Return a name for each image, or None where it has none."""
+    """Return the group or split of each image as text, or None for an image without one."""
     if values is None:
         return None
     check_listed(values, name)
     values = list(values) if hasattr(values, "__iter__") and not isinstance(values, str) else values
     if not isinstance(values, list) or len(values) != n_images:
         came = len(values) if isinstance(values, list) else repr(values)
-        raise ValueError(f"{name}: expected one for each of the {n_images} images, got {came}.")
+        raise ValueError(f"{name}: expected one entry for each of the {n_images} images, got {came}.")
     return [None if is_missing(value) else str(value) for value in values]
 
 
@@ -178,7 +225,7 @@ def _mask_items(masks, n_images):
 
 
 class _Check:
-    """The findings so far, and what is known of the images that can be read."""
+    """Findings so far, and properties of the images that can be read."""
 
     def __init__(self, items, is_defect, groups, splits):
         self.items, self.is_defect, self.groups, self.splits = items, is_defect, groups, splits
@@ -192,7 +239,7 @@ class _Check:
 
     def _name(self, index):
         item = self.items[index]
-        return os.fspath(item) if isinstance(item, (str, os.PathLike)) and not is_missing(item) else f"X[{index}]"
+        return os.fspath(item) if _is_path(item) and not is_missing(item) else f"X[{index}]"
 
     def read(self, index, item, bits, mask):
         """Measure an image and its mask."""
@@ -214,17 +261,17 @@ class _Check:
         share = float(marks.mean()) if marks.size else 0.0
         if marks.shape != shape:
             came = "{} x {}".format(*marks.shape)
-            message = f"The mask has {came} pixels and its image {shape[0]} x {shape[1]}. Export it at this size."
+            message = f"The mask has {came} pixels, its image {shape[0]} x {shape[1]}. Export the mask at this size."
             self.add("mask_size", "error", [index], message)
         elif not self.is_defect[index]:
             if share:
-                message = f"The mask of a normal image marks {marks.sum()} pixels. Empty the mask, or label a defect."
+                message = f"The mask of a normal image marks {marks.sum()} pixels. Empty it, or label a defect."
                 self.add("mask_on_normal", "error", [index], message)
         elif not share:
-            message = "The mask of a defect marks nothing. Draw it, or leave it out."
+            message = "The mask of a defect marks no pixel. Draw the defect, or leave the mask out."
             self.add("mask_empty", "error", [index], message)
         elif share > _NEARLY_ALL:
-            message = f"The mask marks {100 * share:.0f} % of the image. Is it inverted? Mark the defect only."
+            message = f"The mask marks {100 * share:.0f} % of the image. Is it inverted? Mark only the defect."
             self.add("mask_full", "error", [index], message)
         else:
             self.marks[index] = resized(marks, (SIDE, SIDE))
@@ -254,13 +301,13 @@ class _Check:
         if n_groups > 1:
             differ.append(f"belong to {n_groups} groups")
         if not is_exact and n_groups == 1 and not any("lie in" in one for one in differ):
-            return  # photographs of one part, as the groups say
+            return  # photographs of one part, according to the groups
         is_error = bool(differ) if is_exact else any("lie in" in one for one in differ)
         remedy = (
             "Keep one of them, under the right label."
             if is_exact
-            else "If they show one part, or parts cut from one piece, give them one group (groups=, column group of "
-            "index.csv) and keep them in one split; if they are copies, keep one."
+            else "If they show one part, or parts cut from one piece, assign them to one group (groups=, or the column "
+            "group of index.csv) and keep them in one split. If they are copies, keep one."
         )
         more = "".join(f", and {text}" for text in differ)
         self.add(kind, "error" if is_error else "warning", rows, f"{len(rows)} images {what}{more}. {remedy}")
@@ -275,7 +322,9 @@ class _Check:
                 members.setdefault(group, {}).setdefault(split, []).append(index)
         for group, parts in members.items():
             if len(parts) > 1:
-                message = f"The group {group!r} lies in {' and '.join(sorted(parts))}. Move it to one of them."
+                message = (
+                    f"The group {group!r} lies in {' and '.join(sorted(parts))}. Move all its images to one of them."
+                )
                 self.add("split_group", "error", sorted(index for own in parts.values() for index in own), message)
 
     def find_odd_photographs(self):
@@ -290,21 +339,21 @@ class _Check:
         """Find out whether all masks are mirrored or shifted."""
         rows = sorted(self.marks)
         if 0 < len(rows) < MIN_MASKS:
-            self.not_checked.append(f"placement of masks: that takes {MIN_MASKS} of them or more, got {len(rows)}.")
+            self.not_checked.append(f"placement of masks: this takes at least {MIN_MASKS} masks, got {len(rows)}.")
         images = [self.photographs[row].reduced.astype(np.float32) for row in rows]
         placement = misplaced(images, [self.marks[row] for row in rows])
         if placement:
             message = (
-                f"The {len(rows)} masks lie clearly better on their images if they are moved: they seem to be "
-                f"{placement}. Compare some of them with their images, and export them again."
+                f"The {len(rows)} masks fit their images clearly better in another place: they seem to be {placement}. "
+                "Compare some of them with their images, and export them again."
             )
             self.add("mask_placement", "warning", rows, message)
 
     def find_outlying_scores(self, detector, max_scored):
-        """Find normal images that a detector fitted on the others finds unlike them."""
+        """Find normal images that look unlike the others to a detector fitted on these."""
         rows = np.array([row for row in sorted(self.photographs) if not self.is_defect[row]], dtype=int)
         if detector is None:
-            self.not_checked.append("scores of normal images: pass detector=, such as ExDDDetector().")
+            self.not_checked.append("scores of normal images: pass a detector, such as detector=ExDDDetector().")
             return
         is_colour = {self.photographs[row].n_channels > 1 for row in rows}
         items = [self.items[row] for row in rows]
@@ -315,12 +364,12 @@ class _Check:
             self.add("score", "warning", rows[places], message)
 
     def _independent(self, rows):
-        """Return a group number for each row: the user's groups or, without them, the duplicates."""
+        """Return a group number for each row, from the user's groups or, without groups, from the duplicates."""
         names = {row: f"image {row}" for row in rows.tolist()}
         if self.groups is not None:
             names.update({row: f"group {self.groups[row]}" for row in names if self.groups[row] is not None})
         else:
-            for members in self._alike:  # two sets that share an image are one
+            for members in self._alike:  # sets that share an image are joined
                 joined = {names[row] for row in names.keys() & set(members.tolist())}
                 names.update({row: f"alike {members[0]}" for row, name in names.items() if name in joined})
         return np.unique([names[row] for row in rows.tolist()], return_inverse=True)[1]

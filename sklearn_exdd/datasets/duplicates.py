@@ -4,14 +4,14 @@ import numpy as np
 from scipy import fft, ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
-SIDE = 128  # pixels that images are reduced to
-_N_NEAREST = 8  # candidates of an image, by the bits in which their hashes differ
-_REACH = SIDE // 10  # pixels by which the part may have moved
+SIDE = 128  # pixels a side of reduced images
+_N_NEAREST = 8  # number of candidates for an image: those whose hashes differ in the fewest bits
+_REACH = SIDE // 10  # pixels by which a part may have moved
 _PADDING = 16  # pixels, at least _REACH
 _BLOCK = 32  # pixels
-_MIN_CORRELATION = 0.75  # cloth, whose threads repeat, reaches 0.75; JPEG, a new size or a second photograph leave 0.8
-_MARGIN = 0.5  # of the z-transformed correlation over that of other pairs, where all parts look alike
-_N_PAIRS = 300  # drawn to learn how much any two images have in common
+_MIN_CORRELATION = 0.75  # different parts of cloth reach 0.75; copies by JPEG, resizing or a second photograph keep 0.8
+_MARGIN = 0.5  # distance of a copy from other pairs, in z-transformed correlation, if all parts look alike
+_N_PAIRS = 300  # random pairs from which the usual correlation is estimated
 
 
 def group_equal(digests):
@@ -24,7 +24,7 @@ def group_equal(digests):
     Returns
     -------
     groups : list of list of int
-        Positions of each digest that occurs more than once.
+        Positions of the digests that occur more than once, grouped by digest.
     """
     places = {}
     for index, digest in enumerate(digests):
@@ -38,19 +38,19 @@ def group_alike(reduced):
     Parameters
     ----------
     reduced : ndarray of shape (n_images, SIDE, SIDE)
-        Grey images, all reduced to one size.
+        Grey images, reduced to a common size.
 
     Returns
     -------
     groups : list of list of int
-        Each with two images or more; every image of a group shares its details with another one of it.
+        Groups of at least two images. Each image shares its details with another image of its group.
 
     Notes
     -----
-    What all images have in common is subtracted. Candidates are the nearest images by the perceptual hash (pHash) of
-    the library ImageHash. A hash of 64 bits cannot tell apart parts of one surface. Candidates are therefore shifted
-    onto each other, and the correlation of fine details is computed in blocks. Its median has to be that of a copy,
-    and clearly above that of other pairs. Turned and mirrored copies are not found.
+    The mean of all images is subtracted. Candidates are the nearest images by the perceptual hash (pHash) of the
+    library ImageHash. A hash of 64 bits cannot distinguish parts of one surface. Candidates are therefore shifted onto
+    each other, and the correlation of their fine details is computed in blocks. Its median must be as high as that of a
+    copy and clearly higher than that of other pairs. Rotated and mirrored copies are not found.
     """
     n_images = len(reduced)
     if n_images < 2:
@@ -73,12 +73,12 @@ def group_alike(reduced):
 
 
 def _details(image):
-    """Keep what is finer than lighting and coarser than noise."""
+    """Keep details that are finer than lighting and coarser than noise."""
     return ndimage.gaussian_filter(image, 1) - ndimage.gaussian_filter(image, SIDE / 16)
 
 
 def _candidates(images):
-    """Return pairs (i, j), i < j, of images whose hashes are near."""
+    """Return pairs (i, j), i < j, of images with similar hashes."""
     signs = 1 - 2 * np.stack([_hash(image) for image in images]).astype(np.float32)
     n_nearest, pairs = min(_N_NEAREST, len(images) - 1), set()
     for i, own in enumerate(signs):
@@ -99,7 +99,7 @@ def _hash(image):
 
 
 def _correlation(details, others):
-    """Return the median over blocks of the correlation, after one image has been shifted onto the other."""
+    """Shift one image onto the other and return the median correlation over blocks."""
     first, second = details - details.mean(), others - others.mean()
     shape = (SIDE + _PADDING, SIDE + _PADDING)
     products = fft.irfft2(fft.rfft2(first, shape) * fft.rfft2(second, shape).conj(), shape)
@@ -115,7 +115,7 @@ def _moved(image, down, right):
 
 
 def _blocks(image):
-    """Cut an image into blocks, and subtract the mean of each."""
+    """Cut an image into blocks and subtract the mean of each block."""
     rows, columns = (length // _BLOCK for length in image.shape)
     cut = image[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
     blocks = cut.swapaxes(1, 2).reshape(rows * columns, -1)
@@ -123,10 +123,10 @@ def _blocks(image):
 
 
 def _least(details):
-    """Return the correlation that copies exceed: more than nine of ten pairs of images reach, by a margin."""
+    """Return the correlation that copies must exceed: the 0.9 quantile over random pairs, plus a margin."""
     n_images = len(details)
     rng = np.random.RandomState(0)
-    if n_images < 10:  # few pairs, of which many may be copies
+    if n_images < 10:  # many of the few pairs may be copies
         return _MIN_CORRELATION
     first = rng.randint(n_images, size=_N_PAIRS)
     second = (first + rng.randint(1, n_images, size=_N_PAIRS)) % n_images

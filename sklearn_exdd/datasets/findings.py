@@ -1,26 +1,26 @@
-"""Findings: what a check has found in a set of images."""
+"""Findings of a check of images."""
 
 from dataclasses import dataclass
 
-_N_NAMED = 4  # images that a line names
+_N_NAMED = 4  # images named in a line
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in a set of images that should be looked at before fit.
+    """Possible mistake in a set of images, to look at before fit.
 
     Attributes
     ----------
     kind : str
-        Such as "duplicate" or "mask_empty"; :func:`check_images` lists them.
+        Kind of finding, such as "duplicate" or "mask_empty"; :func:`check_images` lists all kinds.
     severity : {"error", "warning"}
-        An error makes `fit` fail or figures wrong. A warning may be right as it is.
+        Severity. An error makes `fit` fail or figures wrong. A warning may be harmless.
     indices : tuple of int
         Positions of the images in X.
     images : tuple of str
-        Their paths, or "X[3]" for an image in memory.
+        Paths of the images, or "X[3]" for an image in memory.
     message : str
-        Description of the finding, and the remedy.
+        Description of the finding and the remedy.
 
     Examples
     --------
@@ -51,15 +51,18 @@ class Findings(list):
     Parameters
     ----------
     findings : iterable of Finding
+        Findings in any order.
     n_images : int
         Number of images that were checked.
     not_checked : list of str, default=()
-        Checks that were left out, with the reasons.
+        Checks that were not made, with the reasons.
 
     Attributes
     ----------
     n_images : int
+        Number of images that were checked.
     not_checked : list of str
+        Checks that were not made, with the reasons.
 
     Examples
     --------
@@ -79,11 +82,11 @@ class Findings(list):
 
     @property
     def errors(self):
-        """The findings that make `fit` fail or figures wrong."""
+        """Findings that make `fit` fail or figures wrong."""
         return [finding for finding in self if finding.severity == "error"]
 
     def summary(self):
-        """Return the numbers of images, errors and warnings as a sentence."""
+        """Return a sentence with the numbers of images, errors and warnings."""
         n_errors, n_warnings = len(self.errors), len(self) - len(self.errors)
         return (
             f"{_count(self.n_images, 'image')} checked: {_count(n_errors, 'error')}, {_count(n_warnings, 'warning')}."

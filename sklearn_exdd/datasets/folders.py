@@ -1,4 +1,4 @@
-"""Folders of images on disk, in the layouts that data sets come in."""
+"""Folders of images on disk, in the usual layouts of data sets."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,15 @@ from sklearn.utils import Bunch
 from sklearn_exdd._images import IMAGE_SUFFIXES, Masks
 from sklearn_exdd._images.files import Names, composed, list_files
 from sklearn_exdd._labels import meaning
-from sklearn_exdd.datasets.index_table import FileNames, read_rows
+from sklearn_exdd.datasets.index_table import FileNames, RowFaults, read_rows
+from sklearn_exdd.datasets.mask_files import pair_masks, stem_of
 
 
 def _folder(path, layout):
     path = Path(path).expanduser()
     if not path.is_dir():
-        came = "; got a file" if path.exists() else ""
-        raise FileNotFoundError(f"There is no folder {str(path)!r}; expected one that holds {layout}{came}.")
+        came = "got a file" if path.exists() else "found no such folder"
+        raise FileNotFoundError(f"{str(path)!r}: expected a folder with {layout}, {came}.")
     return path
 
 
@@ -28,7 +29,7 @@ def _parts(subset):
 
 
 def sub_folder(folder, name):
-    """Return a sub-folder by its name, whether or not it is there; in upper or lower case if a single one matches."""
+    """Return a sub-folder by its name, which need not exist; in any case if a single name matches."""
     if os.path.lexists(folder / name):
         return folder / name
     found = Names((child.name, child) for child in folder.iterdir()).alike(name) if folder.is_dir() else []
@@ -36,15 +37,15 @@ def sub_folder(folder, name):
 
 
 def list_image_files(folder, part=".", left_out=None):
-    """List the image files of a part of a folder, at any depth, in the order of their names.
+    """List the image files of a part of a folder, at any depth, sorted by name.
 
     Parameters
     ----------
     folder : pathlib.Path
     part : str, default="."
-        A sub-folder, which need not be there.
+        Name of a sub-folder, which need not exist.
     left_out : list, default=None
-        Receives the paths of the files that :func:`~sklearn_exdd._images.files.list_files` leaves out but reports.
+        List to which the files that :func:`~sklearn_exdd._images.files.list_files` leaves out are added.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def list_image_files(folder, part=".", left_out=None):
 
 
 def _check_inside(folder, files):
-    """A folder from a stranger must not make us read what is not in it."""
+    """Refuse files outside the folder: a folder from a stranger must not make us read other files."""
     end = os.path.realpath(folder)
     for file in files:
         place = os.path.realpath(file)
@@ -77,72 +78,12 @@ def _check_inside(folder, files):
 
 
 def _elsewhere(folder, parts):
-    """List the images outside the parts of a layout, apart from those of the review page and of reports."""
+    """List the images outside the parts of a layout, without those of the review page and of reports."""
     known = {sub_folder(folder, part) for part in (*parts, "review")}
     images = [folder / name for name in list_files(folder).images]
     images = [image for image in images if folder / image.relative_to(folder).parts[0] not in known]
     reports = {table.parent for table in folder.rglob("scores.csv") if (table.parent / "report.html").is_file()}
     return [image for image in images if not reports.intersection(image.parents)]
-
-
-def _pair(pools, masks, mask_root, root):
-    """Find the mask of each image: same sub-folder, same stem with or without `_mask`.
-
-    Parameters
-    ----------
-    pools : list of list of (pathlib.Path, pathlib.Path)
-        Places, which are the sub-folder and file name that a mask should have, and their images. A mask belongs to an
-        image of the first pool that has one for it.
-    masks : list of pathlib.Path
-    mask_root : pathlib.Path
-        Folder of the masks.
-    root : pathlib.Path
-        Folder of the defect images, for messages.
-
-    Returns
-    -------
-    mask_of : dict of pathlib.Path to pathlib.Path
-        The mask of each image that has one.
-    """
-    names = [Names((_stem(place), image) for place, image in pool) for pool in pools]
-    mask_of = {}
-    for mask in masks:
-        place = mask.relative_to(mask_root)
-        images = _meant(place, names)
-        if not images:
-            raise ValueError(
-                f"The mask {str(mask)!r} has no defect image; expected {str(root / _without_mask(_stem(place)))!r}"
-                ".<extension>, or a normal image of this name. Rename the mask or remove it."
-            )
-        same = [image for image in images if image.name == mask.name]  # of a.png and a.jpg
-        for image in same or images:
-            if image in mask_of:
-                raise ValueError(
-                    f"{str(image)!r}: expected one mask, got {str(mask_of[image])!r} and {str(mask)!r}. Remove one."
-                )
-            mask_of[image] = mask
-    return mask_of
-
-
-def _stem(place):
-    return place.with_suffix("").as_posix()
-
-
-def _without_mask(stem):
-    name = stem.rpartition("/")[2]
-    return stem[: -len("_mask")] if name.lower().endswith("_mask") and len(name) > len("_mask") else stem
-
-
-def _meant(place, names):
-    """Images that a mask may be meant for, by a name that is equal or, failing that, differs in case."""
-    stem = _stem(place)
-    for look in (Names.equal, Names.alike):
-        for one in dict.fromkeys((stem, _without_mask(stem))):
-            for pool in names:
-                images = look(pool, one)
-                if images:
-                    return images
-    return []
 
 
 def _bunch(path, layout, X, masks, kinds, groups=None, left_out=(), **more):
@@ -156,55 +97,56 @@ def _bunch(path, layout, X, masks, kinds, groups=None, left_out=(), **more):
     if not X:
         raise ValueError(f"Found no images in {str(path)!r}; expected {layout}.{f' {message}.' if left_out else ''}")
     if left_out:
-        warn(f"{message}: expected {layout}. Convert, move or remove what is not.", UserWarning, stacklevel=3)
+        warn(f"{message}: expected {layout}. Convert, move or remove the others.", UserWarning, stacklevel=3)
     kinds = np.array([composed(kind) for kind in kinds])
     y = (kinds != "normal").astype(int)
     return Bunch(X=X, y=y, masks=masks, kinds=kinds, groups=groups, left_out=left_out, **more)
 
 
 def load_folder(path):
-    """List the images of a folder with `normal/` (or `good/`), `defect/` and, if there are any, `masks/`.
+    """List the images of a folder with `normal/` (or `good/`), `defect/` and optionally `masks/`.
 
     Parameters
     ----------
     path : str or path-like
-        The folder. Sub-folders of `defect/` are kinds of defect. The mask of an image has the same stem, with or
-        without `_mask`, in the same sub-folder of `masks/`; normal images may have one, too, which must be empty.
-        Names are compared in Unicode's composed form, and in any case where a single name matches.
+        Folder of the images. Sub-folders of `defect/` are kinds of defect. The mask of an image has the same stem, with
+        or without `_mask`, in the same sub-folder of `masks/`. Normal images may also have masks, which must be empty.
+        Names are compared in Unicode's composed form, and regardless of case if a single name matches.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
         X : list of pathlib.Path, length n_samples
-            The image files, sorted, normal ones first; nothing is decoded.
+            Image files, sorted, normal images first. No file is decoded.
         y : ndarray of shape (n_samples,), dtype int
             1 for a defect, 0 for a normal image.
         masks : list of pathlib.Path or None, length n_samples
-            The mask file of each image that has one.
+            Mask file of each image that has one, otherwise None.
         kinds : ndarray of shape (n_samples,), dtype str
-            The kind of defect ("defect" where it has no name), or "normal".
+            Kind of defect ("defect" if it has no name), or "normal".
         groups : None
-            Only :func:`load_index` knows which images belong together.
+            Only :func:`load_index` reads groups.
         left_out : list of pathlib.Path
-            Files that may be images, but do not have a suffix of a format that is read, links to folders, and images
-            outside the folders of the layout.
+            Files that may be images but do not have a supported suffix, links to folders, and images outside the
+            folders of the layout.
 
     Raises
     ------
     FileNotFoundError
-        If the folder is missing.
+        If the folder does not exist.
     ValueError
-        If there are no images, a mask has no image, an image has two masks, or a link leads out of the folder.
+        If the folder contains no images, a mask has no image, an image has two masks, or a link leads out of the
+        folder.
 
     Warns
     -----
     UserWarning
-        If files are left out: says how many, and names the first.
+        If files are left out. The warning names the first of them and their number.
 
     Notes
     -----
-    Without a warning are left out: hidden files, thumbnails that operating systems and network drives write (such as
-    `Thumbs.db` and `@eaDir/`), and texts, tables and documents beside the images.
+    Hidden files, thumbnails of operating systems and network drives (such as `Thumbs.db` and `@eaDir/`), and texts,
+    tables and documents are left out without a warning.
 
     Examples
     --------
@@ -228,10 +170,10 @@ def load_folder(path):
     roots = {part: sub_folder(path, part) for part in ("good", "normal", "defect", "masks")}
     names = [image.parent.relative_to(roots["defect"]).as_posix() for image in defect]
     kinds = ["normal"] * len(good + normal) + ["defect" if name in (".", "normal") else name for name in names]
-    # Masks may also lie in masks/defect/ and masks/good/, as the images do.
+    # Masks may also lie in masks/defect/ and masks/good/, like the images.
     pools = [[*_places(roots["defect"], defect), *_places(path, defect)]]
     pools += [[*_places(roots["good"], good), *_places(roots["normal"], normal), *_places(path, good + normal)]]
-    mask_of = _pair(pools, masks, roots["masks"], roots["defect"])
+    mask_of = pair_masks(pools, masks, roots["masks"], roots["defect"])
     X = good + normal + defect
     return _bunch(path, layout, X, [mask_of.get(image) for image in X], kinds, left_out=left_out)
 
@@ -246,14 +188,14 @@ def load_mvtec(path, subset=None):
     Parameters
     ----------
     path : str or path-like
-        The folder with `train/good`, `test/<kind>` and `ground_truth/<kind>/<stem>_mask.png`.
+        Folder with `train/good`, `test/<kind>` and `ground_truth/<kind>/<stem>_mask.png`.
     subset : {"train", "test"} or None, default=None
-        None returns both, train first.
+        Part to list. None lists both, train first.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        As :func:`load_folder` returns, and `is_test`, ndarray of shape (n_samples,), dtype bool.
+        Result as of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
 
     Examples
     --------
@@ -284,7 +226,7 @@ def load_mvtec(path, subset=None):
         tested = [image for image, test in zip(X, is_test) if test]
         masks = list_image_files(path, "ground_truth", left_out)
         root = sub_folder(path, "test")
-        mask_of = _pair([_places(root, tested)], masks, sub_folder(path, "ground_truth"), root)
+        mask_of = pair_masks([_places(root, tested)], masks, sub_folder(path, "ground_truth"), root)
     left_out += _elsewhere(path, ("train", "test", "ground_truth"))
     masks, is_test = [mask_of.get(image) for image in X], np.array(is_test)
     return _bunch(path, layout, X, masks, kinds, left_out=left_out, is_test=is_test)
@@ -293,20 +235,20 @@ def load_mvtec(path, subset=None):
 def load_ksdd2(path, subset=None):
     """List the images of KolektorSDD2 (Bozic, Tabernik, Skocaj, Computers in Industry, 2021).
 
-    An image is a defect if its mask marks a pixel, by the rule of `fit`; the masks are read for that. Files with
-    "(copy)" in the name, which the data set holds twice, are left out.
+    An image is a defect if its mask marks a pixel, by the rule of `fit`. To find out, the masks are read. Files with
+    "(copy)" in their names, which are duplicates in the data set, are left out.
 
     Parameters
     ----------
     path : str or path-like
-        The folder with `train/` and `test/`, which hold `10000.png` and its mask `10000_GT.png`.
+        Folder with `train/` and `test/`, which contain `10000.png` and its mask `10000_GT.png`, and so on.
     subset : {"train", "test"} or None, default=None
-        None returns both, train first.
+        Part to list. None lists both, train first.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        As :func:`load_folder` returns, and `is_test`, ndarray of shape (n_samples,), dtype bool.
+        Result as of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
 
     Examples
     --------
@@ -341,11 +283,11 @@ def load_ksdd2(path, subset=None):
 
 
 def _pair_ksdd2(root, images, masks):
-    """Find the mask of every image, and refuse images and masks that stand alone or twice."""
-    names = Names((_stem(place), image) for place, image in _places(root, images))
+    """Find the mask of every image; raise an error if an image or mask is missing or occurs twice."""
+    names = Names((stem_of(place), image) for place, image in _places(root, images))
     mask_of = {}
     for mask in masks:
-        stem = _stem(mask.relative_to(root))[: -len("_GT")]
+        stem = stem_of(mask.relative_to(root))[: -len("_GT")]
         found = names.find(stem)
         if not found:
             raise ValueError(_lonely(root, stem.rpartition("/")[2], mask))
@@ -366,22 +308,29 @@ def _lonely(root, stem, file):
 
 
 def load_index(path):
-    """List the images that the table `index.csv` of a folder names, in the order of its rows.
+    """List the images named in the table `index.csv` of a folder, in the order of its rows.
 
     Parameters
     ----------
     path : str or path-like
-        The folder that holds `index.csv`. Its columns are `image` and `label` (0 or 1, or names such as "good" and
-        "bad", "OK" and "NG", as `fit` knows them) and, if
-        there are any, `mask`, `type` (the kind of defect) and `group` (images of one part share it; an image without
-        one is a group of its own). Paths are relative to the folder, and do not lead out of it. The table is UTF-8 or
-        UTF-16 with a byte order mark, separated by commas, semicolons or tabs, and has one row for each image.
+        Folder with `index.csv`. The columns are `image`, `label` (0 or 1, or names such as "good" and "bad" or "OK" and
+        "NG", as in `fit`) and optionally `mask`, `type` (kind of defect) and `group` (images of one part share a group;
+        an image without a group is a group of its own). Paths are relative to the folder and must not lead out of it.
+        The table is UTF-8, or UTF-16 with a byte order mark, separated by commas, semicolons or tabs, and has one row
+        for each image.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        As :func:`load_folder` returns; with a column `group` that is not blank, `groups` is an ndarray of shape
+        Result as of :func:`load_folder`. If the column `group` is not blank, `groups` is an ndarray of shape
         (n_samples,), dtype str.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table, or a file named in it, does not exist.
+    ValueError
+        If the table cannot be read, or a row is wrong. All wrong rows are reported together, up to ten of them by line.
 
     Examples
     --------
@@ -403,42 +352,42 @@ def load_index(path):
         came = "; got a folder of this name" if index.is_dir() else ""
         raise FileNotFoundError(f"There is no {str(index)!r}; expected {layout}{came}.")
     X, masks, kinds, groups, lines = [], [], [], [], {}
-    files = FileNames(index.parent)
+    files, faults = FileNames(index.parent), RowFaults(index)
     for line, row in read_rows(index, layout, {"image", "label"}):
         image, label, mask, kind, group = (row.get(name, "") for name in ("image", "label", "mask", "type", "group"))
-        is_defect = meaning(label)
-        if is_defect is None:
-            raise ValueError(
-                f"{index}, line {line}: expected a label such as 0, good or OK, or 1, bad or NG, got {label!r}."
-            )
-        image, mask = _named(files, index, line, image), _named(files, index, line, mask) if mask else None
-        if lines.setdefault(image, line) != line:
-            raise ValueError(
-                f"{index}, line {line}: expected one row for each image, got {str(image)!r} again, as in line "
-                f"{lines[image]}. Remove one of the rows; join the masks of an image with several defects."
-            )
-        label = "defect" if is_defect else "normal"
-        X.append(image)
-        masks.append(mask)
-        # The type of a normal image may be that of its product; a defect of a type such as "good" has no name.
-        kinds.append(kind if is_defect and kind and meaning(kind) is not False else label)
-        groups.append(group)
+        with faults.of(line):
+            is_defect = meaning(label)
+            if is_defect is None:
+                raise ValueError(f"expected a label such as 0, good or OK, or 1, bad or NG, got {label!r}.")
+            image, mask = _named(files, index.parent, image), _named(files, index.parent, mask) if mask else None
+            if lines.setdefault(image, line) != line:
+                raise ValueError(
+                    f"expected one row for each image, got {image.relative_to(index.parent).as_posix()!r} again, as in "
+                    f"line {lines[image]}. Remove one of the rows, and join the masks of an image with several defects."
+                )
+            X.append(image)
+            masks.append(mask)
+            # The type of a normal image may be that of its product. A type such as "good" does not name a defect.
+            is_kind = is_defect and kind and meaning(kind) is not False
+            kinds.append(kind if is_kind else "defect" if is_defect else "normal")
+            groups.append(group)
+    faults.raise_any()
     groups = _own_groups(groups, X, index.parent) if any(groups) else None
     return _bunch(index.parent, layout, X, masks, kinds, groups)
 
 
-def _named(files, index, line, name):
+def _named(files, folder, name):
     path = files.locate(name)
     if path is None:
-        there = name and (index.parent / name).is_dir()
-        came = f"{name!r} is a folder, not a file" if there else f"there is no file {name!r} in the folder"
-        raise FileNotFoundError(f"{index}, line {line}: {came}.")
-    _check_inside(index.parent, [path])
+        is_folder = name and (folder / name).is_dir()
+        came = f"{name!r} is a folder, not a file" if is_folder else f"the folder contains no file {name!r}"
+        raise FileNotFoundError(f"{came}.")
+    _check_inside(folder, [path])
     return path
 
 
 def _own_groups(groups, X, folder):
-    """Give an image without a group its own, named after the image."""
+    """Give each image without a group a group of its own, named after the image."""
     taken, own = {composed(group) for group in groups}, []
     for group, image in zip(map(composed, groups), X):
         if not group:

@@ -1,15 +1,17 @@
-"""The table index.csv: its text, its rows, and the files that they name."""
+"""Table index.csv: its text, its rows, and the files that they name."""
 
 import csv
 import io
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 from sklearn_exdd._images.files import Names
 
 _SEPARATORS = (",", ";", "\t")  # German Excel writes semicolons
-_BLANK = frozenset(["", "nan", "none", "null", "n/a", "#n/a", "<na>"])  # an empty cell, as programs write it
+_N_FAULTS = 10  # wrong rows that a message names
+_BLANK = frozenset(["", "nan", "none", "null", "n/a", "#n/a", "<na>"])  # spellings of an empty cell
 
 
 def read_rows(index, layout, needed):
@@ -21,21 +23,21 @@ def read_rows(index, layout, needed):
     layout : str
         The expected layout, for messages.
     needed : set of str
-        Names of the columns that have to be there, in lower case.
+        Names of the required columns, in lower case.
 
     Returns
     -------
     rows : list of (int, dict of str to str)
-        For each row that is not blank, the number of its line and its cells without spaces around them. Cells of
-        optional columns that programs fill with "nan", "None" and the like are empty.
+        Line number and cells, without surrounding spaces, of each row that is not blank. Cells of optional columns are
+        empty if they contain "nan", "None" or the like.
 
     Raises
     ------
     ValueError
-        If the text is neither UTF-8 nor UTF-16 with a byte order mark, or is not a table with these columns.
+        If the text is neither UTF-8 nor UTF-16 with a byte order mark, or is not a table with the required columns.
     """
     text = _decode(index)
-    first = re.match(r"sep=([^\w\s\"\\]|\t)(?:\r\n|\r|\n)", text)  # which Excel takes for an instruction
+    first = re.match(r"sep=([^\w\s\"\\]|\t)(?:\r\n|\r|\n)", text)  # an instruction for Excel
     table, columns = text[first.end() :] if first else text, []
     for separator in [first[1]] if first else _SEPARATORS:
         header, rows = _parse(index, table, separator)
@@ -48,7 +50,7 @@ def read_rows(index, layout, needed):
             f"{f'the columns {columns[0]}' if columns[0] else 'an empty table'} in {str(index)!r}."
         )
     if len(set(filter(None, header))) < len(list(filter(None, header))):
-        raise ValueError(f"{index}: expected every column once, got the columns {header}.")
+        raise ValueError(f"{index}: expected each column once, got the columns {header}.")
     n_skipped, named = int(first is not None), []
     for number, cells in rows:
         if any(cells[len(header) :]):
@@ -84,7 +86,7 @@ def _line(before):
 
 
 def _parse(index, text, separator):
-    """Split a text into the header, in lower case, or None, and its other rows with the numbers of their lines."""
+    """Split a text into its header (in lower case, or None) and its other rows with their line numbers."""
     rows, header = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True), None
     found = []
     try:
@@ -103,25 +105,61 @@ def _parse(index, text, separator):
     return header, found
 
 
+class RowFaults:
+    """Wrong rows of a table, which are reported together.
+
+    Parameters
+    ----------
+    index : pathlib.Path
+        The table, for messages.
+    """
+
+    def __init__(self, index):
+        self._index, self._found = index, []
+
+    @contextmanager
+    def of(self, line):
+        """Keep an error that is raised for the row in a line, and go on."""
+        try:
+            yield
+        except (FileNotFoundError, ValueError) as error:
+            self._found.append((line, error))
+
+    def raise_any(self):
+        """Raise one error for all wrong rows, if there are any, of the type of the first."""
+        if not self._found:
+            return
+        kind = FileNotFoundError if isinstance(self._found[0][1], FileNotFoundError) else ValueError
+        lines = [f"line {line}: {error}" for line, error in self._found[:_N_FAULTS]]
+        if len(self._found) == 1:
+            raise kind(f"{self._index}, {lines[0]}") from self._found[0][1]
+        n_more = len(self._found) - len(lines)
+        lines += [f"and {n_more} more"] if n_more else []
+        raise kind(
+            f"{self._index}: expected rows that can be used, got {len(self._found)} wrong ones:\n" + "\n".join(lines)
+        )
+
+
 class FileNames:
-    """The files that the rows of a table name.
+    """Files named by the rows of a table.
 
     Parameters
     ----------
     folder : pathlib.Path
-        Names are relative to it.
+        Folder that the names are relative to.
     """
 
     def __init__(self, folder):
         self._folder, self._names = folder, None
 
     def locate(self, name):
-        """Find a file by its name, with Windows' separators too; see :class:`Names` for what else may differ.
+        """Find a file by its name, also with the separators of Windows; see :class:`Names` for other differences.
 
         Returns
         -------
         path : pathlib.Path or None
-            None if there is no such file, or several could be meant. A name that leads out of the folder is followed.
+            Path of the file, or None if the file does not exist or the name is ambiguous. A name that leads out of the
+            folder is followed.
         """
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             if (self._folder / spelling).is_file():

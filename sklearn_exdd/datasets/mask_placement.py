@@ -1,16 +1,16 @@
-"""Mask placement: whether masks lie where their images differ from their surroundings."""
+"""Mask placement: detection of masks that are mirrored or shifted against their images."""
 
 import numpy as np
 from scipy import fft, ndimage
 
 from sklearn_exdd.datasets.duplicates import SIDE
 
-MIN_MASKS = 8  # fewer cannot tell
-_REACH = SIDE // 10  # pixels of the reduced image by which masks are shifted
+MIN_MASKS = 8  # fewer masks give no reliable result
+_REACH = SIDE // 10  # largest shift that is tried, in pixels of the reduced image
 _PADDING = 16  # pixels, at least _REACH
-_LEAST_SHIFT = 2  # pixels of the reduced image
-_LEAST_T = 4  # of the mean gain over its standard error
-_LEAST_WINS = 0.7  # share of the masks that lie better elsewhere
+_LEAST_SHIFT = 2  # smallest shift that is reported, in pixels of the reduced image
+_LEAST_T = 4  # smallest ratio of the mean gain to its standard error
+_LEAST_WINS = 0.7  # smallest share of masks that fit better in the other place
 _MIRRORED = {
     "mirrored left to right": np.fliplr,
     "mirrored upside down": np.flipud,
@@ -19,23 +19,24 @@ _MIRRORED = {
 
 
 def misplaced(images, masks):
-    """Tell how masks are misplaced, if most of them lie clearly better in another place.
+    """Find out how masks are misplaced, if most of them fit clearly better in another place.
 
     Parameters
     ----------
     images, masks : list of ndarray of shape (SIDE, SIDE)
-        Defect images in grey and the covered share of each pixel, all reduced to one size.
+        Grey defect images, and the share of each pixel that its mask covers. All are reduced to a common size.
 
     Returns
     -------
     placement : str or None
-        Such as "mirrored left to right" or "shifted by about 5 % of the height down"; None if nothing can be said.
+        Description such as "mirrored left to right" or "shifted by about 5 % of the height down", or None if no
+        misplacement is certain.
 
     Notes
     -----
-    A single mask proves nothing: many defects are fainter than the texture around them. All masks are therefore moved
-    alike. The contrast of a pixel is its rank among the differences from the surroundings, and its mean under the
-    masks has to be higher in the other place by four standard errors, and for 7 of 10 masks.
+    A single mask proves nothing, because many defects are fainter than the texture around them. All masks are therefore
+    moved alike. The contrast of a pixel is the rank of its difference from its surroundings. The mean contrast under
+    the masks must be higher in the other place by four standard errors, and for 7 of 10 masks.
     """
     if len(masks) < MIN_MASKS:
         return None
@@ -57,7 +58,7 @@ def misplaced(images, masks):
 
 
 def _contrast(image):
-    """Return the rank of each pixel by its difference from the surroundings, from -0.5 to 0.5."""
+    """Return the rank, from -0.5 to 0.5, of the difference of each pixel from its surroundings."""
     difference = np.abs(ndimage.gaussian_filter(image, 1) - ndimage.gaussian_filter(image, SIDE / 10))
     ranks = np.empty(difference.size)
     ranks[np.argsort(difference, axis=None, kind="stable")] = np.arange(difference.size)
@@ -72,7 +73,7 @@ def _under(contrast, mask):
 
 
 def _shift(down, right):
-    """Say how far masks are shifted, in percent of the image."""
+    """Describe a shift of the masks in percent of the image."""
     parts = []
     for pixels, side, forwards, backwards in ((down, "height", "down", "up"), (right, "width", "right", "left")):
         if pixels:

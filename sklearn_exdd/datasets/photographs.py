@@ -1,4 +1,4 @@
-"""Photographs: the size, exposure and sharpness of images, and which of them differ from the others."""
+"""Photographs: size, exposure and sharpness of images, and images that differ from the others in them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from scipy import ndimage
 
 from sklearn_exdd.datasets.duplicates import SIDE
 
-MIN_IMAGES = 8  # fewer do not tell what is usual
-_MAX_SIDE = 512  # pixels of the shorter side, beyond which images are reduced
-_FENCE = 3  # times the middle half, beyond which a value is far out (Tukey)
+MIN_IMAGES = 8  # fewer images do not show which values are usual
+_MAX_SIDE = 512  # pixels of the shorter side; larger images are reduced
+_FENCE = 3  # interquartile ranges beyond the quartiles; values further away are far out (Tukey)
 
 
 @dataclass
@@ -22,15 +22,15 @@ class Photograph:
     shape : tuple of int (height, width)
     n_channels : int
     digest : bytes
-        Equal for equal pixels.
+        Digest that is equal for equal pixels.
     reduced : ndarray of shape (SIDE, SIDE), float16
-        The image in grey.
+        Image in grey, reduced in size.
     brightness : float
-        Mean, in [0, 1].
+        Mean grey level, in [0, 1].
     clipped : float
-        Share of the pixels that are white, in [0, 1].
+        Share of white pixels, in [0, 1].
     sharpness : ndarray of shape (3,)
-        Logarithm of the variance of details over that of details twice as coarse, at three scales.
+        Logarithm of the ratio of the variance of details to that of coarser details, at three scales.
     is_blank : bool
         Whether all pixels are equal.
     """
@@ -46,7 +46,7 @@ class Photograph:
 
 
 def measure(image):
-    """Measure an image.
+    """Measure the properties of an image.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def measure(image):
 
 
 def resized(grey, shape):
-    """Return a grey image or a mask at another size, each pixel the mean of those that it covers."""
+    """Resize a grey image or a mask; each new pixel is the mean of the pixels it covers."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(grey, dtype=np.float32))
@@ -89,7 +89,7 @@ def _sharpness(grey):
 
 
 def _energy(details):
-    """Return the median of the mean square in 8 x 8 blocks that are not constant: a defect fills few of them."""
+    """Return the median of the mean squares in 8 x 8 blocks that are not constant: a defect fills few of them."""
     rows, columns = (max(1, length // 8) for length in details.shape)
     cut = details[: details.shape[0] // rows * rows, : details.shape[1] // columns * columns]
     blocks = cut.reshape(cut.shape[0] // rows, rows, cut.shape[1] // columns, columns)
@@ -98,13 +98,13 @@ def _energy(details):
 
 
 def far_out(values, least):
-    """Tell which values lie far below or far above the others.
+    """Find values that lie far below or far above the others.
 
     Parameters
     ----------
     values : ndarray of shape (n,)
     least : float
-        Distance from the middle half of the values that is not far in any case.
+        Distance from the quartiles up to which no value is far out.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def odd_photographs(photographs):
         few, others = ("in colour", "grey") if colours.mean() <= 0.5 else ("grey", "in colour")
         message = (
             f"{_images(min(colours.sum(), (~colours).sum()))} {few} among others that are {others}, and fit accepts "
-            "one kind only. Convert them, or set image_channels='grey' or 'colour' of the detector."
+            "only one kind. Convert them, or set image_channels='grey' or 'colour' of the detector."
         )
         odd.append(("channels", "error", colours == (few == "in colour"), message))
     if len(photographs) >= MIN_IMAGES:
@@ -159,8 +159,8 @@ def _odd_sizes(photographs):
     came = sorted({shapes[i] for i in np.flatnonzero(chosen)})
     listed = ", ".join(f"{height} x {width}" for height, width in came[:3]) + (", ..." if len(came) > 3 else "")
     message = (
-        f"{_images(chosen.sum())} of another size ({listed}); {expected} (height x width). Are they cut or scaled "
-        "otherwise? Export them as the others."
+        f"{_images(chosen.sum())} of another size ({listed}); {expected} (height x width). Were they cropped or scaled "
+        "differently? Export them like the others."
     )
     return "size", "warning", chosen, message
 
@@ -172,8 +172,8 @@ def _odd_exposures(photographs):
     for kind, chosen, remedy in (("dark", dark, "more"), ("bright", bright, "less")):
         message = (
             f"{_images(chosen.sum())} far {kind}er than the others (mean {_range(brightness[chosen])}; half of the "
-            f"images have {_range(middle)}, of 0 to 1). Photograph the part again with {remedy} light, or remove the "
-            "image."
+            f"images have {_range(middle)}, on a scale from 0 to 1). Photograph the part again with {remedy} light, or "
+            "remove the image."
         )
         yield kind, "warning", chosen, message
     clipped = np.array([one.clipped for one in photographs])

@@ -1,4 +1,4 @@
-"""Generated surfaces with defects: pictures that need no download."""
+"""Generated surfaces with defects: images that need no download."""
 
 from numbers import Integral, Real
 
@@ -6,13 +6,13 @@ import numpy as np
 from scipy import fft, ndimage
 from sklearn.utils import check_random_state
 
-_LIGHT = np.deg2rad(225)  # the lamp stands at the upper left: relief, pits and dents are lit from the same side
+_LIGHT = np.deg2rad(225)  # the lamp is at the upper left and lights relief, pits and dents from the same side
 
-# Surfaces: each function draws the relative brightness of one surface, around 0.
+# Surfaces: each function draws the relative brightness of a surface, around 0.
 
 
 def _noise(rng, shape, gain=1.0):
-    """Random field with the given spectral gain, zero mean and unit variance."""
+    """Draw a random field with the given spectral gain, zero mean and unit variance."""
     field = fft.irfft2(fft.rfft2(rng.random_sample(shape) - 0.5) * gain, s=shape)
     return (field - field.mean()) / field.std()
 
@@ -22,12 +22,12 @@ def _frequencies(shape):
 
 
 def _shade(height):
-    """Light falls on a relief from the upper left."""
+    """Shade a relief that is lit from the upper left."""
     return np.sin(_LIGHT) * np.gradient(height, axis=0) + np.cos(_LIGHT) * np.gradient(height, axis=1)
 
 
 def _smooth_noise(rng, shape, size):
-    """Random field whose blobs are about `size` pixels wide."""
+    """Draw a random field whose blobs are about `size` pixels wide."""
     fy, fx = _frequencies(shape)
     return _noise(rng, shape, np.exp(-((np.pi * size) ** 2) * (fy**2 + fx**2) / 2))
 
@@ -87,7 +87,7 @@ _TEXTURES = {"metal": _metal, "cast": _cast, "fabric": _fabric, "tile": _tile}
 
 
 def _photograph(rng, shape, texture):
-    """One picture of a sound surface: its texture under a lamp that is never quite the same."""
+    """Draw an image of a sound surface, with random lighting."""
     grain = rng.uniform(0.6, 1.4) * _TEXTURES[texture](rng, shape)
     angle, slope, vignette = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.22), rng.uniform(0, 0.12)
     y, x = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])
@@ -97,11 +97,11 @@ def _photograph(rng, shape, texture):
     return np.clip(np.rint(image), 12, 243).astype(np.uint8)
 
 
-# Defects: each function draws the relative change of brightness, to any scale.
+# Defects: each function draws the relative change of brightness, on an arbitrary scale.
 
 
 def _stroke(shape, rows, cols, weights, width):
-    """Draw a line through dense points, as wide as `width` pixels."""
+    """Draw a line of `width` pixels through dense points."""
     canvas = np.zeros(shape)
     inside = (rows > 0) & (rows < shape[0] - 1) & (cols > 0) & (cols < shape[1] - 1)
     rows, cols, weights = rows[inside], cols[inside], weights[inside]
@@ -119,7 +119,7 @@ def _centre(rng, shape):
 
 def _scratch(rng, shape):
     side = min(shape)
-    # Along the brush marks of metal, nobody could see it: hence never quite level.
+    # Never quite horizontal: along the brush marks of metal it would be invisible.
     length, angle, bend = rng.uniform(0.3, 0.8) * side, rng.uniform(0.25, np.pi - 0.25), rng.uniform(-0.3, 0.3)
     t = np.linspace(-0.5, 0.5, int(4 * length))
     row, col = _centre(rng, shape)
@@ -136,7 +136,7 @@ def _crack(rng, shape):
     side, step = min(shape), 0.35
     row, col = _centre(rng, shape)
     heading = rng.uniform(0, 2 * np.pi)
-    turns = 0, np.pi + rng.normal(0, 0.4)  # two arms start back to back, and branch
+    turns = 0, np.pi + rng.normal(0, 0.4)  # two arms start in opposite directions and branch
     tips, points = [(row, col, heading + turn, rng.uniform(0.2, 0.6) * side, 1.0) for turn in turns], []
     while tips:
         row, col, heading, length, weight = tips.pop()
@@ -184,7 +184,7 @@ def _stain(rng, shape):
         depth += share * _smooth_noise(rng, shape, scale * size)
     depth = np.where(r < 2, depth + max(0, 0.5 - depth[r < 2].max()), -1)
     body = np.clip(depth / rng.uniform(0.25, 0.9), 0, 1)
-    ring = np.exp(-(((depth - 0.2) / 0.15) ** 2))  # what dries last, dries darkest
+    ring = np.exp(-(((depth - 0.2) / 0.15) ** 2))  # the edge dries last and darkest
     mottled = 1 + 0.12 * _smooth_noise(rng, shape, 0.4 * size)
     return rng.choice([-1, -1, -1, 1]) * body**2 * (3 - 2 * body) * mottled * (0.75 + rng.uniform(0, 0.4) * ring)
 
@@ -200,21 +200,21 @@ def _dent(rng, shape):
 
 
 _DEFECTS = {"scratch": _scratch, "crack": _crack, "pit": _pit, "stain": _stain, "dent": _dent}
-# How far the change stands out of the texture around it, from hard to easy: a thin defect needs more than a wide one.
+# Contrast with the texture around, from hard to easy to see. A thin defect needs more contrast than a wide one.
 _CONTRAST = {"scratch": (3, 5), "crack": (2.5, 5), "pit": (2.5, 5), "stain": (1.9, 3.2), "dent": (1.6, 3.2)}
 
 
 def _add_defect(rng, image, kind):
-    """Return the image with one defect, and the mask of the pixels that it changed noticeably."""
+    """Return the image with a defect, and the mask of the pixels that it changed noticeably."""
     change = _DEFECTS[kind](rng, image.shape)
     surface = image.astype(float)
     roughness = (surface - ndimage.uniform_filter(surface, 9)).std()
     strength = (7 + min(roughness, 18)) * rng.uniform(*_CONTRAST[kind])
     change *= strength / np.abs(change).max()
     changed = np.clip(np.rint(surface + change * (0.3 + 0.7 * surface / surface.mean())), 0, 255)
-    # In grey levels: less drowns in the noise of the camera.
+    # Grey levels; smaller changes are lost in the noise of the camera.
     mask = np.abs(changed - surface) >= np.clip(0.12 * strength, 3, 8)
-    # Between its light and its dark side, a dent passes through no change at all: the gap belongs to it.
+    # Between the light and the dark side of a dent, the change is zero. This gap belongs to the dent.
     mask |= ndimage.binary_closing(mask, iterations=max(1, min(image.shape) // 32) if kind == "dent" else 1)
     return np.where(mask, changed, surface).astype(np.uint8), mask
 
@@ -222,10 +222,10 @@ def _add_defect(rng, image, kind):
 def make_surface_defects(
     n_samples=100, *, defect_fraction=0.3, image_shape=(128, 128), texture="metal", defects=None, random_state=None
 ):
-    """Generate grey pictures of a surface, some of them with a defect and its mask.
+    """Generate grey images of a surface, some of them with a defect and its mask.
 
-    Brightness, contrast, lighting and phase of the texture vary from picture to picture, so that neither the mean
-    nor the spread of the grey levels gives a defect away. Defects go from faint to plain.
+    Brightness, contrast, lighting and phase of the texture vary from image to image, so that neither the mean nor the
+    spread of the grey levels gives a defect away. Defects range from faint to obvious.
 
     Parameters
     ----------
@@ -238,14 +238,15 @@ def make_surface_defects(
     texture : {"metal", "cast", "fabric", "tile"}, default="metal"
         Brushed metal, a rough casting, woven cloth, or a smooth tile under slow shading.
     defects : str, list of str or None, default=None
-        Kinds to draw from, one an image: "scratch", "crack", "pit", "stain", "dent". None means all of them.
+        Kinds of defect to draw from, one for each defect image: "scratch", "crack", "pit", "stain", "dent". None draws
+        from all kinds.
     random_state : int, RandomState instance or None, default=None
-        Pass an int for the same pictures at every call.
+        Source of randomness. Pass an int for the same images in every call.
 
     Returns
     -------
     X : ndarray of shape (n_samples, height, width), dtype uint8
-        The images, in [0, 255].
+        Images, in [0, 255].
     y : ndarray of shape (n_samples,), dtype int
         1 for an image with a defect, 0 for a normal one, in random order.
     masks : ndarray of shape (n_samples, height, width), dtype bool
@@ -253,8 +254,8 @@ def make_surface_defects(
 
     Notes
     -----
-    The surfaces are drawn before the defects: with the same int as `random_state`, `defect_fraction=0` returns the
-    same surfaces without their defects, and outside `masks` every pixel is equal.
+    The surfaces are drawn before the defects. With the same int as `random_state`, `defect_fraction=0` therefore
+    returns the same surfaces without their defects, and all pixels outside `masks` are equal.
 
     Examples
     --------

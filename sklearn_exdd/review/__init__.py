@@ -1,4 +1,4 @@
-"""The expert in the loop: a local page to make, accept and correct defects, and the folder of decisions."""
+"""Review by an expert: a local page to make, accept and correct defects, and the folder of decisions."""
 
 from sklearn_exdd.review.store import ReviewFolder, load_review
 

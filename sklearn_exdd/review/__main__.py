@@ -1,4 +1,4 @@
-"""Open the review page on a folder: ``python -m sklearn_exdd.review FOLDER``."""
+"""Command that opens the review page on a folder: ``python -m sklearn_exdd.review FOLDER``."""
 
 import argparse
 import socket
@@ -12,17 +12,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd.review.store import ReviewFolder
 
-_RISK = "Loading such a file can run code: give only files that you trust (a .skops file is checked first)."
+_RISK = "Loading such a file can run code: pass only files that you trust (a .skops file is checked first)."
 
 
 def parser():
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sklearn_exdd.review",
         description="Make synthetic defects and correct a detector on a local page. Decisions are kept in "
-        "FOLDER/review/ and read by sklearn_exdd.datasets.load_review.",
+        "FOLDER/review/, from where sklearn_exdd.datasets.load_review reads them.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="images, or normal/ (or good/) and defect/ with images")
+    parser.add_argument("folder", metavar="FOLDER", help="folder of images, or with normal/ (or good/) and defect/")
     parser.add_argument(
         "--detector", metavar="FILE", help=f"fitted detector to correct (.pkl, .joblib or .skops). {_RISK}"
     )
@@ -30,12 +30,16 @@ def parser():
         "--augmenter", metavar="FILE", help=f"fitted augmenter to offer (.pkl, .joblib or .skops). {_RISK}"
     )
     parser.add_argument(
-        "--diffusion", metavar="MODEL", help="inpainting pipeline to offer: a local folder, or a name on the hub"
+        "--diffusion",
+        metavar="MODEL",
+        help="inpainting pipeline to offer: a local folder, or a name on the Hugging Face hub",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
     )
-    parser.add_argument("--port", type=int, default=7860, help="port (default: %(default)s; 0 takes a free one)")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="port to listen on; 0 takes a free one (default: %(default)s)"
+    )
     return parser
 
 
@@ -45,10 +49,10 @@ def load_model(path, method):
     Parameters
     ----------
     path : str
-        Written by :mod:`pickle` or :mod:`joblib` (.pkl, .joblib), by :mod:`skops.io` (.skops; only what this library
-        defines is trusted), or, with any other suffix, by :func:`sklearn_exdd.persistence.dump`.
+        File written by :mod:`pickle` or :mod:`joblib` (.pkl, .pickle, .joblib), by :mod:`skops.io` (.skops; only types
+        of this library are trusted) or, with any other suffix, by :func:`sklearn_exdd.persistence.dump`.
     method : str
-        What the estimator must be able to do.
+        Name of a method that the estimator must have.
 
     Returns
     -------
@@ -73,7 +77,7 @@ def load_model(path, method):
             estimator = joblib.load(path)
         except OSError:
             raise
-        except Exception as error:  # whatever the file makes Python do
+        except Exception as error:  # loading a pickle may raise anything
             message = f"{path}: expected a saved estimator, got a file that fails to load: {error!r}"
             raise ValueError(message) from error
     if not hasattr(estimator, method):
@@ -83,7 +87,7 @@ def load_model(path, method):
 
 
 def listen(host, port):
-    """A socket that listens, so that the port is known before the page starts."""
+    """Open a listening socket, so that the port is known before the page starts."""
     if not 0 <= port < 2**16:
         raise ValueError(f"--port: expected a number from 0 to 65535, got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -111,7 +115,9 @@ def main(arguments=None):
         if options.diffusion:
             from sklearn_exdd.augment import DiffusionDefectAugmenter
 
-            augmenters["Diffusion: what the prompt says"] = DiffusionDefectAugmenter(options.diffusion, max_redraws=1)
+            augmenters["Diffusion: described by the prompt"] = DiffusionDefectAugmenter(
+                options.diffusion, max_redraws=1
+            )
         listener = listen(options.host, options.port)
     except (OSError, ValueError, NotFittedError) as error:
         sys.exit(str(error))
@@ -121,13 +127,13 @@ def main(arguments=None):
         called = socket.gethostname()
         names.add(called)
         print(
-            f"Warning: the page listens on {options.host}, beyond this machine, unencrypted. Whoever gets the address "
-            "below sees the images of the folder and decides on them.",
+            f"Warning: the page listens on {options.host}, can be reached from other machines and is not encrypted. "
+            "Anyone who gets the address below can see the images of the folder and decide on them.",
             file=sys.stderr,
         )
     token = token_urlsafe(16)
     called = f"[{called}]" if ":" in called else called
-    print(f"Review {folder.path} at http://{called}:{port}/?token={token} (Ctrl+C ends it)", flush=True)
+    print(f"Review {folder.path} at http://{called}:{port}/?token={token} (press Ctrl+C to stop)", flush=True)
     serve(ReviewSession(folder, detector, augmenters), listener, token, names)
 
 

@@ -1,4 +1,4 @@
-"""Corrections of the loaded detector: applied at once, numbered, and undone exactly."""
+"""Corrections of the loaded detector, which are applied at once, numbered and can be undone exactly."""
 
 import copy
 from threading import Lock
@@ -6,26 +6,26 @@ from typing import NamedTuple
 
 from sklearn_exdd._composition import follow_to_detector, partial_fit, reaches
 
-# Images are counted apart by what the detector knows of them.
+# Images are counted separately by their relation to the detector.
 NEW, UNTOLD, KNOWN, CORRECTED = "new", "untold", "known", "corrected"
 
 
 class State(NamedTuple):
-    """A detector, which is never changed, and what it says of the images asked about so far, by their names."""
+    """Detector, which is never modified, and its verdicts so far, by image name."""
 
     detector: object
     judged: dict
 
 
 class Step(NamedTuple):
-    """An applied correction: the decision of the folder, and the state before it."""
+    """Applied correction: its decision in the folder, and the state before it."""
 
     decision: dict
     before: State
 
 
 class Figures(NamedTuple):
-    """Found defects and false alarms among some images."""
+    """Numbers of found defects and false alarms in a set of images."""
 
     n_found: int
     n_defects: int
@@ -39,11 +39,11 @@ class Change(NamedTuple):
     Parameters
     ----------
     kind : {"new", "untold", "known", "corrected"}
-        "new" for images that fit has not used, "known" for those that it has, "untold" if the detector cannot tell,
-        and "corrected" for those that the detector has learned from corrections.
+        "new": images that fit has not used. "known": images that fit has used. "untold": images for which the detector
+        cannot tell. "corrected": images that the detector has learned from corrections.
     before, after : Figures
     changed : list of str
-        Names of images.
+        Names of the images whose verdict has changed.
     """
 
     kind: str
@@ -53,23 +53,23 @@ class Change(NamedTuple):
 
 
 class Corrections:
-    """The corrections of a detector, each with the state before it.
+    """Corrections of a detector, each with the state before it.
 
     Parameters
     ----------
     detector : object
-        Fitted. Corrections are applied to copies of it, which name them in their attribute `corrections_`.
+        Fitted detector. Corrections are applied to copies of it, which list them in their attribute `corrections_`.
     folder : ReviewFolder
-        Keeps each decision before it is applied.
+        Folder that keeps each decision before it is applied.
     busy : threading.Lock
-        Held while the detector computes.
+        Lock that is held while the detector computes.
 
     Attributes
     ----------
     state : State
-        The detector with all corrections.
+        Detector with all corrections.
     steps : list of Step
-        Corrections applied so far; the first one has number 1.
+        Corrections applied so far; the first has number 1.
     """
 
     def __init__(self, detector, folder, busy):
@@ -80,33 +80,34 @@ class Corrections:
 
     @property
     def can_learn(self):
-        """Whether the detector has `partial_fit`, itself or inside a Pipeline or a search."""
+        """Whether the detector, itself or inside a Pipeline or a search, has `partial_fit`."""
         return reaches(self.loaded.detector, "partial_fit", allow_frozen=False)
 
     def applied(self):
-        """List the decisions that the detector has learned, those of earlier days that it was saved with among them."""
+        """List the decisions that the detector has learned, including those it had learned before it was loaded."""
         return list(getattr(self.state.detector, "corrections_", ()))
 
     def kept(self):
-        """List the corrections that the folder keeps and the detector has not learned, in their order."""
+        """List the corrections that the folder keeps but the detector has not learned, in the order of decision."""
         applied = self.applied()
         return [own for own in self.folder.decisions() if own["what"] == "corrected" and own not in applied]
 
     def add(self, name, label, region=None):
-        """Keep what an image really is, and correct the detector.
+        """Keep the true label of an image and correct the detector.
 
         Parameters
         ----------
         name : str
+            Name of the image.
         label : {0, 1}
             0 for normal, 1 for a defect.
         region : ndarray of shape (height, width), dtype bool, default=None
-            Where the defect is.
+            Region of the defect.
 
         Raises
         ------
         ValueError
-            If the image has been corrected before, or the detector fails; the decision is kept in the latter case.
+            If the image has been corrected before, or the detector fails. In the latter case, the decision is kept.
         """
         with self._changing:
             if self.can_learn:
@@ -116,19 +117,19 @@ class Corrections:
                 self._apply(decision)
 
     def apply_kept(self):
-        """Apply the corrections that :meth:`kept` lists, in their order."""
+        """Apply the corrections listed by :meth:`kept`, in order."""
         with self._changing:
             for decision in self.kept():
                 self._check_new(decision["source"])
                 self._apply(decision)
 
     def undo(self, number):
-        """Go back to the state before a correction, and withdraw its decision and all later ones.
+        """Return to the state before a correction, and withdraw its decision and all later ones.
 
         Parameters
         ----------
         number : int
-            From 1 for the first of `steps`.
+            Number of the correction; 1 is the first of `steps`.
         """
         with self._changing:
             if not 1 <= number <= len(self.steps):
@@ -142,12 +143,12 @@ class Corrections:
         for number, step in enumerate(self.steps, start=1):
             if step.decision["source"] == name:
                 kind = kinds[step.decision["label"]]
-                raise ValueError(f"Correction {number} has called {name!r} {kind} already. Undo it first.")
+                raise ValueError(f"Correction {number} has already called {name!r} {kind}. Undo it first.")
         for decision in self.applied()[: -len(self.steps) or None]:
             if decision["source"] == name:
                 raise ValueError(
-                    f"The loaded detector has learned already that {name!r} is {kinds[decision['label']]}. To change "
-                    "that, start the page with a detector that was saved before."
+                    f"The loaded detector has already learned that {name!r} is {kinds[decision['label']]}. To change "
+                    "that, start the page with a detector saved before this correction."
                 )
 
     def _apply(self, decision):
@@ -161,14 +162,14 @@ class Corrections:
                 detector.corrections_ = [*self.applied(), decision]
         except Exception as error:  # a detector may raise anything
             raise ValueError(
-                f"The correction of {name!r} is kept in the folder, but the detector stays as it was: "
+                f"The correction of {name!r} is kept in the folder, but the detector has not changed: "
                 f"{str(error) or repr(error)}"
             ) from error
         self.steps.append(Step(decision, self.state))
         self.state = State(detector, {})
 
     def look(self, name):
-        """Find out, once, whether fit has used an image."""
+        """Find out, once per image, whether fit has used it."""
         if name not in self._is_known:
             detector = self.loaded.detector
             is_known = None
@@ -187,9 +188,9 @@ class Corrections:
         Returns
         -------
         changes : list of Change
-            One for each kind of which there are images.
+            Changes of each kind that has images.
         n_left_out : int
-            Number of labelled images that are readable and have not been scored in one of the states.
+            Number of readable labelled images that have not been scored in both states.
         """
         entries = [entry for entry in self.folder.entries() if entry.problem is None]
         labels = {entry.name: entry.label for entry in entries}
@@ -217,13 +218,13 @@ class Corrections:
 
 
 def _figures(verdicts):
-    """Count (label, is_alarm) pairs."""
+    """Count found defects and false alarms in (label, is_alarm) pairs."""
     found, alarms = ([is_alarm for label, is_alarm in verdicts if label == kind] for kind in (1, 0))
     return Figures(sum(found), len(found), sum(alarms), len(alarms))
 
 
 def _labels(detector):
-    """Return the labels of a detector that mean normal and defect."""
+    """Return the labels that stand for normal and defect in a detector."""
     inner, _ = follow_to_detector(detector, method="partial_fit", allow_frozen=False)
     classes = inner.classes_.tolist()
     positive = next(

@@ -1,4 +1,4 @@
-"""What the mouse draws on an image, and images as the page shows them."""
+"""Drawing with the mouse on images, and images as the page shows them."""
 
 import io
 from dataclasses import dataclass, field
@@ -9,23 +9,24 @@ from scipy import ndimage
 from sklearn_exdd._map_colors import heat_colors
 
 TOOLS = ("brush", "outline", "box")
-# The longest side of an image on the page: small ones are enlarged by whole factors, so that their pixels show.
+# Longest side of an image on the page. Small images are enlarged by whole factors, so that single pixels are visible.
 _SMALL, _LARGE = 480, 1200
 _MASK_COLOR = (0, 200, 255)
 
 
 @dataclass
 class Stroke:
-    """One stroke of a tool, in pixels of the image.
+    """Stroke of a drawing tool, in pixels of the image.
 
     Parameters
     ----------
     tool : {"brush", "outline", "box"}
-        "brush" paints a line, "outline" fills what it surrounds, "box" spans a rectangle from its first point to its
-        last.
+        "brush" paints a line, "outline" fills the area that it surrounds, and "box" spans a rectangle from its first
+        point to its last.
     width : float
-        Of the brush, in pixels.
+        Width of the brush, in pixels.
     points : list of (x, y)
+        Positions of the mouse, in pixels.
     """
 
     tool: str
@@ -33,13 +34,13 @@ class Stroke:
     points: list = field(default_factory=list)
 
     def corners(self):
-        """Left, top, right and bottom of a box."""
+        """Return the left, top, right and bottom of a box."""
         (x0, y0), (x1, y1) = self.points[0], self.points[-1]
         return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
 def rasterize(strokes, shape):
-    """The region that strokes cover.
+    """Draw strokes as a mask.
 
     Parameters
     ----------
@@ -50,6 +51,7 @@ def rasterize(strokes, shape):
     Returns
     -------
     region : ndarray of shape (height, width), dtype bool
+        True for pixels covered by a stroke.
 
     Examples
     --------
@@ -78,17 +80,18 @@ def rasterize(strokes, shape):
 
 
 def svg(strokes, scale):
-    """The same strokes as SVG, to be shown over the image.
+    """Draw strokes as SVG, to show them over the image.
 
     Parameters
     ----------
     strokes : list of Stroke
     scale : float
-        Pixels of the page's image for a pixel of the image itself.
+        Pixels on the page per pixel of the image.
 
     Returns
     -------
     content : str
+        SVG elements.
     """
     shapes = []
     for stroke in strokes:
@@ -111,26 +114,26 @@ _PAINTED = f'fill="none" stroke="{_COLOR}" stroke-opacity="0.5" stroke-linecap="
 
 
 def page_scale(shape):
-    """Pixels on the page for a pixel of an image of this shape."""
+    """Return the number of pixels on the page per pixel of an image of this shape."""
     longest = max(shape[:2])
     return max(1, _SMALL // longest) if longest <= _LARGE else _LARGE / longest
 
 
 def preview(image, mask=None, longest=None):
-    """An image as the page shows it.
+    """Encode an image for the page.
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float in [0, 1]
     mask : ndarray of shape (height, width), dtype bool, default=None
-        Outlined.
+        Mask whose outline is drawn.
     longest : int, default=None
-        Length of the longest side; None chooses one that fits the page.
+        Length of the longest side in pixels; None chooses one that fits the page.
 
     Returns
     -------
     content : bytes
-        A PNG file.
+        Content of a PNG file.
     """
     from PIL import Image
 
@@ -149,14 +152,14 @@ def preview(image, mask=None, longest=None):
 
 
 def heat(image, anomaly_map, threshold):
-    """An anomaly map laid over its image.
+    """Lay an anomaly map over its image.
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, 3)
     anomaly_map : ndarray of shape (height, width)
     threshold : float
-        The colours span the map, and reach the threshold at least: what is normal stays dark.
+        Value that the colour scale reaches at least, so that maps of normal images stay dark.
 
     Returns
     -------

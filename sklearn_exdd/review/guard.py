@@ -1,11 +1,11 @@
-"""Who may talk to the page: only who was given its address, from this very page, under a name that cannot be forged."""
+"""Access control: only users who know the secret address may use the page, and only from the page itself."""
 
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from secrets import compare_digest
 from urllib.parse import parse_qs, urlsplit
 
-# The page needs nothing from elsewhere, may be shown in no other page, and tells nobody its address.
+# The page loads nothing from other sites, must not be embedded in other pages, and sends its address to nobody.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; object-src 'none'; "
@@ -18,23 +18,22 @@ _HEADERS = {
 
 
 class Guard:
-    """ASGI middleware that refuses strangers.
+    """ASGI middleware that refuses unauthorized requests.
 
     Parameters
     ----------
     app : ASGI application
     token : str
-        Secret in the address that the user is given. Whoever opens it gets a cookie; without it, nothing is served:
-        other users of the same machine can reach its ports, too.
+        Secret in the address that is printed for the user. Opening the address sets a cookie, and no request is served
+        without it, because other users of the same machine can reach its ports, too.
     names : set of str, default=()
-        Names, apart from localhost, by which the page may be called.
+        Host names, besides localhost, under which the page may be requested.
 
     Notes
     -----
-    A web site whose name is made to point to this machine (DNS rebinding) gives itself away by the Host header: it
-    has a name of its own, while IP addresses and localhost cannot be forged. Pages of other origins give themselves
-    away by the Origin header, which browsers send with each handshake of a web socket and each request that is not a
-    plain GET.
+    A web site whose name is made to point to this machine (DNS rebinding) is recognised by the Host header, which
+    contains the name of the site; IP addresses and localhost cannot be forged. Pages of other origins are recognised by
+    the Origin header, which browsers send with each handshake of a web socket and each request other than a plain GET.
     """
 
     def __init__(self, app, token, names=()):
@@ -57,7 +56,7 @@ class Guard:
                 **{"Set-Cookie": f"{cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"},
             )
         if not refusal and not self._is_token(_cookie(scope, cookie)):
-            refusal = "Open the address that was printed when the page was started: it carries a key."
+            refusal = "Open the address that was printed when the page was started: it contains a key."
         if refusal and scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
         if refusal:
@@ -75,14 +74,14 @@ class Guard:
         return compare_digest(given.encode(), self.token.encode())
 
     def _refusal(self, scope):
-        """Why a request is refused whoever sends it, or None."""
+        """Return the reason to refuse a request, whoever sends it, or None."""
         host, origin = _header(scope, b"host"), _header(scope, b"origin")
         if not self._is_known(host):
             return f"Expected a request for an IP address or for {' or '.join(sorted(self.names))}, got another name."
         is_unsafe = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if (origin is None and is_unsafe) or (origin is not None and urlsplit(origin).netloc != host):
             return "Expected a request from the page itself, got one from another origin."
-        # A plain GET carries no Origin. A link may lead here; scripts, pictures and frames of others may not.
+        # A plain GET has no Origin header. Other sites may link to the page, but not load it as a script or frame.
         is_link = _header(scope, b"sec-fetch-mode") == "navigate" and _header(scope, b"sec-fetch-dest") == "document"
         if _header(scope, b"sec-fetch-site") not in (None, "none", "same-origin") and not is_link:
             return "Expected a request from the page itself, got one from another site."

@@ -1,4 +1,4 @@
-"""The card of the corrections: what they have changed, their numbered list, and the button that saves the detector."""
+"""Card of the corrections: their effect, their numbered list, and the button that saves the detector."""
 
 from itertools import pairwise
 
@@ -8,8 +8,8 @@ from sklearn_exdd.review.widgets import TITLE, plain, tell
 
 _KINDS = {
     "new": "New to the detector",
-    "untold": "Labelled (this detector cannot tell which ones fit has used)",
-    "known": "Used in fit: better than on new images",
+    "untold": "Labelled (this detector cannot tell which images fit has used)",
+    "known": "Used in fit: results are better than on new images",
     "corrected": "Corrected: learned by the detector",
 }
 _N_NAMES = 8
@@ -21,16 +21,16 @@ class History:
     Parameters
     ----------
     session : ReviewSession
-        With a detector.
+        Session with a detector.
     on_change : callable
-        Called without arguments after the detector has changed.
+        Function called without arguments after the detector has changed.
     """
 
     def __init__(self, session, on_change):
         self.session, self.corrections, self.on_change = session, session.corrections, on_change
         with ui.card().classes("w-full gap-2"):
             with ui.row().classes("w-full items-center gap-3"):
-                ui.label("3. What the corrections have changed").classes(TITLE)
+                ui.label("3. Effect of the corrections").classes(TITLE)
                 ui.space()
                 self.kept = ui.button(on_click=self.apply_kept).props("no-caps outline")
                 self.save = ui.button("Save the detector", icon="save", on_click=self.write).props("no-caps outline")
@@ -61,11 +61,11 @@ class History:
     def _about(self, steps, n_left_out):
         if not self.corrections.can_learn:
             kind = type(self.corrections.loaded.detector).__name__
-            return f"Decisions are kept, but {kind} has no partial_fit. Fit it again with load_review to use them."
+            return f"Decisions are kept, but {kind} has no partial_fit. To use them, fit it again with load_review."
         if not steps:
-            return "A correction changes the detector at once, and appears here."
-        left_out = f" {n_left_out} labelled images were not scored at both times." if n_left_out else ""
-        return f"The loaded detector, and the detector with all corrections.{left_out}"
+            return "A correction changes the detector at once and appears here."
+        left_out = f" {n_left_out} labelled images were not scored by both." if n_left_out else ""
+        return f"Loaded detector → detector with all corrections.{left_out}"
 
     def _draw_table(self, changes):
         for title in ("Labelled images", "Defects found", "False alarms", "Changed") if changes else ():
@@ -87,23 +87,23 @@ class History:
         with ui.row().classes("w-full items-center gap-3 no-wrap"):
             kind = "a defect" if decision["label"] else "normal"
             ui.label(plain(f"{number}. {decision['source']} is {kind}.")).classes("text-sm whitespace-nowrap")
-            ui.label(". ".join(figures) or "Not scored on all images.").classes("text-sm opacity-80 grow min-w-0")
+            ui.label(". ".join(figures) or "Not all images were scored.").classes("text-sm opacity-80 grow min-w-0")
             undo = ui.button("Undo" if is_last else "Undo from here", icon="undo", on_click=lambda: self.undo(number))
             undo.classes("shrink-0").props("flat dense no-caps no-wrap size=sm")
             undo.props["aria-label"] = f"Undo correction {number}" + ("" if is_last else " and all later ones")
 
     async def undo(self, number):
-        """Go back to the state before a correction."""
+        """Return to the state before a correction."""
         try:
             await run.io_bound(self.corrections.undo, number)
         except Exception as problem:
             tell(problem, "negative")
         else:
-            tell("Undone: the detector is as it was before.")
+            tell("Undone: the detector is back in its earlier state.")
         await self.on_change()
 
     async def apply_kept(self):
-        """Apply what the folder keeps."""
+        """Apply the corrections that the folder keeps."""
         self.kept.props("loading")
         try:
             await run.io_bound(self.corrections.apply_kept)

@@ -1,4 +1,4 @@
-"""The page: what stands where, and what is called when something is clicked."""
+"""Review page: its layout, and the handlers of its buttons."""
 
 from contextlib import suppress
 
@@ -12,13 +12,13 @@ from sklearn_exdd.review.history import History
 from sklearn_exdd.review.widgets import BAD, TITLE, Canvas, Gallery, LeftOut, Pictures, plain, show_image, tell
 
 _HINT = "text-sm opacity-80"
-_NUMBERS = "The numbers are scores less the threshold."
-# What may go wrong with the folder, and is told to the expert.
+_NUMBERS = "Numbers are scores minus the threshold."
+# Errors of the folder, which are shown to the expert.
 _PROBLEMS = (OSError, ValueError)
 
 
 class MakePanel:
-    """Make defects: pick an image, draw a region, choose a generator, accept or reject."""
+    """Panel to make defects: pick an image, draw a region, choose a generator, accept or reject."""
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
@@ -41,7 +41,7 @@ class MakePanel:
         entries = self.session.sources()
         await self.gallery.fill([(entry, None, None) for entry in entries])
         if not entries:
-            self.about.text = "There are no images in the folder."
+            self.about.text = "The folder contains no images."
 
     def _generator(self):
         names = list(self.session.generators)
@@ -49,7 +49,7 @@ class MakePanel:
             self.generator = ui.select(names, value=names[0], label="Generator").classes("grow min-w-0")
             self.seed = ui.number("Seed", value=0, min=0, max=2**31 - 1, precision=0).classes("w-20")
             self.generate = ui.button("Generate", on_click=self.make).props("no-caps")
-        self.prompt = ui.input("Prompt: what the defect looks like").classes("w-full")
+        self.prompt = ui.input("Prompt: a description of the defect").classes("w-full")
         self.prompt.bind_visibility_from(self.generator, "value", backward=self.session.takes_prompt)
 
     def _decision(self):
@@ -77,7 +77,7 @@ class MakePanel:
             return tell("Pick an image and draw where the defect goes.", "warning")
         prompt = (self.prompt.value or "").strip() if self.session.takes_prompt(self.generator.value) else None
         if prompt == "":
-            return tell("Write what the defect looks like.", "warning")
+            return tell("Describe the defect in the prompt.", "warning")
         source, seed = self.source, int(self.seed.value or 0)
         self.generate.props("loading")
         try:
@@ -89,14 +89,14 @@ class MakePanel:
         if source != self.source:  # another image has been picked in the meantime
             return
         self.made = made
-        faint = "" if made.visible else " It is faint against the texture."
+        faint = "" if made.visible else " The defect is hardly visible against the texture."
         sentence = f" “{made.recipe['prompt']}”" if made.recipe["prompt"] else ""
         self.about.text = plain(f"{made.recipe['generator']}, seed {made.recipe['seed']}.{sentence}{faint}")
         self.decision.set_visibility(True)
         self.show()
 
     async def decide(self, accept):
-        """Keep the decision, and be ready for the next."""
+        """Keep the decision and prepare for the next one."""
         if self.made is None:  # a double click
             return
         try:
@@ -122,7 +122,7 @@ class MakePanel:
 
 
 class CorrectPanel:
-    """Correct a detector: its alarms and misses, worst first."""
+    """Panel to correct a detector: its false alarms and misses, worst first."""
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
@@ -131,19 +131,19 @@ class CorrectPanel:
             ui.label("Start the page with --detector FILE to correct a fitted detector.").classes("text-base")
             return
         with ui.card().classes("w-full gap-2"):
-            title = "1. Pick an image: what looks most wrong comes first"
+            title = "1. Pick an image: likely mistakes come first"
             self.gallery = Gallery(title, session, pictures, self.pick, on_draw)
             self.progress = ui.linear_progress(0, show_value=False)
         with ui.element("div").classes("w-full grid grid-cols-1 md:grid-cols-2 gap-4"):
             with ui.card().classes("gap-2"):
-                ui.label("2. Say what it is").classes(TITLE)
+                ui.label("2. Decide: normal or a defect").classes(TITLE)
                 self.canvas = Canvas(pictures)
                 with ui.row().classes("w-full items-center gap-3"):
                     self.verdicts = [
                         ui.button("Really normal", on_click=lambda: self.correct(0)).props("no-caps color=positive"),
                         ui.button("Really a defect", on_click=lambda: self.correct(1)).props("no-caps color=negative"),
                     ]
-                ui.label("If you like, draw first where the defect is.").classes(_HINT)
+                ui.label("You may draw the region of the defect first.").classes(_HINT)
             with ui.card().classes("gap-2"):
                 ui.label("What the detector sees").classes(TITLE)
                 self.about = ui.label(_NUMBERS)
@@ -153,10 +153,10 @@ class CorrectPanel:
         ui.timer(0, self.rank, once=True)
 
     async def rank(self):
-        """Ask the detector about all images, from the start whenever it has changed."""
+        """Score all images with the detector; start again whenever it changes."""
         entries, corrections = self.session.folder.entries(), self.session.corrections
         state, judged = corrections.state, []
-        # The loaded one, too: it may have been corrected before it was asked about all.
+        # Ask the loaded detector too: it may have been corrected before it had scored all images.
         questions = [(entry, one) for one in (corrections.loaded, state) for entry in entries]
         questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
         if corrections.loaded is state:
@@ -167,7 +167,7 @@ class CorrectPanel:
         for n_done, (entry, one) in enumerate(questions, start=1):
             answer = await run.io_bound(self.session.judge, entry, one)
             judged += [answer] if one is state else []
-            if number != self.n_rankings:  # asked anew in the meantime
+            if number != self.n_rankings:  # a newer ranking has started in the meantime
                 return None
             if corrections.state is not state:  # corrected on another page
                 return await self.rank()
@@ -177,14 +177,14 @@ class CorrectPanel:
         await self.on_decision()
 
     async def changed(self):
-        """Show what a changed detector says."""
+        """Show the results of a changed detector."""
         await self.on_decision()
         await self.rank()
         if self.name is not None:
             await self.show_map()
 
     async def refresh(self):
-        """Show scores and decisions."""
+        """Show the scores and decisions."""
         if self.session.detector is not None:
             decisions = self.session.folder.decisions()
             known = {own["source"]: own["label"] for own in decisions if own["what"] == "corrected"}
@@ -202,14 +202,14 @@ class CorrectPanel:
         await self.show_map()
 
     async def show_map(self):
-        """Show the anomaly map of the image that is picked."""
+        """Show the anomaly map of the picked image."""
         name = self.name
         try:
             image = self.session.folder.read(name)
             found = await run.io_bound(self.session.locate, name)
         except Exception as problem:  # a detector may raise anything
             return tell(problem, "negative")
-        if name != self.name:  # another one has been picked in the meantime
+        if name != self.name:  # another image has been picked in the meantime
             return
         if found is None:
             self.about.text = "This detector has no anomaly maps."
@@ -218,7 +218,7 @@ class CorrectPanel:
             show_image(self.map, self.pictures, heat(image, found.map, found.threshold), found.mask)
 
     async def correct(self, label):
-        """Keep what the image really is, and correct the detector."""
+        """Keep the true label of the image and correct the detector."""
         if self.name is None:
             return tell("Pick an image first.", "warning")
         region = self.canvas.region() if label else None
@@ -239,7 +239,7 @@ class CorrectPanel:
 
 
 def _caption(judged, known):
-    """Score of an image, and whether it is wrong; its color."""
+    """Return the caption of an image (verdict and score) and its colour class."""
     if judged.score is None:
         return "unreadable", BAD
     if judged.entry.name in known:
@@ -251,7 +251,7 @@ def _caption(judged, known):
 
 
 class Page:
-    """Both panels, and the count of decisions above them."""
+    """Page with both panels, and the number of decisions above them."""
 
     def __init__(self, session, pictures):
         self.session = session
@@ -273,7 +273,7 @@ class Page:
         ui.timer(0, self.refresh, once=True)
 
     async def refresh(self):
-        """Show what a decision has changed."""
+        """Show the changes after a decision."""
         try:
             counts = self.session.folder.counts()
             await self.correct.refresh()
@@ -296,12 +296,15 @@ class Page:
         except _PROBLEMS as problem:
             return tell(problem, "negative")
         if decision is None:
-            return tell("There is nothing to take back.", "warning")
+            return tell("No decision is left to take back.", "warning")
         if self.session.corrections is not None and decision in self.session.corrections.applied():
             kind = "a defect" if decision["label"] else "normal"
-            tell(f"Taken back, but the loaded detector has learned that {decision['source']} is {kind}.", "warning")
+            tell(
+                f"Taken back, but the loaded detector has already learned that {decision['source']} is {kind}.",
+                "warning",
+            )
         else:
-            tell(f"Taken back: {decision['source']} {decision['what']}.")
+            tell(f"Taken back: {decision['source']} ({decision['what']}).")
         if decision["what"] == "corrected" and self.session.corrections is not None:
             await self.correct.changed()
         else:
@@ -315,11 +318,11 @@ def serve(session, listener, token, names):
     ----------
     session : ReviewSession
     listener : socket.socket
-        Listens already.
+        Socket that already listens.
     token : str
-        Secret that opens the page, see :class:`~sklearn_exdd.review.guard.Guard`.
+        Secret that opens the page; see :class:`~sklearn_exdd.review.guard.Guard`.
     names : set of str
-        By which the page may be called.
+        Host names under which the page may be requested.
     """
     app, pictures = FastAPI(openapi_url=None), Pictures()
     app.get("/pictures/{key}")(pictures.answer)
@@ -328,9 +331,9 @@ def serve(session, listener, token, names):
     config = uvicorn.Config(
         Guard(app, token, names),
         log_level="warning",
-        proxy_headers=False,  # what a proxy claims is not checked
+        proxy_headers=False,  # headers of a proxy could be forged
         server_header=False,
-        timeout_graceful_shutdown=1,  # open pages keep their connection
+        timeout_graceful_shutdown=1,  # open pages keep their connections
         ws="wsproto",
     )
     with suppress(KeyboardInterrupt):

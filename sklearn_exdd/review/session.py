@@ -1,4 +1,4 @@
-"""What the page does, without the page: make defects, keep decisions, rank what a detector says."""
+"""Review session without its page: make defects, keep decisions, and rank images by the verdicts of a detector."""
 
 from threading import Lock
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from sklearn_exdd.review.drawing import preview
 _THUMBNAIL = 96
 _N_THUMBNAILS = 2048
 
-# Those that learn nothing from the normal images, by the names that the page gives them.
+# Augmenters that learn nothing from the normal images, by the names that the page shows.
 _CHEAP = {
     "Offset: pits, stains, scratches": OffsetDefectAugmenter,
     "Perlin: another texture": PerlinDefectAugmenter,
@@ -22,7 +22,7 @@ _CHEAP = {
 
 
 class Made(NamedTuple):
-    """A synthetic defect, and what it was made of."""
+    """Synthetic defect and the recipe that made it."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -31,7 +31,7 @@ class Made(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a detector says of an image: its score less the threshold, or why there is none (the other is None)."""
+    """Verdict of a detector on an image: its score minus the threshold, or the problem; the other one is None."""
 
     entry: object
     score: object
@@ -39,12 +39,12 @@ class Judged(NamedTuple):
 
     @property
     def surprise(self):
-        """How wrong the detector would be: above 0 for an alarm, unless the image is known as a defect, and a miss."""
+        """Amount by which the verdict looks wrong: > 0 for a miss, or for an alarm on any image but a defect."""
         return -self.score if self.entry.label == 1 else self.score
 
 
 class Located(NamedTuple):
-    """Where a detector sees a defect: its map, the marked pixels, the threshold and a sentence on what was found."""
+    """Place of a defect according to a detector: map, marked pixels, threshold and a sentence on the result."""
 
     map: np.ndarray
     mask: np.ndarray
@@ -53,39 +53,40 @@ class Located(NamedTuple):
 
 
 class ReviewSession:
-    """A folder under review, with what makes and what detects defects.
+    """Folder under review, with generators of defects and a detector.
 
     Parameters
     ----------
     folder : ReviewFolder
+        Folder under review.
     detector : object, default=None
-        Fitted, with ``decision_function(images)`` and, if it locates defects, ``inspect(images)`` or
-        ``predict_map(images)``. It stays as it is: corrections are applied to copies.
+        Fitted detector with ``decision_function(images)`` and, if it locates defects, ``inspect(images)`` or
+        ``predict_map(images)``. It is not modified: corrections are applied to copies.
     augmenters : dict of str to object, default=None
-        More generators. One that has a parameter `prompts` is cloned and given the expert's prompt; all others are
-        fitted already.
+        Further generators. An augmenter with a parameter `prompts` is cloned and given the expert's prompt. All others
+        must be fitted.
     """
 
     def __init__(self, folder, detector=None, augmenters=None):
         self.folder = folder
         self.generators = (augmenters or {}) | {name: augmenter() for name, augmenter in _CHEAP.items()}
         self._thumbnails = {}
-        self._busy = Lock()  # one at a time: they use all cores, or the only GPU
+        self._busy = Lock()  # one computation at a time: each uses all cores or the only GPU
         self.corrections = None if detector is None else Corrections(detector, folder, self._busy)
 
     @property
     def detector(self):
-        """The detector with all corrections that have been applied, or None."""
+        """Detector with all applied corrections, or None."""
         return None if self.corrections is None else self.corrections.state.detector
 
     def sources(self):
-        """The images to make defects on, a list of Entry: those known as normal or, where none is, all but defects."""
+        """List the entries to make defects on: known normal images or, failing these, all images except defects."""
         entries = [entry for entry in self.folder.entries() if entry.label != 1]
         normal = [entry for entry in entries if entry.label == 0]
         return normal or entries
 
     def thumbnail(self, entry):
-        """A small picture of an image, bytes of a PNG file, and why there is none (the other is None)."""
+        """Return the thumbnail of an image as the bytes of a PNG file, and its problem; one of them is None."""
         thumbnail = self._thumbnails.get(entry.name)
         if thumbnail is None:
             content, problem = None, entry.problem
@@ -100,13 +101,13 @@ class ReviewSession:
         return thumbnail
 
     def left_out(self):
-        """List the files that the page cannot use, and why.
+        """List the files that the page cannot use, with the reasons.
 
         Returns
         -------
         left_out : list of (str, str)
-            Names and reasons, in the order of the names: files that are not read, and images that could not be read
-            so far, by their thumbnails or by the detector.
+            Names and reasons, sorted by name: files that are not read, and images that could not be read so far, by
+            their thumbnails or by the detector.
         """
         reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
         found = {name: problem for name, (_, problem) in self._thumbnails.items()}
@@ -116,22 +117,24 @@ class ReviewSession:
         return sorted((name, reason) for name, reason in reasons.items() if reason)
 
     def takes_prompt(self, generator):
-        """Whether a generator draws what a sentence says."""
+        """Tell whether a generator takes a prompt."""
         return hasattr(self.generators[generator], "prompts")
 
     def make(self, source, region, generator, *, prompt=None, seed=0):
-        """Make a defect.
+        """Make a synthetic defect.
 
         Parameters
         ----------
         source : str
-            Name of the image to make it on.
+            Name of the image to make the defect on.
         region : ndarray of shape (height, width), dtype bool
+            Region of the defect.
         generator : str
-            Its name in `generators`.
+            Name of the generator in `generators`.
         prompt : str, default=None
-            For a generator that takes one.
+            Prompt for a generator that takes one.
         seed : int, default=0
+            Seed of the generator.
 
         Returns
         -------
@@ -160,13 +163,13 @@ class ReviewSession:
         return self.folder.decide("accepted" if accept else "rejected", image=made.image, mask=made.mask, **made.recipe)
 
     def judge(self, entry, state=None):
-        """Ask the detector about an image, once between two corrections.
+        """Score an image with the detector; repeated calls return the same verdict.
 
         Parameters
         ----------
         entry : Entry
         state : State, default=None
-            Of the detector; None for the present one.
+            State of the detector; None for the current one.
 
         Returns
         -------
@@ -180,18 +183,18 @@ class ReviewSession:
                     with self._busy:
                         score = float(detector.decision_function([self.folder.locate(entry.name)])[0])
                         self.corrections.look(entry.name)
-                except Exception as error:  # a detector may raise anything, and the others are to be judged
+                except Exception as error:  # a detector may raise anything, and the other images must still be judged
                     score, problem = None, str(error)
             known[entry.name] = Judged(entry, score, problem)
         return known[entry.name]
 
     def take_back(self):
-        """Withdraw the latest decision; a correction is undone in the detector, too.
+        """Withdraw the latest decision; a correction is also undone in the detector.
 
         Returns
         -------
         decision : dict or None
-            None if there is no decision.
+            Withdrawn decision, or None without any decision.
         """
         decisions = self.folder.decisions()
         if not decisions:
@@ -210,7 +213,7 @@ class ReviewSession:
         return decisions[-1]
 
     def worst_first(self, judged):
-        """In the order in which an expert should look at them.
+        """Sort images in the order in which an expert should look at them.
 
         Parameters
         ----------
@@ -219,21 +222,22 @@ class ReviewSession:
         Returns
         -------
         ranking : list of Judged
-            The most surprising alarms and misses first, what has no score last.
+            Most surprising alarms and misses first, images without a score last.
         """
         return sorted(judged, key=lambda item: (item.score is None, 0 if item.score is None else -item.surprise))
 
     def locate(self, name):
-        """Where the detector sees a defect in an image.
+        """Locate the defect in an image.
 
         Parameters
         ----------
         name : str
+            Name of the image.
 
         Returns
         -------
         located : Located or None
-            None if the detector has no maps.
+            Result, or None if the detector has no maps.
         """
         detector = self.detector  # one state, even if a correction is applied in the meantime
         if not hasattr(detector, "predict_map"):
@@ -243,7 +247,7 @@ class ReviewSession:
             result = detector.inspect(paths)[0] if hasattr(detector, "inspect") else None
             anomaly_map = detector.predict_map(paths)[0] if result is None else result.map
         if result is None or result.mask is None:
-            return Located(anomaly_map, anomaly_map > threshold, threshold, "Outlined: above the threshold.")
+            return Located(anomaly_map, anomaly_map > threshold, threshold, "Outlined: pixels above the threshold.")
         n_regions, area = len(result.regions), sum(region.area for region in result.regions)
         found = f"Outlined: {n_regions} region{'s' * (n_regions != 1)} of {area} pixels." if n_regions else "Normal."
         return Located(anomaly_map, result.mask, threshold, f"{found} P-value {result.p_value:.2g}.")

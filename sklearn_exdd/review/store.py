@@ -1,4 +1,4 @@
-"""A folder of images under review: what is in it, and the decisions on it."""
+"""Folder of images under review, and the decisions on them."""
 
 import io
 import json
@@ -26,7 +26,7 @@ _DETECTORS = "detectors"
 
 
 class Entry(NamedTuple):
-    """An image of the folder: its path within it, its label (0, 1 or None), and why it cannot be used (or None)."""
+    """Image of the folder: its path in the folder, its label (0, 1 or None), and why it cannot be used (or None)."""
 
     name: str
     label: object
@@ -39,19 +39,18 @@ class ReviewFolder:
     Parameters
     ----------
     path : str or path-like
-        Holds `normal/` (or `good/`) and, if there are any, `defect/` and `masks/`, as
-        :func:`~sklearn_exdd.datasets.load_folder` reads; images elsewhere in it have no label. Decisions go to its
-        sub-folder `review/`.
+        Folder with `normal/` (or `good/`) and optionally `defect/` and `masks/`, as
+        :func:`~sklearn_exdd.datasets.load_folder` reads. Images elsewhere in the folder have no label. Decisions are
+        written to its sub-folder `review/`.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
 
     Notes
     -----
-    Nothing outside the folder is read or written: links that lead out of it are listed with their problem and
-    refused.
+    Nothing outside the folder is read or written. Links that lead out of it are refused and listed with this problem.
 
     Examples
     --------
@@ -71,26 +70,26 @@ class ReviewFolder:
     def __init__(self, path):
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
-            came = "; got a file" if self.path.exists() else ""
-            raise FileNotFoundError(f"There is no folder {str(self.path)!r}; expected one that holds images{came}.")
+            came = "got a file" if self.path.exists() else "found no such folder"
+            raise FileNotFoundError(f"{str(self.path)!r}: expected a folder of images, {came}.")
 
     def entries(self):
-        """The images of the folder, masks and decisions left out.
+        """List the images of the folder, without masks and decisions.
 
         Returns
         -------
         entries : list of Entry
-            In the order of their names.
+            Images, sorted by name.
         """
         return [self._entry(name) for name in list_files(self.path).images if _is_under_review(name)]
 
     def left_out(self):
-        """List the files that may be images, but are not read, with the reason; masks and decisions not counted.
+        """List the files that may be images but are not read, without masks and decisions.
 
         Returns
         -------
         entries : list of Entry
-            In the order of their names, each with its problem.
+            Files, sorted by name, each with its problem.
         """
         names = [name for name in list_files(self.path).left_out if _is_under_review(name)]
         return [Entry(name, None, why_left_out(self.path / name)) for name in names]
@@ -104,7 +103,7 @@ class ReviewFolder:
         return Entry(name, _LABELS.get(name.partition("/")[0]) if "/" in name else None, problem)
 
     def locate(self, name):
-        """The file of an image or a mask.
+        """Return the file of an image or a mask.
 
         Parameters
         ----------
@@ -118,22 +117,22 @@ class ReviewFolder:
         Raises
         ------
         ValueError
-            If it leads outside the folder.
+            If the path leads outside the folder.
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         """
         path = self.path / name
         if os.path.isabs(name) or not self._holds(path):
             raise ValueError(f"{name!r}: expected a file within the folder, got one that leads outside it.")
         if not path.is_file():
-            came = "this is a folder, not a file" if path.is_dir() else "there is no such file in the folder"
+            came = "expected a file, got a folder" if path.is_dir() else "the folder contains no such file"
             raise FileNotFoundError(f"{name!r}: {came}.")
         return path
 
     def _holds(self, path):
         try:
             return path.resolve().is_relative_to(self.path.resolve())
-        except (OSError, RuntimeError):  # links in a circle
+        except (OSError, RuntimeError):  # circular links
             return False
 
     def read(self, name):
@@ -147,16 +146,20 @@ class ReviewFolder:
         ----------
         what : {"accepted", "rejected"}
         source : str
-            Name of the image that it was made on.
+            Name of the image that the defect was made on.
         image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float in [0, 1]
+            Image with the defect.
         mask : ndarray of shape (height, width), dtype bool
+            Mask of the defect.
         generator, prompt, model : str, default=None
+            Recipe of the defect.
         seed : int, default=None
+            Seed of the generator.
 
         Returns
         -------
         decision : dict
-            As it stands in `decisions.jsonl`.
+            Decision as written to `decisions.jsonl`.
         """
         pixels, marked = _png(image), _png(mask)
         name = sha256(pixels + marked).hexdigest()[:16] + ".png"
@@ -175,7 +178,7 @@ class ReviewFolder:
         )
 
     def correct(self, source, label, mask=None):
-        """Keep what an image of the folder really is.
+        """Keep the true label of an image of the folder.
 
         Parameters
         ----------
@@ -184,11 +187,12 @@ class ReviewFolder:
         label : {0, 1}
             0 for normal, 1 for a defect.
         mask : ndarray of shape (height, width), dtype bool, default=None
-            Where the defect is; None if nobody says.
+            Mask of the defect; None if it is unknown.
 
         Returns
         -------
         decision : dict
+            Decision as written to `decisions.jsonl`.
         """
         self.locate(source)
         if mask is not None:
@@ -198,22 +202,22 @@ class ReviewFolder:
         return self._append({"what": "corrected", "source": source, "image": None, "mask": mask, "label": label})
 
     def withdraw(self, decision):
-        """Take a decision back; the files stay.
+        """Withdraw a decision; its files are kept.
 
         Parameters
         ----------
         decision : dict
-            As :meth:`decide`, :meth:`correct` or :meth:`decisions` gave it.
+            Result of :meth:`decide` or :meth:`correct`, or an item of :meth:`decisions`.
         """
         return self._append({**decision, "what": "withdrawn", "label": None})
 
     def save(self, detector):
-        """Write a detector beside the decisions, whole or not at all, under the next free number.
+        """Write a detector beside the decisions under the next free number. The file is written whole or not at all.
 
         Parameters
         ----------
         detector : object
-            Of this library, see :func:`sklearn_exdd.persistence.dump`.
+            Detector of this library; see :func:`sklearn_exdd.persistence.dump`.
 
         Returns
         -------
@@ -223,7 +227,7 @@ class ReviewFolder:
         Raises
         ------
         TypeError
-            If it is not a detector of this library, but a Pipeline for instance.
+            If it is not a detector of this library, for example a Pipeline.
         """
         place = self._own(_DETECTORS)
         place.mkdir(parents=True, exist_ok=True)
@@ -233,17 +237,17 @@ class ReviewFolder:
         return f"{_OWN}/{name}"
 
     def decisions(self):
-        """The latest decision on each item, in the order in which they were made.
+        """List the latest decision on each item, in the order in which they were made.
 
         Returns
         -------
         decisions : list of dict
-            Those withdrawn are left out.
+            Decisions, without withdrawn ones.
 
         Warns
         -----
         RuntimeWarning
-            Where a line is torn, as a crash leaves the last one.
+            If a line is incomplete, which happens to the last line in a crash. The line is skipped.
         """
         latest = {}
         for decision in self._lines():
@@ -253,7 +257,7 @@ class ReviewFolder:
         return [decision for decision in latest.values() if decision["what"] != "withdrawn"]
 
     def counts(self):
-        """Number of decisions of each kind, a Counter."""
+        """Count the decisions of each kind, as a Counter."""
         return Counter(decision["what"] for decision in self.decisions())
 
     def _lines(self):
@@ -265,19 +269,19 @@ class ReviewFolder:
             try:
                 decision = json.loads(line)
             except ValueError:
-                message = f"{place}, line {number}: expected a decision as JSON, got a torn line; it is skipped."
+                message = f"{place}, line {number}: expected a decision as JSON, got an incomplete line; it is skipped."
                 warn(message, RuntimeWarning, stacklevel=4)
                 continue
             if not _is_decision(decision):
                 raise ValueError(
                     f"{place}, line {number}: expected a decision, an object with what (one of {_WHATS}), source, "
-                    f"image, mask and label (0, 1 or null), got {line[:80].decode(errors='replace')!r}. Mend the line "
-                    "or remove it."
+                    f"image, mask and label (0, 1 or null), got {line[:80].decode(errors='replace')!r}. Correct the "
+                    "line or remove it."
                 )
             yield {"image": None, "mask": None, "label": None, **decision}
 
     def _own(self, name):
-        """A place in the folder of decisions, which must not be a link out of the folder."""
+        """Return a place in the folder of decisions; refuse links and places outside the folder."""
         place = self.path / _OWN / name
         if place.is_symlink() or not self._holds(place):
             raise ValueError(f"{str(place)!r}: expected a place within the folder, got a link. Remove it.")
@@ -294,7 +298,7 @@ class ReviewFolder:
         place = self._own(_FILE)
         place.parent.mkdir(exist_ok=True)
         with open(place, "a+b") as file:
-            # A line that a crash has torn must not swallow this one.
+            # If a crash has left an incomplete line, start a new one.
             torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             file.write(b"\n" * torn + json.dumps(decision).encode() + b"\n")
             file.flush()
@@ -303,44 +307,44 @@ class ReviewFolder:
 
 
 def load_review(path):
-    """List what an expert has decided in a folder, for `fit`, `partial_fit` and the augmenters.
+    """List the decisions of an expert in a folder, for `fit`, `partial_fit` and the augmenters.
 
     Parameters
     ----------
     path : str or path-like
-        The folder that `python -m sklearn_exdd.review` was started on.
+        Folder that `python -m sklearn_exdd.review` was started on.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
         X : list of pathlib.Path, length n_decisions
-            Accepted synthetic defects and corrected images, in the order of the decisions; nothing is decoded.
+            Accepted synthetic defects and corrected images, in the order of the decisions; no file is decoded.
         y : ndarray of shape (n_decisions,), dtype int
             1 for a defect, 0 for a normal image.
         masks : list of pathlib.Path or None, length n_decisions
-            The mask of each defect that has one.
+            Mask of each defect that has one, otherwise None.
         kinds : ndarray of shape (n_decisions,), dtype str
-            The prompt of a synthetic defect that has one, otherwise "defect"; or "normal".
+            For a normal image, "normal". For a defect, its prompt if it was generated from one, otherwise "defect".
         provenance : list of dict, length n_decisions
-            The decisions: "what" ("accepted" or "corrected"), "source" (the image's path relative to the folder; for
+            Decisions: "what" ("accepted" or "corrected"), "source" (path, relative to the folder, of the image or, for
             a synthetic defect, of the normal image that it was made on), "time" and, for a synthetic defect,
             "generator", "prompt", "model" and "seed".
 
     Raises
     ------
     FileNotFoundError
-        If the folder is missing, or a file that a decision names.
+        If the folder, or a file named by a decision, does not exist.
     ValueError
-        If a decision names a file outside the folder, or is none.
+        If a line is not a decision, or names a file outside the folder.
 
     Warns
     -----
     RuntimeWarning
-        Where a line is torn, as a crash leaves the last one.
+        If a line is incomplete, which happens to the last line in a crash. The line is skipped.
 
     Notes
     -----
-    The latest decision on the same item counts; what was rejected or withdrawn is left out.
+    The latest decision on an item counts. Rejected and withdrawn items are left out.
 
     Examples
     --------

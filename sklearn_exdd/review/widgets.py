@@ -1,4 +1,4 @@
-"""What the page is made of: pictures, thumbnails to pick from, an image to draw on."""
+"""Parts of the page: images that it serves, thumbnails to pick from, and an image to draw on."""
 
 from collections import OrderedDict
 from hashlib import sha256
@@ -16,13 +16,13 @@ _N_PICTURES = 512
 
 
 class Pictures:
-    """The last pictures that the page showed: it is these that are served, never a file."""
+    """Images that the page showed last. Only these are served, never a file."""
 
     def __init__(self):
         self._contents = OrderedDict()
 
     def url(self, content):
-        """Address of a picture, bytes of a PNG file."""
+        """Keep an image (bytes of a PNG file) and return its address."""
         key = sha256(content).hexdigest()
         self._contents[key] = content
         self._contents.move_to_end(key)
@@ -31,19 +31,19 @@ class Pictures:
         return f"/pictures/{key}"
 
     async def answer(self, key: str):
-        """The response to a request for one."""
+        """Answer the request for an image."""
         if key not in self._contents:
-            raise HTTPException(404, "No such picture.")
+            raise HTTPException(404, "No such image.")
         return Response(self._contents[key], media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 def plain(text):
-    """Text that can be shown: what cannot be printed or sent stands there as its escape."""
+    """Replace characters that cannot be printed or sent by their escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
 
 
 def tell(message, kind="info"):
-    """Tell the expert something; what went wrong stays until it has been read."""
+    """Show a message; an error stays for 20 s, or until it is closed."""
     stays = (
         {"timeout": 20_000, "close_button": "Close", "multi_line": True} if kind == "negative" else {"timeout": 2000}
     )
@@ -51,16 +51,18 @@ def tell(message, kind="info"):
 
 
 class Gallery:
-    """Rows of thumbnails, a page at a time.
+    """Thumbnails, shown page by page.
 
     Parameters
     ----------
     title : str
-    session, pictures
+        Heading.
+    session : ReviewSession
+    pictures : Pictures
     on_pick : callable
-        Called with the name of an image.
+        Function called with the name of the picked image.
     on_draw : callable
-        Called when thumbnails have been drawn, without arguments.
+        Function called without arguments after thumbnails have been drawn.
     """
 
     def __init__(self, title, session, pictures, on_pick, on_draw):
@@ -73,19 +75,19 @@ class Gallery:
         self.row = ui.element("div").classes("w-full grid gap-2 grid-cols-[repeat(auto-fill,minmax(5.5rem,1fr))]")
 
     async def fill(self, items):
-        """Show images: a list of (entry, caption, color of the caption)."""
+        """Show images, given as a list of (entry, caption, colour class of the caption)."""
         self.items = items
         self.pages.max = max(1, -(-len(items) // _PER_PAGE))
         self.pages.set_visibility(len(items) > _PER_PAGE)
         await self.draw()
 
     async def draw(self):
-        """Draw the page of thumbnails."""
+        """Draw the current page of thumbnails."""
         first = (self.pages.value - 1) * _PER_PAGE
         shown = items = self.items[first : first + _PER_PAGE]
         self.shown = shown
         thumbnails = [await run.io_bound(self.session.thumbnail, entry) for entry, _, _ in items]
-        if self.shown is not shown:  # another page has been asked for in the meantime
+        if self.shown is not shown:  # another page has been requested in the meantime
             return
         self.row.clear()
         self.buttons = {}
@@ -125,7 +127,7 @@ class Gallery:
 
 
 class LeftOut:
-    """Files that cannot be used, with the reason for each, behind a line that counts them.
+    """List of the files that cannot be used and the reasons, behind a line that counts them.
 
     Parameters
     ----------
@@ -140,7 +142,7 @@ class LeftOut:
             self.rows = ui.column().classes("w-full gap-1 max-h-60 overflow-y-auto flex-nowrap")
 
     async def refresh(self):
-        """Show what is left out now."""
+        """Show the files that are left out now."""
         left_out = await run.io_bound(self.session.left_out)
         if left_out == self.shown:
             return
@@ -156,7 +158,7 @@ class LeftOut:
 
 
 class Canvas:
-    """An image to draw a region on."""
+    """Image on which a region can be drawn."""
 
     def __init__(self, pictures):
         self.pictures = pictures
@@ -176,25 +178,25 @@ class Canvas:
         self.image.classes("w-full cursor-crosshair").style("touch-action: none")
 
     def show(self, image):
-        """Show another image, with nothing drawn."""
+        """Show another image without any strokes."""
         self.shape = image.shape[:2]
         show_image(self.image, self.pictures, image)
         self.clear()
 
     def region(self):
-        """What has been drawn, a bool mask, or None if nothing has."""
+        """Return the drawn region as a boolean mask, or None if it is empty."""
         if self.shape is None or not self.strokes:
             return None
         region = rasterize(self.strokes, self.shape)
         return region if region.any() else None
 
     def undo(self):
-        """Take the last stroke away."""
+        """Remove the last stroke."""
         self.strokes = self.strokes[:-1]
         self._show_strokes()
 
     def clear(self):
-        """Take all strokes away."""
+        """Remove all strokes."""
         self.strokes, self.is_drawing = [], False
         self._show_strokes()
 
@@ -202,13 +204,13 @@ class Canvas:
         self.image.content = svg(self.strokes, page_scale(self.shape)) if self.shape else ""
 
     def _draw(self, event):
-        if self.shape is None or event.image_x is None:  # nothing to draw on yet
+        if self.shape is None or event.image_x is None:  # no image is shown yet
             return
         height, width = self.shape
         scale = page_scale(self.shape)
         point = min(max(event.image_x / scale, 0), width - 1), min(max(event.image_y / scale, 0), height - 1)
         if event.type == "pointerdown" and event.button == 0:
-            # The slider is in thousandths of the image, whatever its size.
+            # The slider is relative to the longer side of the image: 100 stands for a quarter of it.
             thickness = max(1, self.width.value / 400 * max(self.shape))
             self.strokes = [*self.strokes, Stroke(self.tool.value, thickness, [point])]
             self.is_drawing = True
@@ -222,7 +224,7 @@ class Canvas:
 
 
 def show_image(view, pictures, image, mask=None):
-    """Show an image, as large as the window allows; a tall one may need scrolling."""
+    """Show an image as large as the window allows; a tall image may need scrolling."""
     height, width = image.shape[:2]
     view.style(f"max-width: max(16rem, (100vh - 30rem) * {width / height:.4f})")
     view.set_source(pictures.url(preview(image, mask)))
