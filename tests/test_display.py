@@ -229,6 +229,17 @@ def test_explanations_with_training_images_show_the_patches_that_are_at_hand():
     assert "prompt" in display.axes_[1, 0].get_xlabel()
 
 
+def test_a_brighter_training_image_is_not_clipped_to_white():
+    images = [np.full((32, 32), 40, dtype=np.uint8)] * 2
+    normal = [np.full((32, 32), 200, dtype=np.uint8)] * 2
+    normal[0] = np.where(np.arange(32) < 16, normal[0], 100).astype(np.uint8)
+    display = DefectMapDisplay.from_estimator(Detector().fit(images), images, explain=True, X_normal=normal)
+    shown = display.axes_[0, 2].images[0].get_array()
+    assert shown.max() == pytest.approx(1)
+    assert shown.min() == pytest.approx(0.5, abs=0.01)
+    assert display.axes_[0, 0].images[0].get_array().max() == pytest.approx(0.2, abs=0.01)
+
+
 @pytest.mark.slow
 def test_a_synthetic_neighbour_is_shown_from_the_images_the_detector_keeps():
     images, _ = make_surfaces([(32, 32)] * 2)

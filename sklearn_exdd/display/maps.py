@@ -223,7 +223,7 @@ class DefectMapDisplay:
         self.figure_ = self.axes_[0, 0].figure
         # All images share one white point: dim ones, such as 12 bits in a 16-bit file, become visible, and images
         # stay comparable.
-        white = max(image.max() for image in images)
+        white = max(image.max() for image in [*images, *self._neighbours(panels[2:])])
         lines = {}
         for i, (image, anomaly_map) in enumerate(zip(images, maps)):
             on_image, on_map = self.axes_[i, :2]
@@ -293,18 +293,27 @@ class DefectMapDisplay:
             style = {"color": _WRONG_DECISION}
         ax.set_title(title, loc="left", fontsize="medium", **style)
 
-    def _show_neighbour(self, ax, kind, explanation, side, white):
-        """Show the nearest training patch of one kind in surroundings of twice its size."""
-        index, center = explanation[f"{kind}_image"], explanation[f"{kind}_patch"]
+    def _neighbours(self, kinds):
+        """Return the training images that the explanations name, of the kinds that are shown."""
+        found = [self._neighbour(kind, explanation) for kind in kinds for explanation in self.explanations]
+        return [image for image in found if image is not None]
+
+    def _neighbour(self, kind, explanation):
+        """Return the training image of one kind that an explanation names, or None if it is not known."""
+        index = explanation[f"{kind}_image"]
         source = self.normal_images if kind == "normal" else self.defect_images
         if kind == "defect" and explanation["synthetic"]:
             source = self.synthetic_images
-        if index is not None:
+        return None if index is None or source is None else Images(source, name=f"{kind}_images")[index]
+
+    def _show_neighbour(self, ax, kind, explanation, side, white):
+        """Show the nearest training patch of one kind in surroundings of twice its size."""
+        image, center = self._neighbour(kind, explanation), explanation[f"{kind}_patch"]
+        if explanation[f"{kind}_image"] is not None:
             ax.set_title(_describe_neighbour(explanation, kind, "\n"), loc="left", fontsize="small")
-        if index is None or source is None:
+        if image is None:
             ax.set_axis_off()
             return
-        image = Images(source, name=f"{kind}_images")[index]
         show(ax, image, white)
         box(ax, center, side)
         starts = [min(max(at - side, -0.5), max(n - 2 * side, 0) - 0.5) for at, n in zip(center, image.shape)]

@@ -1,0 +1,72 @@
+"""
+A region of interest
+====================
+
+Clamps, rulers and backgrounds change from image to image without being defects. A region of interest is a mask of the
+part: what lies outside it changes no score, map or threshold.
+"""
+
+# %%
+# The camera is fixed, and so is the part, a ring. Around it lie things that move: here, bright bars at random places.
+import matplotlib.pyplot as plt
+import numpy as np
+
+from sklearn_exdd import ExDDDetector
+from sklearn_exdd.datasets import make_surface_defects
+
+SIDE = 128
+rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+radius = np.hypot(rows, columns)
+roi = (radius < 58) & (radius > 18)
+
+
+def photographs(n, defect_fraction, random_state):
+    """Return images of rings on an untidy table, their labels and masks."""
+    X, y, masks = make_surface_defects(
+        n, image_shape=(SIDE, SIDE), defect_fraction=defect_fraction, defects="pit", random_state=random_state
+    )
+    rng = np.random.default_rng(random_state)
+    for image in X:
+        background = np.full((SIDE, SIDE), 60.0)
+        for _ in range(2):
+            angle, offset = rng.uniform(0, np.pi), rng.uniform(-70, 70)
+            bar = np.abs(rows * np.cos(angle) + columns * np.sin(angle) - offset) < 5
+            background[bar] = rng.uniform(120, 250)
+        image[~roi] = (background + rng.normal(0, 4, (SIDE, SIDE)))[~roi].clip(0, 255)
+    is_seen = (masks & roi).any(axis=(1, 2))  # leave out defects that the hole or the table hides
+    keep = (y == 0) | is_seen
+    return X[keep], y[keep], masks[keep] & roi
+
+
+X_train, *_ = photographs(60, 0, random_state=0)
+X, y, masks = photographs(120, 0.4, random_state=1)
+
+# %%
+# With the region, ``fit`` needs one more argument. The region is stored with the detector, which then applies it to
+# all new images.
+detectors = {
+    "whole image": ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(X_train),
+    "region of interest": ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(X_train, roi=roi),
+}
+for name, detector in detectors.items():
+    called = detector.predict(X) == 1
+    found, false_alarms = (called & (y == 1)).sum(), (called & (y == 0)).sum()
+    print(f"{name}: {found} of {y.sum()} defects found, {false_alarms} false alarms on {(y == 0).sum()} normal images")
+
+# %%
+# Four defects with their true outline (cyan), and the maps of both detectors. Within each row, all maps share one
+# colour scale. The detector that looks at the whole image shows the bars instead.
+shown = np.flatnonzero(y)[:4]
+figure, axes = plt.subplots(3, 4, figsize=(9, 7.2), layout="constrained")
+for column, i in zip(axes.T, shown):
+    column[0].imshow(X[i], cmap="gray", vmin=0, vmax=255)
+    column[0].contour(masks[i], [0.5], colors="cyan", linewidths=1)
+    column[0].contour(roi, [0.5], colors="#E69F00", linewidths=1.5, linestyles="--")
+for row, (name, detector) in zip(axes[1:], detectors.items()):
+    maps = detector.predict_map(X[shown])
+    for ax, pixel_map in zip(row, maps):
+        ax.imshow(pixel_map, cmap="magma", vmin=maps.min(), vmax=maps.max())
+    row[0].set_ylabel(name)
+axes[0, 0].set_ylabel("image and region")
+for ax in axes.ravel():
+    ax.set(xticks=[], yticks=[])
