@@ -281,7 +281,9 @@ def test_without_a_seed_each_fit_has_its_own_entry(normals, tmp_path, made):
 
 def test_a_cache_that_fit_knew_nothing_of_is_refused(normals, tmp_path):
     augmenter = counting(None).fit(normals)
-    with pytest.raises(ValueError, match=r"^memory: was None in fit, where the images' hash is found. Fit again"):
+    with pytest.raises(
+        ValueError, match=r"^memory: expected a folder that was set before fit, got None in fit. Call fit again"
+    ):
         augmenter.set_params(memory=tmp_path).sample(1)
 
 
