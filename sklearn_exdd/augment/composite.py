@@ -55,7 +55,7 @@ def check_painted(name, result, drawn):
     reserved = sorted(provenance.keys() & _RESERVED)
     if reserved:
         raise ValueError(
-            f"{name}._paint: expected provenance with names other than {sorted(_RESERVED)}, got {reserved}. Rename them."
+            f"{name}._paint: expected provenance names other than {sorted(_RESERVED)}, got {reserved}. Rename them."
         )
     return painted, provenance
 
@@ -84,9 +84,8 @@ def composite(drawn, painted):
     change = np.abs(Images([painted])[0] - Images([original])[0]).max(axis=2)
     detail = source - ndimage.uniform_filter(source, (15, 15, 0))
     of_interest = images.region(index)
-    texture = float(
-        1.4826 * np.median(np.abs(detail if of_interest is None else detail[of_interest]))
-    )  # a median, because the edges of a part do not count as texture
+    # The median keeps the edges of a part from counting as texture.
+    texture = float(1.4826 * np.median(np.abs(detail if of_interest is None else detail[of_interest])))
     mask = region & (change > max(_CHANGE * texture, 1e-6))
     # Pixels between changed ones belong to the defect. Isolated ones do not.
     mask = region & ndimage.binary_closing(np.pad(mask, 2), iterations=2)[2:-2, 2:-2]
