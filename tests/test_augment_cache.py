@@ -416,7 +416,7 @@ def test_a_full_disk_is_told_once_and_changes_no_sample(fails_at, normals, tmp_p
 
     expected = counting(None).fit(normals).sample(4)
     monkeypatch.setattr(sample_cache, "write_whole", write)
-    message = r"^memory: expected to write into .*Counting-.*, got OSError: .*No space left.*are made all the same, but"
+    message = r"^memory: expected to write into .*Counting-.*, got OSError: .*No space left.*are still made, but"
     with pytest.warns(RuntimeWarning, match=message) as warned:
         synthetic = counting(tmp_path).fit(normals).sample(4)
     assert len(warned) == 1
