@@ -131,7 +131,7 @@ def test_normals_that_are_all_too_small_are_refused():
 
 
 def test_constant_normals_are_refused():
-    with pytest.raises(ValueError, match="X: expected normal images with some texture .*, got constant ones"):
+    with pytest.raises(ValueError, match=r"X: expected normal images with some texture .*, got constant ones"):
         tiny().fit(np.full((3, 40, 40), 100, dtype=np.uint8))
 
 

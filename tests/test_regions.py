@@ -444,7 +444,7 @@ def test_a_polygon_that_is_none_or_not_inside_the_image_is_refused_by_its_number
 
 @pytest.mark.parametrize("drawer", [BoxRegions([]), PolygonRegions([]), MaskRegions([]), BoxRegions(3)], ids=repr)
 def test_nothing_to_choose_from_is_refused(drawer):
-    with pytest.raises(ValueError, match=r"^(boxes|polygons|masks): expected a list of at least one, got"):
+    with pytest.raises(ValueError, match=r"^(boxes|polygons|masks): expected a non-empty list, got"):
         drawer.draw((64, 96), np.random.RandomState(0))
 
 
@@ -543,11 +543,11 @@ def test_the_masks_of_fit_are_taken_where_none_are_given():
 @pytest.mark.parametrize(
     ("drawer", "message"),
     [
-        (MaskRegions(), r"^regions: MaskRegions\(\) takes the masks of real defects, got none in fit"),
-        (MaskRegions([np.zeros((64, 96))]), r"^masks\[0\]: expected a mask that marks something, got an empty one"),
+        (MaskRegions(), r"^regions: expected masks of real defects in fit for MaskRegions\(\), got none"),
+        (MaskRegions([np.zeros((64, 96))]), r"^masks\[0\]: expected a mask that marks some pixels, got an empty one"),
         (
             MaskRegions([hand_drawn((50, 96))], move=False),
-            r"^masks: expected the shape of the image, \(64, 96\), to stay in place, got \(50, 96\)",
+            r"^masks: expected the shape of the image, \(64, 96\), for move=False, got \(50, 96\)",
         ),
         (MaskRegions([hand_drawn().astype(complex)]), r"^masks\[0\]: expected a mask of bool, integers or floats"),
         (MaskRegions([hand_drawn()], scale=(2, 1)), "^scale: expected two numbers in ascending order"),
@@ -630,7 +630,7 @@ def test_the_name_masks_takes_the_masks_of_fit(surfaces):
     augmenter = OffsetDefectAugmenter(regions=["masks", "ridged"], random_state=0)
     seen = {one["region"] for one in augmenter.fit(X, y, masks=masks).sample(12).provenance}
     assert seen == {"MaskRegions", "RidgedRegions"}
-    with pytest.raises(ValueError, match=r"^regions: MaskRegions\(\) takes the masks of real defects, got none in fit"):
+    with pytest.raises(ValueError, match=r"^regions: expected masks of real defects in fit .*, got none\."):
         augmenter.fit(X, y).sample(12)
 
 
