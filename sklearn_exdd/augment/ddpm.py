@@ -38,9 +38,9 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     Parameters
     ----------
     perturbation : {"correlated", "white", "held"}, default="correlated"
-        Noise added to the region after each reverse step, see Notes: smooth Gaussian noise that is mostly drawn anew,
-        white Gaussian noise of constant variance (the literal reading of [1]_), or smooth noise that is drawn once per
-        defect.
+        Noise added to the region after each reverse step, see Notes. "correlated" is smooth Gaussian noise that is
+        mostly drawn anew, "white" is white Gaussian noise of constant variance (the literal reading of [1]_), and
+        "held" is smooth noise that is drawn once per defect.
     amplitude : tuple of (float, float), default=(0.2, 0.5)
         Range of the standard deviation of the added noise, drawn once per defect. The normal texture has a standard
         deviation of 0.5. White noise needs about (0.4, 0.8) to be visible.
@@ -93,8 +93,8 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
         with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        Cache folder for finished images; see :class:`BaseDefectAugmenter`.
-        The trained weights are kept there, too, as safetensors, and an interrupted training resumes.
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`. It also keeps the trained weights, as
+        safetensors, and lets an interrupted training resume.
     pos_label : object, default=None
         Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
@@ -124,7 +124,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     ``log((image + 0.1) / (local mean + 0.1))``, divided by twice its standard deviation. The chain starts from the
     source noised to timestep ``1000 * strength``. After each DDIM step, noise is added within the region r:
 
-        x_{t-1} <- x_{t-1} + a sqrt(alpha_{t-1}) r (sqrt(1 - h) f_t + sqrt(h) o),
+        x_{t-1} <- x_{t-1} + a sqrt(alpha_{t-1}) r (sqrt(1 - h) f_t + sqrt(h) o).
 
     Here a is the amplitude, alpha the scheduler's cumulative alpha (so that a refers to the clean image), f_t a smooth
     field drawn at each step, o an offset of either sign drawn once per defect, and h = 0.3. The model is trained to

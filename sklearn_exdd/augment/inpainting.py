@@ -44,7 +44,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     prompt_shares : array-like of shape (n_prompts,), default=None
         Relative frequency of each prompt, in any unit. None draws all prompts equally often.
     negative_prompt : str or None, default="smooth, plain, black, dark, shadow"
-        Description of the looks that the defects must not have.
+        Description of what the defects must not look like.
     n_inference_steps : int, default=30
         Number of denoising steps of the whole chain. ``int(n_inference_steps * strength)`` of them are run.
     guidance_scale : float, default=20.0
@@ -85,16 +85,15 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
         with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        Cache folder for finished images; see :class:`BaseDefectAugmenter`.
-        A local folder is identified by the content of its files, a model on the hub by its id, and a function by its
-        code. Empty the cache if a function now loads other weights from the same place.
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`. A local model is identified by the content
+        of its files, a model on the hub by its id, and a function by its code. Empty the cache if a function loads
+        other weights than before from the same place.
     pos_label : object, default=None
         Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
         Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        If > 0, show a progress bar.
-        If > 1, also show the progress bars of the pipeline.
+        If > 0, show a progress bar. If > 1, also show the progress bars of the pipeline.
 
     Attributes
     ----------

@@ -75,7 +75,7 @@ def model_key(model):
 
 @dataclass(frozen=True)
 class PipelineRecipe:
-    """Settings of a pipeline, equal if they make the same one, so that a process holds it once.
+    """Settings of a pipeline. Recipes of the same pipeline are equal, so that a process loads it once.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class PerlinRegions(RegionDrawer):
     rotate : bool, default=True
         Whether to rotate the noise by up to 90 degrees in either direction.
     max_area : float, default=0.25
-        Largest share of the image that blobs cover, in (0, 1]. Blobs are dropped at random until the others fit.
+        Largest share of the image that blobs may cover, in (0, 1]. Blobs are dropped at random until the others fit.
 
     References
     ----------
