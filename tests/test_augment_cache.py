@@ -281,7 +281,9 @@ def test_without_a_seed_each_fit_has_its_own_entry(normals, tmp_path, made):
 
 def test_a_cache_that_fit_knew_nothing_of_is_refused(normals, tmp_path):
     augmenter = counting(None).fit(normals)
-    with pytest.raises(ValueError, match=r"^memory: was None in fit, where the images' hash is found. Fit again"):
+    with pytest.raises(
+        ValueError, match=r"^memory: expected a folder that was set before fit, got None in fit. Call fit again"
+    ):
         augmenter.set_params(memory=tmp_path).sample(1)
 
 
@@ -414,7 +416,7 @@ def test_a_full_disk_is_told_once_and_changes_no_sample(fails_at, normals, tmp_p
 
     expected = counting(None).fit(normals).sample(4)
     monkeypatch.setattr(sample_cache, "write_whole", write)
-    message = r"^memory: expected to write into .*Counting-.*, got OSError: .*No space left.*are made all the same, but"
+    message = r"^memory: expected to write into .*Counting-.*, got OSError: .*No space left.*are still made, but"
     with pytest.warns(RuntimeWarning, match=message) as warned:
         synthetic = counting(tmp_path).fit(normals).sample(4)
     assert len(warned) == 1

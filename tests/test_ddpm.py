@@ -125,13 +125,13 @@ def test_images_smaller_than_the_crop_are_painted_on_but_not_learned_from(fitted
 def test_normals_that_are_all_too_small_are_refused():
     X = [surfaces(n=1)[0, :20], surfaces(n=1)[0, :25, :28]]
     with pytest.raises(
-        ValueError, match=r"of at least crop_size=32 pixels a side, the largest has 25 x 28. Lower crop_size"
+        ValueError, match=r"of at least crop_size=32 pixels a side, got at most 25 x 28 pixels. Lower crop_size"
     ):
         tiny().fit(X)
 
 
 def test_constant_normals_are_refused():
-    with pytest.raises(ValueError, match="X: expected normal images with some texture, got constant ones"):
+    with pytest.raises(ValueError, match=r"X: expected normal images with some texture .*, got constant ones"):
         tiny().fit(np.full((3, 40, 40), 100, dtype=np.uint8))
 
 
@@ -158,7 +158,7 @@ def test_constant_normals_are_refused():
         ({"amplitude": 0.5}, "'amplitude' parameter"),
         ({"block_out_channels": (12, 16)}, r"block_out_channels: expected multiples of 8, got \(12, 16\)"),
         ({"block_out_channels": ()}, "block_out_channels: expected multiples of 8"),
-        ({"n_inference_steps": 4, "strength": 0.3}, "n_inference_steps: expected a step above min_timestep=30"),
+        ({"n_inference_steps": 4, "strength": 0.3}, "n_inference_steps: expected a step .* min_timestep=30"),
         ({"sign": "grey"}, "'sign' parameter"),
         ({"crop_size": 33}, "crop_size: expected a multiple of 2 for 2 resolutions, got 33"),
     ],

@@ -502,19 +502,19 @@ def test_lora_weights_belong_to_the_key(tmp_path, surfaces):
     [
         (
             {"n_inference_steps": 2, "strength": 0.3},
-            r"^n_inference_steps: expected n_inference_steps \* strength of at least 1, got 2 \* 0.3 = 0.6: nothing "
-            "would be denoised. Raise n_inference_steps to at least 4, or raise the strength",
+            r"^n_inference_steps: expected n_inference_steps \* strength of at least 1, got 2 \* 0.3 = 0.6, which "
+            "denoises nothing. Raise n_inference_steps to at least 4, or raise the strength",
         ),
-        ({"working_size": 100}, r"^working_size: expected a multiple of 8, got 100. Take 104\.$"),
-        ({"prompts": []}, r"^prompts: expected one or more texts that are not empty, got \[\]"),
-        ({"prompts": ["pit", " "]}, r"^prompts: expected one or more texts that are not empty, got \['pit', ' '\]"),
-        ({"prompts": ["pit", 3]}, "^prompts: expected one or more texts"),
+        ({"working_size": 100}, r"^working_size: expected a multiple of 8, got 100. Set it to 104\.$"),
+        ({"prompts": []}, r"^prompts: expected one or more non-empty texts, got \[\]"),
+        ({"prompts": ["pit", " "]}, r"^prompts: expected one or more non-empty texts, got \['pit', ' '\]"),
+        ({"prompts": ["pit", 3]}, "^prompts: expected one or more non-empty texts"),
         ({"prompt_shares": [1, 2, 3]}, "^prompt_shares: expected 2 numbers, one for each prompt, got"),
-        ({"prompt_shares": [1, -1]}, "^prompt_shares: expected numbers of at least 0, one of them above 0, got"),
-        ({"prompt_shares": [0, 0]}, "^prompt_shares: expected numbers of at least 0, one of them above 0, got"),
-        ({"prompt_shares": [1, np.nan]}, "^prompt_shares: expected numbers of at least 0, one of them above 0, got"),
-        ({"cpu_offload": True}, r"^cpu_offload: expected a GPU to relieve, got the CPU .* Set cpu_offload=False\.$"),
-        ({"lora": "nowhere"}, "^lora: expected a folder or a file with LoRA weights, found no 'nowhere'"),
+        ({"prompt_shares": [1, -1]}, "^prompt_shares: expected numbers >= 0, at least one of them > 0, got"),
+        ({"prompt_shares": [0, 0]}, "^prompt_shares: expected numbers >= 0, at least one of them > 0, got"),
+        ({"prompt_shares": [1, np.nan]}, "^prompt_shares: expected numbers >= 0, at least one of them > 0, got"),
+        ({"cpu_offload": True}, r"^cpu_offload: expected a GPU as device, got the CPU\. Set cpu_offload=False\.$"),
+        ({"lora": "nowhere"}, "^lora: expected a folder or a file with LoRA weights, got 'nowhere'"),
         ({"n_inference_steps": 0}, "The 'n_inference_steps' parameter of DiffusionDefectAugmenter must be"),
         ({"strength": 0}, "The 'strength' parameter of DiffusionDefectAugmenter must be"),
         ({"strength": 1.1}, "The 'strength' parameter of DiffusionDefectAugmenter must be"),
@@ -522,7 +522,7 @@ def test_lora_weights_belong_to_the_key(tmp_path, surfaces):
         ({"padding_mask_crop": -1}, "The 'padding_mask_crop' parameter of DiffusionDefectAugmenter must be"),
         ({"padding_mask_crop": 2.5}, "The 'padding_mask_crop' parameter of DiffusionDefectAugmenter must be"),
         ({"dtype": "half"}, "The 'dtype' parameter of DiffusionDefectAugmenter must be"),
-        ({"model": "nowhere"}, "^model: expected an id 'owner/name' on the hub, or a folder .* found no 'nowhere'"),
+        ({"model": "nowhere"}, "^model: expected an id 'owner/name' on the hub, or a folder .* got 'nowhere', which"),
         ({"model": "./not/here"}, "^model: expected an id 'owner/name' on the hub, or a folder"),
         ({"model": Path("owner/name")}, "^model: expected an id 'owner/name' on the hub, or a folder"),
         ({"model": "owner/name.safetensors"}, "^model: expected an id 'owner/name' on the hub, or a folder"),
@@ -571,7 +571,7 @@ def test_sample_says_what_is_wrong_with_a_pipeline(own_sdxl, surfaces):
 def test_a_model_that_cannot_be_downloaded_says_what_works_instead(surfaces, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     augmenter = augmenter_of("sklearn-exdd/not-there").fit(surfaces[0][:2])
-    with pytest.raises(OSError, match=r"no folder here and cannot be downloaded .*model=folder.*PerlinDefectAugmenter"):
+    with pytest.raises(OSError, match=r"not a folder .* cannot be downloaded .*model=folder.*PerlinDefectAugmenter"):
         augmenter.sample(1)
 
 
@@ -604,7 +604,7 @@ def test_out_of_memory_says_what_to_lower(surfaces):
 
 def test_arguments_that_a_pipeline_does_not_take_are_left_out_with_a_warning(surfaces):
     augmenter = augmenter_of(Modest).fit(surfaces[0][:2])
-    with pytest.warns(RuntimeWarning, match="^Modest does not take guidance_scale, negative_prompt, .*: left out"):
+    with pytest.warns(RuntimeWarning, match="^Modest does not accept guidance_scale, negative_prompt, .* left out"):
         assert augmenter.sample(1).masks.any()
 
 

@@ -444,7 +444,7 @@ def test_a_polygon_that_is_none_or_not_inside_the_image_is_refused_by_its_number
 
 @pytest.mark.parametrize("drawer", [BoxRegions([]), PolygonRegions([]), MaskRegions([]), BoxRegions(3)], ids=repr)
 def test_nothing_to_choose_from_is_refused(drawer):
-    with pytest.raises(ValueError, match=r"^(boxes|polygons|masks): expected a list of at least one, got"):
+    with pytest.raises(ValueError, match=r"^(boxes|polygons|masks): expected a non-empty list, got"):
         drawer.draw((64, 96), np.random.RandomState(0))
 
 
@@ -543,11 +543,11 @@ def test_the_masks_of_fit_are_taken_where_none_are_given():
 @pytest.mark.parametrize(
     ("drawer", "message"),
     [
-        (MaskRegions(), r"^regions: MaskRegions\(\) takes the masks of real defects, got none in fit"),
-        (MaskRegions([np.zeros((64, 96))]), r"^masks\[0\]: expected a mask that marks something, got an empty one"),
+        (MaskRegions(), r"^regions: expected masks of real defects in fit for MaskRegions\(\), got none"),
+        (MaskRegions([np.zeros((64, 96))]), r"^masks\[0\]: expected a mask that marks some pixels, got an empty one"),
         (
             MaskRegions([hand_drawn((50, 96))], move=False),
-            r"^masks: expected the shape of the image, \(64, 96\), to stay in place, got \(50, 96\)",
+            r"^masks: expected the shape of the image, \(64, 96\), for move=False, got \(50, 96\)",
         ),
         (MaskRegions([hand_drawn().astype(complex)]), r"^masks\[0\]: expected a mask of bool, integers or floats"),
         (MaskRegions([hand_drawn()], scale=(2, 1)), "^scale: expected two numbers in ascending order"),
@@ -630,7 +630,7 @@ def test_the_name_masks_takes_the_masks_of_fit(surfaces):
     augmenter = OffsetDefectAugmenter(regions=["masks", "ridged"], random_state=0)
     seen = {one["region"] for one in augmenter.fit(X, y, masks=masks).sample(12).provenance}
     assert seen == {"MaskRegions", "RidgedRegions"}
-    with pytest.raises(ValueError, match=r"^regions: MaskRegions\(\) takes the masks of real defects, got none in fit"):
+    with pytest.raises(ValueError, match=r"^regions: expected masks of real defects in fit .*, got none\."):
         augmenter.fit(X, y).sample(12)
 
 
@@ -659,7 +659,7 @@ def test_an_own_drawer_that_draws_no_mask_of_the_image_is_refused(region, got, n
 @pytest.mark.parametrize("n_pixels", [0, 7])
 def test_a_drawer_that_draws_hardly_anything_is_refused_with_the_image(n_pixels, normals):
     region = np.arange(64 * 64).reshape(64, 64) < n_pixels
-    message = r"^regions: expected Wrong to draw at least 8 pixels of X\[\d+\], 64 x 64 pixels, got none in 100 draws"
+    message = r"^regions: expected Wrong to draw at least 8 pixels on X\[\d+\], 64 x 64 pixels, got fewer in 100 draws"
     with pytest.raises(ValueError, match=message):
         sample_with(Wrong(region), normals)
 
@@ -726,7 +726,7 @@ def test_a_foreground_too_small_is_refused_with_the_image(augmenter, size, surfa
         foreground[:size, :size] = True
         return foreground
 
-    message = r"to draw at least 8 pixels of the foreground of X\[\d+\], 64 x 64 pixels, got none in 100 draws"
+    message = r"to draw at least 8 pixels on the foreground or .* of X\[\d+\], 64 x 64 pixels, got fewer in 100 draws"
     with pytest.raises(ValueError, match=message):
         clone(augmenter).set_params(foreground=corner).fit(X, y, masks=masks).sample(1)
 
@@ -787,5 +787,5 @@ def test_otsu_by_name_is_its_function():
 
 def test_an_image_of_one_grey_has_no_foreground():
     X = np.full((2, 40, 40), 9, dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"at least 8 pixels of the foreground of X\[\d\]"):
+    with pytest.raises(ValueError, match=r"at least 8 pixels on the foreground or region of interest of X\[\d\]"):
         sample_with("perlin", X, foreground="otsu")

@@ -1,4 +1,4 @@
-"""What all augmenters share: sources, regions, visibility, masks, provenance and the cache."""
+"""Base class of the augmenters: source images, regions, visibility, masks, provenance and the cache."""
 
 from abc import abstractmethod
 from numbers import Integral, Real
@@ -22,21 +22,21 @@ from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foregr
 from sklearn_exdd.augment.sample_cache import SampleCache
 from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
-_MAX_DRAWS = 100  # of regions, until one lies on the foreground
-# Parameters that do not change the images made, given what fit learned.
+_MAX_DRAWS = 100  # draws of a region until one lies on the foreground
+# Parameters that do not change the images of a fitted augmenter.
 _NOT_IN_KEY = {"n_synthetic", "memory", "pos_label", "random_state", "verbose"}
 
 
 class DefectAugmenterMixin(CheckedParams, TransformerMixin):
-    """The transformer's side of an augmenter: defects come with images that are fitted; others pass unchanged."""
+    """Transformer methods of an augmenter: ``fit_transform`` attaches defects, ``transform`` changes nothing."""
 
     __metadata_request__fit = {"masks": True}
-    _postpones = False  # whether fit leaves the learning to the first call of sample or paint
+    _postpones = False  # whether fit leaves learning to the first call of sample or paint
 
     def fit_transform(self, X, y=None, *, masks=None):
-        """Fit, and attach `n_synthetic` synthetic defects.
+        """Fit the augmenter and attach `n_synthetic` synthetic defects to the images.
 
-        With ``n_synthetic=0`` nothing is learned either, until ``sample`` or ``paint`` is called.
+        With ``n_synthetic=0``, nothing is learned until ``sample`` or ``paint`` is called.
 
         Parameters
         ----------
@@ -48,7 +48,7 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         Returns
         -------
         images : AugmentedImages
-            The images of X, with `synthetic`, in which the defects of an earlier augmenter come first.
+            Images of X. Their attribute `synthetic` holds the defects, those of an earlier augmenter first.
         """
         if self.n_synthetic:
             self.fit(X, y, masks=masks)
@@ -59,7 +59,7 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None)
 
     def _fit_later(self, X, y, masks):
-        """Fit, but postpone the learning."""
+        """Fit the augmenter, but postpone learning."""
         self._postpones = True
         try:
             return self.fit(X, y, masks=masks)
@@ -67,7 +67,7 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
             del self._postpones
 
     def transform(self, X):
-        """Return X as it is: what is predicted is never augmented.
+        """Return X unchanged, because images to predict on are never augmented.
 
         Parameters
         ----------
@@ -90,40 +90,43 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
 
 
 class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
-    """Base of the augmenters: synthetic defects on the user's normal images.
+    """Base class of the augmenters, which make synthetic defects on the user's normal images.
 
-    A subclass writes ``_paint(image, region, random_state)``, which returns the image with a defect and a dict of
-    more provenance; ``_default_regions()``; and, where it learns something, ``_learn(images, defects, masks,
-    random_state)``, whose outcome depends on the parameters in `_learned_from` only.
+    A subclass implements ``_default_regions()`` and ``_paint(image, region, random_state)``, which returns the image
+    with a defect and a dict of additional provenance. A subclass that learns also implements ``_learn(images, defects,
+    masks, random_state)``, whose result may depend only on the parameters named in `_learned_from`.
 
     Parameters
     ----------
     n_synthetic : int, default=100
-        Images that ``fit_transform`` attaches.
+        Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
-        Where defects go: "perlin", "ridged", "crack", "rectangle", "masks" (those of the real defects), an object such
-        as :class:`PerlinRegions`, or a list, of which one is drawn for each image. "auto" takes the real masks where
-        fit got some and otherwise what suits the augmenter.
+        Shapes and places of the defects: "perlin", "ridged", "crack", "rectangle", "masks" (the masks of the real
+        defects), an object such as :class:`PerlinRegions`, or a list of these, from which one is drawn for each image.
+        "auto" uses the real masks if ``fit`` received any, and otherwise the default of the augmenter.
     foreground : "otsu", callable or None, default=None
-        Restricts regions to a part of the image: "otsu" for a part in front of a plain background, or a function from
-        an image, float32 (height, width, channels) in [0, 1], to a bool mask (height, width).
+        Part of the image where defects may lie: "otsu" for a part in front of a plain background, or a function from
+        an image, float32 (height, width, channels) in [0, 1], to a bool mask (height, width). None sets no limit.
     min_contrast : float, default=1.0
-        A defect whose mean change is below so many standard deviations of the texture is drawn again.
+        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        So many times at most; then the plainest is kept, with a warning.
+        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
+        with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        Folder for finished images and for what was learned. A later or interrupted call with the same images, the same
-        parameters, code and libraries, and the same seed (an int as random_state) continues there.
+        Cache folder for finished images, and for trained weights if there are any. A later call, or one after an
+        interruption, continues there if images, parameters, code, library versions and seed (an int as `random_state`)
+        are the same.
     pos_label : object, default=None
         Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
-        Image i depends on this and on i only: 50 images are the first 50 of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        If > 0, show a progress bar.
 
     Examples
     --------
-    A subclass of an augmenter needs no more than its paint; one of the base names its parameters, too.
+    A subclass of an existing augmenter only needs ``_paint``. A direct subclass of this class also declares its
+    parameters.
 
     >>> import numpy as np
     >>> from sklearn_exdd import BaseDefectAugmenter, PerlinDefectAugmenter
@@ -142,7 +145,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     _learned_from = ()
     _not_in_key = ()
-    _packages = ()  # distributions that images depend on, beside those that all keys name
+    _packages = ()  # distributions whose versions the images depend on, besides those in every cache key
 
     _parameter_constraints = {
         "n_synthetic": [Interval(Integral, 0, None, closed="left")],
@@ -158,27 +161,27 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, masks=None):
-        """Take the normal images to paint on, and learn from them what there is to learn.
+        """Store the normal images to paint on, and learn from the images if the augmenter has anything to learn.
 
         Parameters
         ----------
         X : images
-            Array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in [0, 1]; list
-            of such images of different sizes; list of file paths. If some are grey and some are not, defects are made
-            in colour on all of them; `image_channels` of a detector converts them with the images.
+            Array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in [0, 1], list
+            of such images of different sizes, or list of file paths. If X has both grey and colour images, all defects
+            are made in colour; a detector with `image_channels` converts them together with the images.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X, 0 for normal images; only these are painted on. Or the defect images themselves:
-            ``fit(X_normal, X_defect)``. None: all are normal.
+            Labels of X, 0 for the normal images, which are painted on; or the defect images themselves, as in
+            ``fit(X_normal, X_defect)``. None means that all images are normal.
         masks : array or list, default=None
-            Masks of the defect images, None for an image without one. Aligned with X where y is labels, with the
-            defect images otherwise.
+            Masks of the defect images, with None for an image without a mask. They are aligned with X if y holds
+            labels, and with the defect images otherwise.
 
         Returns
         -------
         self : object
         """
         given = Images(X)
-        # What a later step of a Pipeline makes of grey and colour images is its own choice: in colour nothing is lost.
+        # Colour loses nothing and leaves the choice between grey and colour to later steps of a Pipeline.
         images = given.of_one_kind()
         self.in_colour_ = images is not given
         normal, defect = images_by_class(images, y, masks, self.pos_label)
@@ -201,7 +204,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             if defects is not None:
                 defect_masks = own_masks and [own_masks.get(i, defects.shape(i)) for i in range(len(defects))]
                 self.pixels_hash_ += fingerprint_of_pixels(defects, defect_masks)
-        vars(self).pop("_postponed", None)  # of an earlier fit
+        vars(self).pop("_postponed", None)  # left by an earlier fit
         if self._postpones:
             self._postponed = defects, own_masks and own_masks.raw(), random_state.get_state()
         else:
@@ -214,9 +217,9 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         Parameters
         ----------
         n_samples : int
-            At least 1.
+            Number of defects to make, at least 1.
         random_state : int, RandomState instance or None, default=None
-            None takes the estimator's.
+            Seed of the defects. None uses the seed of the augmenter.
 
         Returns
         -------
@@ -231,7 +234,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             seed = int(check_random_state(random_state).randint(2**31 - 1))
         cache = self._sample_cache(seed)
         samples = []
-        # Fit has checked the region drawers: doing it again for each region would take longer than drawing some.
+        # fit has checked the region drawers. Checking them again for each region could take longer than drawing it.
         with config_context(skip_parameter_validation=True):
             for number in tqdm(range(n_samples), desc="synthetic defects", unit="image", disable=not self.verbose):
                 sample = cache and cache.read(number)
@@ -244,27 +247,27 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         if faint:
             warn(
                 f"{len(faint)} of {n_samples} synthetic defects (the first is number {faint[0]}) stayed below "
-                f"min_contrast={self.min_contrast} after {self.max_redraws} redraws; the plainest try of each is kept. "
-                f"Make the defects stronger, or lower min_contrast.",
+                f"min_contrast={self.min_contrast} after {self.max_redraws} redraws. For each, the try with the "
+                f"highest contrast is kept. Make the defects stronger, or lower min_contrast.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return SyntheticDefects.from_samples(samples)
 
     def paint(self, image, region, random_state=None):
-        """Make one defect, on a given image and in a given region.
+        """Make one defect in a given region of a given image.
 
         Parameters
         ----------
         image : array of shape (height, width) or (height, width, channels), or path
         region : array of shape (height, width)
-            A mask that marks where the defect goes.
+            Mask that marks where the defect goes.
         random_state : int, RandomState instance or None, default=None
 
         Returns
         -------
         synthetic : SyntheticDefects
-            One image.
+            Single image, with its mask and provenance.
         """
         check_is_fitted(self)
         self._learn_postponed()
@@ -285,10 +288,10 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             validate_parts(region_drawers(regions))
 
     def _learn(self, images, defects, masks, random_state):
-        """Learn from the normal images, and from the defects where there are some."""
+        """Learn from the normal images, and from the defects if there are any."""
 
     def _learn_postponed(self):
-        """Learn now if ``fit_transform`` attached nothing and therefore learned nothing."""
+        """Learn now if ``fit_transform`` postponed it because no defects were asked for."""
         if hasattr(self, "_postponed"):
             defects, masks, state = self._postponed
             random_state = np.random.RandomState()
@@ -298,7 +301,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     @abstractmethod
     def _paint(self, image, region, random_state):
-        """Return the image with a defect in the region, and a dict of more provenance.
+        """Return the image with a defect in the region, and a dict of additional provenance.
 
         Parameters
         ----------
@@ -317,7 +320,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         return image, mask, {**provenance, "seed": seed, "number": number}
 
     def _draw(self, random_state):
-        """A normal image and a region on it."""
+        """Select a normal image and draw a region on it."""
         drawers = self._drawers()
         index = random_state.randint(len(self.images_))
         drawer = drawers[random_state.randint(len(drawers))]
@@ -327,7 +330,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         return self._paint(drawn.images[drawn.index], drawn.region, random_state)
 
     def _tries(self, draw, random_state):
-        """Paint until the defect can be seen; the plainest try otherwise."""
+        """Paint until the defect is visible, or return the try with the highest contrast."""
         best = None
         for n_redraws in range(self.max_redraws + 1):  # noqa: B007
             drawn = draw(random_state)
@@ -363,12 +366,12 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             if regions is None:
                 raise TypeError(
                     f"{type(self).__name__}._default_regions: expected a region drawer or a list of them, got None. "
-                    "Write this method, or set regions=."
+                    "Implement this method, or set regions."
                 )
         return region_drawers(regions)
 
     def _region(self, drawer, index, random_state):
-        """A region on an image, on its foreground."""
+        """Draw a region on the foreground of an image."""
         shape = self.images_.shape(index)
 
         def draw():
@@ -383,7 +386,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         return self._on_foreground(draw, index, type(drawer).__name__)[0]
 
     def _on_foreground(self, draw, index, name):
-        """A region, and what comes with it, drawn until it lies on the foreground of an image."""
+        """Draw a region, and the content that comes with it, until it lies on the foreground of an image."""
         shape = self.images_.shape(index)
         foreground, region_of_interest = self._foreground(index), self.images_.region(index)
         if region_of_interest is not None:
@@ -391,14 +394,14 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         for _ in range(_MAX_DRAWS):
             region, content = draw()
             if foreground is not None:
-                # Mostly outside: another place is better than a fragment.
+                # If most of the region lies outside, another place is better than a fragment.
                 region = region & foreground if (region & foreground).sum() >= region.sum() / 2 else region & False
             if region.sum() >= MIN_AREA:
                 return region, content
-        place = "" if foreground is None else " of the foreground, or region of interest,"
+        place = "" if foreground is None else "the foreground or region of interest of "
         raise ValueError(
-            f"regions: expected {name} to draw at least {MIN_AREA} pixels{place} of {self.images_.where(index)}, "
-            f"{shape[0]} x {shape[1]} pixels, got none in {_MAX_DRAWS} draws. Change its parameters or the foreground."
+            f"regions: expected {name} to draw at least {MIN_AREA} pixels on {place}{self.images_.where(index)}, "
+            f"{shape[0]} x {shape[1]} pixels, got fewer in {_MAX_DRAWS} draws. Change its parameters or the foreground."
         )
 
     def _foreground(self, index):
@@ -415,17 +418,17 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     def _key(self, params):
         if self.pixels_hash_ is None:
-            raise ValueError("memory: was None in fit, where the images' hash is found. Fit again.")
+            raise ValueError("memory: expected a folder that was set before fit, got None in fit. Call fit again.")
         values = {name: self._key_of(name, value) for name, value in sorted(params.items())}
         key = fingerprint_of_code(type(self), values, self.pixels_hash_, self.seed_, packages=self._packages)
         return key[:20]
 
     def _key_of(self, name, value):
-        """What a parameter adds to the cache's key."""
+        """Return the value that stands for a parameter in the cache key."""
         return value
 
     def _fit_dir(self):
-        """The folder for what was learned, keyed by all that it depends on; None without a cache."""
+        """Return the folder of the trained weights, keyed by all that they depend on, or None without a cache."""
         folder = folder_of(self.memory)
         if folder is None:
             return None
@@ -438,6 +441,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in hidden}
-        # An entry names its source and its model, which differs after an interrupted training.
+        # Entries name their source and their model, and the model differs after an interrupted training.
         key = self._key({**params, "sources_": self.sources_, "model_": getattr(self, "model_", None)})
         return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")

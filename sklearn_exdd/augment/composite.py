@@ -7,25 +7,25 @@ from scipy import ndimage
 
 from sklearn_exdd._images import Images
 
-# A pixel belongs to the mask where it changed by this share of the texture's standard deviation.
+# A pixel belongs to the mask if it changed by more than this share of the texture's standard deviation.
 _CHANGE = 0.25
-MIN_AREA = 8  # pixels that a defect has at least
-# Provenance that augmenters add to what their `_paint` returns.
+MIN_AREA = 8  # smallest area of a defect, in pixels
+# Names of the provenance that augmenters add to the result of their `_paint`.
 _RESERVED = {"augmenter", "source", "region", "contrast", "visible", "seed", "number", "n_redraws"}
 
 
 class Drawn(NamedTuple):
-    """Source image and region of a defect to be painted."""
+    """Source image and region of a defect to paint."""
 
     images: Images
     index: int
     region: np.ndarray
-    name: str  # of the region's class
-    content: object = None  # where the defect comes with its region
+    name: str  # class of the region drawer, "defect" or "given"
+    content: object = None  # of a defect that comes with its own region
 
 
 def check_painted(name, result, drawn):
-    """Refuse anything but a painted image and a dict of provenance.
+    """Check that an augmenter returned a painted image and a dict of provenance.
 
     Parameters
     ----------
@@ -44,8 +44,7 @@ def check_painted(name, result, drawn):
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
         raise TypeError(
-            f"{name}._paint: expected (image, dict of provenance), got {got}. Return an empty dict if there is no "
-            "provenance to add."
+            f"{name}._paint: expected (image, dict of provenance), got {got}. Return an empty dict if it adds nothing."
         )
     painted, provenance = np.asarray(result[0]), result[1]
     if painted.shape != shape or painted.dtype.kind != "f":
@@ -56,7 +55,7 @@ def check_painted(name, result, drawn):
     reserved = sorted(provenance.keys() & _RESERVED)
     if reserved:
         raise ValueError(
-            f"{name}._paint: expected provenance of other names than {sorted(_RESERVED)}, got {reserved}. Rename them."
+            f"{name}._paint: expected provenance names other than {sorted(_RESERVED)}, got {reserved}. Rename them."
         )
     return painted, provenance
 
@@ -76,7 +75,7 @@ def composite(drawn, painted):
     mask : ndarray of shape (height, width), bool
         Pixels that changed visibly.
     contrast : float
-        Mean change within the mask over the standard deviation of the texture.
+        Mean change within the mask, divided by the standard deviation of the texture.
     """
     images, index, region = drawn.images, drawn.index, drawn.region
     source = images[index]
@@ -85,11 +84,10 @@ def composite(drawn, painted):
     change = np.abs(Images([painted])[0] - Images([original])[0]).max(axis=2)
     detail = source - ndimage.uniform_filter(source, (15, 15, 0))
     of_interest = images.region(index)
-    texture = float(
-        1.4826 * np.median(np.abs(detail if of_interest is None else detail[of_interest]))
-    )  # the edges of a part are no texture
+    # The median keeps the edges of a part from counting as texture.
+    texture = float(1.4826 * np.median(np.abs(detail if of_interest is None else detail[of_interest])))
     mask = region & (change > max(_CHANGE * texture, 1e-6))
-    # Pixels between changed ones belong to the defect, those that stand alone do not.
+    # Pixels between changed ones belong to the defect. Isolated ones do not.
     mask = region & ndimage.binary_closing(np.pad(mask, 2), iterations=2)[2:-2, 2:-2]
     blobs, n_blobs = ndimage.label(mask, structure=np.ones((3, 3)))
     mask = (np.bincount(blobs.ravel(), minlength=n_blobs + 1) >= MIN_AREA / 2)[blobs] & mask

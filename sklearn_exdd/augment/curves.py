@@ -1,4 +1,4 @@
-"""Region drawers of thin curves, as boolean masks: scratches and cracks."""
+"""Region drawers that draw thin curves, such as scratches and cracks, as boolean masks."""
 
 import numpy as np
 from scipy import ndimage
@@ -7,23 +7,23 @@ from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.noise import correlated_noise, ridge_distance
 from sklearn_exdd.augment.region_drawer import RegionDrawer
 
-_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one curve
+_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours belong to the same curve
 
 
 class RidgedRegions(RegionDrawer):
-    """Thin curves of a smooth random field: scratches and short bends.
+    """Thin curves along level lines of a smooth random field: scratches and short bends.
 
     Parameters
     ----------
     width : tuple of (float, float), default=(1.5, 5)
         Range of the curve's width, in pixels.
     length : tuple of (float, float), default=(0.15, 0.7)
-        Range of its extent, as a share of the image's shorter side.
+        Range of the curve's extent, as a share of the image's shorter side.
     elongation : tuple of (float, float), default=(1, 10)
-        Range of how straight it runs (drawn on a logarithmic scale): 1 winds like a crack, 10 is nearly straight like
-        a scratch.
+        Range of the curve's straightness, drawn on a logarithmic scale: at 1 the curve winds like a crack, at 10 it is
+        nearly straight like a scratch.
     angle : tuple of (float, float), default=(0, 180)
-        Range of its direction, in degrees; 0 is along the rows.
+        Range of the curve's direction, in degrees; 0 is along the rows.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class RidgedRegions(RegionDrawer):
         reach = max(1, random_state.uniform(*self.length) * min(height, width) / 2)
         elongation = np.exp(random_state.uniform(*np.log(self.elongation)))
         angle = np.deg2rad(random_state.uniform(*self.angle))
-        # Only around the curve: an image may be large.
+        # Compute only a window around the curve, because an image may be large.
         top, left = (max(0, int(at - reach)) for at in center)
         window = slice(top, int(center[0] + reach) + 2), slice(left, int(center[1] + reach) + 2)
         region = np.zeros((height, width), dtype=bool)
@@ -68,23 +68,24 @@ class RidgedRegions(RegionDrawer):
 
 
 class CrackRegions(RegionDrawer):
-    """Long thin lines that waver: cracks.
+    """Long, thin, wavering lines: cracks.
 
     Parameters
     ----------
     width : tuple of (float, float), default=(1, 3.5)
-        Range of the line's width, in pixels; it varies by about a third along the line, which ends in points.
+        Range of the line's width, in pixels. The width varies by about a third along the line, and both ends taper to
+        a point.
     length : tuple of (float, float), default=(0.1, 1)
-        Range of its length, as a share of the image's longer side. What reaches beyond the border is cut off.
+        Range of the line's length, as a share of the image's longer side. Parts beyond the border are cut off.
     waviness : tuple of (float, float), default=(0.05, 0.5)
-        Range of the standard deviation of its direction, in radians.
+        Range of the standard deviation of the line's direction, in radians.
     angle : tuple of (float, float), default=(0, 180)
-        Range of its mean direction, in degrees; 0 is along the rows.
+        Range of the line's mean direction, in degrees; 0 is along the rows.
 
     Notes
     -----
-    The direction is a smooth Gaussian process around its mean, unlike a random walk, which would curl: a crack goes
-    somewhere. A random point of the line lies in the image.
+    The direction is a smooth Gaussian process around its mean, because a crack keeps its course, whereas a random walk
+    would curl. A random point of the line is placed at a random position in the image.
 
     Examples
     --------
@@ -108,7 +109,7 @@ class CrackRegions(RegionDrawer):
             check_interval(name, getattr(self, name), low)
 
     def _draw(self, shape, random_state, masks):
-        n_steps = max(4, round(random_state.uniform(*self.length) * max(shape)))  # of one pixel
+        n_steps = max(4, round(random_state.uniform(*self.length) * max(shape)))  # steps of one pixel
         direction = np.deg2rad(random_state.uniform(*self.angle))
         direction = direction + random_state.uniform(*self.waviness) * _wander(n_steps, 12, random_state)
         path = np.cumsum([np.sin(direction), np.cos(direction)], axis=1).T
@@ -121,7 +122,7 @@ class CrackRegions(RegionDrawer):
         pixels = np.rint(path).astype(int)
         inside = np.all((pixels >= 0) & (pixels < shape), axis=1)
         pixels, half_width = pixels[inside], half_width[inside]
-        # Only around the line: an image may be large.
+        # Compute only a window around the line, because an image may be large.
         margin = int(half_width.max()) + 1
         top, left = np.maximum(pixels.min(axis=0) - margin, 0)
         bottom, right = pixels.max(axis=0) + margin + 1
@@ -134,5 +135,5 @@ class CrackRegions(RegionDrawer):
 
 
 def _wander(n_steps, length, random_state):
-    """Smooth noise along a line."""
+    """Return smooth noise along a line."""
     return correlated_noise((1, n_steps + 4 * length), (0, length), random_state)[0, :n_steps]

@@ -1,4 +1,4 @@
-"""CutPaste: pieces of a normal image put where they do not belong."""
+"""CutPaste: pieces of a normal image pasted where they do not belong."""
 
 from numbers import Real
 
@@ -10,28 +10,37 @@ from sklearn_exdd.augment.regions import RectangleRegions
 
 
 class CutPasteDefectAugmenter(BaseDefectAugmenter):
-    """Cut a piece of the image, change its light and paste it elsewhere: CutPaste's patches and scars.
+    """Augmenter that pastes pieces of an image elsewhere in it: CutPaste's patches and scars.
 
     Parameters
     ----------
     jitter : float, default=0.1
-        Brightness and contrast of the piece change by up to this share, in [0, 1] (published: 0.1).
+        Largest relative change of a piece's brightness and contrast, in [0, 1] (published: 0.1).
     n_synthetic : int, default=100
+        Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
-        "auto" without real masks is half patches, half scars, as published.
+        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
+        half patches and half scars, as published.
     foreground : "otsu", callable or None, default=None
+        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
+        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
+        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
+        with a warning.
     memory : str, path-like or joblib.Memory, default=None
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
+        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        These are explained in :class:`BaseDefectAugmenter`.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X of fit.
+        Indices of the normal images in the X passed to ``fit``.
     seed_ : int
         Seed of ``sample()``.
 
@@ -84,7 +93,7 @@ class CutPasteDefectAugmenter(BaseDefectAugmenter):
         self.verbose = verbose
 
     def _default_regions(self):
-        # Of 256 x 256 pixels, published scars are 2 to 16 wide and 10 to 25 long.
+        # In images of 256 x 256 pixels, published scars are 2 to 16 pixels wide and 10 to 25 pixels long.
         return [RectangleRegions(), RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45))]
 
     def _paint(self, image, region, random_state):

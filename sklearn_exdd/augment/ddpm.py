@@ -1,4 +1,4 @@
-"""A diffusion model of the user's normal surfaces, disturbed where a defect is to be."""
+"""Defects from a diffusion model of the normal surfaces, perturbed within a region."""
 
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -25,101 +25,114 @@ from sklearn_exdd.augment.diffusion import (
 )
 from sklearn_exdd.augment.regions import PerlinRegions
 
-_POOL_PIXELS = 2**23  # of the crops that training draws its batches from: 2048 of 64 x 64
+_POOL_PIXELS = 2**23  # pixels of the crops that training batches are drawn from: 2048 crops of 64 x 64
 
 
 class DDPMDefectAugmenter(BaseDefectAugmenter):
-    """Defects from a diffusion model that is trained on the normal images: no download.
+    """Augmenter with a diffusion model that is trained on the normal images, without a download.
 
-    ``fit`` trains a small DDPM on crops of the normal images. A defect is what becomes of a region when the surface is
-    generated anew there, while Gaussian noise that the model does not expect is added at every reverse step; the rest
-    of the image is given.
+    ``fit`` trains a small DDPM on crops of the normal images. To make a defect, the model generates the surface of a
+    region anew, while Gaussian noise that it does not expect is added after every reverse step. The rest of the image
+    is kept.
 
     Parameters
     ----------
     perturbation : {"correlated", "white", "held"}, default="correlated"
-        What is added to the region at each reverse step, see Notes: smooth Gaussian noise, mostly drawn anew; white
-        Gaussian noise of constant variance, the literal reading of [1]_; or smooth noise that is drawn once a defect.
+        Noise added to the region after each reverse step, see Notes. "correlated" is smooth Gaussian noise that is
+        mostly drawn anew, "white" is white Gaussian noise of constant variance (the literal reading of [1]_), and
+        "held" is smooth noise that is drawn once per defect.
     amplitude : tuple of (float, float), default=(0.2, 0.5)
-        Range of the standard deviation of what is added, drawn once a defect. The normal texture has 0.5. White noise
-        needs about (0.4, 0.8) to be seen.
+        Range of the standard deviation of the added noise, drawn once per defect. The normal texture has a standard
+        deviation of 0.5. White noise needs about (0.4, 0.8) to be visible.
     sign : {"both", "dark", "bright"}, default="both"
-        Of the part that is held; "both" draws dark twice as often as bright. No matter to white noise.
+        Direction of the noise that is drawn once per defect; "both" draws dark twice as often as bright. Ignored for
+        white noise.
     correlation_length : float, default=3.0
-        Standard deviation, in pixels, of the Gaussian that smooth noise is smoothed with.
+        Standard deviation, in pixels, of the Gaussian that smooths the noise.
     min_timestep : int, default=30
-        Nothing is added below this timestep of 1000: the last steps clean up.
+        Smallest timestep, of 1000, at which noise is added. The steps below it clean up.
     strength : float, default=0.4
-        In (0, 1]: the share of the chain that is run. The region is noised so far before it is generated: at 1 nothing
+        Share of the chain to run, in (0, 1]. The region is first noised to this share of the timesteps; at 1, nothing
         of the source is left in it.
     n_inference_steps : int, default=25
-        DDIM steps of the whole chain; the amplitude of a step follows, so that defects do not depend on it much.
+        Number of DDIM steps of the whole chain. The amplitude per step adapts to it, so that defects hardly depend on
+        it.
     context : int, default=16
-        Pixels around the region that the model sees at least, where the image has them.
+        Smallest number of pixels around the region that the model sees, as far as the image extends.
     crop_size : int, default=64
-        Side, in pixels, of the crops that the model is trained on and of the tiles that it generates in. Smaller images
-        are mirrored on; at least one normal image must be as large.
+        Side, in pixels, of the training crops and of the tiles that the model generates. Smaller images are extended by
+        mirroring, but at least one normal image must be this large.
     block_out_channels : tuple of int, default=(16, 32, 64, 96)
-        Channels of the U-Net at each resolution, multiples of 8.
+        Numbers of channels of the U-Net at each resolution, multiples of 8.
     max_steps : int, default=1400
-        Training steps: about 8 minutes on one core.
+        Largest number of training steps; 1400 take about 8 minutes on one core.
     max_seconds : float, default=None
-        Ends the training earlier; the weights then depend on the machine.
+        Time limit of the training, in seconds. If training reaches it, the weights depend on the machine.
     patience : int or None, default=500
-        Training ends when the smoothed loss has not fallen by 1 % in so many steps.
+        Number of steps after which training ends if the smoothed loss has not fallen by 1 %; None trains to the end.
     learning_rate : float, default=2e-3
-        Of AdamW, with a cosine schedule.
+        Learning rate of AdamW, with a cosine schedule.
     train_batch_size : int, default=8
-        Crops a training step.
+        Number of crops per training step.
     flip : bool, default=False
-        Whether crops are mirrored for training, along both axes: for surfaces that look the same lit from any side.
+        Whether to mirror the training crops along both axes, for surfaces that look the same lit from any side.
     batch_size : int, default=8
-        Tiles generated at a time.
+        Number of tiles to generate at a time.
     device : str, default=None
-        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+        Device of the model, for example "cpu" or "cuda:0". None uses CUDA if available.
     n_synthetic : int, default=100
+        Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
-        "auto" without real masks: compact Perlin blobs and thin curves.
+        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
+        compact Perlin blobs and thin curves.
     foreground : "otsu", callable or None, default=None
+        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=0.5
+        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
+        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
+        with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        The trained weights are kept there too, as safetensors, and a training that was cut off resumes.
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`. It also keeps the trained weights, as
+        safetensors, and lets an interrupted training resume.
     pos_label : object, default=None
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
+        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        These are explained in :class:`BaseDefectAugmenter`.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     weights_ : dict of str to ndarray, float32
-        Of the diffusers ``UNet2DModel``, averaged over the steps.
+        Weights of the diffusers ``UNet2DModel``, averaged over the steps.
     scale_ : float
-        Contrasts are divided by it before the model sees them.
+        Divisor of the contrasts that the model sees.
     losses_ : ndarray of shape (n_steps,)
-        Mean squared error of every training step; 1 for a model that knows nothing.
+        Mean squared error of each training step; a model that has learned nothing has 1.
     model_ : str
-        Fingerprint of the weights, in the provenance of each image.
+        Fingerprint of the weights, which the provenance of each image names.
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X of fit.
+        Indices of the normal images in the X passed to ``fit``.
     seed_ : int
         Seed of ``sample()``.
 
     Notes
     -----
-    Of the paper [1]_ the abstract is known: a DDPM trained on normal images, constant-variance Gaussian perturbations,
-    Perlin masks. The rest is ours. The model works on ``log((image + 0.1) / (local mean + 0.1))`` over its standard
-    deviation, halved. From the noised source at timestep ``1000 strength``, each DDIM step is followed, within the
-    region r, by
+    The method follows the abstract of [1]_, the only part of the paper known to us: a DDPM trained on normal images,
+    Gaussian perturbations of constant variance, and Perlin masks. The details are ours. The model works on
+    ``log((image + 0.1) / (local mean + 0.1))``, divided by twice its standard deviation. The chain starts from the
+    source noised to timestep ``1000 * strength``. After each DDIM step, noise is added within the region r:
 
-        x_{t-1} <- x_{t-1} + a sqrt(alpha_{t-1}) r (sqrt(1 - h) f_t + sqrt(h) o),
+        x_{t-1} <- x_{t-1} + a sqrt(alpha_{t-1}) r (sqrt(1 - h) f_t + sqrt(h) o).
 
-    with the amplitude a, the scheduler's cumulative alpha (so that a is of the clean image), a fresh smooth field f_t,
-    an offset o of either sign drawn once, and h = 0.3. White noise (``x_{t-1} + a z_t``, as in RealNet [2]_, there
-    scaled by the scheduler's sigma) is what the model is trained to remove: it is denoised away, or left as salt and
-    pepper. In regions thinner than the correlation length fresh draws would cancel out along the curve: there h goes to
-    1. Outside the region x follows the source, noised. Large regions are generated in overlapping tiles, whose
-    predictions are averaged at each step [3]_.
+    Here a is the amplitude, alpha the scheduler's cumulative alpha (so that a refers to the clean image), f_t a smooth
+    field drawn at each step, o an offset of either sign drawn once per defect, and h = 0.3. The model is trained to
+    remove white noise (``x_{t-1} + a z_t``, as in RealNet [2]_, which scales it by the scheduler's sigma). It therefore
+    denoises white noise away or leaves it as salt and pepper. In regions thinner than the correlation length, fresh
+    draws would cancel out along the curve, so that h approaches 1 there. Outside the region, x follows the noised
+    source. Large regions are generated in overlapping tiles, and the predictions of the tiles are averaged at each
+    step [3]_.
 
     References
     ----------
@@ -243,8 +256,8 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         check_interval("amplitude", self.amplitude, 0)
         if not (self._timesteps()[1:] >= self.min_timestep).any():
             raise ValueError(
-                f"n_inference_steps: expected a step above min_timestep={self.min_timestep} at which a defect is made, "
-                f"got none with {self.n_inference_steps} steps and strength={self.strength}. Raise one of them."
+                f"n_inference_steps: expected a step that reaches at least min_timestep={self.min_timestep} and adds "
+                f"noise, got none with {self.n_inference_steps} steps and strength={self.strength}. Raise one of them."
             )
         channels = self.block_out_channels
         if len(channels) == 0 or any(not isinstance(n, Integral) or n < 8 or n % 8 for n in channels):
@@ -260,7 +273,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     # Training
 
     def _learn(self, images, defects, masks, random_state):
-        self._module = None  # built when it is needed, and never stored
+        self._module = None  # built when needed, and never stored
         seed = int(random_state.randint(2**31 - 1))
         folder = self._fit_dir()
         learned = None if folder is None else read_weights(folder / "weights.safetensors")
@@ -280,8 +293,8 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         if not large:
             largest = max((images.shape(i) for i in range(len(images))), key=min)
             raise ValueError(
-                f"X: expected a normal image of at least crop_size={size} pixels a side, the largest has "
-                f"{largest[0]} x {largest[1]}. Lower crop_size."
+                f"X: expected a normal image of at least crop_size={size} pixels a side, got at most "
+                f"{largest[0]} x {largest[1]} pixels. Lower crop_size."
             )
         crops = []
         n_crops = min(max(_POOL_PIXELS // size**2, self.train_batch_size), self.max_steps * self.train_batch_size)
@@ -301,7 +314,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         scale = 2 * np.sqrt(np.mean(np.square(crops), dtype=np.float64))
         if not scale > 1e-6:
             raise ValueError(
-                "X: expected normal images with some texture, got constant ones: there is nothing to learn."
+                "X: expected normal images with some texture to learn from, got constant ones. Pass other images."
             )
         crops = torch.from_numpy((crops / scale).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
         module = self._build(crops.shape[1], seed).to(device)
@@ -314,7 +327,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
                     flipped = random_state.randint(2, size=(len(batch), 1, 1, 1)) > 0
                     batch = torch.where(torch.from_numpy(flipped), batch.flip(axis), batch)
             noise = torch.from_numpy(random_state.standard_normal(batch.shape).astype(np.float32))
-            # Spread over the chain: the loss depends on the timestep more than on anything else.
+            # Timesteps are spread over the chain, because the loss depends on them more than on anything else.
             spread = (np.arange(len(batch)) + random_state.uniform(size=len(batch))) / len(batch)
             timesteps = torch.from_numpy((N_TIMESTEPS * spread).astype(np.int64))
             noised = scheduler.add_noise(batch, noise, timesteps).to(device)
@@ -336,7 +349,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         return {**arrays_of(module), "scale": np.array(scale), "losses": run.losses}, run.complete
 
     def _build(self, n_channels, seed):
-        """The U-Net, with random weights."""
+        """Return the U-Net with random weights."""
         try:
             from diffusers import UNet2DModel
         except ImportError as error:

@@ -11,49 +11,57 @@ from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.base import BaseDefectAugmenter
 from sklearn_exdd.augment.composite import Drawn
 
-_RING = 5  # pixels around a defect whose brightness is matched to the new place
+_RING = 5  # width, in pixels, of the surroundings whose brightness is matched to the new place
 
 
 class DefectPasteAugmenter(BaseDefectAugmenter):
-    """Paste real defects onto normal images: flipped, turned, scaled, moved, and matched in brightness.
+    """Augmenter that pastes real defects onto normal images, flipped, rotated, scaled, moved and matched in brightness.
 
-    A few real defects become many, on other surfaces and in other places. It needs defect images with masks.
+    It turns a few real defects into many, on other surfaces and in other places. It needs defect images with masks.
 
     Parameters
     ----------
     flip : bool, default=True
-        Whether a defect may be mirrored, along each axis with probability 1/2.
+        Whether to mirror defects, along each axis with probability 1/2.
     rotation : float, default=15.0
-        It is turned by up to so many degrees either way.
+        Largest rotation of a defect in either direction, in degrees.
     scale : tuple of (float, float), default=(0.8, 1.25)
-        Range of its enlargement.
+        Range of the scale factor of a defect.
     contrast : tuple of (float, float), default=(0.7, 1.2)
-        Range of the factor on its contrast to its surroundings.
+        Range of the factor on a defect's contrast to its surroundings.
     feather : float, default=1.5
-        Standard deviation, in pixels, of the soft edge.
+        Standard deviation, in pixels, of the Gaussian that softens the edge.
     n_synthetic : int, default=100
+        Number of synthetic images that ``fit_transform`` attaches.
     foreground : "otsu", callable or None, default=None
+        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
+        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
+        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
+        with a warning.
     memory : str, path-like or joblib.Memory, default=None
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
+        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        These are explained in :class:`BaseDefectAugmenter`.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X of fit.
+        Indices of the normal images in the X passed to ``fit``.
     defects_ : list of tuple (ndarray, ndarray)
-        The pieces with the real defects, float32 (height, width, channels), and their masks.
+        Image pieces with the real defects, float32 (height, width, channels), and their masks.
     seed_ : int
         Seed of ``sample()``.
 
     Notes
     -----
-    With L the logarithm of the brightness, the defect's ``L - mean of L around it``, times the contrast, is added to
-    the mean of L around its new place.
+    Let L be the logarithm of the brightness. The defect's difference, ``L - mean of L around it``, is multiplied by the
+    contrast and added to the mean of L around the new place.
 
     Examples
     --------
@@ -73,7 +81,7 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         "contrast": [tuple, list],
         "feather": [Interval(Real, 0, None, closed="left")],
     }
-    regions = "auto"  # a defect comes with its own
+    regions = "auto"  # not a parameter, because a defect comes with its own region
 
     def __init__(
         self,
@@ -129,7 +137,7 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         if not self.defects_:
             raise ValueError(
                 "masks: expected at least one defect image with a mask to paste from, got none. Pass fit(X, y, "
-                "masks=masks), or take an augmenter that needs no defects, such as PerlinDefectAugmenter."
+                "masks=masks), or use an augmenter that needs no defects, such as PerlinDefectAugmenter."
             )
 
     def _draw(self, random_state):
@@ -142,14 +150,14 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         return Drawn(self.images_, index, region, "defect", content)
 
     def _placed(self, images, index, center, random_state):
-        """Region and content of a random defect, at a random place or a given one."""
+        """Return the region and content of a random defect at a given place, or at a random one."""
         number = random_state.randint(len(self.defects_))
         piece, mask = self.defects_[number]
         flips = random_state.choice([-1, 1], size=2) if self.flip else np.ones(2)
         angle = np.deg2rad(random_state.uniform(-self.rotation, self.rotation))
         scale = random_state.uniform(*self.scale)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        back = np.diag(flips) @ turn.T / scale  # from the new place to the piece
+        back = np.diag(flips) @ turn.T / scale  # maps the new place to the piece
         corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * (np.array(mask.shape) - 1) / 2
         reach = np.abs(corners @ np.linalg.inv(back).T).max(axis=0)
         shape = np.array(images.shape(index))
@@ -172,14 +180,14 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
 
     def _paint_drawn(self, drawn, random_state):
         image = drawn.images[drawn.index]
-        if drawn.content is None:  # a given region: the defect goes to its middle, and only what lies inside is shown
+        if drawn.content is None:  # a given region: centre the defect in it, and show only the part inside
             center = np.argwhere(drawn.region).mean(axis=0)
             content = self._placed(drawn.images, drawn.index, center, random_state)[1]
         else:
             content = drawn.content
         number, window, mask, piece = content
         painted = image.copy()
-        floor = 0.1 * image.mean() + 1e-4  # keeps the logarithm of dark pixels calm
+        floor = 0.1 * image.mean() + 1e-4  # keeps the logarithm of dark pixels from exploding
         target = np.log(image[window] + floor)
         piece = np.log(piece + floor)
         ring = ndimage.binary_dilation(mask, iterations=1 + _RING) & ~ndimage.binary_dilation(mask, iterations=1)

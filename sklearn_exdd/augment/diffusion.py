@@ -8,22 +8,22 @@ from scipy import ndimage
 from sklearn_exdd.augment.noise import correlated_noise
 
 N_TIMESTEPS = 1000
-_REFERENCE_STEPS = 25  # steps of the chain that amplitudes are meant for
-FLOOR = 0.1  # of the brightness that contrast is relative to: keeps the noise of black pixels small
-_HELD = 0.3  # share of the "correlated" variance that lasts through the chain
-_MOTTLING = 0.5  # deviation of the offset within a defect, relative to the offset
-_TINT = 0.2  # deviation of the offset between the channels of a colour image
+_REFERENCE_STEPS = 25  # number of steps of the chain that amplitudes refer to
+FLOOR = 0.1  # added to the brightness that contrast is relative to, so that black pixels show little noise
+_HELD = 0.3  # share of the variance of "correlated" noise that is drawn once per defect
+_MOTTLING = 0.5  # standard deviation of the offset within a defect, relative to the offset
+_TINT = 0.2  # standard deviation of the offset between the channels of a colour image
 _EDGE = 2.5  # pixels over which a defect fades
 
 
 class Tiles:
-    """Overlapping tiles of a window, of which the model's predictions are averaged (MultiDiffusion)."""
+    """Overlapping tiles of a window, over which the model's predictions are averaged (MultiDiffusion)."""
 
     def __init__(self, inside, size, batch_size):
         self.size, self.batch_size = size, batch_size
         starts = [np.linspace(0, own - size, 1 + -(-(own - size) // (size // 2))).astype(int) for own in inside.shape]
         corners = [(top, left) for top in starts[0] for left in starts[1]]
-        # What the model says outside the region is not used.
+        # Predictions outside the region are not used.
         self.corners = [(y, x) for y, x in corners if inside[y : y + size, x : x + size].any()]
 
     def predict(self, module, window, timestep, device):
@@ -72,14 +72,14 @@ def window_around(region, context, size):
 
 
 def timesteps_of(strength, n_steps):
-    """Return the timesteps at which the reverse chain stops; the last, -1, is the clean image.
+    """Return the timesteps that the reverse chain visits; the last, -1, is the clean image.
 
     Parameters
     ----------
     strength : float
         Share of the chain to run, in (0, 1].
     n_steps : int
-        DDIM steps of the whole chain.
+        Number of DDIM steps of the whole chain.
 
     Returns
     -------
@@ -100,23 +100,23 @@ def perturbation_of(kind, inside, n_channels, *, sign, correlation_length, n_ste
     n_channels : int
     sign : {"both", "dark", "bright"}
     correlation_length : float
-        In pixels.
+        Standard deviation, in pixels, of the Gaussian that smooths the noise.
     n_steps : int
-        DDIM steps of the whole chain; the perturbation of a step follows.
+        Number of DDIM steps of the whole chain; the perturbation per step adapts to it.
     random_state : RandomState
 
     Returns
     -------
     draw : callable
-        ``draw(alpha)``, with the cumulative alpha of the timestep, returns an ndarray of shape (n_channels, height,
-        width), as a share of the amplitude.
+        Function ``draw(alpha)`` of the cumulative alpha of the timestep, which returns an ndarray of shape (n_channels,
+        height, width) in units of the amplitude.
     """
     shape, step = inside.shape, _REFERENCE_STEPS / n_steps
     if kind == "white":
         return lambda alpha: np.sqrt(step) * random_state.standard_normal((n_channels, *shape))
     depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    # Along a curve thinner than the noise is smooth, independent draws would cancel out: there they last longer and
-    # reach farther.
+    # Independent draws would cancel out along a curve thinner than the correlation length. More of the noise is held
+    # there, and it is smoothed more.
     thinness = correlation_length / (2 * np.percentile(depth[inside], 95))
     length = correlation_length * max(1, thinness)
     held = 1 if kind == "held" else max(_HELD, thinness**2 / (1 + thinness**2))
@@ -133,7 +133,7 @@ def perturbation_of(kind, inside, n_channels, *, sign, correlation_length, n_ste
 
 
 def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timestep, random_state):
-    """Run the reverse chain on a window; outside the region it follows the noised source.
+    """Run the reverse chain on a window, which follows the noised source outside the region.
 
     Parameters
     ----------
@@ -143,11 +143,11 @@ def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timest
         Region to generate anew.
     tiles : Tiles
     timesteps : ndarray of int
-        As of :func:`timesteps_of`.
+        Timesteps as returned by :func:`timesteps_of`.
     perturbation : callable
-        ``perturbation(alpha)`` is added after each step.
+        Function whose result, ``perturbation(alpha)``, is added after each step.
     min_timestep : int
-        Nothing is added below it.
+        Smallest timestep at which the perturbation is added.
     random_state : RandomState
 
     Returns
@@ -165,7 +165,7 @@ def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timest
     noised = scheduler.add_noise(clean, noise, torch.tensor(timesteps[0]))
     for timestep, following in pairwise(timesteps):
         expected = tiles.predict(module, noised, int(timestep), device)
-        # One step of DDIM, without noise of its own.
+        # One DDIM step, which adds no noise of its own.
         denoised = (noised - (1 - alphas[timestep]).sqrt() * expected) / alphas[timestep].sqrt()
         if following < 0:
             break

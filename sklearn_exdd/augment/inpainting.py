@@ -1,4 +1,4 @@
-"""Diffusion inpainting: a prompt and a region become a defect (ExDD, DIAG)."""
+"""Diffusion inpainting: defects from a prompt and a region (ExDD, DIAG)."""
 
 import os
 import warnings
@@ -23,83 +23,94 @@ from sklearn_exdd.augment.pipelines import (
 )
 from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions
 
-_MULTIPLE = 8  # of which the sides of what a pipeline paints have to be
-_BUSY = Lock()  # a scheduler counts its steps: one image at a time, under threads too
+_MULTIPLE = 8  # both sides of an image that a pipeline paints must be multiples of this
+_BUSY = Lock()  # a scheduler counts its steps, so that threads have to paint one image at a time
 
 
 class DiffusionDefectAugmenter(BaseDefectAugmenter):
-    """Paint defects by any inpainting pipeline of diffusers (extra ``diffusion``), as ExDD and DIAG do.
+    """Augmenter that paints defects with any inpainting pipeline of diffusers, as ExDD and DIAG do.
+
+    It needs the extra ``diffusion``.
 
     Parameters
     ----------
     model : str, path or callable, default="diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
-        Id of a pipeline on the hub, downloaded when the first image is made (DIAG's by default: about 7 GB as
-        ``variant="fp16"``, twice that otherwise); or folder that ``pipeline.save_pretrained(folder)`` wrote; or
-        function without arguments that makes and returns a pipeline, never the pipeline itself, which ``clone`` would
-        copy.
+        Id of a pipeline on the hub, which is downloaded when the first image is made (DIAG's by default: about 7 GB
+        with ``variant="fp16"``, twice that otherwise); folder written by ``pipeline.save_pretrained(folder)``; or
+        function without arguments that makes and returns a pipeline. A pipeline itself is refused, because ``clone``
+        would copy it.
     prompts : str or list of str, default=("white marks on the wall", "copper metal scratches")
-        What the defects look like; one is drawn for each image (DIAG's by default).
+        Descriptions of the defects, from which one is drawn for each image (DIAG's by default).
     prompt_shares : array-like of shape (n_prompts,), default=None
-        How often each of them is drawn, in any unit; None draws all alike.
+        Relative frequency of each prompt, in any unit. None draws all prompts equally often.
     negative_prompt : str or None, default="smooth, plain, black, dark, shadow"
-        What they do not look like.
+        Description of what the defects must not look like.
     n_inference_steps : int, default=30
-        Denoising steps, of which ``int(n_inference_steps * strength)`` are run.
+        Number of denoising steps of the whole chain. ``int(n_inference_steps * strength)`` of them are run.
     guidance_scale : float, default=20.0
-        How closely the prompt is followed; 1 or less switches this, and the negative prompt, off.
+        Weight of the prompt. At 1 or less, guidance is off, and the negative prompt is ignored.
     strength : float, default=0.99
-        In (0, 1]: how much of the source under the region is forgotten.
+        Share of the source under the region that is forgotten, in (0, 1].
     padding_mask_crop : int or None, default=2
-        Paint only the region's bounding box, so many pixels wider on each side, enlarged to the working size: small
-        defects get all the detail that the network has. None shows it the whole image.
+        Margin, in pixels, around the region's bounding box. Only the box with its margin is painted, enlarged to the
+        working size, so that small defects get all the detail that the network can give. None shows the network the
+        whole image.
     working_size : int or None, default=1024
-        Images are squashed to a square with so many pixels a side, a multiple of 8, and what is painted is brought
-        back: 1024 suits SDXL, 512 Stable Diffusion 1 and 2. None keeps each image's size, both sides rounded up to
-        multiples of 8.
+        Side, in pixels, of the square that images are squashed to for painting, a multiple of 8. Painted images are
+        resized back. 1024 suits SDXL, 512 Stable Diffusion 1 and 2. None keeps each image's size, with both sides
+        rounded up to multiples of 8.
     device : str, default=None
-        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+        Device of the model, for example "cpu" or "cuda:0". None uses CUDA if available.
     dtype : {"auto", "float16", "bfloat16", "float32"}, default="auto"
-        In which the networks compute. "auto" is float16 on CUDA and float32 elsewhere, and leaves what a function
-        returned as it is.
+        Data type of the networks. "auto" is float16 on CUDA and float32 elsewhere, but does not change a pipeline that
+        a function returned.
     attention_slicing : bool, default=False
-        For small GPUs: compute attention in slices.
+        Whether to compute attention in slices, for small GPUs.
     cpu_offload : bool, default=False
-        For small GPUs: keep only the network that is at work on the GPU (needs accelerate).
+        Whether to keep only the network that is at work on the GPU, for small GPUs (needs accelerate).
     variant : str, default=None
-        Of the weights files, for example "fp16", where the model has such.
+        Variant of the weights files, for example "fp16", if the model has one.
     lora : path, default=None
-        Folder or file with LoRA weights that are put on top (needs peft).
+        Folder or file with LoRA weights to add to the model (needs peft).
     n_synthetic : int, default=100
+        Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
-        "auto" without real masks: :class:`PerlinRegions` or :class:`RidgedRegions`.
+        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
+        :class:`PerlinRegions` or :class:`RidgedRegions`.
     foreground : "otsu", callable or None, default=None
+        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
+        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
+        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
+        with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        A local folder is identified by the content of its files, a model on the hub by its id, and a function by its
-        code: empty `memory` if the function loads other weights from the same place.
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`. A local model is identified by the content
+        of its files, a model on the hub by its id, and a function by its code. Empty the cache if a function loads
+        other weights than before from the same place.
     pos_label : object, default=None
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
+        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        Above 1 the pipeline's own progress bars are shown too.
-        These are explained in :class:`BaseDefectAugmenter`.
+        If > 0, show a progress bar. If > 1, also show the progress bars of the pipeline.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X of fit.
+        Indices of the normal images in the X passed to ``fit``.
     seed_ : int
         Seed of ``sample()``.
 
     Notes
     -----
-    Nothing is trained [1]_ [2]_. A pipeline is loaded once in a process, when the first image is made, and is part of
-    neither the estimator nor its pickle. Arguments that a pipeline does not know are left out, with a warning. Grey
-    images are painted as RGB and turned back; what is painted has 8 bits a channel. A safety checker is not loaded:
-    it would blacken harmless pictures of metal. One that a function's pipeline has is left to it, and what it blackens
-    is drawn again.
+    Nothing is trained [1]_ [2]_. A pipeline is loaded once per process, when the first image is made, and is stored
+    neither in the estimator nor in its pickle. Arguments that a pipeline does not accept are left out, with a warning.
+    Grey images are painted as RGB and converted back. Painted images have 8 bits per channel. Safety checkers are not
+    loaded, because they would blacken harmless images of metal. If the pipeline of a function has one, it stays in use,
+    and images that it blackens are drawn again.
 
-    Networks see the region at an eighth of the working size: without `padding_mask_crop`, thin ones get lost.
+    Networks see the region at an eighth of the working size. Without `padding_mask_crop`, thin regions get lost.
 
     References
     ----------
@@ -110,7 +121,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
 
     Examples
     --------
-    ``fit`` checks the settings and loads nothing yet; ``sample`` does.
+    ``fit`` only checks the settings; ``sample`` loads the pipeline.
 
     >>> from sklearn_exdd.augment import DiffusionDefectAugmenter
     >>> from sklearn_exdd.datasets import make_surface_defects
@@ -205,27 +216,27 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         if int(n_steps) < 1:
             raise ValueError(
                 "n_inference_steps: expected n_inference_steps * strength of at least 1, got "
-                f"{self.n_inference_steps} * {self.strength:g} = {n_steps:g}: nothing would be denoised. Raise "
+                f"{self.n_inference_steps} * {self.strength:g} = {n_steps:g}, which denoises nothing. Raise "
                 f"n_inference_steps to at least {int(np.ceil(1 / self.strength))}, or raise the strength."
             )
         if self.working_size is not None and self.working_size % _MULTIPLE:
             raise ValueError(
-                f"working_size: expected a multiple of {_MULTIPLE}, got {self.working_size}. Take "
+                f"working_size: expected a multiple of {_MULTIPLE}, got {self.working_size}. Set it to "
                 f"{_rounded_up(self.working_size)}."
             )
         if self.lora is not None and not Path(self.lora).exists():
             raise FileNotFoundError(
-                f"lora: expected a folder or a file with LoRA weights, found no {str(self.lora)!r}."
+                f"lora: expected a folder or a file with LoRA weights, got {str(self.lora)!r}, which does not exist."
             )
         check_device(self.device)
         if self.cpu_offload and resolve_device(self.device).type == "cpu":
-            raise ValueError("cpu_offload: expected a GPU to relieve, got the CPU as device. Set cpu_offload=False.")
+            raise ValueError("cpu_offload: expected a GPU as device, got the CPU. Set cpu_offload=False.")
 
     def _prompts(self):
-        """The prompts, and how probable each of them is."""
+        """Return the prompts and their probabilities."""
         prompts = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
         if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-            raise ValueError(f"prompts: expected one or more texts that are not empty, got {self.prompts!r}.")
+            raise ValueError(f"prompts: expected one or more non-empty texts, got {self.prompts!r}.")
         if self.prompt_shares is None:
             return prompts, np.full(len(prompts), 1 / len(prompts))
         shares = finite_numbers(self.prompt_shares)
@@ -235,7 +246,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
             )
         if shares is None or (shares < 0).any() or not shares.any():
             raise ValueError(
-                f"prompt_shares: expected numbers of at least 0, one of them above 0, got {self.prompt_shares!r}."
+                f"prompt_shares: expected numbers >= 0, at least one of them > 0, got {self.prompt_shares!r}."
             )
         return prompts, shares / shares.sum()
 
@@ -272,7 +283,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         if painted is None:
             warnings.warn(
                 f"{type(pipeline).__name__} made a blank image (NaN, or blackened by a safety checker); it is drawn "
-                "again. If this goes on, set dtype='float32', or make the pipeline without a safety checker.",
+                "again. If this persists, set dtype='float32', or make the pipeline without a safety checker.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -309,20 +320,20 @@ def _rounded_up(size):
 
 
 def _inpaint(pipeline, settings, image, region, seed):
-    """The image with its region painted, float32, or None where the pipeline made nothing."""
+    """Return the image with its region painted, float32, or None if the pipeline made a blank image."""
     import torch
     from PIL import Image
 
     height, width, n_channels = image.shape
     size = settings["width"], settings["height"]
     rgb = np.repeat(np.rint(image * 255).astype(np.uint8), 3 // n_channels, axis=2)
-    # All that the region touches, so that a thin one survives when the image becomes smaller.
+    # Mark every pixel that the region touches, so that a thin region survives when the image becomes smaller.
     mask = np.asarray(Image.fromarray(region.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
     arguments = {
         **{name: value for name, value in settings.items() if value is not None},
         "image": Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS),
         "mask_image": Image.fromarray(mask.astype(np.uint8) * 255),
-        # On the CPU whatever the device, so that a seed means the same noise on all of them.
+        # Always on the CPU, so that a seed gives the same noise on every device.
         "generator": torch.Generator().manual_seed(seed),
         "output_type": "pil",
     }

@@ -1,4 +1,4 @@
-"""Mixtures: so much of one augmenter, so much of another."""
+"""Mixtures of augmenters by shares."""
 
 from numbers import Integral
 
@@ -21,26 +21,26 @@ from sklearn_exdd.augment.synthetic import SyntheticDefects
 
 
 class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
-    """Draw from several augmenters by shares, such as In&Out's half DDPM, half MemSeg.
+    """Augmenter that draws from several augmenters by shares, such as In&Out's half DDPM, half MemSeg.
 
     Parameters
     ----------
     augmenters : list of (str, augmenter) tuples
-        Names and augmenters, as in a Pipeline; their parameters are reached as ``name__parameter``. Their
+        Names and augmenters, as in a Pipeline. The parameters of the augmenters are set as ``name__parameter``; their
         `n_synthetic` is not used.
     shares : array-like of shape (n_augmenters,), default=None
-        How much of each, > 0; None is equal shares.
+        Relative share of each augmenter, > 0. None gives equal shares.
     n_synthetic : int, default=100
-        Images that ``fit_transform`` attaches.
+        Number of synthetic images that ``fit_transform`` attaches.
     memory : str, path-like or joblib.Memory, default=None
-        Cache of the augmenters whose own `memory` is None, see :class:`BaseDefectAugmenter`.
+        Cache folder of the augmenters whose own `memory` is None; see :class:`BaseDefectAugmenter`.
     random_state : int, RandomState instance or None, default=None
-        Seeds the augmenters whose own random_state is None.
+        Seed of the augmenters whose own `random_state` is None.
 
     Attributes
     ----------
     augmenters_ : list of augmenters
-        Fitted.
+        Fitted augmenters.
 
     References
     ----------
@@ -113,14 +113,14 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         validate_parts(augmenters)
 
     def sample(self, n_samples, random_state=None):
-        """Make synthetic defects, the augmenters taking turns by their shares.
+        """Make synthetic defects, with the augmenters taking turns according to their shares.
 
         Parameters
         ----------
         n_samples : int
-            At least 1.
+            Number of defects to make, at least 1.
         random_state : int, RandomState instance or None, default=None
-            None takes the augmenters' own.
+            Seed of the defects. None uses the seeds of the augmenters.
 
         Returns
         -------
@@ -131,7 +131,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
             raise ValueError(f"n_samples: expected an integer of at least 1, got {n_samples!r}.")
         shares = self._shares()
         counts, turns = np.zeros(len(shares), dtype=int), []
-        for _ in range(n_samples):  # whoever is farthest behind: any beginning has the shares, too
+        for _ in range(n_samples):  # take the augmenter farthest behind, so that any first k samples keep the shares
             turn = int(np.argmax(shares * (len(turns) + 1) - counts))
             counts[turn] += 1
             turns.append(turn)
@@ -149,17 +149,17 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         return SyntheticDefects.from_samples([next(parts[turn]) for turn in turns])
 
     def get_params(self, deep=True):
-        """Parameters, those of the augmenters among them."""
+        """Return the parameters, including those of the augmenters."""
         return self._get_params("augmenters", deep=deep)
 
     def set_params(self, **params):
-        """Set parameters, those of the augmenters among them."""
+        """Set parameters, including those of the augmenters."""
         self._set_params("augmenters", **params)
         return self
 
     def _sk_visual_block_(self):
-        """In a notebook the augmenters stand side by side."""
-        from sklearn.pipeline import FeatureUnion  # its block, because where the class lives depends on the version
+        """Return the diagram for notebooks, with the augmenters side by side."""
+        from sklearn.pipeline import FeatureUnion  # the module of the block's class depends on the version
 
         return FeatureUnion(self.augmenters)._sk_visual_block_()
 
@@ -175,9 +175,9 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
 
 
 def default_augmenter():
-    """The cheap mixture that networks are trained with where no augmenter is given.
+    """Return the cheap mixture that networks are trained with if no augmenter is given.
 
-    CutPaste's patches and scars [1]_, cracks and holes: 35, 20, 30 and 15 %. Nothing is learned for it.
+    It consists of 35 % patches and 20 % scars of CutPaste [1]_, 30 % cracks and 15 % holes. It learns nothing.
 
     Returns
     -------

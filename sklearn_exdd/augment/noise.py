@@ -1,24 +1,24 @@
-"""Random fields that the shapes and the textures of defects are made from."""
+"""Random fields for the shapes and textures of defects."""
 
 import numpy as np
 from scipy import ndimage
 
 
 def perlin_noise(shape, n_cells, random_state):
-    """Perlin's gradient noise, of any size.
+    """Return Perlin's gradient noise [1]_ of any shape.
 
     Parameters
     ----------
     shape : tuple of int (height, width)
-        In pixels.
+        Shape of the noise, in pixels.
     n_cells : tuple of int (rows, columns)
-        Cells of the lattice along each axis: more cells, smaller blobs.
+        Number of lattice cells along each axis; more cells give smaller blobs.
     random_state : RandomState instance
 
     Returns
     -------
     noise : ndarray of shape (height, width), float64
-        Smooth, around 0, within [-1, 1].
+        Smooth noise around 0, within [-1, 1].
 
     References
     ----------
@@ -29,7 +29,7 @@ def perlin_noise(shape, n_cells, random_state):
     (top, left), (down, right) = zip(*(np.divmod(position, 1) for position in positions))
     top, left, down = top.astype(int), left.astype(int), down[:, None]
     fade_down, fade_right = (t**3 * (t * (6 * t - 15) + 10) for t in (down, right))
-    # What a row of the lattice adds is linear in the distance to it.
+    # The contribution of a lattice row is linear in the distance to it.
     sines, cosines = np.sin(angles), np.cos(angles)
     slope = sines[:, left] * (1 - fade_right) + sines[:, left + 1] * fade_right
     value = cosines[:, left] * right * (1 - fade_right) + cosines[:, left + 1] * (right - 1) * fade_right
@@ -38,20 +38,20 @@ def perlin_noise(shape, n_cells, random_state):
 
 
 def correlated_noise(shape, length, random_state):
-    """Gaussian noise with a correlation length.
+    """Return Gaussian noise with a correlation length.
 
     Parameters
     ----------
     shape : tuple of int (height, width)
     length : float or tuple of (float, float)
-        Standard deviation, in pixels, of the Gaussian that white noise is smoothed with; a pair is one for each axis.
-        0 leaves it white.
+        Standard deviation, in pixels, of the Gaussian that smooths white noise; a pair has one value for each axis. 0
+        leaves the noise white.
     random_state : RandomState instance
 
     Returns
     -------
     noise : ndarray of shape (height, width), float64
-        Mean 0 and variance 1 in expectation at every pixel.
+        Noise with an expected mean of 0 and an expected variance of 1 at every pixel.
     """
     lengths = np.broadcast_to(length, 2)
     white = random_state.standard_normal(shape)
@@ -62,20 +62,20 @@ def correlated_noise(shape, length, random_state):
 
 
 def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
-    """Distance of each pixel to a random curve through a point.
+    """Return the distance of each pixel to a random curve through a point.
 
-    The curve is a level line of a smooth Gaussian field that is `elongation` times as long along `angle` as across
-    it: with 1 it winds like a crack, with 10 it runs nearly straight like a scratch.
+    The curve is a level line of a smooth Gaussian field that is stretched `elongation` times along `angle`: with 1 the
+    curve winds like a crack, with 10 it is nearly straight like a scratch.
 
     Parameters
     ----------
     shape : tuple of int (height, width)
     center : tuple of float (row, column)
-        A point that the curve runs through, in pixels.
+        Point that the curve runs through, in pixels.
     angle : float
         Direction of the curve, in radians; 0 is along the rows.
     elongation : float
-        At least 1.
+        Factor that the field is stretched by, at least 1.
     wavelength : float
         Size, in pixels, of the curve's bends.
     random_state : RandomState instance
@@ -83,7 +83,7 @@ def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
     Returns
     -------
     distance : ndarray of shape (height, width), float64
-        In pixels, to first order.
+        Distance in pixels, to first order.
     """
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     rows, columns = rows - center[0], columns - center[1]

@@ -1,4 +1,4 @@
-"""Offsets: pits, stains, cracks and scratches as one change of brightness."""
+"""Offsets: pits, stains, cracks and scratches as a change of brightness."""
 
 from numbers import Real
 
@@ -14,37 +14,47 @@ from sklearn_exdd.augment.regions import PerlinRegions
 
 
 class OffsetDefectAugmenter(BaseDefectAugmenter):
-    """Make a region darker or brighter, by one draw a defect: pits, stains, cracks and scratches.
+    """Augmenter that makes a region darker or brighter: pits, stains, cracks and scratches.
 
-    The cheapest augmenter: brightness is multiplied by ``exp(±offset)``, with a soft edge, and the texture stays
-    visible beneath.
+    This is the cheapest augmenter. It multiplies the brightness by ``exp(±offset)``, with a soft edge, and the texture
+    stays visible beneath.
 
     Parameters
     ----------
     offset : tuple of (float, float), default=(0.15, 0.6)
-        Range of the change of the logarithm of the brightness, drawn once a defect.
+        Range of the change in the logarithm of the brightness, drawn once per defect.
     sign : {"both", "dark", "bright"}, default="both"
-        "both" draws dark twice as often as bright.
+        Direction of the change; "both" draws dark twice as often as bright.
     softness : tuple of (float, float), default=(0.5, 3)
-        Range of the width of the edge, in pixels.
+        Range of the width of the soft edge, in pixels.
     mottling : float, default=0.2
-        Standard deviation of the smooth noise, of 4 pixels, that the offset is multiplied by; 0 for none.
+        Standard deviation of the smooth noise around 1 that multiplies the offset, with a correlation length of 4
+        pixels. 0 adds no mottling.
     n_synthetic : int, default=100
+        Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
-        "auto" without real masks: compact Perlin blobs and thin curves.
+        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
+        compact Perlin blobs and thin curves.
     foreground : "otsu", callable or None, default=None
+        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
+        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
+        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
+        with a warning.
     memory : str, path-like or joblib.Memory, default=None
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
+        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        These are explained in :class:`BaseDefectAugmenter`.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X of fit.
+        Indices of the normal images in the X passed to ``fit``.
     seed_ : int
         Seed of ``sample()``.
 

@@ -1,4 +1,4 @@
-"""Perlin pastes: a texture blended into the image where Perlin noise says (DRAEM, MemSeg)."""
+"""Perlin pastes: textures blended into blobs of Perlin noise (DRAEM, MemSeg)."""
 
 from numbers import Integral
 
@@ -12,36 +12,45 @@ from sklearn_exdd.augment.regions import PerlinRegions
 
 
 class PerlinDefectAugmenter(BaseDefectAugmenter):
-    """Blend a texture into blobs of Perlin noise, as DRAEM and MemSeg do.
+    """Augmenter that blends a texture into blobs of Perlin noise, as DRAEM and MemSeg do.
 
     Parameters
     ----------
     texture : "self" or images, default="self"
-        What is blended in: "self" is made of mirrored pieces of the image itself, their light changed (MemSeg's
-        structural source); or images of foreign textures, as everywhere in this library (DRAEM and MemSeg take those
-        of DTD).
+        Texture to blend in: "self" is made of mirrored pieces of the image itself, with their light changed (MemSeg's
+        structural source). Images of foreign textures may have any form that X may have (DRAEM and MemSeg use the
+        images of DTD).
     opacity : tuple of (float, float), default=(0.2, 1.0)
-        Range of the texture's share in the blend, in [0, 1] (MemSeg: 0.15 to 1; DRAEM: 0 to 0.8 of the image is kept).
+        Range of the texture's share in the blend, in [0, 1] (MemSeg uses 0.15 to 1; DRAEM keeps 0 to 0.8 of the image).
     grid : tuple of (int, int), default=(4, 8)
-        Pieces along the two axes that "self" is made of (published).
+        Number of pieces along each axis that "self" is made of (default: as published).
     gain : tuple of (float, float), default=(0.7, 1.4)
-        Range of the factor on the texture's contrast and, drawn apart, on its brightness.
+        Range of the factors on the texture's contrast and on its brightness, which are drawn independently.
     n_synthetic : int, default=100
+        Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
-        "auto" without real masks: :class:`PerlinRegions` as published.
+        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
+        :class:`PerlinRegions` as published.
     foreground : "otsu", callable or None, default=None
+        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
+        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
+        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
+        with a warning.
     memory : str, path-like or joblib.Memory, default=None
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
+        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None
+        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
     verbose : int, default=0
-        These are explained in :class:`BaseDefectAugmenter`.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X of fit.
+        Indices of the normal images in the X passed to ``fit``.
     seed_ : int
         Seed of ``sample()``.
 
@@ -133,7 +142,7 @@ class PerlinDefectAugmenter(BaseDefectAugmenter):
 
 
 def _shuffled(image, grid, random_state):
-    """A grid whose cells are pieces from anywhere in the image, each mirrored at random."""
+    """Return a grid whose cells are pieces from anywhere in the image, each mirrored at random."""
     height, width = image.shape[:2]
     cells = [max(1, size // n) for size, n in zip((height, width), grid)]
     corners = [(top, left) for top in range(0, height, cells[0]) for left in range(0, width, cells[1])]
@@ -147,7 +156,7 @@ def _shuffled(image, grid, random_state):
 
 
 def _cut(texture, shape, random_state):
-    """A random piece of a texture, of the shape of the image; smaller ones are mirrored on."""
+    """Cut a random piece of the shape of the image from a texture, extended by mirroring if it is smaller."""
     height, width, n_channels = shape
     for axis, size in enumerate((height, width)):
         missing = size - texture.shape[axis]

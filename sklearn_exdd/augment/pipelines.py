@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: which one is meant, loaded once in a process, without noise."""
+"""Pipelines of diffusers: checked before they are loaded, loaded once per process, and quiet."""
 
 import hashlib
 import inspect
@@ -25,40 +25,41 @@ _INSTALL = 'pip install "sklearn_exdd[diffusion]"'
 
 
 def check_model(model):
-    """Refuse what cannot be a pipeline, before anything is loaded.
+    """Check that a model can be a pipeline, before anything is loaded.
 
     Parameters
     ----------
     model : object
-        What a user passed as model.
+        Value that a user passed as `model`.
     """
     if not isinstance(model, (str, os.PathLike)):
         if callable(model) and not hasattr(model, "components") and not hasattr(model, "parameters"):
             return
         raise TypeError(
             "model: expected the id of a pipeline on the hub, a folder, or a function that returns a pipeline, got "
-            f"{type(model).__name__}. Wrap a pipeline in a function that makes it: clone would copy the pipeline."
+            f"{type(model).__name__}. Wrap a pipeline in a function that makes it, or clone would copy it."
         )
     path = Path(model)
     if path.is_file():
         raise ValueError(
-            f"model: expected a folder with {_INDEX} in it, got the file {str(model)!r}. Turn it into such a folder "
-            "once: StableDiffusionXLInpaintPipeline.from_single_file(file).save_pretrained(folder)."
+            f"model: expected a folder with {_INDEX} in it, got the file {str(model)!r}. Convert it to such a "
+            "folder: StableDiffusionXLInpaintPipeline.from_single_file(file).save_pretrained(folder)."
         )
     if path.is_dir():
         if not (path / _INDEX).is_file():
             raise ValueError(
                 f"model: expected a folder that pipeline.save_pretrained(folder) wrote, with {_INDEX} in it, got "
-                f"{str(model)!r} without it. Give the folder that holds it."
+                f"{str(model)!r} without it. Pass the folder that contains it."
             )
     elif not (isinstance(model, str) and _HUB_ID.fullmatch(model)):
         raise FileNotFoundError(
-            f"model: expected an id 'owner/name' on the hub, or a folder with {_INDEX} in it, found no {str(model)!r}."
+            f"model: expected an id 'owner/name' on the hub, or a folder with {_INDEX} in it, got {str(model)!r}, "
+            "which is neither."
         )
 
 
 def model_name(model):
-    """How provenance and messages call a model."""
+    """Return the name of a model in provenance and messages."""
     if isinstance(model, (str, os.PathLike)):
         return str(model)
     named = model if hasattr(model, "__qualname__") else type(model)
@@ -66,7 +67,7 @@ def model_name(model):
 
 
 def model_key(model):
-    """Return a machine-independent cache key of a model: its id, a checksum of its files, or one of its code."""
+    """Return a machine-independent cache key of a model: its id, a checksum of its files, or a checksum of its code."""
     if isinstance(model, (str, os.PathLike)):
         return _content(Path(model)) if Path(model).exists() else str(model)
     return fingerprint_of_code(model)
@@ -74,7 +75,7 @@ def model_key(model):
 
 @dataclass(frozen=True)
 class PipelineRecipe:
-    """How to make a pipeline; equal where it would be the same one, so that a process holds it once.
+    """Settings of a pipeline. Recipes of the same pipeline are equal, so that a process loads it once.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ class PipelineRecipe:
     variant : str or None
     lora : str, path or None
     dtype : str or None
-        None keeps what a function's pipeline has.
+        None keeps the data type of a function's pipeline.
     device : torch.device
     attention_slicing, cpu_offload : bool
     """
@@ -102,7 +103,7 @@ class PipelineRecipe:
 
 @lru_cache(maxsize=2)
 def load_pipeline(recipe):
-    """The pipeline of a recipe, on its device.
+    """Load the pipeline of a recipe to its device.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def load_pipeline(recipe):
     """
     import torch
 
-    # Before gigabytes are downloaded.
+    # Check the packages before gigabytes are downloaded.
     if recipe.lora is not None and find_spec("peft") is None:
         raise ImportError("lora needs peft: pip install peft.")
     if recipe.cpu_offload and find_spec("accelerate") is None:
@@ -123,12 +124,14 @@ def load_pipeline(recipe):
     if not {"image", "mask_image"} <= accepted_arguments(pipeline):
         raise TypeError(
             "model: expected a function that returns an inpainting pipeline of diffusers, got "
-            f"{type(pipeline).__name__} from it, whose call does not take image and mask_image."
+            f"{type(pipeline).__name__} from it, whose call does not accept image and mask_image."
         )
     left_out = sorted(_SETTINGS - accepted_arguments(pipeline))
     if left_out:
         warnings.warn(
-            f"{type(pipeline).__name__} does not take {', '.join(left_out)}: left out.", RuntimeWarning, stacklevel=2
+            f"{type(pipeline).__name__} does not accept {', '.join(left_out)}, which are left out.",
+            RuntimeWarning,
+            stacklevel=2,
         )
     if recipe.lora is not None:
         _add_lora(pipeline, recipe.lora)
@@ -143,24 +146,24 @@ def load_pipeline(recipe):
 
 
 def accepted_arguments(pipeline):
-    """Names of the arguments that a pipeline's call has."""
+    """Return the names of the arguments that a pipeline's call accepts."""
     return set(inspect.signature(pipeline.__call__).parameters) if callable(pipeline) else set()
 
 
 @contextmanager
 def quiet(verbose):
-    """Keep off what is not the user's doing: warnings of diffusers' own making, and bars unless verbose > 1."""
+    """Silence warnings that diffusers itself causes, and progress bars unless verbose > 1."""
     bars = []
     if verbose <= 1 and find_spec("diffusers") and find_spec("transformers"):
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
         bars = [module for module in (diffusers_logging, transformers_logging) if module.is_progress_bar_enabled()]
-    # SDXL casts its decoder twice an image, and is told each time that this is not how to load one.
+    # SDXL casts its decoder twice per image, and diffusers warns each time that a model is not loaded this way.
     chatter = logging.getLogger("diffusers.models.modeling_utils")
     level = chatter.level
     with warnings.catch_warnings():
-        # diffusers 0.42 itself makes arrays of tensors, and passes the hub an argument that it no longer takes.
+        # diffusers 0.42 itself makes arrays of tensors, and passes the hub an argument that is no longer accepted.
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
         warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument is deprecated", UserWarning)
         try:
@@ -179,7 +182,7 @@ def _from_pretrained(recipe):
 
     name, variant = str(recipe.model), recipe.variant
     try:
-        import transformers  # noqa: F401 (without it diffusers is imported all the same, and fails late)
+        import transformers  # noqa: F401 (without it, diffusers can still be imported, but fails late)
         from diffusers import AutoPipelineForInpainting, DiffusionPipeline
     except ImportError as error:
         raise ImportError(f"DiffusionDefectAugmenter needs diffusers and transformers: {_INSTALL}.") from error
@@ -195,9 +198,10 @@ def _from_pretrained(recipe):
                 "pipeline.save_pretrained(folder)."
             ) from error
         raise OSError(
-            f"model: {name!r} is no folder here and cannot be downloaded ({error}): where the hub can be reached, run "
-            f"AutoPipelineForInpainting.from_pretrained({name!r}).save_pretrained(folder), bring that folder here and "
-            "give it as model=folder; PerlinDefectAugmenter, CutPasteDefectAugmenter and DDPMDefectAugmenter need no "
+            f"model: expected a folder or an id on the hub, got {name!r}, which is not a folder on this machine and "
+            f"cannot be downloaded ({error}). On a machine that can reach the hub, run "
+            f"AutoPipelineForInpainting.from_pretrained({name!r}).save_pretrained(folder), copy that folder here and "
+            "pass model=folder. PerlinDefectAugmenter, CutPasteDefectAugmenter and DDPMDefectAugmenter need no "
             "download."
         ) from error
     except ValueError as error:
@@ -220,20 +224,20 @@ def _add_lora(pipeline, lora):
 
 
 def _state(model):
-    """What tells, cheaply, that a model is still the same within a process."""
+    """Return a cheap sign that a model is still the same within a process."""
     if isinstance(model, (str, os.PathLike)):
         return str(model), tuple(_files(Path(model)))
-    # A copy of a function is the function itself; a copy of another callable is a new object that does the same.
+    # A copy of a function is the function itself. A copy of another callable is a new object that does the same.
     return model if isinstance(model, FunctionType) else fingerprint_of_code(model)
 
 
 def _content(path):
-    """SHA-256 of a model's files and their names within it: the same wherever the folder lies."""
+    """Return a checksum of a model's files and their relative names, which ignores the place of the folder."""
     return joblib.hash([(file.relative_to(path).as_posix(), _sha256(file, *stat)) for file, *stat in _files(path)])
 
 
 def _files(path):
-    """Path, size and time of each file that a model can be read from."""
+    """Return the path, size and modification time of each file that a model can be read from."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _MODEL_FILES)
     return [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 

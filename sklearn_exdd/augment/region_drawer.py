@@ -1,4 +1,4 @@
-"""The base of the region drawers: parameters are checked before a region is drawn."""
+"""Base class of the region drawers, which checks parameters before a region is drawn."""
 
 from abc import abstractmethod
 
@@ -8,9 +8,9 @@ from sklearn_exdd._params import CheckedParams, validate
 
 
 class RegionDrawer(CheckedParams, BaseEstimator):
-    """Base of the region drawers: a subclass writes ``_draw(shape, random_state, masks)``.
+    """Base class of the region drawers. A subclass implements ``_draw(shape, random_state, masks)``.
 
-    Augmenters take any object with ``draw(image_shape, random_state, masks)``.
+    Augmenters accept any object with ``draw(image_shape, random_state, masks)``.
     """
 
     _parameter_constraints = {}
@@ -23,12 +23,12 @@ class RegionDrawer(CheckedParams, BaseEstimator):
         image_shape : tuple of int (height, width)
         random_state : RandomState instance
         masks : sequence of ndarray of shape (height', width'), dtype bool
-            Masks of real defects, which only ``MaskRegions(masks=None)`` uses.
+            Masks of real defects, used only by ``MaskRegions(masks=None)``.
 
         Returns
         -------
         region : ndarray of shape (height, width), dtype bool
-            May be empty: then another is drawn.
+            Mask of the region. If it is empty, augmenters draw another one.
         """
         validate(self)
         return self._draw(tuple(image_shape[:2]), random_state, masks)

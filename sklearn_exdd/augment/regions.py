@@ -1,4 +1,4 @@
-"""Region drawers: where on an image a synthetic defect goes, as a boolean mask."""
+"""Region drawers, which draw the shape and place of a synthetic defect as a boolean mask."""
 
 from numbers import Integral, Real
 
@@ -12,27 +12,27 @@ from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.noise import perlin_noise
 from sklearn_exdd.augment.region_drawer import RegionDrawer
 
-_MIN_AREA = 16  # pixels that a rectangle has at least, however small the image
-_MAX_SCALE = 12  # more cells than images have pixels would only fill the memory
-_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours are of one blob
+_MIN_AREA = 16  # smallest area of a rectangle in pixels, however small the image
+_MAX_SCALE = 12  # more cells than an image has pixels would only fill the memory
+_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours belong to the same blob
 
 
 class PerlinRegions(RegionDrawer):
-    """Blobs where Perlin noise is above a threshold, as in DRAEM, MemSeg and RealNet.
+    """Blobs where Perlin noise exceeds a threshold, as in DRAEM, MemSeg and RealNet.
 
     Parameters
     ----------
     scales : tuple of (int, int), default=(0, 5)
-        The noise has ``2 ** s`` cells along each axis, s drawn for each axis from these (both included), at most 12.
-        Published: (0, 5).
+        Range of the exponent s, both ends included and at most 12. The noise has ``2 ** s`` cells along each axis, with
+        s drawn separately for each axis. Published: (0, 5).
     threshold : float, default=0.5
-        In (-1, 1), of noise in [-1, 1].
+        Threshold in (-1, 1), for noise in [-1, 1].
     n_blobs : int or None, default=None
-        Keep so many blobs, drawn at random; None keeps all.
+        Number of blobs to keep, drawn at random; None keeps all.
     rotate : bool, default=True
-        Whether the noise is turned by up to 90 degrees either way.
+        Whether to rotate the noise by up to 90 degrees in either direction.
     max_area : float, default=0.25
-        Largest share of the image, in (0, 1]; blobs are dropped at random until the others fit.
+        Largest share of the image that blobs may cover, in (0, 1]. Blobs are dropped at random until the others fit.
 
     References
     ----------
@@ -88,16 +88,16 @@ class PerlinRegions(RegionDrawer):
 
 
 class RectangleRegions(RegionDrawer):
-    """Random rectangles: CutPaste's patches and, thin and turned, its scars.
+    """Random rectangles: CutPaste's patches and, if thin and rotated, its scars.
 
     Parameters
     ----------
     area : tuple of (float, float), default=(0.02, 0.15)
-        Range of the share of the image that the rectangle covers (published for patches).
+        Range of the share of the image that the rectangle covers (default: as published for patches).
     aspect : tuple of (float, float), default=(0.3, 3.3)
-        Range of its height over its width, drawn on a logarithmic scale (published for patches).
+        Range of the ratio of height to width, drawn on a logarithmic scale (default: as published for patches).
     angle : tuple of (float, float), default=(0, 0)
-        Range of its rotation, in degrees (published for scars: -45 to 45).
+        Range of the rotation, in degrees (published for scars: -45 to 45).
 
     References
     ----------
@@ -137,12 +137,12 @@ class RectangleRegions(RegionDrawer):
 
 
 class BoxRegions(RegionDrawer):
-    """Given rectangles, one drawn at random.
+    """Given rectangles, from which one is drawn at random.
 
     Parameters
     ----------
     boxes : list of tuple (top, left, bottom, right)
-        In pixels of the image; bottom and right are not included.
+        Rectangles in pixels of the image; bottom and right are excluded.
 
     Examples
     --------
@@ -178,7 +178,7 @@ class BoxRegions(RegionDrawer):
 
 
 class PolygonRegions(RegionDrawer):
-    """Given polygons, one drawn at random.
+    """Given polygons, from which one is drawn at random.
 
     Parameters
     ----------
@@ -231,21 +231,21 @@ class PolygonRegions(RegionDrawer):
 
 
 class MaskRegions(RegionDrawer):
-    """Masks of real or hand-drawn defects, flipped, turned, scaled and moved.
+    """Masks of real or hand-drawn defects, flipped, rotated, scaled and moved.
 
     Parameters
     ----------
     masks : list of ndarray of shape (height, width) or of paths, default=None
-        Marked as in the guide on masks. None takes the masks of the real defects that the augmenter's
-        fit got.
+        Masks to draw from, marked as the guide on masks describes. None uses the masks of the real defects passed to
+        the ``fit`` of the augmenter.
     flip : bool, default=True
-        Whether it may be mirrored, along each axis with probability 1/2.
+        Whether to mirror masks, along each axis with probability 1/2.
     rotation : float, default=15.0
-        It is turned by up to so many degrees either way.
+        Largest rotation of a mask in either direction, in degrees.
     scale : tuple of (float, float), default=(0.8, 1.25)
-        Range of its enlargement.
+        Range of the scale factor of a mask.
     move : bool, default=True
-        Whether it goes to a random place; otherwise its centre stays where it is.
+        Whether to move masks to random places. If False, the centre of a mask stays where it is.
 
     Examples
     --------
@@ -285,7 +285,7 @@ class MaskRegions(RegionDrawer):
         height, width = shape
         if not self.move and mask.shape != (height, width):
             raise ValueError(
-                f"masks: expected the shape of the image, ({height}, {width}), to stay in place, got {mask.shape}. "
+                f"masks: expected the shape of the image, ({height}, {width}), for move=False, got {mask.shape}. "
                 "Set move=True, or pass masks of that shape."
             )
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
@@ -295,7 +295,7 @@ class MaskRegions(RegionDrawer):
             cut = cut[:: random_state.choice([-1, 1]), :: random_state.choice([-1, 1])]
         angle, scale = random_state.uniform(-self.rotation, self.rotation), random_state.uniform(*self.scale)
         if angle:
-            # Order 1, a low cut and a border keep thin lines whole.
+            # Linear interpolation, a low threshold and a border keep thin lines whole.
             cut = ndimage.rotate(np.pad(cut, 1).astype(np.float32), angle, order=1) > 0.4
         if scale != 1:
             cut = ndimage.zoom(cut.astype(np.float32), scale, order=1, grid_mode=True, mode="grid-constant") > 0.4
@@ -312,16 +312,16 @@ class MaskRegions(RegionDrawer):
         return region
 
     def check_masks(self, masks):
-        """Refuse to go without masks.
+        """Check that there are masks to draw from.
 
         Parameters
         ----------
         masks : sequence of ndarray
-            Those of the real defects.
+            Masks of the real defects.
         """
         if self.masks is None and len(masks) == 0:
             raise ValueError(
-                "regions: MaskRegions() takes the masks of real defects, got none in fit. Pass fit(X, y, "
+                "regions: expected masks of real defects in fit for MaskRegions(), got none. Pass fit(X, y, "
                 "masks=masks), or MaskRegions(masks)."
             )
 
@@ -332,12 +332,12 @@ class MaskRegions(RegionDrawer):
         number = random_state.randint(len(self.masks))
         mask = Masks(self.masks, len(self.masks)).get(number)
         if not mask.any():
-            raise ValueError(f"masks[{number}]: expected a mask that marks something, got an empty one.")
+            raise ValueError(f"masks[{number}]: expected a mask that marks some pixels, got an empty one.")
         return mask
 
 
 def otsu_foreground(image):
-    """The part in front of a plain background, by Otsu's threshold.
+    """Return the part in front of a plain background, found by Otsu's threshold [1]_.
 
     Parameters
     ----------
@@ -346,7 +346,7 @@ def otsu_foreground(image):
     Returns
     -------
     foreground : ndarray of shape (height, width), dtype bool
-        The brighter or the darker side: that which has less of the image's border.
+        Brighter or darker side of the threshold, whichever covers less of the image's border.
 
     References
     ----------
@@ -383,7 +383,7 @@ NAMED_REGIONS = {
 
 
 def region_drawers(regions):
-    """Return the drawers that the `regions` of an augmenter mean, other than "auto".
+    """Return the region drawers that the parameter `regions` of an augmenter stands for, unless it is "auto".
 
     Parameters
     ----------
@@ -408,4 +408,4 @@ def region_drawers(regions):
 
 def _check_list(name, items):
     if not isinstance(items, (list, tuple, np.ndarray)) or getattr(items, "ndim", 1) == 0 or len(items) == 0:
-        raise ValueError(f"{name}: expected a list of at least one, got {items!r}.")
+        raise ValueError(f"{name}: expected a non-empty list, got {items!r}.")

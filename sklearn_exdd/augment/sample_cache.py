@@ -1,4 +1,4 @@
-"""Finished samples on disk: PNG and JSON, each entry whole or not there."""
+"""Cache of finished samples on disk, as PNG and JSON files."""
 
 import hashlib
 import io
@@ -9,7 +9,7 @@ import numpy as np
 
 from sklearn_exdd._files import write_whole
 
-_MAX_PIXELS = 80_000_000  # Pillow takes larger PNG files for an attack
+_MAX_PIXELS = 80_000_000  # Pillow mistakes larger PNG files for an attack
 
 
 class SampleCache:
@@ -18,12 +18,13 @@ class SampleCache:
     Parameters
     ----------
     folder : pathlib.Path
-        Made when the first sample is written.
+        Folder of the samples, created with the first sample.
 
     Notes
     -----
-    An entry is an image, a mask and, written last, a JSON file with their checksums: an entry without it is none.
-    Files are written aside and renamed, so that a crash or another process never leaves half of one.
+    An entry consists of an image, a mask and a JSON file with their checksums. The JSON file is written last, and an
+    entry without it does not count. Files are written under another name and then renamed, so that a crash or another
+    process never leaves a partial file.
     """
 
     def __init__(self, folder):
@@ -31,7 +32,7 @@ class SampleCache:
         self._writable = True
 
     def read(self, number):
-        """Image, mask and provenance of a sample, or None where there is no valid entry."""
+        """Return the image, mask and provenance of a sample, or None without a valid entry."""
         place = self.folder / f"{number:06d}.json"
         try:
             if not place.exists():
@@ -51,7 +52,7 @@ class SampleCache:
             return None
 
     def write(self, number, image, mask, provenance):
-        """Keep a sample. Where the disk refuses, say so once and go on without."""
+        """Write a sample. If the disk refuses, warn once and write no more samples."""
         if not self._writable:
             return
         name = f"{number:06d}"
@@ -62,14 +63,14 @@ class SampleCache:
                 "mask": self._stored(f"{name}_mask", mask.astype(np.uint8) * 255),
                 "provenance": provenance,
             }
-            entry = json.loads(json.dumps(entry, default=lambda value: value.item()))  # numpy's numbers as Python's
+            entry = json.loads(json.dumps(entry, default=lambda value: value.item()))  # plain numbers
             entry["sha256"] = _digest(entry)
             write_whole(self.folder / f"{name}.json", json.dumps(entry, indent=1).encode())
         except OSError as error:
             self._writable = False
             warn(
-                f"memory: expected to write into {self.folder}, got {type(error).__name__}: {error}. The samples "
-                "are made all the same, but those from here on are not kept; make room or choose another folder.",
+                f"memory: expected to write into {self.folder}, got {type(error).__name__}: {error}. Samples "
+                "are still made, but no longer cached. Free some space, or choose another folder.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -83,7 +84,7 @@ class SampleCache:
         if exact and flat.shape[0] * flat.shape[1] <= _MAX_PIXELS:
             Image.fromarray(flat).save(buffer, format="PNG")
             file = f"{name}.png"
-        else:  # what PNG cannot hold exactly, or Pillow would not read again
+        else:  # pixels that PNG cannot store exactly, or that Pillow would refuse to read
             np.save(buffer, flat)
             file = f"{name}.npy"
         write_whole(self.folder / file, buffer.getvalue())
@@ -93,7 +94,7 @@ class SampleCache:
         from PIL import Image
 
         if stored["file"] not in (f"{name}.png", f"{name}.npy"):
-            raise ValueError(f"it names {stored['file']}, which is of another sample")
+            raise ValueError(f"it names {stored['file']}, which belongs to another sample")
         content = (self.folder / stored["file"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != stored["sha256"]:
             raise ValueError(f"{stored['file']} has changed")

@@ -1,4 +1,4 @@
-"""Synthetic defects: images, masks and provenance; how they are made, and how they travel with X."""
+"""Synthetic defects with their masks and provenance: making them, and attaching them to X."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,22 @@ from sklearn_exdd._images import Images
 
 @dataclass
 class SyntheticDefects:
-    """Synthetic defect images, with masks and where they come from.
+    """Synthetic defect images with their masks and provenance.
 
-    Unpackable: ``images, masks = augmenter.sample(10)``.
+    It can be unpacked: ``images, masks = augmenter.sample(10)``.
 
     Parameters
     ----------
     images : ndarray of shape (n, height, width[, channels]) or list of such arrays
-        Each of the shape and dtype of the normal image that it was made on (alpha is dropped; a bool image becomes
-        uint8).
+        Images with the shapes and dtypes of the normal images that they were made on (an alpha channel is dropped; a
+        bool image becomes uint8).
     masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
-        True where the image may differ from its source; everywhere else it is equal to it.
+        Masks that are True where an image may differ from its source. Everywhere else, the two are equal.
     provenance : list of dict
-        For each image at least "augmenter" and "region" (names of classes; "defect" for a real one that comes with
-        its region, "given" for one passed to ``paint``), "source" (index of the normal image in the X of fit, or
-        None), "seed", "contrast" (mean change within the mask over the texture's standard deviation), "n_redraws",
-        and "prompt" and "model" (or None).
+        Dict of each image with at least "augmenter" and "region" (names of classes; as region, "defect" for a real
+        defect with its own region, "given" for a region passed to ``paint``), "source" (index of the normal image in
+        the X passed to ``fit``, or None), "seed", "contrast" (mean change within the mask, divided by the standard
+        deviation of the texture), "n_redraws", and "prompt" and "model" (or None).
 
     Examples
     --------
@@ -64,12 +64,12 @@ class SyntheticDefects:
         Parameters
         ----------
         sources : sequence of int
-            Source i gets the number i. Defects of unknown source are selected, too.
+            Indices of the source images; ``sources[i]`` becomes i. Defects of unknown source are selected, too.
 
         Returns
         -------
         synthetic : SyntheticDefects or None
-            None if there are none.
+            Selected defects, or None if no defect is selected.
         """
         number_of = {int(source): number for number, source in enumerate(sources)}
         number_of[None] = None
@@ -82,15 +82,15 @@ class SyntheticDefects:
 
 
 class AugmentedImages(list):
-    """The images that an augmenter got, one by one, with synthetic defects attached.
+    """List of the images passed to an augmenter, with synthetic defects attached.
 
-    Its length is that of the X that went in, so that y still fits; a detector's fit takes what is attached into its
-    defect bank.
+    The list is as long as X, so that y still fits. The ``fit`` of a detector adds the attached defects to its defect
+    bank.
 
     Attributes
     ----------
     synthetic : SyntheticDefects or None
-        "source" in its provenance counts these images.
+        Attached defects. "source" in their provenance is an index into this list.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def images_of(synthetic, sources):
     Parameters
     ----------
     synthetic : SyntheticDefects
-        "source" in its provenance, if it has any, is a position among the sources.
+        Synthetic defects. "source" in their provenance, if they have any, is an index into `sources`.
     sources : Images
 
     Returns
@@ -127,7 +127,7 @@ def images_of(synthetic, sources):
 
 
 class GivenDefects(BaseEstimator):
-    """Synthetic defects that are there already, in the place of an augmenter.
+    """Stand-in for an augmenter that returns given synthetic defects.
 
     Parameters
     ----------
@@ -141,11 +141,11 @@ class GivenDefects(BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, *, masks=None):
-        """Nothing to learn."""
+        """Return the estimator, which has nothing to learn."""
         return self
 
     def sample(self, n_samples=None, random_state=None):
-        """All of them, whatever the number."""
+        """Return all given defects, whatever `n_samples` is."""
         return self.synthetic
 
 
@@ -155,19 +155,19 @@ def synthesize(augmenter, n_samples, images, labels, masks, *, seed, memory=None
     Parameters
     ----------
     augmenter : object
-        Has ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``.
+        Augmenter with ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``.
     n_samples : int
     images, labels, masks : list
-        Images to fit on, 1 for those with defects, and masks or None.
+        Images to fit on, their labels (1 for defects), and their masks or None.
     seed : int
-        Used unless the augmenter has a `random_state` of its own.
+        Seed of an augmenter without a `random_state` of its own.
     memory : str, path-like, joblib.Memory or None, default=None
-        Used unless the augmenter has a `memory` of its own.
+        Cache folder of an augmenter without a `memory` of its own.
 
     Returns
     -------
     synthetic : SyntheticDefects
-        Or what the sample method of a foreign augmenter returns.
+        Result of the augmenter's ``sample``, which may have another type if the augmenter is foreign.
     """
     augmenter = clone_with_seed(augmenter, seed, memory=memory)
     random_state = augmenter.get_params(deep=False).get("random_state", seed)

@@ -32,7 +32,7 @@ def augmenter_of(result):
         (
             lambda image: (1 - image, {"source": 1}),
             ValueError,
-            r"expected provenance of other names .* got \['source'\]",
+            r"expected provenance names other .* got \['source'\]",
         ),
     ],
 )

@@ -172,7 +172,7 @@ def test_masks_without_labels_are_refused(surfaces):
 
 def test_masks_as_regions_without_any_are_refused_in_fit(surfaces):
     X, y, _ = surfaces
-    with pytest.raises(ValueError, match="takes the masks of real defects, got none in fit"):
+    with pytest.raises(ValueError, match=r"^regions: expected masks of real defects in fit .*, got none"):
         OffsetDefectAugmenter(regions="masks").fit(X[y == 0])
 
 
