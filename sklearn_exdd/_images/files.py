@@ -127,7 +127,7 @@ class Names:
         return self._exact.get(composed(name), [])
 
     def alike(self, name):
-        """Return a list of all values under the one name that is equal up to case; an empty list unless it is unique."""
+        """Return a list of all values under the only name that is equal up to case; empty unless it is the only one."""
         found = self._folded.get(composed(name).casefold(), [])
         return [value for _, value in found] if len({one for one, _ in found}) == 1 else []
 
