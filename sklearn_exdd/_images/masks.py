@@ -163,8 +163,8 @@ def _above_half(levels, where, soft):
             example = levels[(levels != 0) & (levels != 1)].flat[0]
             raise ValueError(
                 f"{where}: expected True or 1 on the defect and False or 0 elsewhere, got floats such as {example:g}. "
-                "Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. For soft masks, pass "
-                "mask > 0.5."
+                "Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. For soft masks, "
+                "pass mask > 0.5."
             )
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise ValueError(
