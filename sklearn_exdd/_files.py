@@ -5,7 +5,7 @@ import secrets
 
 
 def write_whole(path, content):
-    """Write a file atomically: it is complete or does not exist.
+    """Write a file atomically, so that it is never incomplete.
 
     Parameters
     ----------
