@@ -188,7 +188,7 @@ def _sampled(extractor, part, rate, seed):
 
 
 def _rows_beyond(extractor, part, centers, limit, seed):
-    """Return the patches whose squared distance to the centres, after projection, exceeds a limit, and these distances."""
+    """Return the patches whose squared distance to the centres after projection exceeds a limit, and the distances."""
     chosen, distances = [], []
     for patches in _patches_of(extractor, part):
         own = _squared_distances(coreset.project(patches.features, random_state=seed), centers)
