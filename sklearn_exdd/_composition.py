@@ -60,8 +60,9 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
         elif isinstance(estimator, (FixedThresholdClassifier, TunedThresholdClassifierCV)) and not allow_threshold:
             raise TypeError(
                 f"{method}: expected an estimator that decides at the threshold of its detector, got a "
-                f"{type(estimator).__name__}, which has its own threshold. Pass fitted_detector(estimator); if its "
-                "best_threshold_ (or threshold) refers to decision_function, add it to threshold_ of the detector first."
+                f"{type(estimator).__name__}, which has its own threshold. Pass fitted_detector(estimator); if "
+                "best_threshold_ (or threshold) refers to decision_function, first add it to threshold_ of the "
+                "detector."
             )
         elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
             estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_
