@@ -153,7 +153,7 @@ def hold_out(groups, fraction, random_state):
     numbers = random_state.permutation(np.unique(groups))
     if len(numbers) < 3:
         raise ValueError(
-            f"X: expected normal samples of at least 3 groups, of which one is held out, got {len(numbers)} of "
+            f"X: expected normal samples of at least 3 groups, in order to hold one out, got {len(numbers)} of "
             f"n_samples = {len(groups)}."
         )
     n_held_out = min(max(1, round(fraction * len(numbers))), len(numbers) - 2)
