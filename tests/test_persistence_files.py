@@ -46,14 +46,17 @@ def build():
     [
         (
             ExDDDetector(Own()),
-            r"ExDDDetector\.feature_extractor: expected what .* got test_persistence_files\.Own\. Use joblib",
+            r"ExDDDetector\.feature_extractor: expected a value .* got test_persistence_files\.Own\. Use joblib",
         ),
-        (OwnDetector(), r"OwnDetector: expected what .* got test_persistence_files\.OwnDetector\. Use joblib or skops"),
+        (
+            OwnDetector(),
+            r"OwnDetector: expected a value .* got test_persistence_files\.OwnDetector\. Use joblib or skops",
+        ),
         (
             CutPasteDefectAugmenter(foreground=lambda image: image > 0),
             r"foreground: .* got builtins\.function\. Use joblib",
         ),
-        (ModuleFeatureExtractor(build), "ModuleFeatureExtractor: expected what a file without code can hold"),
+        (ModuleFeatureExtractor(build), "ModuleFeatureExtractor: expected a value that a file without code can hold"),
         (DiffusionDefectAugmenter(build), r"DiffusionDefectAugmenter\.model: .* got builtins\.function"),
         (
             ExDDDetector(random_state=np.random.RandomState(0)),
@@ -61,7 +64,7 @@ def build():
         ),
         (
             make_pipeline(CutPasteDefectAugmenter(), ExDDDetector()),
-            r"Pipeline: .* Take the detector out of it, such as pipel",
+            r"Pipeline: .* Pass the detector inside it, such as pipel",
         ),
         (
             CombinedDefectDetector([("a", ExDDDetector(pos_label=1j))]),
@@ -200,7 +203,7 @@ def own(name, **arguments):
 def test_a_newer_format_is_refused_by_its_number(tmp_path):
     path = forged(tmp_path / "newer", "whatever a later version means by it", version="2")
     with pytest.raises(
-        ValueError, match=r"newer: expected format 1 or older, got format 2, which a newer sklearn_exdd wrote"
+        ValueError, match=r"newer: expected format 1 or older, got format 2, written by a newer sklearn_exdd"
     ):
         load(path)
 
