@@ -190,9 +190,8 @@ class _Cover:
         while len(batch) < n_wanted and values.max(initial=-np.inf) > max(bound, 0):
             best = int(np.argmax(values))
             batch.append(candidates[best])
-            distances = cdist(points[[best]], points, "sqeuclidean")[
-                0
-            ]  # from differences, so that equal distances stay equal
+            # Computed from differences, so that equal distances stay equal.
+            distances = cdist(points[[best]], points, "sqeuclidean")[0]
             np.minimum(values, distances, out=values)
             values[best] = -np.inf
             if len(batch) % _PRUNED_AFTER == 0:  # drop candidates that are now too close to a centre
