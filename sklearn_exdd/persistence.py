@@ -249,9 +249,7 @@ class _Packer:
             if array.dtype.kind == "U":
                 packed["text"] = list(array.shape)
                 stored = np.ascontiguousarray(stored).reshape(-1, 1).view("<u4")
-            elif (
-                array.flags.f_contiguous and not array.flags.c_contiguous
-            ):  # matrix products round differently by order
+            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # matrix products round by the memory order
                 packed["order"] = "F"
                 stored = stored.T
             name = where.partition(".")[2].encode("ascii", "backslashreplace").decode()
