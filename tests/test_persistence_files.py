@@ -236,7 +236,7 @@ CODES = {"codes": np.full((1, 2), 0x110000, dtype=np.uint32), "row": np.zeros(3)
     ids=lambda structure: str(structure)[:60],
 )  # fmt: skip
 def test_a_hostile_structure_is_refused(structure, tmp_path):
-    with pytest.raises(ValueError, match=r"hostile: expected a file that .*dump wrote, got"):
+    with pytest.raises(ValueError, match=r"hostile: expected a file written by .*dump, got"):
         load(forged(tmp_path / "hostile", structure, CODES))
 
 
