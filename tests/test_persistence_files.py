@@ -91,7 +91,7 @@ def test_a_fitted_detector_with_an_extractor_of_ones_own_is_refused(cells, surfa
 
 def test_what_would_be_too_long_to_be_read_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(persistence, "_MAX_HEADER", 100)
-    with pytest.raises(ValueError, match=r"detector: expected names and texts of at most 0\.0001 MB, .* Fit on paths"):
+    with pytest.raises(ValueError, match=r"detector: expected at most 0\.0001 MB of names and texts, .* Fit on paths"):
         dump(ExDDDetector(), tmp_path / "detector")
     assert list(tmp_path.iterdir()) == []
 
@@ -154,7 +154,7 @@ def test_no_missing_or_added_byte_goes_unseen(small, tmp_path):
     path = tmp_path / "bank"
     for damaged in [*(small[:length] for length in range(0, len(small), 3)), small + b"\0", small * 2]:
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"bank: expected a file that .*dump wrote, got"):
+        with pytest.raises(ValueError, match=r"bank: expected a file written by .*dump, got"):
             load(path)
 
 
@@ -167,7 +167,7 @@ def test_no_missing_or_added_byte_goes_unseen(small, tmp_path):
 def test_any_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "bytes"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="bytes: expected a file that"):
+    with pytest.raises(ValueError, match="bytes: expected a file written by"):
         load(path)
 
 
@@ -176,7 +176,7 @@ def test_any_bytes_are_refused(tmp_path_factory, content):
 )
 def test_other_kinds_of_files_are_refused(content, tmp_path):
     (tmp_path / "other").write_bytes(content)
-    with pytest.raises(ValueError, match=r"other: expected a file that .*dump wrote, got another"):
+    with pytest.raises(ValueError, match=r"other: expected a file written by .*dump, got another"):
         load(tmp_path / "other")
 
 
