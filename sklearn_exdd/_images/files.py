@@ -127,7 +127,7 @@ class Names:
         return self._exact.get(composed(name), [])
 
     def alike(self, name):
-        """Return a list of all values under the only name that is equal up to case; empty unless it is the only one."""
+        """Return a list of all values if exactly one name is equal up to case, otherwise an empty list."""
         found = self._folded.get(composed(name).casefold(), [])
         return [value for _, value in found] if len({one for one, _ in found}) == 1 else []
 
