@@ -54,7 +54,7 @@ class Images:
     -----
     ``images[i]`` is float32 ``(height, width, channels)`` in [0, 1] with 1 or 3 channels,
     without alpha. The user's pixels are copied only on this access. Pixels outside the
-    region of interest of an image get the mean colour inside.
+    region of interest of an image get the mean colour of the region.
     """
 
     def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, first=0, remedy=_CONVERT):
@@ -98,7 +98,7 @@ class Images:
 
     @property
     def bits(self):
-        """Depth of the images (8 or 16), for files read from the first of them; None for floats and bool.
+        """Depth of the images (8 or 16), read from the first file if there are files; None for floats and bool.
 
         An integer array passed to predict is then read at the depth of the files passed to fit.
         """
@@ -252,7 +252,7 @@ class Images:
         return image
 
     def original(self, index):
-        """Return an image as the user passed it, but without alpha and with bool as uint8, like :meth:`restore`."""
+        """Return an image as the user passed it, but without alpha and with bool as uint8, as :meth:`restore` does."""
         item, _ = self._item(index)
         item = item[..., :3] if item.ndim == 3 else item
         return item.astype(np.uint8) * 255 if item.dtype == bool else item
