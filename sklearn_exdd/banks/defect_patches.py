@@ -23,7 +23,7 @@ def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synth
     extractor : BaseFeatureExtractor
         Fitted extractor.
     banks : DualBank
-        Banks with the cache of the patches, `memory`.
+        Banks, whose `memory` caches the patches.
     cutoff : float
         Smallest distance to the normal bank at which a patch of an image without a mask is taken; the farthest patch
         of such an image is always taken.
