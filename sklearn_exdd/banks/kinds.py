@@ -6,7 +6,7 @@ from sklearn_exdd.banks.memory_bank import MemoryBank
 
 
 class KindVoters:
-    """Rows of a defect bank that have a kind, and vote for it.
+    """Rows of a defect bank that have a kind; each row votes for its own.
 
     Parameters
     ----------
