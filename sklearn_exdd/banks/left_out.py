@@ -12,7 +12,7 @@ from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.features.whitening import whitenings_without
 
 _N_FOLDS = 20
-_N_FOLDS_OF_INDEX = 4  # with an index, which is compiled for each fold
+_N_FOLDS_OF_INDEX = 4  # largest number of folds with an index, which is compiled for each fold
 _MAX_BYTES = 2**26  # size of the whitenings of all folds
 
 
@@ -152,7 +152,7 @@ class LeftOutBanks:
         return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
 
     def _scores_at(self, patches, normal, defect, epsilons):
-        """Score patches by their distances, each with the epsilon of its fold; the last epsilon is for no fold."""
+        """Score patches by their distances, each with the epsilon of its fold; the last one is for patches in no fold."""
         own = None
         if defect is not None:
             own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]
