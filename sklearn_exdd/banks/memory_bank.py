@@ -206,7 +206,7 @@ class MemoryBank:
         distances : ndarray of shape (n_queries, n_neighbors)
             Euclidean distances, ascending, in the dtype of the bank.
         indices : ndarray of shape (n_queries, n_neighbors), dtype intp
-            Row numbers in the bank; the order of rows at the same distance is arbitrary.
+            Row numbers in the bank; ties are broken arbitrarily.
 
         Raises
         ------
