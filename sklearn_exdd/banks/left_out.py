@@ -152,7 +152,7 @@ class LeftOutBanks:
         return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
 
     def _scores_at(self, patches, normal, defect, epsilons):
-        """Score patches by their distances, each with the epsilon of its fold; the last one is for patches in no fold."""
+        """Score patches by distances, each with the epsilon of its fold; the last one is for patches in no fold."""
         own = None
         if defect is not None:
             own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]
