@@ -56,7 +56,7 @@ _HOME = {
 # Parameters that name folders of this machine. Their content may run code when it is read (joblib's caches are
 # pickles), so a file from elsewhere must not be able to name such a folder.
 _PLACES = {"memory"}
-# Present names and values of those in files written before a renaming.
+# Present names and values, by the old ones that files written before a renaming contain.
 _NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
 _NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
 _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}
@@ -72,7 +72,7 @@ def dump(estimator, path):
         networks and, for an augmenter, the normal images it paints on (only their paths if fit received paths).
         `memory` and metadata routing requests are left out.
     path : str or path-like
-        File to write, atomically. The format is safetensors, and so is the usual suffix.
+        File to write, atomically. The format is safetensors, the usual suffix ``.safetensors``.
 
     Raises
     ------
@@ -249,7 +249,7 @@ class _Packer:
             if array.dtype.kind == "U":
                 packed["text"] = list(array.shape)
                 stored = np.ascontiguousarray(stored).reshape(-1, 1).view("<u4")
-            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # matrix products round by the memory order
+            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # order affects rounding of products
                 packed["order"] = "F"
                 stored = stored.T
             name = where.partition(".")[2].encode("ascii", "backslashreplace").decode()
