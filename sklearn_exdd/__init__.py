@@ -1,10 +1,10 @@
-"""Find and locate surface defects in pictures of parts, the scikit-learn way."""
+"""Find and locate surface defects in images of parts, the scikit-learn way."""
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Loaded when first used: importing the package costs nothing but this table.
+# Names are loaded on first use, so that importing the package costs nothing but this table.
 _HOME = {
     "BaseDefectAugmenter": "augment",
     "BaseDefectDetector": "detectors.base",

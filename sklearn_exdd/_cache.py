@@ -1,4 +1,4 @@
-"""Results cached by joblib.Memory, with checksums, so that any damage to an entry is noticed."""
+"""Results cached by joblib.Memory, with checksums that reveal any damage to an entry."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_memory
 
 from sklearn_exdd._code import fingerprint_of_code, versions
 
-#: Constraint of every parameter `memory`.
+#: Constraint on every parameter `memory`.
 MEMORY = [str, os.PathLike, HasMethods("cache"), None]
 
 
@@ -21,13 +21,13 @@ def cached(memory, kind, key, compute):
     Parameters
     ----------
     memory : str, path-like, joblib.Memory or None
-        None caches nothing.
+        Cache; None disables caching.
     kind : str
         Kind of result.
     key : str
         Fingerprint of everything that the result depends on.
     compute : callable
-        Called without arguments if there is no entry; does not return None.
+        Function without arguments that returns the result, which is not None; called only without a cached result.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def cached(memory, kind, key, compute):
 
 
 def load(memory, kind, key):
-    """Return the cached result of a key, or None if there is no undamaged entry."""
+    """Return the cached result of a key, or None if its entry is missing or damaged."""
     if memory is None:
         return None
     entries, key = _entries(memory), _entry(kind, key)
@@ -54,7 +54,7 @@ def load(memory, kind, key):
     except _MissingEntry:
         return None
     except (TypeError, ValueError):
-        pass  # so damaged that the entry is not even a pair of bytes and checksum
+        pass  # the entry is so damaged that it is not even a pair of bytes and checksum
     entries.call_and_shelve(key).clear()
     return None
 
@@ -71,7 +71,8 @@ def fingerprint(*things):
     Parameters
     ----------
     *things : object
-        A list holds images, masks, paths and None. Files are identified by path, size and modification time.
+        Objects to include. A list may hold images, masks, paths and None. Files are identified by path, size and
+        modification time.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def fingerprint(*things):
             total.update(f"list {len(thing)} {fingerprint(*map(_as_array, thing))}".encode())
         elif isinstance(thing, os.PathLike) or (isinstance(thing, str) and os.path.exists(thing)):
             stat = os.stat(thing) if os.path.exists(thing) else None  # reading the file will raise the error
-            state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # no tool can set back the last one
+            state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # no tool can set the last one back
             total.update(f"file {os.path.abspath(thing)} {state}".encode())
         elif isinstance(thing, np.ndarray) and thing.dtype.kind in "buif":
             total.update(f"{thing.dtype} {thing.shape}".encode())
@@ -118,7 +119,7 @@ def _as_array(item):
 
 
 def folder_of(memory):
-    """Return the folder of a cache, for results that are files of their own rather than entries of joblib.
+    """Return the folder of a cache, for results stored in files of their own rather than in joblib's entries.
 
     Parameters
     ----------
@@ -132,20 +133,20 @@ def folder_of(memory):
     location = getattr(memory, "location", memory)
     if location is not None and not isinstance(location, (str, os.PathLike)):
         raise ValueError(
-            f"memory: expected a path or a joblib.Memory in a folder, got {memory!r}, which has none. Pass a path."
+            f"memory: expected a path or a joblib.Memory in a folder, got {memory!r} without a folder. Pass a path."
         )
     return None if location is None else Path(location)
 
 
 def as_memory(memory):
-    """Return the joblib.Memory of a parameter `memory`, or None if that is None."""
+    """Return the joblib.Memory for the value of a parameter `memory`, or None if the value is None."""
     if memory is None:
         return None
     return check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
 
 
 def _entry(kind, key):
-    return f"{kind} {key} {versions()}"  # what is computed from arrays alone depends on the library, too
+    return f"{kind} {key} {versions()}"  # results computed from arrays alone depend on the library, too
 
 
 def _entries(memory):

@@ -23,19 +23,19 @@ import numpy as np
 #: Distributions whose versions are part of every key.
 VERSIONS = ("numpy", "pillow", "scikit-learn", "scipy", "torch")
 
-# Code of these packages is known by their versions.
+# Packages whose code is identified by their versions.
 _LIBRARIES = {
     *("PIL", "diffusers", "huggingface_hub", "joblib", "numpy", "safetensors", "scipy", "sklearn", "sklearn_exdd"),
     *("threadpoolctl", "timm", "torch", "torchvision", "tqdm", "transformers"),
 }
 _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
-# Parameters of estimators that change how, where and how loudly something is computed, but not the result.
+# Parameters of estimators that affect how a result is computed, but not the result itself.
 _NOT_IN_KEY = {"memory", "n_jobs", "verbose"}
-# Attributes of a class that make no difference to a result.
+# Attributes of a class that do not affect a result.
 _NOT_CODE = {"_abc_impl", "_parameter_constraints"}
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None), type(...), range, slice, np.dtype)
 _BUILT_IN = (BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType)
-# Methods that fill a container, and instructions of Python that load one, or a simple key of it.
+# Methods that change a container, and Python instructions that load a container or a simple key.
 _FILLS = {
     *("add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "popleft", "remove"),
     *("reverse", "setdefault", "sort", "update"),
@@ -51,11 +51,11 @@ _KEYS = ("LOAD_CONST", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_GLOB
 def fingerprint_of_code(*things, packages=()):
     """Return a checksum of objects, of the user's code that they run, and of the versions of the libraries behind it.
 
-    The same in every process. Functions are identified by their bytecode, which is what runs even if the file has been
-    edited since, together with defaults, values of the closure, and the functions and constants that the code refers
-    to. Classes are identified by their methods and constants and by those of their bases. Names of files, line numbers
-    and comments make no difference. Code of this package and of the libraries it builds on is identified by name and
-    version. A counter or a list that the code itself changes is not part of the checksum.
+    The checksum is the same in every process. Functions are identified by their bytecode, which is what runs even if
+    the file has been edited since, together with defaults, values of the closure, and the functions and constants that
+    the code refers to. Classes are identified by the methods and constants of the class and its bases. File names,
+    line numbers and comments make no difference. Code of this package and of the libraries it builds on is identified
+    by name and version. A counter or a list that the code itself changes is not part of the checksum.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _installed_version(name):
 
 
 class _Walk:
-    """A walk through objects and code, which visits everything once."""
+    """Walk through objects and code that visits each of them once."""
 
     def __init__(self):
         self._known, self._path = {}, []
@@ -115,7 +115,7 @@ class _Walk:
             digest = _hash(*self._parts(thing))
         finally:
             self._path.pop()
-        self._known[id(thing)] = thing, digest  # the object lives on, so that no other one gets its id
+        self._known[id(thing)] = thing, digest  # keeps the object alive, so that no other one gets its id
         return digest
 
     def _parts(self, thing):
@@ -168,7 +168,7 @@ class _Walk:
         kind = self.digest(type(thing))
         try:
             reduced = thing.__reduce_ex__(4)
-        except Exception:  # what cannot be stored, such as a lock or an open file, says so in many ways
+        except Exception:  # objects that cannot be pickled, such as locks and open files, raise errors of many types
             return "state", kind, self.digest(getattr(thing, "__dict__", None))
         if isinstance(reduced, str):
             return "global", kind, reduced
@@ -190,7 +190,7 @@ class _Walk:
                 is_written = not (
                     name.startswith("__") or name in _NOT_CODE or _is_state(changed, "attribute", name, value)
                 )
-                if is_written or _is_code(value):  # Python, too, keeps data about a class in it
+                if is_written or _is_code(value):  # Python also keeps data of its own in a class
                     parts += [name, self.digest(value)]
         return parts
 
@@ -214,13 +214,13 @@ class _Walk:
             if value is not function and not _is_state(changed, "global", name, value):
                 parts += ["global", name, *self._reference(value, attributes, top)]
         for name, value in sorted(vars(function).items()):
-            # What is wrapped is in the closure, too.
+            # A wrapped function is also in the closure.
             if name != "__wrapped__" and not _is_state(changed, "attribute", name, value):
                 parts += ["attribute", name, self.digest(value)]
         return parts
 
     def _reference(self, value, attributes, module):
-        """Checksum of a global that code of a module refers to, or of those attributes of it that the code uses."""
+        """Return checksums of a global that code refers to, or of the attributes of a module that the code uses."""
         home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         is_code = _is_code(value)
         if isinstance(home, str) and (is_code or isinstance(value, ModuleType)) and _is_foreign(home, module):
@@ -243,7 +243,7 @@ class _Walk:
 
 
 def _codes_of(kind):
-    """Code objects of the methods of a class."""
+    """Yield the code objects of the methods of a class."""
     for value in vars(kind).values():
         if isinstance(value, property):
             functions = [value.fget, value.fset, value.fdel]
@@ -267,7 +267,7 @@ def _instructions(code):
 
 @functools.lru_cache(maxsize=4096)
 def _global_names(code):
-    """Names of globals that some code refers to, each with the attributes that it takes directly from them."""
+    """Return the names of globals that some code refers to, with the attributes that it takes directly from each."""
     names = {}
     for _, instructions in _instructions(code):
         for one, following in zip(instructions, [*instructions[1:], None]):
@@ -280,10 +280,10 @@ def _global_names(code):
 
 @functools.lru_cache(maxsize=4096)
 def _changed_names(code):
-    """Find what some code counts up, assigns or fills itself: that is state, and no constant.
+    """Find the names that some code counts up, assigns or fills itself: they hold state rather than constants.
 
-    Recognised are assignments to globals and outer variables, ``type(self).n += 1``, methods such as ``append`` of a
-    name or an attribute, and assignments to its items.
+    The search recognises assignments to globals and outer variables, ``type(self).n += 1``, calls of methods such as
+    ``append`` on a name or an attribute, and assignments to its items.
 
     Returns
     -------
@@ -318,7 +318,7 @@ def _is(instruction, *names):
 
 
 def _is_instance(instruction):
-    """Whether an attribute is that of a local variable, which is not a class: each instance has its own."""
+    """Tell whether an attribute belongs to a local variable other than `cls`: each instance has its own."""
     return instruction is not None and instruction.opname.startswith("LOAD_FAST") and instruction.argval != "cls"
 
 
@@ -328,7 +328,7 @@ def _is_state(changed, scope, name, value):
     )
 
 
-# Whose code it is
+# Origin of code
 
 
 def _is_library(module):
@@ -337,7 +337,7 @@ def _is_library(module):
 
 
 def _is_standard(top):
-    """Whether a module of this name is Python's own, and not a file of the user that happens to be called so."""
+    """Tell whether a module of this name is part of Python, and not a file of the user with the same name."""
     if top not in sys.stdlib_module_names:
         return False
     file = getattr(sys.modules.get(top), "__file__", None)
@@ -349,7 +349,7 @@ def _is_installed(file):
 
 
 def _is_foreign(home, module):
-    """Whether a module is a library, or installed and of another package than the module that refers to it."""
+    """Tell whether a module is a library, or installed with another package than the module that refers to it."""
     if _is_library(home):
         return True
     file = getattr(sys.modules.get(home), "__file__", None) or ""
@@ -357,7 +357,7 @@ def _is_foreign(home, module):
 
 
 def _named_version(module):
-    """Name of a module and version of its package, as far as it has one."""
+    """Return the name of a module and the version of its package, or "" for a package without a version."""
     top = str(module).partition(".")[0]
     if _is_standard(top):
         return str(module), ""

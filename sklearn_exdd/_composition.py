@@ -1,4 +1,4 @@
-"""Estimators that hold detectors: clones of what they hold, and the way from a Pipeline or a search to its detector."""
+"""Estimators that hold detectors: clones of their parts, and access to the detector in a Pipeline or a search."""
 
 from collections.abc import Iterator
 
@@ -8,21 +8,21 @@ from sklearn.pipeline import Pipeline
 
 
 def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
-    """Clone an estimator, seed the clone and give it a cache if it has none of its own, and unset its `pos_label`.
+    """Clone an estimator, seed the clone, give it a cache if it has none of its own, and unset its `pos_label`.
 
     An estimator that holds others makes their labels itself: 1 means defect, whatever the labels in the user's y are.
 
     Parameters
     ----------
     estimator : object
-        Follows scikit-learn's conventions on parameters. A FrozenEstimator stays as it is; of a Pipeline the steps are
-        seeded.
+        Estimator that follows scikit-learn's conventions on parameters. A FrozenEstimator is left unchanged; in a
+        Pipeline, the steps are seeded.
     seed : int
         Value of `random_state` if the estimator has that parameter and it is None.
     keep_pos_label : bool, default=False
-        True for an estimator that receives the user's labels.
+        Whether to keep `pos_label`, for an estimator that receives the user's labels.
     memory : str, path-like, joblib.Memory or None, default=None
-        Value of each parameter `memory` that is None, those of nested estimators among them.
+        Value of each parameter `memory` that is None, including those of nested estimators.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
 
 
 def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=True, allow_threshold=True):
-    """Return the fitted detector inside pipelines and searches, and X as the steps before the detector hand it over."""
+    """Return the fitted detector inside pipelines and searches, and X as transformed by the steps before it."""
     from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 
     outer = estimator
@@ -60,8 +60,9 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
         elif isinstance(estimator, (FixedThresholdClassifier, TunedThresholdClassifierCV)) and not allow_threshold:
             raise TypeError(
                 f"{method}: expected an estimator that decides at the threshold of its detector, got a "
-                f"{type(estimator).__name__}, which has one of its own. Pass fitted_detector(estimator), after adding "
-                "its best_threshold_ (or threshold) to threshold_ of the detector, if that is one of decision_function."
+                f"{type(estimator).__name__}, which has its own threshold. Pass fitted_detector(estimator); if "
+                "best_threshold_ (or threshold) refers to decision_function, first add it to threshold_ of the "
+                "detector."
             )
         elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "estimator_"):
             estimator = estimator.best_estimator_ if hasattr(estimator, "best_estimator_") else estimator.estimator_
@@ -78,7 +79,7 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
 
 
 def _is_detector(estimator, method):
-    """Tell whether the way ends here; what holds another estimator may have methods of scikit-learn, too."""
+    """Tell whether an estimator is a detector; one that holds another may have methods of scikit-learn, too."""
     if isinstance(estimator, FrozenEstimator):
         return False
     is_holding = isinstance(estimator, Pipeline) or hasattr(estimator, "estimator")
@@ -98,23 +99,23 @@ def fitted_detector(estimator):
     """Return the fitted detector inside a Pipeline, a search or another estimator that holds one.
 
     scikit-learn passes on only the methods that it knows. This function, :func:`predict_map`, :func:`inspect`,
-    :func:`iter_inspect`, :func:`explain` and :func:`partial_fit` reach the others.
+    :func:`iter_inspect`, :func:`explain` and :func:`partial_fit` give access to the others.
 
     Parameters
     ----------
     estimator : object
         Detector, or a fitted Pipeline, GridSearchCV (or another search with ``refit=True``), FrozenEstimator,
-        TunedThresholdClassifierCV or FixedThresholdClassifier around one, nested at will.
+        TunedThresholdClassifierCV or FixedThresholdClassifier around one, nested to any depth.
 
     Returns
     -------
     detector : object
-        The detector itself, not a copy. It takes images as the steps before it hand them over.
+        Detector itself, not a copy. It expects images as transformed by the steps before it.
 
     Raises
     ------
     TypeError
-        If there is no detector with maps inside, or the search is not fitted.
+        If the estimator does not hold a detector with maps, or the search is not fitted.
 
     Examples
     --------
@@ -136,19 +137,19 @@ def predict_map(estimator, X):
     Parameters
     ----------
     estimator : object
-        As in :func:`fitted_detector`.
+        Estimator, as in :func:`fitted_detector`.
     X : images
-        As for `predict` of the estimator; the steps before the detector transform them.
+        Images, as for `predict` of the estimator; the steps before the detector transform them.
 
     Returns
     -------
     maps : ndarray of shape (n_images, height, width), or list of such arrays
-        float32, at the size of the images that reach the detector; a list where their sizes differ.
+        float32 maps, of the size of the images that reach the detector; a list if these sizes differ.
 
     Raises
     ------
     TypeError
-        If there is no detector with maps inside, or the search is not fitted.
+        If the estimator does not hold a detector with maps, or the search is not fitted.
 
     Examples
     --------
@@ -165,28 +166,29 @@ def predict_map(estimator, X):
 
 
 def inspect(estimator, X, *, min_area=0, pixel_size=None):
-    """Tell everything about each image, from one pass of the detector inside a Pipeline or a search.
+    """Return all results for each image, from one pass of the detector inside a Pipeline or a search.
 
     Parameters
     ----------
     estimator : object
-        As in :func:`fitted_detector`, but not a TunedThresholdClassifierCV or FixedThresholdClassifier, whose decisions
-        are not those of the detector.
+        Estimator, as in :func:`fitted_detector`, but not a TunedThresholdClassifierCV or FixedThresholdClassifier,
+        whose decisions are not those of the detector.
     X : images
-        As for `predict` of the estimator; the steps before the detector transform them.
+        Images, as for `predict` of the estimator; the steps before the detector transform them.
     min_area, pixel_size : default=0 and None
         As in :meth:`ExDDDetector.predict_regions`.
 
     Returns
     -------
     results : list of Bunch
-        Score, decision, label, p-value, map, mask, regions, explanation and kind, see :meth:`ExDDDetector.inspect`.
+        Score, decision, label, p-value, map, mask, regions, explanation and kind; see :meth:`ExDDDetector.inspect`.
         Maps have the size of the images that reach the detector.
 
     Raises
     ------
     TypeError
-        If there is no detector with maps inside, the search is not fitted, or a threshold of its own is around it.
+        If the estimator does not hold a detector with maps, the search is not fitted, or an estimator around the
+        detector sets its own threshold.
 
     Examples
     --------
@@ -202,21 +204,21 @@ def inspect(estimator, X, *, min_area=0, pixel_size=None):
 
 
 def iter_inspect(estimator, X, *, min_area=0, pixel_size=None):
-    """Tell everything about each image, one by one: no more than a batch is in memory.
+    """Yield all results for each image, one by one, with no more than a batch of images in memory.
 
     Parameters
     ----------
     estimator : object
-        As in :func:`inspect`.
+        Estimator, as in :func:`inspect`.
     X : images or iterator of images
-        Steps before the detector transform the images of an iterator one by one, other images all at once.
+        Images. The steps before the detector transform those of an iterator one by one, and others all at once.
     min_area, pixel_size : default=0 and None
         As in :meth:`ExDDDetector.predict_regions`.
 
     Yields
     ------
     result : Bunch
-        As in :func:`inspect`.
+        Results for one image, as in :func:`inspect`.
 
     Raises
     ------
@@ -248,20 +250,20 @@ def explain(estimator, X):
     Parameters
     ----------
     estimator : object
-        As in :func:`fitted_detector`, with a detector that has the method `explain`: an ExDDDetector, or a
+        Estimator, as in :func:`fitted_detector`, with a detector that has the method `explain`: an ExDDDetector, or a
         CombinedDefectDetector with one among its members.
     X : images
-        As for `predict` of the estimator; the steps before the detector transform them.
+        Images, as for `predict` of the estimator; the steps before the detector transform them.
 
     Returns
     -------
     explanations : list of dict
-        See :meth:`ExDDDetector.explain`. Images are counted as fit of the Pipeline received them.
+        Explanations; see :meth:`ExDDDetector.explain`. Image numbers refer to the images passed to fit of the Pipeline.
 
     Raises
     ------
     TypeError
-        If there is no detector with explanations inside, or the search is not fitted.
+        If the estimator does not hold a detector with explanations, or the search is not fitted.
 
     Examples
     --------
@@ -278,17 +280,17 @@ def explain(estimator, X):
 
 
 def partial_fit(estimator, X, y, masks=None, *, kinds=None):
-    """Correct the detector inside a Pipeline or a search by further labelled images.
+    """Correct the detector inside a Pipeline or a search with further labelled images.
 
     Parameters
     ----------
     estimator : object
-        As in :func:`fitted_detector`, with a detector that has the method `partial_fit`: an ExDDDetector, or a
-        CombinedDefectDetector with one among its members. The steps before the detector stay as they are. A
-        FrozenEstimator is refused: it does not learn.
+        Estimator, as in :func:`fitted_detector`, with a detector that has the method `partial_fit`: an ExDDDetector,
+        or a CombinedDefectDetector with one among its members. The steps before the detector do not change. A
+        FrozenEstimator is refused, because it does not learn.
     X : images
     y : array-like of shape (n_images,)
-        Labels of X, from the classes of fit.
+        Labels of X, from the classes seen in fit.
     masks : array or list, default=None
         Masks of the defect images, aligned with X.
     kinds : array-like of shape (n_images,), default=None
@@ -297,12 +299,12 @@ def partial_fit(estimator, X, y, masks=None, *, kinds=None):
     Returns
     -------
     estimator : object
-        The estimator that was passed, which holds the corrected detector.
+        Estimator that was passed, which holds the corrected detector.
 
     Raises
     ------
     TypeError
-        If there is no detector inside that can be corrected, or the search is not fitted.
+        If the estimator does not hold a detector that can be corrected, or the search is not fitted.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 import os
 import secrets
 
 
 def write_whole(path, content):
-    """Write a file so that it is there whole or not at all.
+    """Write a file atomically, so that it is never incomplete.
 
     Parameters
     ----------
@@ -13,7 +13,7 @@ def write_whole(path, content):
     content : bytes
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    # Readable by whom the umask lets: a model is fitted by one user and used by another.
+    # Permissions follow the umask, because a model may be fitted by one user and used by another.
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:

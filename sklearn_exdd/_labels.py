@@ -1,4 +1,4 @@
-"""Labels: which of two means defect, and what kind of defect it is."""
+"""Labels: which of the two classes means defect, and the kinds of defects."""
 
 import os
 import re
@@ -37,19 +37,19 @@ _DEFECT = {
 
 
 def are_paths(texts, n_samples):
-    """Tell whether texts beside images are paths of defect images rather than labels.
+    """Tell whether texts passed with images are paths of defect images rather than labels.
 
     Parameters
     ----------
     texts : sequence
-        The first one is a str.
+        Texts; the first item is a str.
     n_samples : int
         Number of images.
 
     Returns
     -------
     bool
-        Paths end like pictures, or are files and not one for each image.
+        True if all texts have image suffixes, or name existing files and differ from the images in number.
     """
     different = {text for text in texts if isinstance(text, str)}
     like_pictures = [PurePath(text).suffix.lower() in IMAGE_SUFFIXES for text in different]
@@ -63,13 +63,12 @@ def are_paths(texts, n_samples):
 
 
 def as_labels(y, n_samples):
-    """Return the labels as an array, by position, and refuse missing ones by their number.
+    """Return the labels as an array, by position, and refuse missing labels by their index.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        An array, list, Series or tensor. One of the dtype object that holds numbers, bool or texts of one kind gets
-        their dtype.
+        Array, list, Series or tensor. An array of dtype object that holds numbers or bool of one type gets their dtype.
     n_samples : int
 
     Returns
@@ -83,13 +82,13 @@ def as_labels(y, n_samples):
     if getattr(y, "ndim", 1) == 1:
         for index, label in enumerate(y):
             if is_missing(label):
-                # scikit-learn's own words are in it.
+                # The message contains scikit-learn's own wording.
                 raise ValueError(
-                    f"y[{index}]: expected a label, got {label!r}; Input y contains NaN or another sign for a missing "
-                    "label. Leave the image out, or label it."
+                    f"y[{index}]: expected a label, got {label!r}; Input y contains NaN or another missing value. "
+                    "Leave the image out, or label it."
                 )
     shape = getattr(y, "shape", ())
-    if len(shape) == 2 and shape[1] > 1:  # in scikit-learn's words, too
+    if len(shape) == 2 and shape[1] > 1:  # also in scikit-learn's wording
         raise ValueError(
             f"y should be a 1d array, got an array of shape {tuple(shape)} instead. A single defect image? Pass "
             "y[None]."
@@ -103,19 +102,19 @@ def as_labels(y, n_samples):
 
 
 def as_kinds(kinds, is_defect):
-    """Return the kinds of defect as texts, by position, and refuse those that contradict the labels.
+    """Return the kinds of defects as texts, by position, and refuse kinds that contradict the labels.
 
     Parameters
     ----------
     kinds : array-like of shape (n_samples,)
-        Texts or whole numbers. A missing one (None, NaN or a blank text) and "defect", as the loaders call a defect
-        without a name, say nothing. A normal sample has none, or a word for normal.
+        Texts or whole numbers. A missing value (None, NaN or a blank text) and "defect", which the loaders use for a
+        defect without a name, mean an unknown kind. For a normal sample, the kind is missing or a word for normal.
     is_defect : ndarray of shape (n_samples,), bool
 
     Returns
     -------
     kinds : ndarray of shape (n_samples,), dtype str
-        "" where there is none.
+        Kind of each sample, "" for a sample without one.
     """
     check_listed(kinds, "kinds")
     check_unmasked(kinds, "kinds")
@@ -152,14 +151,14 @@ def _kind_name(kind, where):
     if isinstance(kind, str):
         return str(kind).strip()
     number = kind.item() if getattr(kind, "shape", None) == () and hasattr(kind, "item") else kind
-    # Whole numbers beside missing ones are floats in a table.
+    # A table stores whole numbers as floats if some are missing.
     if isinstance(number, (Integral, float)) and not isinstance(number, bool) and float(number).is_integer():
         return str(int(number))
     raise ValueError(f"{where}: expected the kind of defect as a text or a whole number, or None, got {kind!r}.")
 
 
 def labels_among(y, n_samples, classes):
-    """Return the labels of corrections, by position, and refuse those that fit did not know.
+    """Return the labels of corrections, by position, and refuse labels that were not seen in fit.
 
     Parameters
     ----------
@@ -174,9 +173,7 @@ def labels_among(y, n_samples, classes):
     labels = as_labels(y, n_samples)
     unknown = sorted(set(labels.tolist()) - set(classes.tolist()), key=str)
     if unknown:
-        raise ValueError(
-            f"y: expected {n_samples} labels among {classes.tolist()}, got {len(labels)}, {unknown} among them."
-        )
+        raise ValueError(f"y: expected {n_samples} labels among {classes.tolist()}, got {len(labels)} with {unknown}.")
     return labels
 
 
@@ -197,16 +194,17 @@ def find_positive(classes, pos_label):
     Parameters
     ----------
     classes : ndarray of shape (1,) or (2,)
-        The labels in y, sorted.
+        Sorted labels in y.
     pos_label : object
-        The user's choice; None takes the label that is known to mean defect ("bad", "NG"), or is left over beside one
-        that is known to mean normal ("good", "OK"), in any case. Of other labels it is the greater one, with a warning
-        unless they are bool or numbers other than -1 and 1, which scikit-learn's outlier detectors use in reverse.
+        Label chosen by the user. None takes the label that is known to mean defect ("bad", "NG"), or the other one if
+        one is known to mean normal ("good", "OK"); case is ignored. If neither is known, it takes the label that sorts
+        last, with a warning unless the labels are bool or numbers other than -1 and 1, which scikit-learn's outlier
+        detectors use in reverse.
 
     Returns
     -------
     positive : object
-        Label that means defect; one that is not in `classes` if their only one means normal.
+        Label that means defect; a label outside `classes` if the only class means normal.
     """
     labels = classes.tolist()
     if pos_label is not None:
@@ -227,7 +225,7 @@ def find_positive(classes, pos_label):
     if is_reversible or not is_known:
         reverse = " scikit-learn's outlier detectors call outliers -1." if is_reversible else ""
         warn(
-            f"y: took {labels[1]!r} of the labels {labels} for the defect, because it sorts last.{reverse} Set "
+            f"y: took {labels[1]!r} of the labels {labels} to mean defect, because it sorts last.{reverse} Set "
             "pos_label to say which label means defect.",
             UserWarning,
             stacklevel=7,
@@ -236,16 +234,16 @@ def find_positive(classes, pos_label):
 
 
 def meaning(label):
-    """Return whether a text is known to mean defect (True) or normal (False), or None if it is not known."""
+    """Tell whether a text is known to mean defect (True) or normal (False); None if its meaning is unknown."""
     if not isinstance(label, str):
         return None
-    # A hyphen within a word, not the sign of a number.
+    # Replace a hyphen within a word, but not the sign of a number.
     word = " ".join(re.sub(r"(?<=\w)-(?=\w)", " ", label.casefold().replace("_", " ")).split())
     return True if word in _DEFECT else False if word in _NORMAL else None
 
 
 def two_classes(y, pos_label):
-    """Return the sorted classes of labels, and the one that means defect; if y has normal samples only, add it.
+    """Return the sorted classes of y and the one that means defect, which is added if y has normal samples only.
 
     Parameters
     ----------

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-# From dark to bright, each step lighter than the one before: readable in grey and for any colour vision.
+# From dark to bright, each colour lighter than the one before: readable in grey and with any colour vision.
 HEAT_COLORS = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]])
 
 
 def heat_colors(shares):
-    """Return the colours of places on the scale.
+    """Return the colours at positions on the scale.
 
     Parameters
     ----------

@@ -7,29 +7,29 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils._param_validation import Interval
 
-#: Constraint of `n_jobs`: joblib takes any integer but 0.
+#: Constraint on `n_jobs`: joblib accepts any integer but 0.
 N_JOBS = [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None]
 
 
 class CheckedParams:
-    """Mixin for estimators with checks beyond their `_parameter_constraints`: both run together, wherever one does."""
+    """Mixin for estimators with checks beyond their `_parameter_constraints`; both always run together."""
 
     def _validate_params(self):
         super()._validate_params()
         self._check_params()
 
     def _check_params(self):
-        """Refuse values that the constraints let through. The constraints have been checked before."""
+        """Refuse invalid values that pass the constraints. The constraints have already been checked."""
 
 
 def validate(estimator):
-    """Check the parameters of an estimator, unless scikit-learn is configured to skip this."""
+    """Check the parameters of an estimator, unless scikit-learn is configured to skip the check."""
     if not get_config()["skip_parameter_validation"]:
         estimator._validate_params()
 
 
 def validate_parts(parts):
-    """Check the parameters of those parts of an estimator that have a check, before the estimator computes anything."""
+    """Check the parameters of the parts of an estimator that have a check, before the estimator computes anything."""
     for part in parts:
         if isinstance(part, CheckedParams):
             part._validate_params()
@@ -41,7 +41,7 @@ def is_finite(value):
 
 
 def finite_numbers(values):
-    """Return an array-like of finite numbers as float array of shape (n_values,), or None if it is anything else."""
+    """Return an array-like of finite numbers as a float array of shape (n_values,), or None if it is anything else."""
     values = np.asarray(values, dtype=object)
     if values.ndim != 1 or not all(map(is_finite, values)):
         return None
@@ -57,17 +57,17 @@ def check_interval(name, interval, low=None):
 
 
 def check_layers(layers):
-    """Refuse a tuple or list that holds anything but names, or nothing."""
+    """Refuse a tuple or list that is empty or holds anything but names."""
     if not layers or not all(isinstance(name, str) for name in layers):
         raise ValueError(f"layers: expected one or more names of layers, such as ('layer2', 'layer3'), got {layers!r}.")
 
 
 def check_image_size(image_size):
-    """Refuse anything but None, an integer of at least 1 and a pair of these."""
+    """Refuse anything but None, an integer of at least 1 or a pair of such integers."""
     sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     is_valid = [isinstance(side, Integral) and not isinstance(side, bool) and side >= 1 for side in sides]
     if image_size is not None and is_valid != [True, True]:
         raise ValueError(
-            "image_size: expected an integer of at least 1 (the shorter side), a pair of them (height, width) or None, "
-            f"got {image_size!r}."
+            "image_size: expected an integer of at least 1 (the shorter side), a pair of integers (height, width) or "
+            f"None, got {image_size!r}."
         )

@@ -1,4 +1,4 @@
-"""The torch plumbing: devices, precision, seeds, threads, and arrays in and out."""
+"""Use of torch: devices, precision, seeds, threads, and conversion from and to arrays."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-_BOX = 31  # pixels over which the directional means are taken
+_BOX = 31  # number of pixels over which the directional means are taken
 
 
 def _compute_in_one_thread():
@@ -16,7 +16,7 @@ def _compute_in_one_thread():
         torch.set_num_threads(1)
 
 
-# A forked child inherits torch's pool of threads without the threads: it would wait for them forever.
+# A forked child inherits torch's thread pool without the threads, and would wait for them forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_compute_in_one_thread)
 
@@ -45,7 +45,7 @@ def resolve_device(device):
 
 
 def check_device(device):
-    """Refuse a device that cannot be used. Without a name there is nothing to check, and torch is not loaded."""
+    """Refuse a device that cannot be used. For None there is nothing to check, and torch is not imported."""
     if device is not None:
         resolve_device(device)
 
@@ -89,7 +89,7 @@ def resize(image, shape):
 
 
 def resolve_precision(precision, device):
-    """Tell whether to compute in bfloat16: if requested, or with "auto" if the hardware does it fast.
+    """Tell whether to compute in bfloat16: if requested, or for "auto" if the hardware does so fast.
 
     Parameters
     ----------
@@ -106,14 +106,14 @@ def resolve_precision(precision, device):
 
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    # Without the instructions bfloat16 is emulated and several times slower than float32.
+    # Without these instructions, bfloat16 is emulated and several times slower than float32.
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 def box_mean(planes, axis):
-    """Return the mean of the 31 pixels around each pixel along an axis, of fewer at borders.
+    """Return the mean of the 31 pixels around each pixel along an axis, or of fewer at borders.
 
-    Cumulative sums make it five times faster than pooling.
+    Cumulative sums make this five times faster than pooling.
     """
     import torch
     from torch.nn import functional

@@ -1,8 +1,8 @@
-"""The training loop of the small networks that are learned in fit.
+"""Training loop for the small networks that are learned in fit.
 
-A loop of our own, because what it is about (budgets in steps or seconds, a resumed run that equals the uninterrupted
-one bit for bit) is what skorch, which counts in epochs, and Lightning Fabric and accelerate, which leave the loop to
-the caller, would still have us write around them.
+The library has its own loop because it needs budgets in steps or seconds, and resumed runs that equal uninterrupted
+ones bit for bit. With skorch, which counts in epochs, and with Lightning Fabric and accelerate, which leave the loop to
+the caller, all of this would still have to be written.
 """
 
 import copy
@@ -20,22 +20,23 @@ from sklearn_exdd._files import write_whole
 from sklearn_exdd._torch import seeded
 
 _WARM_UP = 20  # steps over which the learning rate rises; AdamW's first steps are its largest
-_MEMORY = 0.99  # of the smoothed loss: about 100 steps
-_MIN_FALL = 0.01  # what counts as falling, relative
+_MEMORY = 0.99  # decay of the smoothed loss, which averages about 100 steps
+_MIN_FALL = 0.01  # smallest relative decrease that counts as falling
 
 
 class TrainingRun(NamedTuple):
-    """What came of a training.
+    """Result of a training run.
 
     Attributes
     ----------
     losses : ndarray of shape (n_steps,), float64
-        Loss of every step, those before a resume among them.
+        Loss of every step, including steps before a resume.
     stopped_by : {"steps", "seconds", "plateau", "nan", "interrupt"}
+        Reason why the training ended.
     seconds : float
-        Wall time, all sittings together.
+        Total wall time, including the time before a resume.
     evaluations : ndarray of shape (n_evaluations, 2), float64
-        Number of steps done and loss of each evaluation.
+        Number of steps done and loss, for each evaluation.
     """
 
     losses: np.ndarray
@@ -45,7 +46,7 @@ class TrainingRun(NamedTuple):
 
     @property
     def complete(self):
-        """Whether the training came to its planned end."""
+        """Whether the training reached its planned end."""
         return self.stopped_by not in ("nan", "interrupt")
 
 
@@ -75,41 +76,43 @@ def train(
     Parameters
     ----------
     module : torch.nn.Module
-        On its device. It ends in evaluation mode with the averaged weights.
+        Module to train, on its device. Afterwards it is in evaluation mode and has the averaged weights.
     loss_of_step : callable
-        ``loss_of_step(step, random_state)`` returns the scalar loss of step number `step`, which must depend on these,
-        the module and nothing else. The RandomState is of this step alone; torch's own generators are seeded for it too
-        (for dropout), and set back afterwards.
+        Function called as ``loss_of_step(step, random_state)`` that returns the scalar loss of step number `step`. The
+        loss must depend on the module and these arguments only. The RandomState is for this step alone. torch's own
+        generators are also seeded for each step (for dropout), and restored afterwards.
     max_steps : int
-        Budget, and length of the schedule.
+        Budget in steps, and length of the schedule.
     max_seconds : float, default=None
-        Budget in wall time, whichever ends first; the schedule then ends with it. Such runs differ from machine to
-        machine.
+        Budget in wall time. Training ends with the first budget used up; the schedule then ends with it. Such runs
+        differ from machine to machine.
     seed : int, default=0
     learning_rate, weight_decay : float
     optimizer : str, default="AdamW"
         Name of a class of torch.optim.
     schedule : {"cosine", "constant"}, default="cosine"
     ema_decay : float or None, default=0.995
-        Of the exponential average of the weights, which warms up as (1 + n) / (10 + n); None keeps the last weights.
+        Decay of the exponential average of the weights, which warms up as (1 + n) / (10 + n); None keeps the last
+        weights.
     clip_norm : float or None, default=1.0
-        Gradients are scaled down to this norm.
+        Norm to which larger gradients are scaled down; None does not scale them.
     patience : int, default=None
-        Steps after which training ends if the smoothed loss has not fallen by 1 %, or, where there is `evaluate`, no
+        Number of steps after which training ends if the smoothed loss has not fallen by 1 % or, with `evaluate`, if no
         evaluation was lower; None trains to the end.
     evaluate : callable, default=None
-        ``evaluate(module)`` returns a loss on what is held out, for the averaged weights in evaluation mode, whose
-        buffers it may change. The weights with the lowest are kept in the end.
+        Function called as ``evaluate(module)`` that returns a loss on held-out data. The module is in evaluation mode
+        and has the averaged weights; its buffers may be changed. The weights with the lowest loss are kept in the end.
     evaluate_every : int, default=100
-        Steps; the last one is evaluated too.
+        Number of steps between evaluations; the last step is also evaluated.
     checkpoint : path-like, default=None
-        File from which a training is resumed, where it exists, and in which it is kept every `checkpoint_every` steps.
-        The caller deletes it once the result is safe.
+        File from which the training resumes, if it exists, and to which the state is saved every `checkpoint_every`
+        steps. The caller deletes it once the result is safe.
     checkpoint_every : int, default=100
+        Number of steps between checkpoints.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        If > 0, show a progress bar.
     description : str
-        What messages call the training.
+        Name of the training in messages.
 
     Returns
     -------
@@ -242,7 +245,7 @@ def _running_average(decay):
 
 
 def _load(checkpoint, settings, description):
-    """The state in a checkpoint; None where there is none, with a warning where it cannot be used."""
+    """Return the state in a checkpoint, or None if the file does not exist or, with a warning, cannot be used."""
     import torch
 
     if checkpoint is None or not Path(checkpoint).exists():
@@ -251,8 +254,8 @@ def _load(checkpoint, settings, description):
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if state["settings"] == settings:
             return state
-        reason = "one of other settings"
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        reason = "one with other settings"
+    except Exception as error:  # damaged files raise errors of many types
         reason = f"a damaged file ({type(error).__name__})"
     warn(
         f"{description}: expected a checkpoint of this training in {checkpoint}, got {reason}. Training starts anew.",
@@ -263,7 +266,7 @@ def _load(checkpoint, settings, description):
 
 
 def _save(checkpoint, state, description):
-    """Write a checkpoint so that it is there whole or not at all; False where the disk refuses."""
+    """Write a checkpoint atomically; return False, with a warning, if the disk refuses."""
     import torch
 
     checkpoint, buffer = Path(checkpoint), io.BytesIO()
@@ -275,7 +278,7 @@ def _save(checkpoint, state, description):
     except OSError as error:
         warn(
             f"{description}: expected to write the checkpoint {checkpoint}, got {type(error).__name__}: {error}. "
-            "Training goes on without; an interruption would lose it.",
+            "Training continues without a checkpoint; an interruption would lose its progress.",
             RuntimeWarning,
             stacklevel=3,
         )

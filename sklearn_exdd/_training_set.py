@@ -18,7 +18,7 @@ class TrainingSet:
     indices : ndarray of shape (n_samples,), int
         Position of each sample in the user's X (or X_defect).
     groups : ndarray of shape (n_samples,), int
-        Samples of one group are not independent.
+        Group of each sample; samples of one group are not independent.
     masks : Masks, default=None
     synthetic : SyntheticDefects, default=None
         Defects that an earlier Pipeline step made on these images.
@@ -55,26 +55,26 @@ class TrainingSet:
         return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic, kinds, is_renumbered)
 
     def with_channels(self, n_channels):
-        """Return the same images, which are now expected to have this number of channels."""
+        """Return the same images, but expect them to have this number of channels."""
         return replace(self, samples=self.samples.with_channels(n_channels))
 
     def check_all(self):
-        """Read every image and mask once, so that messages have the user's number of it."""
+        """Read every image and mask once, so that messages name the user's index of an invalid one."""
         self.samples.check_all()
         for i in range(len(self) if self.masks is not None else 0):
             self.masks.get(i, self.samples.shape(i))
 
     def _mask_within(self, index):
-        """Return the part of a mask within the region of interest, and how messages call that part."""
+        """Return the part of a mask within the region of interest, and the name of that part in messages."""
         mask = None if self.masks is None else self.masks.get(index, self.samples.shape(index))
         within = self.samples.within_region(index, mask)
         return within, "" if within is mask else " within the region of interest"
 
     def mask(self, index):
-        """Return the mask of a defect image, bool (height, width), or None; an empty one is an error."""
+        """Return the mask of a defect image, bool (height, width), or None; refuse an empty mask."""
         mask, where = self._mask_within(index)
         if mask is not None and not mask.any():
-            advice = "Leave the image out, or call it normal." if where else ""
+            advice = "Leave the image out, or label it normal." if where else ""
             raise ValueError(
                 f"{self.masks.where(index)}: expected a mask of the defect, got an empty one{where}. "
                 + (advice or "Pass None for an image whose defect is not marked.")
@@ -93,10 +93,10 @@ class TrainingSet:
 
 
 def in_one_form(normal, defect):
-    """Read every image once, and return those of at most 256 grey levels as uint8.
+    """Read every image once, and convert images of at most 256 grey levels to uint8.
 
-    Messages then have the user's number of an image, and the same pixels train the same network, whatever dtype they
-    came in. Feature rows stay as they are.
+    Messages then name the user's index of an image, and the same pixels train the same network, whatever their dtype
+    was. Feature rows are left unchanged.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def in_one_form(normal, defect):
 
 
 def joined(normal, defect):
-    """Join the normal images and, after them, the defect images if there are any.
+    """Join the normal images and, after them, the defect images, if any.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def joined(normal, defect):
 
 
 def hold_out(groups, fraction, random_state):
-    """Choose the normal samples that training does not see: about a fraction of the groups, always whole groups.
+    """Choose the normal samples to hold out from training: about a fraction of the groups, always whole groups.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def hold_out(groups, fraction, random_state):
     numbers = random_state.permutation(np.unique(groups))
     if len(numbers) < 3:
         raise ValueError(
-            f"X: expected normal samples of at least 3 groups, one of them to be held out, got {len(numbers)} of "
+            f"X: expected normal samples of at least 3 groups, in order to hold one out, got {len(numbers)} of "
             f"n_samples = {len(groups)}."
         )
     n_held_out = min(max(1, round(fraction * len(numbers))), len(numbers) - 2)
@@ -161,7 +161,7 @@ def hold_out(groups, fraction, random_state):
 
 
 def split_by_class(samples, is_defect, groups, masks, kinds=None):
-    """Split samples into the training sets of normal and of defect samples; an empty one is None."""
+    """Split samples into the training sets of normal and of defect samples; an empty set becomes None."""
     if masks is not None:
         masks = Masks(masks, len(samples))
     if kinds is not None:
@@ -173,7 +173,7 @@ def split_by_class(samples, is_defect, groups, masks, kinds=None):
 
 
 def group_numbers(groups, n_samples):
-    """Number the groups from 0. Without a group (None, NaN or a blank text), a sample is a group of its own."""
+    """Assign numbers from 0 to the groups. A sample without a group (None, NaN or a blank text) gets its own group."""
     if groups is None:
         return np.arange(n_samples)
     check_listed(groups, "groups")
@@ -190,10 +190,10 @@ def group_numbers(groups, n_samples):
     try:
         different = {name for name, blank in zip(names, is_blank) if not blank}
     except TypeError as error:
-        raise ValueError(f"groups: expected texts or numbers, got some that cannot be compared: {error}.") from error
+        raise ValueError(f"groups: expected texts or numbers, got values that cannot be compared: {error}.") from error
     try:
         different = sorted(different)
-    except TypeError:  # texts beside numbers, as programs write one and the same number
+    except TypeError:  # texts and numbers: different programs may write the same number as one or the other
         names = list(map(str, names))
         different = sorted(set(map(str, different)))
     number_of = {name: number for number, name in enumerate(different)}
@@ -231,9 +231,9 @@ def hold_out_of_each_kind(groups, fraction, random_state):
         counts[f"{name} images for training"] = sum(int((~part).sum()) for part in parts)
     if 0 in counts.values():
         raise ValueError(
-            f"validation_fraction: expected {fraction:g} of {len(numbers)} groups to leave some of each, got "
+            f"validation_fraction: expected {fraction:g} of {len(numbers)} groups to leave at least one of each, got "
             + ", ".join(f"{count} {name}" for name, count in counts.items())
-            + ". Give more images or smaller groups, or raise n_synthetic."
+            + ". Pass more images or smaller groups, or raise n_synthetic."
         )
     return is_validation
 
@@ -246,7 +246,7 @@ def are_defect_images(y, X, holds_images=True):
     y : array-like or None
     X : sequence
     holds_images : bool, default=True
-        Whether X holds images rather than feature rows; texts beside images may be paths.
+        Whether X holds images rather than feature rows; texts passed with images may be paths.
 
     Returns
     -------
@@ -263,7 +263,7 @@ def are_defect_images(y, X, holds_images=True):
 
 
 def find_defects(y, n_images, pos_label):
-    """Tell which images are defects by their labels; without labels none is."""
+    """Tell from the labels which images show defects; without labels, all images are normal."""
     if y is None:
         return np.zeros(n_images, dtype=bool)
     if are_defect_images(y, (), holds_images=False):
@@ -276,14 +276,14 @@ def find_defects(y, n_images, pos_label):
 
 
 def images_by_class(images, y, masks, pos_label):
-    """Split what fit of an augmenter received into the training sets of normal images and of defect images, or None."""
+    """Split the arguments of an augmenter's fit into training sets of normal and of defect images (or None)."""
     if are_defect_images(y, images):
         numbers, defects = np.arange(len(images)), Images(y, "X_defect")
         apart = np.arange(len(defects))
         masks = None if masks is None else Masks(masks, len(defects))
         return TrainingSet(images, numbers, numbers), TrainingSet(defects, apart, len(images) + apart, masks)
     if masks is not None and y is None:
-        raise ValueError("masks: expected None without labels y, which say what images are defects. Pass y, too.")
+        raise ValueError("masks: expected None without labels y, which say which images are defects. Pass y, too.")
     is_defect = find_defects(y, len(images), pos_label)
     if is_defect.all():
         raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
@@ -291,7 +291,7 @@ def images_by_class(images, y, masks, pos_label):
 
 
 def with_marks(defect):
-    """Select the defect images that have a mask which marks something; None if there are none."""
+    """Select the defect images with a mask that is not empty; return None if all images are without one."""
     masks = defect.masks
     rows = []
     for i in range(0 if masks is None else len(defect)):
@@ -302,7 +302,7 @@ def with_marks(defect):
 
 
 def by_brightness(training_set):
-    """Sort images by their means, which are those of the same pixels in any dtype."""
+    """Sort images by their mean brightness, which is the same in any dtype."""
     images = training_set.samples
     means = [images[i].mean(dtype=np.float64) for i in range(len(images))]
     return training_set.take(np.argsort(means, kind="stable"))

@@ -1,4 +1,4 @@
-"""Versions of everything that a report of a bug has to name."""
+"""Versions of everything that a bug report has to name."""
 
 import os
 import platform
@@ -14,8 +14,8 @@ _FOR_DEVELOPMENT = {"benchmark", "docs", "test"}  # extras that no user of the l
 def show_versions():
     """Print the versions of Python, of this library and of its dependencies.
 
-    Paste the output into a bug report. Nothing is imported for it: versions are read from the metadata of the installed
-    packages, and accelerators are listed only if torch has been imported already.
+    Paste the output into a bug report. The function imports nothing: versions are read from the metadata of the
+    installed packages, and accelerators are listed only if torch has already been imported.
 
     Examples
     --------
@@ -50,18 +50,18 @@ def show_versions():
 
 
 def group_by_extra(requirements):
-    """Group the names of requirements by the extra that asks for them.
+    """Group the names of requirements by the extra that requires them.
 
     Parameters
     ----------
     requirements : list of str
-        Requirements as in the metadata of a package: ``'timm>=1; extra == "timm"'``.
+        Requirements as in the metadata of a package, such as ``'timm>=1; extra == "timm"'``.
 
     Returns
     -------
     names : dict of str to list of str
-        Sorted names for each extra, those without an extra first, under "". Extras for development are left out, and so
-        are references of the library to its own extras.
+        Sorted names for each extra. Names without an extra come first, under "". Extras for development and references
+        of the library to its own extras are left out.
     """
     names = {"": []}
     for requirement in requirements:

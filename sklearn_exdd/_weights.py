@@ -9,7 +9,7 @@ from sklearn_exdd._files import write_whole
 
 
 def checksum(arrays):
-    """Return the SHA-256 of names and contents of a dict of arrays, in hexadecimal digits."""
+    """Return the SHA-256 of the names and contents of a dict of arrays, in hexadecimal digits."""
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
@@ -17,12 +17,12 @@ def checksum(arrays):
 
 
 def write_weights(path, arrays):
-    """Write a dict of str to ndarray, whole or not at all.
+    """Write a dict of str to ndarray atomically.
 
     Parameters
     ----------
     path : pathlib.Path
-        Missing parent folders are created.
+        File to write; missing parent folders are created.
     arrays : dict of str to ndarray
 
     Returns
@@ -38,8 +38,8 @@ def write_weights(path, arrays):
         return True
     except OSError as error:
         warn(
-            f"memory: expected to write {path}, got {type(error).__name__}: {error}. The model is used all the "
-            "same, and trained again next time; make room or choose another folder.",
+            f"memory: expected to write {path}, got {type(error).__name__}: {error}. The model is used "
+            "anyway, but will be trained again next time. Make room or choose another folder.",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -56,7 +56,7 @@ def read_weights(path):
     Returns
     -------
     arrays : dict of str to ndarray, or None
-        None if there is no file or, after a warning, if the file is damaged.
+        None if the file does not exist or, after a warning, if it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 

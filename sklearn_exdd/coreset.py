@@ -1,4 +1,4 @@
-"""Greedy k-centre: the rows of a patch bank that are kept."""
+"""Greedy k-centre: selection of the rows to keep in a patch bank."""
 
 import numbers
 
@@ -11,22 +11,22 @@ from sklearn.utils.validation import check_array
 from sklearn_exdd.neighbors.bounds import centered, check_distances, products, squared_distances
 
 _N_CANDIDATES = 1024
-_N_BOUNDS = 2**22  # computed at a time: they stay in the cache
-_N_PREPARED = 2**12
-_PRUNED_AFTER = 32  # centres
-_SHARE_MEASURED = 0.01  # of all pairs
+_N_BOUNDS = 2**22  # bounds computed at a time, few enough to stay in the processor cache
+_N_PREPARED = 2**12  # rows prepared at a time
+_PRUNED_AFTER = 32  # number of centres after which candidates are pruned
+_SHARE_MEASURED = 0.01  # largest share of all pairs to measure
 
 
 def greedy_k_center(X, n_select, *, start=0):
-    """Select rows so that every row has a selected one near it.
+    """Select rows so that every row is near a selected one.
 
-    The next row is always the one farthest from those selected so far (the greedy
+    The next row is always the one farthest from the rows selected so far (the greedy
     2-approximation of the k-centre problem [1]_, the coreset of PatchCore [2]_).
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Rows, used as given: a random projection is a step of its own
+        Rows to select from, used unchanged: random projection is a separate step
         (:func:`project`).
     n_select : int
         Number of rows to select, in [1, n_samples].
@@ -41,20 +41,20 @@ def greedy_k_center(X, n_select, *, start=0):
     Raises
     ------
     ValueError
-        If `n_select` or `start` is out of range, or `X` is not finite or has numbers
+        If `n_select` or `start` is out of range, or if `X` is not finite or has numbers
         whose squares are too large for its dtype.
 
     Notes
     -----
-    The textbook loop reads all rows once for each selected one. A minimum distance
-    that has not yet seen the newest centres is an upper bound of the true one, so as
-    long as the best of the c farthest rows stays above the (stale) value of the best
-    row outside them, the loop can run among those c alone, on their pairwise
-    distances; then all rows are updated against the whole batch of new centres. One
-    matrix product, in bfloat16 where the processor has the instructions, bounds the
-    distances from below, and only what may lower a minimum is measured, in float64. The
-    selection is the textbook one, row for row; where distances tie, the lowest index
-    wins.
+    The textbook loop reads all rows once for each selected row. A minimum distance
+    that does not yet include the newest centres is an upper bound of the true one. As
+    long as the best of the c farthest rows stays above the (outdated) value of the best
+    row outside them, the loop can therefore run among these c rows alone, on their
+    pairwise distances. Then all rows are updated with the whole batch of new centres.
+    One matrix product, in bfloat16 if the processor has the instructions, bounds the
+    distances from below, and only pairs that may lower a minimum are measured, in
+    float64. The selection equals that of the textbook loop row for row; if distances
+    tie, the lowest index wins.
 
     References
     ----------
@@ -77,7 +77,7 @@ def greedy_k_center(X, n_select, *, start=0):
 
     check_distances(X, "X")
     nearest = squared_distances(X, np.arange(n_samples), X, np.full(n_samples, start), np.float64)
-    nearest[start] = -np.inf  # never twice, however close the rest is
+    nearest[start] = -np.inf  # never selected twice, however close the other rows are
     return np.append(start, farthest_first(X, nearest, n_select - 1))
 
 
@@ -88,10 +88,9 @@ def farthest_first(X, nearest, n_select):
     ----------
     X : ndarray of shape (n_samples, n_features), float32 or float64
     nearest : ndarray of shape (n_samples,)
-        Squared distance of each row to the nearest of these centres; -inf for a row
-        that is one.
+        Squared distance of each row to the nearest of these centres; -inf for a centre.
     n_select : int
-        Number of rows to select, at most those that are no centres.
+        Number of rows to select, at most the number of rows that are not centres.
 
     Returns
     -------
@@ -119,7 +118,7 @@ def farthest_first(X, nearest, n_select):
 
 
 class _Cover:
-    """Rows, and the squared distance of each to the nearest centre: exact, -inf for a centre."""
+    """Rows, and the exact squared distance of each to the nearest centre; -inf for a centre."""
 
     def __init__(self, X, nearest):
         self.X, self.nearest = X, nearest.astype(np.float64)
@@ -136,26 +135,26 @@ class _Cover:
         return centered(self.X[rows], self._center, self._products[0].dtype)
 
     def add(self, centers):
-        """Lower the distances of all rows to what they are with further centres."""
+        """Add centres, and lower the distances of all rows accordingly."""
         matrix, start = self._products[0].of_rows(self._points(centers)), 0
         block = 1 + _N_BOUNDS // len(matrix)
         self.nearest[centers] = -np.inf
         while start < len(self.X):
             if self._lower(slice(start, start + block), centers, matrix):
                 start += block
-            else:  # bounds so loose that to measure what they leave takes longer than tighter ones
+            else:  # measuring the pairs that these loose bounds leave would take longer than computing tighter bounds
                 self._products = self._products[1:]
                 self._prepare()
                 matrix = self._products[0].of_rows(self._points(centers))
 
     def _lower(self, rows, centers, matrix):
-        """Do that for some rows, unless too many pairs of row and centre are left to be measured."""
+        """Lower the distances of some rows; return False if too many pairs of row and centre are left to measure."""
         bounds = self._matrix[rows] @ matrix.T
         n_most = max(len(bounds), _SHARE_MEASURED * bounds.numel())
         is_open = bounds.amin(dim=1) < self._limits(rows)
         bounds, rows = bounds[is_open], rows.start + np.flatnonzero(is_open.numpy())
         left, near = self._left(bounds, rows)
-        if len(left) > n_most:  # once the nearest centre is known, most others are known to be farther
+        if len(left) > n_most:  # measuring the centre that is likely nearest rules out most others
             first = bounds.argmin(dim=1).numpy()
             self._measure(rows, centers[first])
             bounds[np.arange(len(rows)), first] = np.inf
@@ -166,11 +165,11 @@ class _Cover:
         return True
 
     def _left(self, bounds, rows):
-        """The pairs of row and centre that may be nearer than is known."""
+        """Return the pairs of row and centre that may be closer than the known distance of the row."""
         return (pairs.numpy() for pairs in (bounds < self._limits(rows)[:, None]).nonzero(as_tuple=True))
 
     def _limits(self, rows):
-        """What a bound of each row is below if the row may come nearer."""
+        """Return, for each row, the largest bound at which it can still get closer to a centre."""
         import torch
 
         nearest = self.nearest[rows]
@@ -181,7 +180,7 @@ class _Cover:
         np.minimum.at(self.nearest, rows, squared_distances(self.X, rows, self.X, centers, np.float64))
 
     def farthest(self, n_wanted):
-        """The next centres, as many as the greedy loop finds among the farthest rows for as long as it is exact."""
+        """Return the next centres: all that the greedy loop finds among the farthest rows while it is exact."""
         nearest = self.nearest
         n_candidates = min(_N_CANDIDATES, len(nearest))
         order = np.argpartition(nearest, len(nearest) - n_candidates)
@@ -191,16 +190,17 @@ class _Cover:
         while len(batch) < n_wanted and values.max(initial=-np.inf) > max(bound, 0):
             best = int(np.argmax(values))
             batch.append(candidates[best])
-            distances = cdist(points[[best]], points, "sqeuclidean")[0]  # from differences: equal ones stay equal
+            # Computed from differences, so that equal distances stay equal.
+            distances = cdist(points[[best]], points, "sqeuclidean")[0]
             np.minimum(values, distances, out=values)
             values[best] = -np.inf
-            if len(batch) % _PRUNED_AFTER == 0:  # of those that have come too near
+            if len(batch) % _PRUNED_AFTER == 0:  # drop candidates that are now too close to a centre
                 is_left = values > bound
                 candidates, values, points = candidates[is_left], values[is_left], points[is_left]
         if batch:
             return batch
         tied = np.flatnonzero(nearest == nearest.max())
-        return tied[:n_wanted] if nearest.max() == 0 else tied[:1]  # 0: duplicates are all that is left
+        return tied[:n_wanted] if nearest.max() == 0 else tied[:1]  # 0: only duplicates are left
 
 
 def project(X, n_components=128, *, random_state=None):
@@ -210,8 +210,8 @@ def project(X, n_components=128, *, random_state=None):
     ----------
     X : ndarray of shape (n_samples, n_features)
     n_components : int, default=128
-        Dimensions after a Gaussian random projection (128 in ExDD's release). Rows
-        that have no more dimensions than that are returned as they are.
+        Number of dimensions after a Gaussian random projection (128 in ExDD's release).
+        Rows with no more dimensions than this are returned unchanged.
     random_state : int, RandomState instance or None, default=None
         Seed of the projection.
 

@@ -1,4 +1,4 @@
-"""Fitted estimators in one file of arrays and text: loading it runs no code."""
+"""Fitted estimators in one file of arrays and text, which can be loaded without running code."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ from sklearn_exdd._files import write_whole
 from sklearn_exdd._images import Images
 
 _FORMAT = 1
-_MAX_HEADER = 100_000_000  # bytes; safetensors reads no longer ones
+_MAX_HEADER = 100_000_000  # bytes; safetensors does not read longer headers
 
-# All that a file can hold, and where it is defined: what is not in this table is neither written nor made.
+# Classes that a file can hold, and where they are defined. Other classes are neither written nor created.
 _HOME = {
     "BoxRegions": "augment",
     "CombinedDefectDetector": "detectors.combined",
@@ -53,10 +53,10 @@ _HOME = {
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
 }
-# Folders of this machine. What is in them is read as code would be (joblib's caches are pickles), so that a file from
-# elsewhere must not be able to name one.
+# Parameters that name folders of this machine. Their content may run code when it is read (joblib's caches are
+# pickles), so a file from elsewhere must not be able to name such a folder.
 _PLACES = {"memory"}
-# Names and values in files that were written before these were renamed.
+# Present names and values, by the old ones that files written before a renaming contain.
 _NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
 _NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
 _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}
@@ -68,19 +68,19 @@ def dump(estimator, path):
     Parameters
     ----------
     estimator : object
-        Of this library, fitted or not, with all that it holds: its banks, what its networks have learned, and, for an
-        augmenter, the normal images it paints on (their paths, where fit got paths). `memory` is left
-        out, as are requests of metadata routing.
+        Estimator of this library, fitted or not. The file holds all of its state: its banks, the weights of its
+        networks and, for an augmenter, the normal images it paints on (only their paths if fit received paths).
+        `memory` and metadata routing requests are left out.
     path : str or path-like
-        Written whole or not at all. The format is safetensors, and so is the usual suffix.
+        File to write, atomically. The format is safetensors, the usual suffix ``.safetensors``.
 
     Raises
     ------
     TypeError
-        If the estimator holds what cannot be made again without running code from the file: a function, an object of
-        another library, a feature extractor or augmenter of your own.
+        If the estimator holds an object that cannot be restored without running code from the file: a function, an
+        object of another library, or a feature extractor or augmenter of your own.
     FileNotFoundError
-        If the folder is missing.
+        If the folder does not exist.
 
     See Also
     --------
@@ -88,9 +88,9 @@ def dump(estimator, path):
 
     Notes
     -----
-    The weights of a pretrained backbone are not in the file: it is built again by its name, and a local file
-    of weights has to be where it was. Pickle, joblib and skops.io work for all estimators; the first two run whatever a
-    file tells them to.
+    The weights of a pretrained backbone are not in the file: the backbone is built again from its name, and a local
+    file of weights must still be in the same place. Pickle, joblib and skops.io work for all estimators, but the first
+    two run any code that a file contains.
 
     Examples
     --------
@@ -117,33 +117,33 @@ def dump(estimator, path):
     content = save(packer.tensors, {**header, "sha256": _digest(structure, packer.tensors)})
     if int.from_bytes(content[:8], "little") > _MAX_HEADER:
         raise ValueError(
-            f"{path}: expected names and texts of at most {_MAX_HEADER / 1e6:g} MB, which safetensors reads, got more. "
-            "Fit on paths instead of arrays, or on fewer synthetic images."
+            f"{path}: expected at most {_MAX_HEADER / 1e6:g} MB of names and texts, the limit of safetensors, got "
+            "more. Fit on paths instead of arrays, or on fewer synthetic images."
         )
     write_whole(path, content)
 
 
 def load(path):
-    """Read what :func:`dump` wrote.
+    """Read an estimator that :func:`dump` wrote.
 
     Parameters
     ----------
     path : str or path-like
-        A file from a stranger can name only classes of this library and holds no code; memory is in proportion to its
-        size. What it predicts is its author's, and names in it, such as the id of a model, are looked up when they are
-        used.
+        File to read. A file from an untrusted source can name only classes of this library and contains no code, and
+        memory use is proportional to its size. Its predictions, however, are up to its author, and names in it, such
+        as the id of a model, are looked up when they are used.
 
     Returns
     -------
     estimator : object
-        Equal to the one that was written, bit for bit.
+        Estimator that equals the one written, bit for bit.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is damaged, of another kind, or of a newer format than this version reads.
+        If the file is damaged, of another kind, or of a newer format than this version reads.
 
     See Also
     --------
@@ -171,7 +171,7 @@ def load(path):
             header = file.metadata() or {}
             version = int(header.get("version", 0)) if header.get("format") == "sklearn_exdd" else 0
             if version < 1:
-                raise ValueError("it does not say that it is one")
+                raise ValueError("it is not marked as one")
             if version <= _FORMAT:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                 if header["sha256"] != _digest(header["structure"], tensors):
@@ -179,28 +179,29 @@ def load(path):
                 return _made_own(json.loads(header["structure"]), tensors)
     except (MemoryError, OSError):
         raise
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+    except Exception as error:  # damaged files raise errors of many types
         raise ValueError(
-            f"{path}: expected a file that sklearn_exdd.persistence.dump wrote, got another or a damaged one ({error})."
+            f"{path}: expected a file written by sklearn_exdd.persistence.dump, got another or a damaged one ({error})."
         ) from error
     raise ValueError(
-        f"{path}: expected format {_FORMAT} or older, got format {version}, which a newer sklearn_exdd wrote. Upgrade "
-        "sklearn_exdd, or let the newer one predict."
+        f"{path}: expected format {_FORMAT} or older, got format {version}, written by a newer sklearn_exdd. Upgrade "
+        "sklearn_exdd, or predict with the newer version."
     )
 
 
 class _Packer:
-    """Values as JSON, their arrays apart.
+    """Conversion of values to JSON, with their arrays stored separately.
 
-    None, bool, int, float, str and list stand for themselves; all else is an object whose first key says what it is.
+    None, bool, int, float, str and list stand for themselves; any other value is an object whose first key names its
+    kind.
     """
 
     def __init__(self):
         self.tensors = {}
-        self._known = {}  # name of each array in memory, and the array, which thereby stays there
+        self._known = {}  # name of each array in memory, and the array itself, to keep it alive
 
     def pack(self, value, where):
-        """A value in JSON's terms; `where` is how messages call it."""
+        """Convert a value to JSON types; `where` is its name in messages."""
         kind = type(value)
         if value is None or kind in (bool, int, str):
             return value
@@ -226,12 +227,12 @@ class _Packer:
         return self.pack_own(value, where)
 
     def pack_own(self, value, where):
-        """An object of this library in JSON's terms."""
+        """Convert an object of this library to JSON types."""
         kind = type(value)
         if kind.__name__ not in _HOME or _class(kind.__name__) is not kind:
             raise TypeError(
-                f"{where}: expected what a file without code can hold (estimators of sklearn_exdd, arrays, numbers, "
-                f"text), got {kind.__module__}.{kind.__qualname__}. {_advice(value)}"
+                f"{where}: expected a value that a file without code can hold (an estimator of sklearn_exdd, array, "
+                f"number or text), got {kind.__module__}.{kind.__qualname__}. {_advice(value)}"
             )
         arguments, attributes = _parts(value)
         return {
@@ -248,7 +249,7 @@ class _Packer:
             if array.dtype.kind == "U":
                 packed["text"] = list(array.shape)
                 stored = np.ascontiguousarray(stored).reshape(-1, 1).view("<u4")
-            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # matrix products round by the order
+            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # order affects rounding of products
                 packed["order"] = "F"
                 stored = stored.T
             name = where.partition(".")[2].encode("ascii", "backslashreplace").decode()
@@ -259,7 +260,7 @@ class _Packer:
 
 
 def _made(packed, tensors):
-    """What a :class:`_Packer` packed."""
+    """Restore a value that a :class:`_Packer` packed."""
     match packed:
         case None | bool() | int() | float() | str():
             return packed
@@ -279,7 +280,7 @@ def _made(packed, tensors):
             return np.dtype(dtype).type(_made(item, tensors))
         case {"objects": [*items], "shape": [*shape]} if prod(shape) == len(items):
             array = np.empty(len(items), dtype=object)
-            for i, item in enumerate(items):  # all at once, lists would become axes
+            for i, item in enumerate(items):  # assigned all at once, lists would become axes
                 array[i] = _made(item, tensors)
             return array.reshape(shape)
         case {"array": str(name), "text": [*shape]}:
@@ -293,7 +294,7 @@ def _made(packed, tensors):
 
 
 def _made_own(packed, tensors):
-    """An object of this library."""
+    """Restore an object of this library."""
     match packed:
         case {"type": str(name), "arguments": dict(arguments), "attributes": dict(attributes)} if name in _HOME:
             kind = _class(name)
@@ -301,7 +302,7 @@ def _made_own(packed, tensors):
             allowed = set(signature(kind).parameters) - _PLACES
             unknown = set(arguments) - allowed | {key for key in attributes if not _is_found(key)}
             if unknown:
-                raise ValueError(f"expected parameters and attributes of {name}, got also {sorted(unknown)}")
+                raise ValueError(f"expected parameters and attributes of {name}, also got {sorted(unknown)}")
             made = kind(**{key: _made(item, tensors) for key, item in arguments.items()})
             vars(made).update({key: _made(item, tensors) for key, item in attributes.items()})
             return made
@@ -319,7 +320,7 @@ def _renamed(kind, values):
 
 
 def _parts(value):
-    """Arguments of the constructor, and the attributes that fit found."""
+    """Return the arguments of the constructor, and the attributes set by fit."""
     if isinstance(value, Images):
         kept = (str, PathLike, np.ndarray)
         items = [item if isinstance(item, kept) else np.asarray(item) for item in value._items]
@@ -335,7 +336,7 @@ def _parts(value):
 
 
 def _is_found(name):
-    """Whether an attribute is one that fit sets: the others are the constructor's."""
+    """Tell whether an attribute is set by fit rather than by the constructor."""
     return (name[:1] == "_" or name[-1:] == "_") and name[:2] != "__" and name != "_metadata_request"
 
 
@@ -345,10 +346,10 @@ def _class(name):
 
 def _advice(value):
     if isinstance(value, (np.random.RandomState, np.random.Generator)):
-        return "Set an int or None instead: what is fitted does not depend on it any more."
+        return "Set an int or None instead: the fitted state no longer depends on it."
     if type(value).__module__.startswith("sklearn.") and hasattr(value, "fit"):
-        return "Take the detector out of it, such as pipeline[-1] or search.best_estimator_."
-    return "Use joblib or skops.io for it, and load such files only from those whom you trust."
+        return "Pass the detector inside it, such as pipeline[-1] or search.best_estimator_."
+    return "Use joblib or skops.io instead, and load such files only from sources you trust."
 
 
 def _digest(structure, tensors):

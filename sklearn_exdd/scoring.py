@@ -10,14 +10,14 @@ from sklearn_exdd._torch import resize
 
 
 def ratio_score(normal_distances, defect_distances, epsilon):
-    """Ratio score of patches, high where the defect bank is nearer than the normal one.
+    """Return the ratio score of patches, which is high where the defect bank is nearer than the normal one.
 
     Parameters
     ----------
     normal_distances, defect_distances : ndarray of shape (...)
         Distances to the normal and to the defect bank, >= 0.
     epsilon : float
-        Added to the distance to the defect bank, > 0.
+        Constant added to the distance to the defect bank, > 0.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def ratio_score(normal_distances, defect_distances, epsilon):
 
 
 def neighborhood_weight(distance, support_distances, n_features):
-    """Softmax share of a nearest distance among those to the rows around that row.
+    """Return the softmax share of a nearest distance among the distances to the rows around that row.
 
     Parameters
     ----------
@@ -47,18 +47,18 @@ def neighborhood_weight(distance, support_distances, n_features):
     support_distances : ndarray of shape (n_support,)
         Distances of the same patch to the bank rows next to m* (without m*).
     n_features : int
-        Dimensions of a patch; distances are divided by its square root.
+        Number of dimensions of a patch; distances are divided by its square root.
 
     Returns
     -------
     weight : float
         ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``; 0.5,
-        which favours neither bank, when there is no row around m*.
+        which favours neither bank, without rows around m*.
 
     References
     ----------
-    PatchCore (CVPR 2022), eq. 7; ExDD (arXiv 2507.15335) uses one minus it for the
-    normal bank and itself for the defect bank.
+    PatchCore (CVPR 2022), eq. 7; ExDD (arXiv 2507.15335) uses one minus this weight for
+    the normal bank, and the weight itself for the defect bank.
 
     Examples
     --------
@@ -73,13 +73,13 @@ def neighborhood_weight(distance, support_distances, n_features):
 
 
 def top_mean(patch_scores, n_patches):
-    """Image score: the mean of the highest patch scores.
+    """Return the image score that is the mean of the highest patch scores.
 
     Parameters
     ----------
     patch_scores : ndarray of shape (n,)
     n_patches : int
-        How many; 1 gives the maximum. All are taken where there are fewer.
+        Number of scores to average; 1 gives the maximum. If there are fewer, all are used.
 
     Returns
     -------
@@ -97,17 +97,17 @@ def top_mean(patch_scores, n_patches):
 
 
 def top_share_mean(pixel_map, share, position_map=None, region=None):
-    """Image score: the mean of the highest pixels of a map.
+    """Return the image score that is the mean of the highest pixels of a map.
 
     Parameters
     ----------
     pixel_map : ndarray of shape (height, width), float32
     share : float
-        Of the pixels, in (0, 1]; at least one is taken.
+        Share of the pixels to average, in (0, 1]; at least one pixel is used.
     position_map : ndarray of shape (height', width'), float32, default=None
-        Mean map of normal images, enlarged to the map and subtracted first.
+        Mean map of normal images, which is resized to the map and subtracted first.
     region : ndarray of shape (height, width), bool, default=None
-        Pixels that count; None: all.
+        Pixels that count; None uses all pixels.
 
     Returns
     -------
@@ -129,22 +129,24 @@ def top_share_mean(pixel_map, share, position_map=None, region=None):
 
 
 def border_profile(patch_scores, rings, n_rings):
-    """How much higher normal patches score near the border of an image.
+    """Estimate how much higher normal patches score near the border of an image.
 
     Parameters
     ----------
     patch_scores : ndarray of shape (n,)
-        Scores of normal patches, each without its own help.
+        Scores of normal patches, each computed without the patch itself in the bank.
     rings : ndarray of shape (n,), int
-        How many patches lie between each one and the border.
+        Number of patches between each patch and the border.
     n_rings : int
-        Rings that get a factor of their own; patches farther inside are the reference.
+        Number of rings with a factor of their own; patches farther inside are the
+        reference.
 
     Returns
     -------
     factors : ndarray of shape (n_rings + 1,)
-        The 90 % quantile of each ring's scores over that of the patches inside, at least
-        1. Where no patch lies that far inside, the innermost ring is the reference.
+        Ratio of the 90 % quantile of the scores in each ring to that of the patches
+        inside, at least 1. If no patch lies that far inside, the innermost ring is the
+        reference.
 
     Examples
     --------
@@ -157,12 +159,12 @@ def border_profile(patch_scores, rings, n_rings):
     for ring in range(n_rings + 1):
         inside = patch_scores[rings == ring]
         levels[ring] = np.quantile(inside, 0.9) if len(inside) else levels[ring - 1]
-    levels = np.where(np.isnan(levels), levels[-1], levels)  # of outer rings without a patch nothing is known
+    levels = np.where(np.isnan(levels), levels[-1], levels)  # nothing is known about outer rings without a patch
     return np.maximum(levels / levels[-1], 1.0) if levels[-1] > 0 else np.ones(n_rings + 1)
 
 
 def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
-    """Bring a map on the patch grid to the pixels of the image, bilinearly, and blur it.
+    """Interpolate a map on the patch grid bilinearly to the pixels of an image, and blur it.
 
     Parameters
     ----------
@@ -178,7 +180,7 @@ def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
     Returns
     -------
     pixel_map : ndarray of shape (height, width)
-        In the dtype of `patch_map`; beyond the outermost centres the border value.
+        Map in the dtype of `patch_map`, constant beyond the outermost centres.
 
     Examples
     --------
@@ -194,18 +196,18 @@ def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
 
 
 def mask_coverage(mask, row_centers, column_centers):
-    """Share of each patch's cell that a mask covers: the way down from pixels to patches.
+    """Return the share of the cell of each patch that a mask covers.
 
     Parameters
     ----------
     mask : ndarray of shape (height, width), bool
     row_centers, column_centers : ndarray of shape (height',) and (width',)
-        As in :func:`upsample`. A pixel belongs to the cell of the nearest centre.
+        Centres of the patches, as in :func:`upsample`. A pixel belongs to the cell of the nearest centre.
 
     Returns
     -------
     coverage : ndarray of shape (height', width'), float64
-        In [0, 1].
+        Shares in [0, 1].
 
     Examples
     --------
@@ -223,7 +225,7 @@ def mask_coverage(mask, row_centers, column_centers):
 
 
 def patches_on_mask(mask, row_centers, column_centers):
-    """Select the patches on a mask: at least half of their cell belongs to it.
+    """Select the patches on a mask, which covers at least half of their cells.
 
     Parameters
     ----------
@@ -233,7 +235,8 @@ def patches_on_mask(mask, row_centers, column_centers):
     Returns
     -------
     on_mask : ndarray of shape (height', width'), bool
-        The three patches that it covers most if a thin mask covers fewer by half.
+        True for these patches. If a thin mask covers fewer than three by half, True for the
+        three patches that it covers most.
 
     Examples
     --------
@@ -245,21 +248,21 @@ def patches_on_mask(mask, row_centers, column_centers):
     return (coverage >= min(0.5, np.sort(coverage, axis=None)[-3:][0])) & (coverage > 0)
 
 
-@lru_cache(maxsize=4)  # the images of a batch are mostly of one shape
+@lru_cache(maxsize=4)  # the images of a batch mostly have the same shape
 def _interpolation_matrix(centers, size, blur):
-    """Return the weight of each centre for each pixel of an axis; a blur is linear, and works on each axis alone."""
+    """Return the weight of each centre for each pixel of an axis, including the blur, which is linear and separable."""
     weights = np.stack([np.interp(np.arange(size), centers, unit) for unit in np.eye(len(centers))], axis=1)
     return ndimage.gaussian_filter1d(weights, blur, axis=0) if blur else weights
 
 
 def smooth(pixel_map, sigma):
-    """Gaussian blur of a map, in its own float dtype.
+    """Blur a map with a Gaussian, keeping its float dtype.
 
     Parameters
     ----------
     pixel_map : ndarray of shape (height, width)
     sigma : float
-        Standard deviation in pixels; 0 leaves the map as it is.
+        Standard deviation in pixels; 0 leaves the map unchanged.
 
     Returns
     -------
@@ -275,28 +278,29 @@ def smooth(pixel_map, sigma):
 
 
 def conformal_p_values(scores, calibration_scores, groups=None):
-    """Probability that a normal sample scores at least as high: small for a sample that is hardly normal.
+    """Return the probability that a normal sample scores at least as high, which is small for an unusual sample.
 
     Parameters
     ----------
     scores : array-like of shape (n_samples,)
         Scores of new samples.
     calibration_scores : array-like of shape (n_calibrating,)
-        Scores of normal samples, each computed without its own help.
+        Scores of normal samples, each computed by a detector that did not learn from the sample.
     groups : array-like of shape (n_calibrating,), default=None
-        Calibrating samples of one group are not independent. None takes each for a group of its own.
+        Groups of the calibration samples; samples of one group are not independent. None takes each sample as a group
+        of its own.
 
     Returns
     -------
     p_values : ndarray of shape (n_samples,), float64
-        In (0, 1]; NaN for a score that is NaN. Without groups,
+        p-values in (0, 1]; NaN for a score that is NaN. Without groups,
         ``(1 + #{calibration >= score}) / (n_calibrating + 1)``. With groups,
         ``(1 + sum of the share of each group that is >= score) / (n_groups + 1)``.
 
     Notes
     -----
-    If a new normal sample is exchangeable with the calibrating ones (or comes from a group that is exchangeable with
-    theirs), its p-value is at most alpha with probability at most alpha, for every alpha.
+    If a new normal sample is exchangeable with the calibration samples (or comes from a group that is exchangeable
+    with theirs), its p-value is at most alpha with probability at most alpha, for every alpha.
 
     References
     ----------
@@ -315,36 +319,36 @@ def conformal_p_values(scores, calibration_scores, groups=None):
     groups = np.arange(len(calibration)) if groups is None else groups
     _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(calibration)
-    # Rounded, since the shares of a group add up to 1.
+    # Rounded, so that the shares of a group add up to exactly 1.
     reached = np.round(np.cumsum(1 / sizes[numbers[order]][::-1]), 9)
     reached = np.append(reached[::-1], 0.0)[np.searchsorted(calibration[order], scores)]
     return np.where(np.isnan(scores), np.nan, (1 + reached) / (1 + len(sizes)))
 
 
 def conformal_threshold(scores, false_alarm_rate, groups=None):
-    """Threshold that a new normal score exceeds with at most the given probability.
+    """Return the threshold that a new normal score exceeds with at most the given probability.
 
     Parameters
     ----------
     scores : array-like of shape (n_scores,)
-        Scores of normal samples, each computed without its own help.
+        Scores of normal samples, each computed by a detector that did not learn from the sample.
     false_alarm_rate : float
         Promised rate alpha, in (0, 1).
     groups : array-like of shape (n_scores,), default=None
-        As in :func:`conformal_p_values`.
+        Groups of the samples, as in :func:`conformal_p_values`.
 
     Returns
     -------
     threshold : float
-        The highest of the scores whose p-value exceeds the attained rate. Without groups, this is the
-        ``ceil((n + 1) (1 - alpha))``-th smallest score, or the largest where there are too few.
+        Highest score whose p-value exceeds the attained rate. Without groups, this is the
+        ``ceil((n + 1) (1 - alpha))``-th smallest score, or the largest if there are too few.
     attained_rate : float
-        The rate promised by `threshold`: `false_alarm_rate`, or ``1 / (n + 1)`` where
-        ``n < 1 / alpha - 1``; n is the number of groups.
+        Rate promised by `threshold`: `false_alarm_rate`, or ``1 / (n + 1)`` if
+        ``n < 1 / alpha - 1``, where n is the number of groups.
 
     Notes
     -----
-    A score exceeds `threshold` exactly if its p-value is at most `attained_rate`.
+    A score exceeds `threshold` if and only if its p-value is at most `attained_rate`.
 
     References
     ----------

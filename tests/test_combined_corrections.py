@@ -210,7 +210,7 @@ def test_the_first_call_is_fit_and_rows_are_corrected_too(cells):
     assert first._held_out.is_unseen.tolist() == [False] + [True] * (len(held_out) - 1)
     with pytest.raises(ValueError, match=r"^masks: expected None for feature rows"):
         first.partial_fit(alarm, [0], masks=[None])
-    with pytest.raises(ValueError, match=r"^y: expected 1 labels among \[0, 1\], got 1, \[2\] among them"):
+    with pytest.raises(ValueError, match=r"^y: expected 1 labels among \[0, 1\], got 1 with \[2\]"):
         first.partial_fit(alarm, [2])
 
 

@@ -323,5 +323,5 @@ def test_inspection_refuses_a_threshold_that_is_not_the_detectors(squares, cells
     X, y, _ = squares
     fixed = FixedThresholdClassifier(ExDDDetector(cells), threshold=0.5, response_method="decision_function").fit(X, y)
     assert len(predict_map(fixed, X[:1])) == 1
-    with pytest.raises(TypeError, match=r"^iter_inspect: expected .* got a FixedThresholdClassifier, which has one of"):
+    with pytest.raises(TypeError, match=r"^iter_inspect: expected .* got a FixedThresholdClassifier, which has its"):
         inspect(fixed, X[:1])

@@ -217,9 +217,10 @@ def test_tensors_of_every_dtype_are_read(dtype, whole):
 
 def test_a_tensor_without_values_is_refused_by_name():
     torch = pytest.importorskip("torch")
-    with pytest.raises(ValueError, match=r"^X\[1\]: expected what numpy can convert to an array, got Tensor: "):
+    message = r"^X\[1\]: expected an object that numpy can convert to an array, got Tensor: "
+    with pytest.raises(ValueError, match=message):
         Images([torch.zeros(5, 6), torch.zeros(5, 6, device="meta")])
-    with pytest.raises(ValueError, match=r"^masks: expected what numpy can convert"):
+    with pytest.raises(ValueError, match=r"^masks: expected an object that numpy can convert"):
         ExDDDetector().fit(np.zeros((2, 64, 64)), [0, 1], masks=torch.zeros(2, 64, 64, device="meta"))
 
 
@@ -299,7 +300,7 @@ def test_every_sign_for_a_missing_entry_means_the_same(squares, cells):
         assert same_parts(numbers, own), repr(sign)
         given = Masks([sign if mask is None else mask for mask in listed], len(X))
         assert [given.get(i) is None for i in range(len(X))] == [mask is None for mask in listed]
-        with pytest.raises(ValueError, match=r"X\[2\]: expected an image, got .*leave it out, with its label"):
+        with pytest.raises(ValueError, match=r"X\[2\]: expected an image, got .*leave out the image and its label"):
             Images([*X[:2], sign, *X[3:]])
         labels = np.where(y == 1, "bad", "good").tolist()
         for fit in (ExDDDetector(cells).fit, OffsetDefectAugmenter().fit):
@@ -346,7 +347,7 @@ def test_groups_of_every_kind_are_numbered(groups):
 def test_groups_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"^groups: expected one for each sample of X, got an array of shape \(6, 2\)"):
         group_numbers(np.zeros((6, 2)), 6)
-    with pytest.raises(ValueError, match=r"^groups: expected texts or numbers, got some that cannot be compared"):
+    with pytest.raises(ValueError, match=r"^groups: expected texts or numbers, got values that cannot be compared"):
         group_numbers([np.zeros(2)] * 6, 6)
 
 
@@ -434,7 +435,7 @@ def test_what_is_no_image_is_described(X, came):
 
 @pytest.mark.parametrize("read", [lambda item: Images([np.ones((4, 4)), item]), lambda item: Masks([None, item], 2)])
 def test_a_sparse_matrix_is_refused_with_a_remedy(read):
-    with pytest.raises(ValueError, match=r"\[1\]: expected what numpy can .*, got csr_matrix\. Pass .*\.toarray\(\)"):
+    with pytest.raises(ValueError, match=r"\[1\]: expected an object that .*, got csr_matrix\. Pass .*\.toarray\(\)"):
         read(csr_matrix(np.eye(4)))
 
 

@@ -311,7 +311,7 @@ def test_files_of_wide_integers_are_read_as_deep_as_the_images_of_fit(squares, c
         pictures = [Image.fromarray(image.astype(np.int32)) for image in X]
         for given in (X, eight, wide, pictures, X.astype(np.int32), deep):
             np.testing.assert_allclose(detector.score_samples(given), expected, rtol=1e-5)
-        with pytest.raises(ValueError, match=r"X\[0\] .*: expected at most 8 bits a pixel, values from 0 to 255"):
+        with pytest.raises(ValueError, match=r"X\[0\] .*: expected at most 8 bits per pixel, values from 0 to 255"):
             detector.predict(files(X.astype(np.int32) * 257, "tif"))
     detector = ExDDDetector(cells, random_state=0).fit(deep, y)
     dark = X[:2].astype(np.int32)

@@ -248,7 +248,7 @@ def test_a_synthetic_defect_is_held_out_with_its_source(squares, monkeypatch):
     ],
 )
 def test_a_split_that_leaves_no_image_of_a_class_is_refused(groups, counts):
-    with pytest.raises(ValueError, match=f"^validation_fraction: expected 0.2 of . groups to leave some .*{counts}"):
+    with pytest.raises(ValueError, match=f"^validation_fraction: expected 0.2 of . groups to leave at .*{counts}"):
         split(groups)
 
 

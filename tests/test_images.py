@@ -336,7 +336,7 @@ def test_a_folder_is_no_image(tmp_path):
 @pytest.mark.parametrize("value", [-1, 65536])
 def test_more_than_sixteen_bits_a_pixel_are_refused(tmp_path, value):
     path = saved(tmp_path / "wide.tif", np.full((4, 5), value, dtype=np.int32))
-    message = rf"wide\.tif\): expected at most 16 bits a pixel, .* got values from {value} to {value}\."
+    message = rf"wide\.tif\): expected at most 16 bits per pixel, .* got values from {value} to {value}\."
     with pytest.raises(ValueError, match=message):
         Images([path])[0]
 

@@ -60,7 +60,7 @@ def test_a_defect_that_sorts_first_is_warned_of(squares, cells):
 def test_unknown_names_are_warned_of_once(names, squares, cells):
     X, y, _ = squares
     labels = np.where(y == 1, names[1], names[0])
-    match = rf"^y: took '{names[1]}' of the labels \['{names[0]}', '{names[1]}'\] for the defect, .* Set pos_label"
+    match = rf"^y: took '{names[1]}' of the labels \['{names[0]}', '{names[1]}'\] to mean defect, .* Set pos_label"
     with pytest.warns(UserWarning, match=match) as caught:
         detector = ExDDDetector(cells, random_state=0).fit(X, labels)
     assert len(caught) == 1

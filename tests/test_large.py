@@ -565,7 +565,7 @@ def test_a_lost_process_does_not_lose_the_fit(fatal, cells, squares):
     X, y, _ = squares
     expected = ExDDDetector(cells, shard_size=3, random_state=0).fit(X, y)
     detector = ExDDDetector(fatal(1), shard_size=3, n_jobs=2, random_state=0)
-    with pytest.warns(RuntimeWarning, match="(?s)A worker was lost.*this pass is made again"):
+    with pytest.warns(RuntimeWarning, match="(?s)A worker was lost.*This pass is repeated"):
         detector.fit(X, y)
     assert_same_fit(detector, expected, X)
 

@@ -126,7 +126,7 @@ def test_every_kind_of_array_marks_the_same_pixels(kind, container):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.where(MARK, 0.2, 1.5), r"expected floats in \[0, 1\], of which those > 0\.5 .* from 0\.2\d* to 1\.5"),
+        (np.where(MARK, 0.2, 1.5), r"expected floats in \[0, 1\], where values > 0\.5 .* from 0\.2\d* to 1\.5"),
         (MARK * 255.0, r"expected floats in \[0, 1\], .* from 0 to 255\. Pass mask > 0"),
         (np.where(MARK, np.nan, 0), r"expected floats in \[0, 1\], .* nan"),
         (np.where(MARK, -1, 0), r"expected integers of at least 0, got values from -1"),
@@ -245,7 +245,7 @@ def test_swapped_arguments_are_refused(score, container, squares, cells):
         with pytest.raises(ValueError, match=r"masks\[\d\]: expected True or 1 .* floats such as .* swapped\?"):
             score(container(one), container(masks))
     soft = np.where(masks, 0.9, 0.2)
-    with pytest.raises(ValueError, match=r"masks\[0\]: .* Of soft masks, pass mask > 0\.5"):
+    with pytest.raises(ValueError, match=r"masks\[0\]: .* For soft masks, pass mask > 0\.5"):
         score(soft, maps)
     assert score(soft > 0.5, maps) == score(masks.astype(np.float64), maps)
 

@@ -152,14 +152,14 @@ def test_rows_left_in_are_counted_for_each_group():
 
 @pytest.mark.parametrize("n_neighbors", [0, -1, 6, 1.0, None])
 def test_a_number_of_neighbours_that_the_bank_does_not_have_is_refused(n_neighbors):
-    with pytest.raises(ValueError, match=r"^n_neighbors: expected an integer in \[1, 5\], the rows of the bank, got "):
+    with pytest.raises(ValueError, match=r"^n_neighbors: expected an integer in \[1, 5\], the number of rows, got "):
         MemoryBank(np.eye(5)).kneighbors(np.eye(5), n_neighbors)
 
 
 def test_rows_that_are_left_out_do_not_count_as_neighbours():
     bank = MemoryBank(np.eye(5), {"group": [0, 0, 0, 1, 1]})
     assert bank.kneighbors(np.eye(5)[:2], 2, exclude=0)[1].tolist() == [[3, 4]] * 2
-    with pytest.raises(ValueError, match=r"expected an integer in \[1, 2\], the rows of the bank, got 3"):
+    with pytest.raises(ValueError, match=r"expected an integer in \[1, 2\], the number of rows, got 3"):
         bank.kneighbors(np.eye(5)[:2], 3, exclude=[1, 0])
 
 
@@ -230,9 +230,12 @@ def test_a_row_tells_where_it_comes_from():
 @pytest.mark.parametrize(
     ("provenance", "message"),
     [
-        ({"image": [0, 1]}, r"^provenance\['image'\]: expected shape \(3,\), one value a row of features, got \(2,\)"),
+        (
+            {"image": [0, 1]},
+            r"^provenance\['image'\]: expected shape \(3,\), one value per row of features, got \(2,\)",
+        ),
         ({"group": [[0], [1], [2]]}, r"^provenance\['group'\]: expected shape \(3,\), .*, got \(3, 1\)"),
-        ({"images": [0, 1, 2]}, r"^provenance: expected keys among \['column', .*\], got also \['images'\]"),
+        ({"images": [0, 1, 2]}, r"^provenance: expected keys among \['column', .*\], also got \['images'\]"),
     ],
 )
 def test_provenance_that_does_not_fit_is_refused(provenance, message):

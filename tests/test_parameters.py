@@ -451,7 +451,7 @@ def test_scikit_learn_can_be_told_to_skip_the_checks(surfaces):
         ({"provenance": Nothing()}, r"provenance: expected a dict of str to array-like or None, got Nothing\(\)"),
         (
             {"provenance": {"image": ["a", "b"]}},
-            r"provenance\['image'\]: expected one int64 a row .*, got \['a', 'b'\]",
+            r"provenance\['image'\]: expected one int64 per row .*, got \['a', 'b'\]",
         ),
     ],
     ids=repr,

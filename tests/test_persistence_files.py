@@ -46,14 +46,17 @@ def build():
     [
         (
             ExDDDetector(Own()),
-            r"ExDDDetector\.feature_extractor: expected what .* got test_persistence_files\.Own\. Use joblib",
+            r"ExDDDetector\.feature_extractor: expected a value .* got test_persistence_files\.Own\. Use joblib",
         ),
-        (OwnDetector(), r"OwnDetector: expected what .* got test_persistence_files\.OwnDetector\. Use joblib or skops"),
+        (
+            OwnDetector(),
+            r"OwnDetector: expected a value .* got test_persistence_files\.OwnDetector\. Use joblib or skops",
+        ),
         (
             CutPasteDefectAugmenter(foreground=lambda image: image > 0),
             r"foreground: .* got builtins\.function\. Use joblib",
         ),
-        (ModuleFeatureExtractor(build), "ModuleFeatureExtractor: expected what a file without code can hold"),
+        (ModuleFeatureExtractor(build), "ModuleFeatureExtractor: expected a value that a file without code can hold"),
         (DiffusionDefectAugmenter(build), r"DiffusionDefectAugmenter\.model: .* got builtins\.function"),
         (
             ExDDDetector(random_state=np.random.RandomState(0)),
@@ -61,7 +64,7 @@ def build():
         ),
         (
             make_pipeline(CutPasteDefectAugmenter(), ExDDDetector()),
-            r"Pipeline: .* Take the detector out of it, such as pipel",
+            r"Pipeline: .* Pass the detector inside it, such as pipel",
         ),
         (
             CombinedDefectDetector([("a", ExDDDetector(pos_label=1j))]),
@@ -88,7 +91,7 @@ def test_a_fitted_detector_with_an_extractor_of_ones_own_is_refused(cells, surfa
 
 def test_what_would_be_too_long_to_be_read_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(persistence, "_MAX_HEADER", 100)
-    with pytest.raises(ValueError, match=r"detector: expected names and texts of at most 0\.0001 MB, .* Fit on paths"):
+    with pytest.raises(ValueError, match=r"detector: expected at most 0\.0001 MB of names and texts, .* Fit on paths"):
         dump(ExDDDetector(), tmp_path / "detector")
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +154,7 @@ def test_no_missing_or_added_byte_goes_unseen(small, tmp_path):
     path = tmp_path / "bank"
     for damaged in [*(small[:length] for length in range(0, len(small), 3)), small + b"\0", small * 2]:
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"bank: expected a file that .*dump wrote, got"):
+        with pytest.raises(ValueError, match=r"bank: expected a file written by .*dump, got"):
             load(path)
 
 
@@ -164,7 +167,7 @@ def test_no_missing_or_added_byte_goes_unseen(small, tmp_path):
 def test_any_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "bytes"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="bytes: expected a file that"):
+    with pytest.raises(ValueError, match="bytes: expected a file written by"):
         load(path)
 
 
@@ -173,7 +176,7 @@ def test_any_bytes_are_refused(tmp_path_factory, content):
 )
 def test_other_kinds_of_files_are_refused(content, tmp_path):
     (tmp_path / "other").write_bytes(content)
-    with pytest.raises(ValueError, match=r"other: expected a file that .*dump wrote, got another"):
+    with pytest.raises(ValueError, match=r"other: expected a file written by .*dump, got another"):
         load(tmp_path / "other")
 
 
@@ -200,7 +203,7 @@ def own(name, **arguments):
 def test_a_newer_format_is_refused_by_its_number(tmp_path):
     path = forged(tmp_path / "newer", "whatever a later version means by it", version="2")
     with pytest.raises(
-        ValueError, match=r"newer: expected format 1 or older, got format 2, which a newer sklearn_exdd wrote"
+        ValueError, match=r"newer: expected format 1 or older, got format 2, written by a newer sklearn_exdd"
     ):
         load(path)
 
@@ -233,7 +236,7 @@ CODES = {"codes": np.full((1, 2), 0x110000, dtype=np.uint32), "row": np.zeros(3)
     ids=lambda structure: str(structure)[:60],
 )  # fmt: skip
 def test_a_hostile_structure_is_refused(structure, tmp_path):
-    with pytest.raises(ValueError, match=r"hostile: expected a file that .*dump wrote, got"):
+    with pytest.raises(ValueError, match=r"hostile: expected a file written by .*dump, got"):
         load(forged(tmp_path / "hostile", structure, CODES))
 
 

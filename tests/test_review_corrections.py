@@ -232,7 +232,7 @@ def test_a_saved_detector_knows_its_corrections_and_files_are_never_replaced(fol
 
 def test_a_detector_that_cannot_be_saved_leaves_no_file(session, folder, tmp_path):
     session.corrections.add(names_of(session, 1)[0], 1)
-    with pytest.raises(TypeError, match=r"expected what a file without code can hold .*, got conftest\.CellStatistics"):
+    with pytest.raises(TypeError, match=r"expected a value that a file .* can hold .*, got conftest\.CellStatistics"):
         folder.save(session.detector)
     assert list((folder.path / "review" / "detectors").iterdir()) == []
     (folder.path / "review" / "detectors").rmdir()

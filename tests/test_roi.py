@@ -354,7 +354,7 @@ def test_a_defect_outside_the_region(surfaces, roi):
     outside = np.zeros_like(roi)
     outside[:4, :4] = True
     masks = [outside if label else None for label in y]
-    with pytest.raises(ValueError, match=r"got an empty one within the region of interest. Leave.* or call it normal"):
+    with pytest.raises(ValueError, match=r"got an empty one within the region of interest. Leave.* or label it normal"):
         ExDDDetector("gabor").fit(X, y, masks=masks, roi=roi)
     on_normal = [outside if not label else None for label in y]
     ExDDDetector("gabor").fit(X, y, masks=on_normal, roi=roi)  # a defect that does not count

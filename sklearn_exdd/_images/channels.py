@@ -1,4 +1,4 @@
-"""Channels: images brought to grey or to three channels."""
+"""Conversion of images to grey or to three channels."""
 
 import os
 
@@ -10,18 +10,18 @@ _LUMA = (19595, 38470, 7471)  # ITU-R 601, in 65536ths, as Pillow computes its m
 
 
 def in_channels(image, channels):
-    """Bring an image to grey or to three channels, in its dtype.
+    """Convert an image to grey or to three channels, keeping its dtype.
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, channels)
-        Anything else is returned as it is, for the message about it.
+        Image to convert. Any other array is returned unchanged, for a later check to report.
     channels : {"grey", "colour"}
 
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
-        Alpha is dropped, and bool in colour becomes uint8: it has no greys.
+        Image without alpha. A bool image in colour becomes uint8 when converted to grey, because bool has no greys.
     """
     n_channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
     if n_channels not in (1, 3, 4) or image.dtype.kind not in "buf":
@@ -43,9 +43,9 @@ def _luma(image):
 
 
 class FileInChannels:
-    """File whose image is brought to grey or to three channels when it is read.
+    """File whose image is converted to grey or to three channels when it is read.
 
-    ``np.asarray`` reads it.
+    ``np.asarray`` reads the file.
 
     Parameters
     ----------

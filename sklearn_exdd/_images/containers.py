@@ -1,4 +1,4 @@
-"""Containers: lists, arrays, tables and tensors of images or masks, by position."""
+"""Containers of images or masks, read by position: lists, arrays, tables and tensors."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ EXPECTED_IMAGES = (
 
 
 def is_path(item):
-    """Tell whether an item is the path of a file."""
+    """Tell whether an item is a file path."""
     return isinstance(item, (str, os.PathLike))
 
 
@@ -25,27 +25,27 @@ def is_picture(item):
 
 
 def is_missing(item):
-    """Tell whether an item stands for a missing one: None, NaN, NaT, pandas.NA, numpy.ma.masked or a blank text."""
+    """Tell whether an item is a missing value: None, NaN, NaT, pandas.NA, numpy.ma.masked or a blank text."""
     if item is None or item is np.ma.masked or type(item).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(item, (str, bytes)):
         return not item.strip()
-    # NaN and NaT, which differ from themselves.
+    # NaN and NaT are not equal to themselves.
     return isinstance(item, (Number, np.number, np.datetime64, np.timedelta64)) and bool(item != item)
 
 
 def check_listed(values, name):
-    """Refuse containers without positions: iterators, which can be read only once, sets and mappings.
+    """Refuse containers that cannot be read by position: sets, mappings, and iterators, which can be read only once.
 
     Parameters
     ----------
     values : object
-        Value that a user passed.
+        Value passed by the user.
     name : str
-        Parameter, for messages.
+        Name of the parameter, for messages.
     """
     if hasattr(values, "ndim"):
-        return  # arrays, among them sparse ones, some of which are mappings
+        return  # arrays, including sparse arrays, which may also be mappings
     if isinstance(values, Iterator):
         advice = f"list({name})"
     elif isinstance(values, Mapping):
@@ -59,14 +59,14 @@ def check_listed(values, name):
 
 
 def as_array(item, where):
-    """Convert an item to an array in the byte order of the machine, sharing its memory if possible.
+    """Convert an item to an array in native byte order, sharing its memory if possible.
 
     Parameters
     ----------
     item : array-like
-        Also a torch tensor on any device, with or without a gradient.
+        Array-like, or a torch tensor on any device, with or without a gradient.
     where : str
-        How messages call it.
+        Name of the item in messages.
 
     Returns
     -------
@@ -80,18 +80,20 @@ def as_array(item, where):
     check_unmasked(item, where)
     try:
         array = np.asarray(_from_torch(item))
-    except Exception as error:  # each library refuses in its own way
+    except Exception as error:  # libraries raise errors of different types
         raise ValueError(
-            f"{where}: expected what numpy can convert to an array, got {type(item).__name__}: {error}"
+            f"{where}: expected an object that numpy can convert to an array, got {type(item).__name__}: {error}"
         ) from error
     if array.dtype == object and array.ndim == 0 and not isinstance(item, np.ndarray):
         advice = f"Pass {where}.toarray()." if hasattr(item, "toarray") else "Convert it with np.array first."
-        raise ValueError(f"{where}: expected what numpy can convert to an array, got {type(item).__name__}. {advice}")
+        raise ValueError(
+            f"{where}: expected an object that numpy can convert to an array, got {type(item).__name__}. {advice}"
+        )
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def check_unmasked(values, where):
-    """Refuse a masked array that has masked values: they stand for no number, whatever lies beneath the mask."""
+    """Refuse a masked array with masked values, because the numbers beneath the mask are not valid."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         n_masked = int(np.ma.getmaskarray(values).sum())
         raise ValueError(
@@ -109,14 +111,14 @@ def _from_torch(item):
 
 
 def holds_images(X, name="X"):
-    """Tell images from feature rows (two-dimensional tables of numbers).
+    """Tell whether a value holds images rather than feature rows (a two-dimensional table of numbers).
 
     Parameters
     ----------
     X : object
         Value of X or of X_defect.
     name : str, default="X"
-        How messages call it.
+        Name of the parameter in messages.
 
     Returns
     -------
@@ -137,7 +139,7 @@ def holds_images(X, name="X"):
         return False
     if len(X) == 0:
         return isinstance(X, (list, tuple))
-    # A missing image, such as what cv2.imread returns for a file that it cannot read, does not make the others numbers.
+    # Ignore missing images, such as None, which cv2.imread returns for a file that it cannot read.
     first = next((item for item in X if not is_missing(item)), None)
     if first is None:
         return any(item is None or isinstance(item, str) for item in X)
@@ -155,9 +157,9 @@ def check_no_table(X, name, expected):
     Parameters
     ----------
     X : object
-        Value that a user passed.
+        Value passed by the user.
     name : str
-        Parameter, for messages.
+        Name of the parameter, for messages.
     expected : str
         Description of the images or masks expected, for messages.
     """
@@ -186,7 +188,7 @@ def _is_number(text):
 
 
 def described(X):
-    """Return how a message calls what came instead of images, with its first item that is not missing."""
+    """Describe a value passed in place of images, and its first item that is not missing, for a message."""
     shape = getattr(X, "shape", None)
     came = f"an array of shape {tuple(shape)}" if shape is not None else type(X).__name__
     if isinstance(X, (str, bytes)) or not hasattr(X, "__len__") or len(tuple(shape or (0,))) != 1 or len(X) == 0:

@@ -1,22 +1,22 @@
-"""Decoding: files and Pillow images to arrays."""
+"""Decoding of image files and Pillow images to arrays."""
 
 import os
 from contextlib import contextmanager
 
 import numpy as np
 
-# Of the files that are looked for in folders: every suffix in use for the formats in _FORMATS.
+# Suffixes by which image files in folders are recognised: every suffix in use for the formats in _FORMATS.
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm"),
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpe", ".jfif", ".jfi", ".jif", ".mpo", ".dib", ".apng"),
     *(".avif", ".avifs"),
 )
 
-# What cameras, scanners and painting programs write. Pillow knows more formats, and hands one of them, PostScript, to a
-# program outside, whatever the name of the file is.
+# Formats that cameras, scanners and painting programs write. Pillow reads more formats, but decodes one of them,
+# PostScript, with an external program, and does so for a file of any name.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-_GREY = ("1", "L", "LA", "La", "F")  # modes, beside those of integers
-_ORIENTATION = 0x0112  # tag of EXIF
+_GREY = ("1", "L", "LA", "La", "F")  # grey modes, besides those of integers
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 def read_image(path, where=None, bits=None):
@@ -26,24 +26,24 @@ def read_image(path, where=None, bits=None):
     ----------
     path : str or path-like
     where : str, default=None
-        How messages call it.
+        Name of the image in messages; None uses the path.
     bits : {8, 16}, default=None
-        Depth of 32-bit integers; None is 16.
+        Number of bits to which 32-bit integers are reduced; None means 16.
 
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
-        uint8, uint16 or float32, turned upright as its EXIF tag says; the first one of several in a file. Alpha is
-        dropped. A palette whose colours are all grey, those not in use
-        included, gives a grey image.
+        Image in uint8, uint16 or float32, turned upright as its EXIF tag says and without alpha. If the file holds
+        several images, this is the first. An image with a palette is grey if all colours of the palette are grey,
+        including unused ones.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has more than
-        twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` allows: 179 million, unless you set it.
+        If the file cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has
+        more than twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` (by default, more than 179 million).
     """
     return _checked(*_decoded_file(path, where or str(path), pixels_of), bits)
 
@@ -54,7 +54,7 @@ def read_marks(path, where):
 
 
 def is_grey_file(path):
-    """Tell by its header whether :func:`read_image` gives a grey image; None if it cannot be read."""
+    """Tell from the header of a file whether :func:`read_image` returns a grey image; None if it cannot be read."""
     try:
         with _opened(path) as picture:
             return has_grey_palette(picture) or picture.mode.startswith("I") or picture.mode in _GREY
@@ -90,9 +90,9 @@ def _decoded_file(path, where, convert):
     try:
         with _opened(path) as picture:
             return convert(_upright(picture)), where
-    except Exception as error:  # decoders fail in as many ways as there are bytes
+    except Exception as error:  # decoders raise errors of many types
         raise _undecodable(
-            error, where, f"Replace the file or leave it out; read are {', '.join(_FORMATS)}."
+            error, where, f"Replace the file or leave it out; supported formats are {', '.join(_FORMATS)}."
         ) from error
 
 
@@ -107,13 +107,13 @@ def _decoded(picture, where, convert):
 def _undecodable(error, where, advice):
     from PIL import UnidentifiedImageError
 
-    # Of a file that no decoder knows Pillow says no more than its name.
+    # If no decoder recognises a file, Pillow's message holds nothing but the file name.
     said = "" if isinstance(error, UnidentifiedImageError) or not str(error) else f": {error}"
     return ValueError(f"{where}: expected an image that Pillow can decode, got {type(error).__name__}{said}. {advice}")
 
 
 def _upright(picture):
-    """Turn a picture as its EXIF tag says. EXIF that cannot be read says nothing."""
+    """Turn a Pillow image upright as its EXIF tag says. EXIF that cannot be read is ignored."""
     from PIL import Image
 
     picture.load()
@@ -127,21 +127,21 @@ def _upright(picture):
             7: Image.Transpose.TRANSVERSE,
             8: Image.Transpose.ROTATE_90,
         }.get(picture.getexif().get(_ORIENTATION))
-    except Exception:  # nothing in EXIF is worth an image
+    except Exception:  # damaged EXIF is not worth losing the image
         turn = None
     if turn is None:
         return picture
     turned = picture.transpose(turn)
-    turned.format = picture.format  # which tells whether colours blur
+    turned.format = picture.format  # used to tell whether compression blurs colours
     return turned
 
 
 def pixels_of(picture):
-    """Pixels of a Pillow image of any mode: grey or RGB, without alpha."""
+    """Return the pixels of a Pillow image of any mode as grey or RGB, without alpha."""
     mode = picture.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         pixels = _native(np.asarray(picture))
-        # Of PGM, Pillow scales what has more than 8 bits to 16.
+        # Pillow scales PGM files of more than 8 bits to 16 bits.
         return pixels.astype(np.uint16) if mode == "I" and picture.format == "PPM" else pixels
     if mode in ("1", "L", "LA"):
         return np.asarray(picture if mode == "L" else picture.convert("L"))
@@ -161,9 +161,9 @@ def levels_of(picture):
     Returns
     -------
     levels : ndarray of shape (height, width) or (height, width, 3)
-        bool, False where it is black, if the picture has a palette with a colour.
+        Grey levels or colours. If the image has a palette with a colour, bool: False for black, True for the rest.
     opacity : ndarray of shape (height, width), uint8, or None
-        None if the picture has no transparency.
+        None if the image has no transparency.
     is_lossy : bool
     """
     mode = picture.mode
@@ -180,10 +180,9 @@ def levels_of(picture):
 
 
 def has_grey_palette(picture):
-    """Tell whether a picture has a palette without a colour.
+    """Tell whether a Pillow image has a palette of greys only.
 
-    The palette decides, not the colours that happen to be in use: images of one source are then all grey or all in
-    colour.
+    The palette decides, not the colours in use, so that images from one source are either all grey or all in colour.
     """
     if picture.mode not in ("P", "PA"):
         return False
@@ -198,12 +197,12 @@ def _native(pixels):
 def _checked(pixels, where, bits):
     if 0 in pixels.shape:
         raise ValueError(f"{where}: expected at least one pixel, got an image of shape {pixels.shape}.")
-    if pixels.dtype == np.int32:  # Pillow's mode "I": 16-bit files of older formats
+    if pixels.dtype == np.int32:  # Pillow's mode "I", used for 16-bit files of older formats
         low, high, bits = pixels.min(), pixels.max(), bits or 16
         if low < 0 or high >= 2**bits:
             raise ValueError(
-                f"{where}: expected at most {bits} bits a pixel, values from 0 to {2**bits - 1}, got values from {low} "
-                f"to {high}. Rescale them and save them as {'uint16' if bits == 16 else 'uint8 or uint16'}."
+                f"{where}: expected at most {bits} bits per pixel, values from 0 to {2**bits - 1}, got values from "
+                f"{low} to {high}. Rescale them and save them as {'uint16' if bits == 16 else 'uint8 or uint16'}."
             )
         pixels = pixels.astype(f"u{bits // 8}")
     return pixels

@@ -1,4 +1,4 @@
-"""Digests of images, by which a detector recognises those that it was fitted on."""
+"""Digests of images, by which a detector recognises the images it was fitted on."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def training_digests(images):
-    """Return the digests of images: of a file its bytes, of an array its pixels.
+    """Return the digest of each image: of the bytes of a file, or of the pixels of an array.
 
     Parameters
     ----------
@@ -21,13 +21,13 @@ def training_digests(images):
 
 
 def are_known(images, digests):
-    """Tell which images have one of some digests.
+    """Tell which images have one of the given digests.
 
     Parameters
     ----------
     images : Images
     digests : ndarray of uint64
-        As :func:`training_digests` returns them.
+        Digests, as returned by :func:`training_digests`.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def _of_file(images, index):
 
 
 def _of_pixels(image):
-    """Return the digest of an image at 8 bits, whatever dtype it came in."""
+    """Return the digest of an image rounded to 8 bits, which is the same for any dtype."""
     levels = np.rint(image * 255).astype(np.uint8)
     return _number(hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()))
 

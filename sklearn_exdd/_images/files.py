@@ -1,4 +1,4 @@
-"""Image files of a folder, by their names: which are images, and which of the others have to be reported."""
+"""Image files in a folder, recognised by their names, and the other files that have to be reported."""
 
 import os
 import unicodedata
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sklearn_exdd._images.decoding import IMAGE_SUFFIXES
 
-# Texts, tables, documents and programs that accompany images. No image hides behind these suffixes.
+# Suffixes of texts, tables, documents and programs that accompany images. No image file has one of these suffixes.
 _SIDECAR_SUFFIXES = frozenset(
     [
         *(".txt", ".md", ".rst", ".log", ".pdf", ".html", ".htm", ".css", ".js", ".tex", ".rtf"),
@@ -20,7 +20,7 @@ _SIDECAR_SUFFIXES = frozenset(
     ]
 )
 _SIDECAR_NAMES = frozenset(["readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile"])
-# Written by operating systems and network drives without being asked. Hidden ones need no entry.
+# Files and folders that operating systems and network drives create on their own. Hidden ones need no entry.
 _COMPANION_FILES = frozenset(["thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"])
 _COMPANION_FOLDERS = frozenset(
     [
@@ -31,7 +31,7 @@ _COMPANION_FOLDERS = frozenset(
 
 
 class Listing(NamedTuple):
-    """Files of a folder, as sorted posix paths relative to it: images, and files that are left out but reported."""
+    """Files in a folder, as sorted posix paths relative to it: images, and files that are left out but reported."""
 
     images: list
     left_out: list
@@ -47,9 +47,9 @@ def list_files(folder):
     Returns
     -------
     listing : Listing
-        `left_out` holds every file that may be an image, but does not have one of the suffixes of the formats that are
-        read, and links to folders, which are not followed. Hidden files, companions that operating systems write, and
-        sidecars (texts, tables, documents, programs) are in neither list.
+        `left_out` holds links to folders, which are not followed, and every file that may be an image but does not
+        have a suffix of a supported format. Hidden files, files that operating systems create, and sidecars (texts,
+        tables, documents, programs) are in neither list.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def list_files(folder):
 
 
 def why_left_out(path):
-    """Return why a file that may be an image is left out, as :func:`list_files` does."""
+    """Return a message on why :func:`list_files` leaves out a file that may be an image."""
     if path.is_dir():
         return "expected an image, got a link to a folder, which is not followed. Copy the images."
     came = f"the suffix {path.suffix!r}" if path.suffix else "none"
@@ -87,7 +87,7 @@ def _raise(error):
 
 
 def _leads_up(place, name):
-    """Tell whether a link closes a circle: what it leads to is listed anyway, or is not in the folder's parts."""
+    """Tell whether a link closes a loop: it leads to the folder that holds the link, or to a folder above it."""
     target = os.path.realpath(os.path.join(place, name))
     return Path(os.path.realpath(place)).is_relative_to(target)
 
@@ -105,15 +105,15 @@ def _is_companion(name):
 
 
 class Names:
-    """A lookup of names that look the same.
+    """Lookup of values by name, which finds names that look the same.
 
     Names are compared in Unicode's composed form (NFC), because some systems write the same letter as two characters.
-    If no name is equal, upper and lower case are not distinguished, provided that a single name matches then.
+    If no name is equal, case is ignored, provided that only one name then matches.
 
     Parameters
     ----------
     pairs : iterable of (str, object)
-        Names and what each of them stands for.
+        Names and their values.
     """
 
     def __init__(self, pairs):
@@ -127,12 +127,12 @@ class Names:
         return self._exact.get(composed(name), [])
 
     def alike(self, name):
-        """Return a list of all values under the only name that differs at most in case, or an empty list."""
+        """Return a list of all values if exactly one name is equal up to case, otherwise an empty list."""
         found = self._folded.get(composed(name).casefold(), [])
         return [value for _, value in found] if len({one for one, _ in found}) == 1 else []
 
     def find(self, name):
-        """Return a list of all values under a name, in upper or lower case if that is unambiguous."""
+        """Return a list of all values under a name, ignoring case if that is unambiguous."""
         return self.equal(name) or self.alike(name)
 
 

@@ -20,14 +20,14 @@ from sklearn_exdd._images.masks import Masks
 from sklearn_exdd._images.roi import ImageInRegion, filled, region_of, unwrapped
 
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
-_MIN_SIDE = 16  # pixels: an array (h, w, 1), (h, w, 3) or (h, w, 4) of at least these sides looks like one image
-_ROUNDING = 1e-6  # by which floats may leave [0, 1]
+_MIN_SIDE = 16  # pixels; an array (h, w, 1), (h, w, 3) or (h, w, 4) with sides of at least this looks like one image
+_ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 _CONVERT = "Convert all images to one of the two, as Pillow does with convert('L') or convert('RGB')"
-_NEAR = 0.1  # excess up to which clipping is the likelier remedy
+_NEAR = 0.1  # largest excess for which clipping is the likelier remedy
 
 
 class Images:
-    """A sequence of images, decoded and validated when they are asked for.
+    """Sequence of images, decoded and validated on access.
 
     Parameters
     ----------
@@ -35,26 +35,26 @@ class Images:
         An array ``(n, h, w)`` or ``(n, h, w, c)``, a list of arrays or Pillow images
         of different sizes, or a list of file paths.
     name : str, default="X"
-        How messages call it.
+        Name of the images in messages.
     n_channels : int, default=None
-        Channels that fit saw (alpha not counted); None takes those of the first image.
+        Number of channels seen in fit, without alpha; None uses that of the first image.
     channels : {"grey", "colour"}, default=None
-        Colours to convert all images to; None leaves them as they are.
+        Kind of image to convert all images to; None leaves them unchanged.
     bits : {8, 16}, default=None
         Depth of images in integer types other than uint8 and uint16. None takes it from
-        the images in uint8 or uint16 beside them, files included, or else from the largest
-        value of all.
+        the uint8 or uint16 images passed with them, including files, or else from their
+        largest value.
     first : int, default=0
-        Number by which messages call the first image.
+        Number of the first image in messages.
     remedy : str, default="Convert all images ..."
         Advice on an image that is grey among colour images, or the reverse. "{wanted}" in it becomes "grey" or
         "colour".
 
     Notes
     -----
-    ``images[i]`` is float32 ``(height, width, channels)`` in [0, 1] with 1 or 3 channels;
-    alpha is dropped. A copy of the user's pixels is made only then. Outside the region of
-    interest of an image, its pixels have the mean colour inside.
+    ``images[i]`` is float32 ``(height, width, channels)`` in [0, 1] with 1 or 3 channels,
+    without alpha. The user's pixels are copied only on this access. Pixels outside the
+    region of interest of an image get the mean colour of the region.
     """
 
     def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, first=0, remedy=_CONVERT):
@@ -91,16 +91,16 @@ class Images:
 
     @property
     def n_channels(self):
-        """Number of channels that all images have, alpha not counted; by default that of the first image read."""
+        """Number of channels of every image, without alpha; by default that of the first image read."""
         if self._n_channels is None:
             self[0]
         return self._n_channels
 
     @property
     def bits(self):
-        """Depth of the images (8 or 16), or None if floats or bool do not tell; that of files is read from the first.
+        """Depth of the images (8 or 16), read from the first file if there are files; None for floats and bool.
 
-        An integer array that is passed to predict is then read as deep as the files of fit.
+        An integer array passed to predict is then read at the depth of the files passed to fit.
         """
         if self._bits is None and any(_is_file(item) for item in self._items):
             index = next(i for i, item in enumerate(self._items) if _is_file(item))
@@ -108,15 +108,15 @@ class Images:
         return self._bits
 
     def with_channels(self, n_channels):
-        """Return the same images, which are now expected to have this number of channels."""
+        """Return the same images, but expect them to have this number of channels."""
         same = copy.copy(self)
         if n_channels != self._n_channels:
             same._n_channels, same._expected_by = n_channels, "the other images"
-            same._shapes, same._layouts = {}, {}  # images that were read under another expectation are read again
+            same._shapes, same._layouts = {}, {}  # images read with another expected number are read again
         return same
 
     def of_one_kind(self):
-        """Return the same images or, if some are grey and some are not, all of them in colour.
+        """Return the same images, all converted to colour if some are grey and some are not.
 
         Only the headers of files are read.
         """
@@ -127,14 +127,14 @@ class Images:
         return same
 
     def check_all(self):
-        """Read every image once, so that a wrong one is reported now, under the user's number."""
+        """Read every image once, so that an invalid one is reported now, with the user's index."""
         for i in range(len(self)):
             self.shape(i)
 
     def as_uint8(self):
-        """Return the same images, those of at most 256 grey levels as uint8.
+        """Return the same images, with those of at most 256 grey levels converted to uint8.
 
-        The same pixels then train the same network, whatever dtype they came in. Files stay files.
+        The same pixels then train the same network, whatever their dtype was. Files stay files.
         """
         items = list(self._items)
         for i, item in enumerate(items):
@@ -147,7 +147,7 @@ class Images:
         return same
 
     def raw(self):
-        """Return the images as a list of paths and arrays, as the user gave them, with their regions of interest."""
+        """Return the images as a list of paths and arrays, as the user passed them, with their regions of interest."""
         if self._regions is None:
             return list(self._items)
         return [
@@ -166,36 +166,37 @@ class Images:
         return self.n_regions == len(self)
 
     def within(self, region):
-        """Return the same images; those without a region of interest get the given one."""
+        """Return the same images, with the given region of interest for those without one."""
         same = self.take(range(len(self)))
         given = ImageInRegion(None, region)
         same._regions = [given if wrapped is None else wrapped for wrapped in self._regions or [None] * len(self)]
         return same
 
     def in_regions_of(self, others, positions):
-        """Return the same images, made on others, in their regions of interest.
+        """Return the same images, with the regions of interest of the images they were made from.
 
         Parameters
         ----------
         others : Images
+            Images that these were made from.
         positions : list of int or None
-            For each image the position of the one that it was made on; None if that is not known.
+            Position in `others` of the source of each image; None if unknown.
         """
         if not others.have_regions or self.have_regions:
             return self
         is_shared = len({id(wrapped.region) for wrapped in others._regions}) == 1
         if not is_shared and None in positions:
             raise ValueError(
-                f"{self.where(positions.index(None))}: expected the source of a defect on images with regions of "
-                "interest of their own, got None. Let the augmenter name it in its provenance, or use one region for "
-                "all images."
+                f"{self.where(positions.index(None))}: expected the source of the defect, because each image has a "
+                "region of interest of its own, got None. Let the augmenter record it in its provenance, or use one "
+                "region for all images."
             )
         same = self.take(range(len(self)))
         same._regions = [others._regions[0 if is_shared else position] for position in positions]
         return same
 
     def region(self, index):
-        """Return the region of interest of an image, bool (height, width); None if every pixel counts."""
+        """Return the region of interest of an image, bool (height, width), or None if every pixel counts."""
         wrapped = self._regions and self._regions[index]
         region = None if wrapped is None else wrapped.region
         if is_path(region):
@@ -204,7 +205,7 @@ class Images:
         return region
 
     def within_region(self, index, mask):
-        """Return the part of the mask of an image, or None, that lies within its region of interest."""
+        """Return the part of a mask within the region of interest of its image, or None if `mask` is None."""
         region = None if mask is None else self.region(index)
         return mask if region is None else mask & region
 
@@ -214,11 +215,11 @@ class Images:
         return item.path if isinstance(item, FileInChannels) else item if is_path(item) else None
 
     def where(self, index):
-        """Return what messages call an image."""
+        """Return the name of an image in messages."""
         return f"{self.name}[{self._numbers[index]}]"
 
     def shape(self, index):
-        """Return the height and width of an image, which is read once for it."""
+        """Return the height and width of an image, which is read if it has not been yet."""
         if index not in self._shapes:
             self[index]
         return self._shapes[index]
@@ -235,7 +236,7 @@ class Images:
         return filled(image, region)
 
     def _whole(self, index):
-        """Return an image with all of its pixels."""
+        """Return an image with all of its pixels, inside and outside its region of interest."""
         item, where = self._item(index)
         image = _as_unit_float(item, where)
         if self._n_channels is None:
@@ -251,13 +252,13 @@ class Images:
         return image
 
     def original(self, index):
-        """An image exactly as it came, but without alpha, and bool as uint8, in the form of :meth:`restore`."""
+        """Return an image as the user passed it, but without alpha and with bool as uint8, as :meth:`restore` does."""
         item, _ = self._item(index)
         item = item[..., :3] if item.ndim == 3 else item
         return item.astype(np.uint8) * 255 if item.dtype == bool else item
 
     def restore(self, index, pixels):
-        """Pixels as this class gives them, back in the dtype and the dimensions of an image.
+        """Convert pixels in the form of ``images[index]`` back to the dtype and the dimensions of that image.
 
         Parameters
         ----------
@@ -267,7 +268,7 @@ class Images:
         Returns
         -------
         image : ndarray of shape (height, width) or (height, width, channels)
-            Alpha is gone, and bool has become uint8: it has no greys.
+            Image without alpha; uint8 in place of bool, which has no greys.
         """
         if index not in self._layouts:
             self[index]
@@ -279,7 +280,7 @@ class Images:
         return (pixels[..., 0] if ndim == 2 else pixels).astype(dtype)
 
     def take(self, indices):
-        """The images at some indices; messages keep calling them by their own numbers."""
+        """Select images by position; messages keep their original numbers."""
         taken = copy.copy(self)
         taken._items = [self._items[i] for i in indices]
         taken._numbers = [self._numbers[i] for i in indices]
@@ -288,7 +289,7 @@ class Images:
         return taken
 
     def _item(self, index):
-        """An image as an array, and how messages call it."""
+        """Return an image as an array, and its name in messages."""
         item, where = self._items[index], self.where(index)
         if _is_file(item):
             where += f" ({item.path if isinstance(item, FileInChannels) else os.fspath(item)})"
@@ -297,11 +298,11 @@ class Images:
 
 
 def _item(item, where, bits):
-    """An item of a list as a path or an array."""
+    """Return an item of a list as a path or an array."""
     if is_missing(item):
         raise ValueError(
             f"{where}: expected an image, got {repr(item) if isinstance(item, str) else item} (cv2.imread returns None "
-            "for a file that it cannot read). Check its path, or leave it out, with its label."
+            "for a file that it cannot read). Check its path, or leave out the image and its label."
         )
     if _is_file(item):
         return item
@@ -330,7 +331,7 @@ def _read(file, where, bits=None):
 
 
 def _of_known_depth(items, name, bits, first):
-    """Take integers of other types for 8 or 16 bits, all images of one call alike; return the depth, too."""
+    """Convert integers of other types to uint8 or uint16, the same for all images; return images and depth."""
     if isinstance(items, np.ndarray):
         arrays, whole = {0: items}, True
     else:

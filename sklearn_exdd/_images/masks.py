@@ -1,4 +1,4 @@
-"""Masks, and the one rule for the pixels that they mark."""
+"""Masks, and the rule for which of their pixels are marked."""
 
 import copy
 import os
@@ -15,21 +15,22 @@ from sklearn_exdd._images.containers import (
 )
 from sklearn_exdd._images.decoding import decode_marks, read_marks
 
-_ROUNDING = 1e-6  # by which floats may leave [0, 1]
+_ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 
 
 class Masks:
-    """Masks of images: True on the defect, or None where an image has no mask.
+    """Masks of images: True on the defect; None for an image without a mask.
 
     Parameters
     ----------
     masks : array (n, height, width) or list of arrays, Pillow images, paths or None
-        One for each image, by position. :func:`marked` says which pixels of a mask are marked.
+        One mask for each image, by position. :func:`marked` defines which pixels of a mask are marked.
     n_images : int
-        Expected number.
+        Expected number of masks.
     name : str, default="masks"
+        Name of the masks in messages.
     soft : bool, default=True
-        Whether floats between 0 and 1 are accepted. Metrics do not: they are usually maps in the place of masks.
+        Whether to accept floats between 0 and 1. Metrics refuse them: they are usually maps passed in place of masks.
     """
 
     def __init__(self, masks, n_images, name="masks", soft=True):
@@ -44,11 +45,11 @@ class Masks:
         if getattr(masks, "ndim", 1) > 1:
             self._items = as_array(masks, name)
         else:
-            # By position: a pandas Series would look its entries up by label.
+            # Iterate by position: indexing a pandas Series would look up entries by label.
             self._items = [self._item(item, i) for i, item in enumerate(masks)]
 
     def _item(self, item, index):
-        """An item of a list as None, a path or an array."""
+        """Return an item of a list as None, a path or an array."""
         if is_missing(item) or is_path(item):
             return None if is_missing(item) else item
         where = self.where(index)
@@ -57,7 +58,7 @@ class Masks:
         return as_array(item, where)
 
     def take(self, indices):
-        """The masks at some indices; messages keep calling them by their own numbers."""
+        """Select masks by position; messages keep their original numbers."""
         taken = copy.copy(self)
         taken._items = [self._items[i] for i in indices]
         taken._numbers = [self._numbers[i] for i in indices]
@@ -86,16 +87,16 @@ class Masks:
         return mask
 
     def raw(self):
-        """Return the masks as a list of paths, arrays and None, those that came as arrays as the user gave them."""
+        """Return the masks as a list of paths, arrays and None; arrays are as the user passed them."""
         return list(self._items)
 
     def where(self, index):
-        """How messages call a mask."""
+        """Return the name of a mask in messages."""
         return f"{self.name}[{self._numbers[index]}]"
 
 
 def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
-    """Tell which pixels of a mask are marked: the rule for all masks, in files, Pillow images and arrays.
+    """Tell which pixels of a mask are marked, by one rule for files, Pillow images and arrays.
 
     ========================== ================================================================================
     mask                       marked
@@ -105,12 +106,12 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
     8-bit grey                 > 127 if any value exceeds 127, which leaves out grey fringes; else > 0 (labels)
     wider integers             > 127 if the largest value is 255; > 32767 if it is from 32768 to 65535; else > 0
     colour, palette in colour  any colour but black
-    JPEG                       > half of the largest value of any channel, and > 16: its values blur
+    JPEG                       > half of the largest value of any channel, and > 16: compression blurs values
     with transparency          as above, where the opacity is marked by the rule of 8-bit grey
     ========================== ================================================================================
 
-    A picture in colour all of whose pixels are grey is a grey one, and so is one with a palette of greys only. Negative
-    integers are errors, and so is black paint on a transparent background.
+    A colour image counts as grey if all of its pixels are grey, and so does an image with a palette of greys only.
+    Negative integers are errors, and so is black paint on a transparent background.
 
     Parameters
     ----------
@@ -118,9 +119,9 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
     opacity : ndarray of shape (height, width), default=None
     is_lossy : bool, default=False
     where : str, default="mask"
-        How messages call it.
+        Name of the mask in messages.
     soft : bool, default=True
-        Whether floats between 0 and 1 are accepted.
+        Whether to accept floats between 0 and 1.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
 
 
 def _above_half(levels, where, soft):
-    """Apply the rule to one level a pixel."""
+    """Apply the rule of :func:`marked` to a mask with one level per pixel."""
     if levels.dtype == bool or levels.size == 0:
         return levels.astype(bool)
     low, high = levels.min(), levels.max()
@@ -162,12 +163,12 @@ def _above_half(levels, where, soft):
             example = levels[(levels != 0) & (levels != 1)].flat[0]
             raise ValueError(
                 f"{where}: expected True or 1 on the defect and False or 0 elsewhere, got floats such as {example:g}. "
-                "Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. Of soft masks, pass "
-                "mask > 0.5."
+                "Are masks and maps swapped? The masks come first, as y_true does in scikit-learn. For soft masks, "
+                "pass mask > 0.5."
             )
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise ValueError(
-                f"{where}: expected floats in [0, 1], of which those > 0.5 are marked, got values from {low:.9g} to "
+                f"{where}: expected floats in [0, 1], where values > 0.5 are marked, got values from {low:.9g} to "
                 f"{high:.9g}. Pass mask > 0, or integers."
             )
         return levels > 0.5
@@ -188,7 +189,7 @@ def _marked_in_array(mask, where, soft, image_shape):
         )
     if mask.ndim == 3 and mask.shape[2] == 1:
         mask = mask[..., 0]
-    is_colour = mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype.kind != "f"  # such as cv2.imread gives them
+    is_colour = mask.ndim == 3 and mask.shape[2] == 3 and mask.dtype.kind != "f"  # as returned by cv2.imread
     if is_colour or (mask.ndim == 3 and mask.shape[2] == 4 and mask.dtype == np.uint8):
         return marked(mask[..., :3], mask[..., 3] if mask.shape[2] == 4 else None, where=where)
     if mask.ndim != 2:

@@ -1,4 +1,4 @@
-"""Regions of interest: images of which only some pixels count."""
+"""Regions of interest: images in which only some of the pixels count."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ class ImageInRegion:
     Parameters
     ----------
     image : ndarray, str or path-like
-        Image as the user gave it.
+        Image as the user passed it.
     region : ndarray of shape (height, width), bool, or str, path-like or None
-        Mask of the region, or its file, which is read when needed. None: every pixel counts.
+        Mask of the region, or the path of its file, which is read when needed. None if every pixel counts.
     """
 
     is_image = True
@@ -29,35 +29,35 @@ class ImageInRegion:
 
 
 def with_roi(X, roi):
-    """Attach regions of interest to images: a detector then looks only there.
+    """Attach regions of interest to images, so that a detector looks only there.
 
-    Pixels outside are replaced by the mean colour of the region before any feature is computed. Patches outside enter
-    no memory bank, augmenters make no defects there, and scores, thresholds and pixel metrics ignore them.
+    Pixels outside are replaced by the mean colour of the region before any feature is computed. Patches outside do not
+    enter memory banks, augmenters make no defects there, and scores, thresholds and pixel metrics ignore them.
 
     Parameters
     ----------
     X : images
         Array (n, height, width) or (n, height, width, channels), or list of arrays, Pillow images or paths.
     roi : array of shape (height, width), Pillow image, path, or list of these
-        Mask that is True in the region of interest: one for all images, or a list (or an array of shape
-        (n, height, width)) with one for each image, in which None stands for the whole image.
+        Mask that is True in the region of interest. Pass one mask for all images, or a list (or an array of shape
+        (n, height, width)) with one mask for each image, where None stands for the whole image.
 
     Returns
     -------
     images : list
-        One item for each image, which every function of the library accepts in the place of an image, in lists that
-        scikit-learn may split.
+        One item for each image. Every function of the library accepts these items in place of images, and
+        scikit-learn can split the list.
 
     Raises
     ------
     ValueError
-        If the number of regions differs from that of the images, or a region is empty. Whether a region has the shape
-        of its image is checked when the image is read.
+        If the number of regions differs from that of the images, or a region is empty. The shape of a region is
+        checked only when its image is read.
 
     See Also
     --------
-    ExDDDetector.fit : Its parameter `roi` does the same for all images of fit, and keeps one that is shared by all of
-        them for prediction.
+    ExDDDetector.fit : Its parameter `roi` does the same for all images of fit. A region shared by all of them is kept
+        for prediction.
 
     Examples
     --------
@@ -87,19 +87,19 @@ def with_roi(X, roi):
 
 
 def is_one_region(roi):
-    """Tell one region of interest for all images from one for each of them."""
+    """Tell whether `roi` is one region of interest for all images rather than one for each image."""
     return is_path(roi) or is_picture(roi) or getattr(roi, "ndim", None) == 2
 
 
 def region_of(mask, where):
-    """Return a mask as a region of interest, which is not empty."""
+    """Return a mask as a region of interest, but refuse an empty one."""
     if not mask.any():
         raise ValueError(f"{where}: expected a region of interest with at least one pixel, got an empty mask.")
     return mask
 
 
 def filled(image, region):
-    """Return an image whose pixels outside a region have the mean colour inside, rounded to 8 bits.
+    """Return an image with its pixels outside a region set to the mean colour inside, rounded to 8 bits.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def filled(image, region):
 
 
 def lowest_outside(pixel_map, region):
-    """Return a map that has the lowest value of a region everywhere outside it; None stands for the whole image."""
+    """Return a map with the values outside a region set to the lowest inside; None stands for the whole image."""
     return pixel_map if region is None else np.where(region, pixel_map, pixel_map[region].min())
 
 
@@ -135,7 +135,7 @@ def unwrapped(items):
     -------
     images : list
     regions : list of ImageInRegion or None
-        None for an image that came without any; None in place of the list if all did.
+        None for an image without a region; None in place of the list if all images are without one.
     """
     wrapped = [ImageInRegion(None, item.region) if isinstance(item, ImageInRegion) else None for item in items]
     if all(item is None for item in wrapped):

@@ -1,4 +1,4 @@
-"""The patches of defect images that show the defect."""
+"""Patches of defect images that show the defect."""
 
 from functools import partial
 
@@ -8,27 +8,27 @@ from sklearn_exdd import scoring
 from sklearn_exdd._cache import cached, fingerprint
 from sklearn_exdd.banks.patches import Patches
 
-# A patch of a defect image without a mask shows the defect where it lies farther from the normal ones than this share
-# of these do.
+# Without a mask, a patch of a defect image is taken to show the defect if it lies farther from the normal bank than
+# this share of the normal patches.
 NORMAL_SHARE = 0.99
 
 
 def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synthetic=False):
-    """Return the patches that a mask marks or, without a mask, that lie far from normal ones.
+    """Return the patches that a mask marks or, without a mask, the patches far from normal ones.
 
     Parameters
     ----------
     defect : TrainingSet
         Defect images.
     extractor : BaseFeatureExtractor
-        Fitted.
+        Fitted extractor.
     banks : DualBank
-        Its `memory` caches the patches.
+        Banks, whose `memory` caches the patches.
     cutoff : float
-        Distance to the normal bank from which on a patch without a mask is taken; the farthest patch of an image is
-        taken in any case.
+        Smallest distance to the normal bank at which a patch of an image without a mask is taken; the farthest patch
+        of such an image is always taken.
     max_patches : int or None
-        Number of patches of one image, drawn at random.
+        Largest number of patches per image; if there are more, this many are drawn at random.
     seed : int
     synthetic : bool, default=False
 
@@ -79,11 +79,11 @@ def defect_rows(defect, index, grid, extractor, distances_of, cutoff_of, *, max_
     extractor : BaseFeatureExtractor
         Extractor of the patches.
     distances_of : callable
-        Returns the distances of the patches to normal ones; called only without a mask.
+        Function that returns the distances of the patches to normal ones; called only without a mask.
     cutoff_of : callable
-        Returns the distance from which on a patch without a mask is taken; called only without a mask.
+        Function that returns the smallest distance at which a patch is taken; called only without a mask.
     max_patches : int or None
-        Drawn at random if there are more.
+        Largest number of patches; if there are more, this many are drawn at random.
     random_state : RandomState
 
     Returns

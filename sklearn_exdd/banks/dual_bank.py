@@ -1,4 +1,4 @@
-"""The dual memory bank: how patches and images score by their distances to normal and to defect patches."""
+"""Dual memory bank: scores of patches and images by their distances to normal and to defect patches."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +15,11 @@ from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.banks.top_patches import MIN_ROWS, top_scores
 
-# With n_neighbors="auto", number of rows of the defect bank whose distances are averaged. A
-# defect bank is small and holds background too; a single row of it says little.
+# Number of rows of the defect bank whose distances are averaged with n_neighbors="auto". A
+# defect bank is small and also holds background, so a single row of it says little.
 DEFECT_NEIGHBORS = 9
-_N_QUERIES = 2**13  # patches that are searched together and cached as one entry
-_N_CACHED = 16  # neighbours of an entry, which answers all smaller numbers; a larger power of two if more are asked for
+_N_QUERIES = 2**13  # patches searched together and cached as one entry
+_N_CACHED = 16  # neighbours in a cache entry, which also serves smaller numbers; for more, the next power of two
 # epsilon="scale" is this share of the median distance of normal patches to the defect bank.
 _EPSILON_SHARE = 0.5
 
@@ -31,12 +31,13 @@ class DualBank:
     Parameters
     ----------
     normal : MemoryBank
+        Bank of normal patches.
     defect : MemoryBank, default=None
-        None without defects.
+        Bank of defect patches; None without defects.
     epsilon : float, default=None
-        None without a defect bank.
+        Constant of the ratio score; None without a defect bank.
     border_profile : ndarray of shape (border_rings + 1,), default=None
-        Needed by relative scores and image scores; :meth:`scaled` finds it.
+        Factors of the rings near the border, needed for relative scores and image scores and found by :meth:`scaled`.
     n_neighbors, image_score, n_top_patches, n_support, border_rings, memory
         See :class:`ExDDDetector`.
     """
@@ -53,20 +54,20 @@ class DualBank:
     memory: object = None
 
     def n_neighbors_in(self, bank):
-        """Return the number of rows of one of the banks that a patch is compared with."""
+        """Return the number of rows of a bank with which a patch is compared."""
         if self.n_neighbors != "auto":
             return self.n_neighbors
         return 1 if bank is self.normal else min(DEFECT_NEIGHBORS, len(bank))
 
     def distances(self, bank, features, exclude=None):
-        """Return the mean distance to the nearest rows of one of the banks, and the nearest row.
+        """Return the mean distance of each patch to the nearest rows of a bank, and its nearest row.
 
         Parameters
         ----------
         bank : MemoryBank
         features : ndarray of shape (n_patches, n_features) or LazyFeatures
         exclude : ndarray of shape (n_patches,), default=None
-            For each patch the group whose rows are left out, unless too few would be left.
+            Group whose rows are left out for each patch, unless too few rows would remain.
 
         Returns
         -------
@@ -80,7 +81,7 @@ class DualBank:
         if self.memory is None:
             distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
             return distances.mean(axis=1), indices[:, 0]
-        # Enough for all candidates of a search; their banks may have real or synthetic rows in common.
+        # Enough for all candidates of a search, whose banks may have real or synthetic rows in common.
         n_searched = min(max(_N_CACHED, 1 << (n_neighbors - 1).bit_length()), n_left)
         key = features.key if isinstance(features, LazyFeatures) else fingerprint(features)
         distances, nearest = self._cached_neighbors(bank, features, key, n_searched, exclude)
@@ -107,7 +108,7 @@ class DualBank:
         return cached(self.memory, "neighbours", key, search)
 
     def distances_of(self, patches, bank, verbose=0):
-        """Return the distances and nearest rows of many patches, each without its own group, with a progress bar."""
+        """Return distances and nearest rows of many patches, each without its own group, showing a progress bar."""
         found = []
         with tqdm(total=len(patches), desc="neighbours", unit="patch", disable=not verbose) as progress:
             for start in range(0, len(patches), _N_QUERIES):
@@ -117,14 +118,14 @@ class DualBank:
         return tuple(map(np.concatenate, zip(*found)))
 
     def scaled(self, patches, normal_distances, *, epsilon="scale", verbose=0):
-        """Find `epsilon` and `border_profile`, unless they are known, from normal patches.
+        """Find `epsilon` and `border_profile` from normal patches, unless they are known.
 
         Parameters
         ----------
         patches : Patches
             Normal patches.
         normal_distances : tuple of ndarray
-            As :meth:`distances_of` returns them for the normal bank.
+            Distances and nearest rows in the normal bank, as returned by :meth:`distances_of`.
         epsilon : float or "scale", default="scale"
             Parameter of :class:`ExDDDetector`.
         verbose : int, default=0
@@ -132,7 +133,7 @@ class DualBank:
         Returns
         -------
         banks : DualBank
-            These banks, completed.
+            Same banks with both values.
         patch_scores : PatchScores
             Scores of the patches, each without the rows of its own group.
         """
@@ -148,7 +149,7 @@ class DualBank:
         return banks, scores
 
     def patch_scores(self, features, exclude=None):
-        """Return the scores of patches with the distances behind them."""
+        """Return the scores of patches, and the distances behind them."""
         normal = self.distances(self.normal, features, exclude)
         return self.scores_at(normal, self.defect and self.distances(self.defect, features, exclude))
 
@@ -164,7 +165,7 @@ class DualBank:
         Parameters
         ----------
         batches : iterable of (features, grids)
-            Patches of some images, one image after the other, and their PatchGrids; see
+            Patches of several images, image by image, and their PatchGrids, as yielded by
             :func:`patch_batches` and :func:`cached_batches`.
 
         Yields
@@ -181,13 +182,13 @@ class DualBank:
                 yield scores.take(slice(start, stop)), features[start:stop], grid
 
     def relative_scores(self, patch_scores, rings):
-        """Return the patch scores that image scores are made of, relative to the border profile."""
+        """Return the patch scores from which image scores are computed, relative to the border profile."""
         if self.image_score != "top_mean":
             return patch_scores.normal_distances
         return patch_scores.scores / self.border_profile[np.minimum(rings, self.border_rings)]
 
     def score_image(self, patch_scores, rings, features, exclude=None):
-        """Return the score of one image from those of its patches."""
+        """Return the score of one image, computed from the scores of its patches."""
         if self.image_score == "top_mean":
             return scoring.top_mean(self.relative_scores(patch_scores, rings), self.n_top_patches)
         worst = int(np.argmax(patch_scores.normal_distances))
@@ -224,7 +225,7 @@ class DualBank:
         Parameters
         ----------
         score : float
-            As :meth:`score_image` returns it.
+            Score of the image, as returned by :meth:`score_image`.
         patch_scores : PatchScores
             Scores of its patches.
         rings : ndarray of shape (n_patches,)
@@ -235,7 +236,7 @@ class DualBank:
         Returns
         -------
         explanation : dict
-            One of :meth:`ExDDDetector.explain`, without a prompt.
+            Explanation as in :meth:`ExDDDetector.explain`, without a prompt.
         """
         worst = int(np.argmax(self.relative_scores(patch_scores, rings)))
         row, column = grid.place(worst)
@@ -269,7 +270,7 @@ class DualBank:
         scores : list of float
             Score of each sample.
         top_patches : Patches
-            Patches that the scores are made of, or may be after a correction.
+            Patches that determine the scores, or may do so after a correction.
         """
         scores, top = [], []
         for rows in patches.slices:
@@ -287,21 +288,22 @@ class DualBank:
         patch_scores : PatchScores
             Scores of its patches, each without the rows of the group.
         rings, features
-            Of its patches.
+            Rings and features of its patches.
         group : int
+            Group of the image.
 
         Returns
         -------
         score : float
         top : ndarray of int, ascending
-            Patches that the score is made of, or may be after a correction.
+            Patches that determine the score, or may do so after a correction.
         """
         relative, n_top = self.relative_scores(patch_scores, rings), max(10, 2 * self.n_top_patches)
         top = np.sort(np.argsort(-relative, kind="stable")[:n_top])
         return self.score_image(patch_scores, rings, features, group), top
 
     def _weight(self, bank, feature, nearest, exclude):
-        """Return the neighbourhood weight of a patch whose nearest row is given."""
+        """Return the neighbourhood weight of a patch, given its nearest row."""
         exclude = -1 if exclude is None else exclude
         n_support = min(self.n_support, int(bank.n_left_without(exclude)))
         if n_support == 0:
@@ -312,13 +314,13 @@ class DualBank:
         return scoring.neighborhood_weight(distance, distances, bank.n_features)
 
     def __sizeof__(self):
-        # Dask goes by the size of an object: it sends a large one to each worker once, a small one with every task.
+        # Dask decides by size: it sends a large object to each worker once, but a small one with every task.
         banks = [bank for bank in (self.normal, self.defect) if bank is not None]
         return object.__sizeof__(self) + sum(bank.features.nbytes for bank in banks)
 
 
 def epsilon_of(defect_distances, epsilon):
-    """Return epsilon: a float as it is, "scale" from the distances of normal patches to the defect bank."""
+    """Return epsilon: the given float, or for "scale" a share of the median distance of normal patches to defects."""
     return max(_EPSILON_SHARE * float(np.median(defect_distances)), 1e-12) if epsilon == "scale" else float(epsilon)
 
 
@@ -328,7 +330,7 @@ def patch_batches(extractor, images):
     Parameters
     ----------
     extractor : BaseFeatureExtractor
-        Fitted.
+        Fitted extractor.
     images : Images
 
     Yields
@@ -350,12 +352,12 @@ def patch_batches(extractor, images):
 
 
 def cached_batches(extractor, images, memory):
-    """Group images into batches, without reading those whose maps and neighbours are cached.
+    """Group images into batches, without reading the images whose maps and neighbours are cached.
 
     Parameters
     ----------
     extractor : BaseFeatureExtractor
-        Fitted.
+        Fitted extractor.
     images : Images
     memory : str or joblib.Memory
 
@@ -395,7 +397,7 @@ def _patches_of(extractor, images):
 
 
 class PatchScores(NamedTuple):
-    """Scores of patches, with the distances and the nearest rows behind them; no defect distances without defects."""
+    """Scores of patches, with the distances and nearest rows behind them; fields of a missing defect bank are None."""
 
     scores: np.ndarray
     normal_distances: np.ndarray

@@ -1,4 +1,4 @@
-"""The vote on the kind of a defect: which kinds the rows of a defect bank have that its patches come nearest to."""
+"""Vote on the kind of a defect by the rows of the defect bank nearest to its patches."""
 
 import numpy as np
 
@@ -6,23 +6,23 @@ from sklearn_exdd.banks.memory_bank import MemoryBank
 
 
 class KindVoters:
-    """The rows of a defect bank that have a kind, each of which votes for its own.
+    """Rows of a defect bank that have a kind; each row votes for its own.
 
     Parameters
     ----------
     bank : MemoryBank
         Defect bank.
     kinds : ndarray of shape (n_rows,), dtype str
-        Kind of each row; rows with "" are not asked.
+        Kind of each row; rows with "" do not vote.
     n_neighbors : int
-        Number of rows that each patch asks; all, if fewer have a kind.
+        Number of rows that vote on each patch; all rows with a kind if they are fewer.
     """
 
     def __init__(self, bank, kinds, n_neighbors):
         rows = np.flatnonzero(kinds != "")
         self.kinds, self._numbers = np.unique(kinds[rows], return_inverse=True)
         self._n_neighbors = min(n_neighbors, len(rows))
-        # A few patches of an image are searched, so that an index would not win back its compilation.
+        # Only a few patches of each image are searched, too few for an index to repay its compilation.
         self._bank = MemoryBank(bank.features[rows], algorithm="brute") if len(rows) else None
 
     def votes(self, features):
@@ -35,8 +35,8 @@ class KindVoters:
         Returns
         -------
         votes : dict of str to float
-            Share of the rows that have each kind, in (0, 1]; the largest first and, of equal ones, the kind with the
-            nearest row. Kinds without a row are left out; without any row that has a kind, the dict is empty.
+            Share of the votes for each kind, in (0, 1], in descending order. If shares are equal, the kind with the
+            nearest row comes first. Kinds without a vote are left out; if no row has a kind, the dict is empty.
         """
         if self._bank is None:
             return {}

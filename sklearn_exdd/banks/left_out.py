@@ -12,8 +12,8 @@ from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.features.whitening import whitenings_without
 
 _N_FOLDS = 20
-_N_FOLDS_OF_INDEX = 4  # each compiles an index of its own
-_MAX_BYTES = 2**26  # of the whitenings of all folds
+_N_FOLDS_OF_INDEX = 4  # largest number of folds with an index, which is compiled for each fold
+_MAX_BYTES = 2**26  # size of the whitenings of all folds
 
 
 class LeftOutBanks:
@@ -27,11 +27,11 @@ class LeftOutBanks:
     banks : DualBank
         Banks of all images.
     fold_of_group : ndarray of shape (n_groups,), int
-        -1 for a group that is in no fold: its images are scored by `banks`.
+        Fold of each group; -1 for a group in no fold, whose images are scored by `banks`.
     whitenings : list of (ndarray, ndarray) or None
-        For each fold, as of :func:`whitenings_without`; None if features are not whitened.
+        Whitening of each fold, as returned by :func:`whitenings_without`; None if features are not whitened.
     scales : list of (float, ndarray), default=None
-        `epsilon` and `border_profile` for each fold; found by :meth:`scaled`.
+        `epsilon` and `border_profile` of each fold, found by :meth:`scaled`.
     """
 
     def __init__(self, banks, fold_of_group, whitenings, scales=None):
@@ -40,7 +40,7 @@ class LeftOutBanks:
 
     @classmethod
     def from_patches(cls, banks, patches, extractor, n_groups, seed):
-        """Divide the images into folds, and find their whitenings.
+        """Divide the images into folds, and compute the whitening of each fold.
 
         Parameters
         ----------
@@ -48,9 +48,9 @@ class LeftOutBanks:
         patches : Patches or Shards
             Patches of all normal images.
         extractor : BaseFeatureExtractor or None
-            Fitted on these images; None for feature rows.
+            Extractor fitted on these images; None for feature rows.
         n_groups : int
-            Number of groups that there may be.
+            Number of groups, including groups without patches here.
         seed : int
 
         Returns
@@ -58,7 +58,7 @@ class LeftOutBanks:
         left_out : LeftOutBanks
         """
         groups = patches.shuffled_groups(seed)
-        # The features of an extractor that learns know these images anyway.
+        # The features of an extractor that learns from normal images depend on these images anyway.
         is_whitened = extractor is not None and extractor.whiten and not extractor.learns_from_normals
         n_folds = min(len(groups), _N_FOLDS)
         if is_whitened:
@@ -74,10 +74,10 @@ class LeftOutBanks:
         return cls(banks, fold_of_group, whitenings)
 
     def __getstate__(self):
-        return {**self.__dict__, "_fold_banks": {}}  # made again where they are needed
+        return {**self.__dict__, "_fold_banks": {}}  # built again when needed
 
     def __sizeof__(self):
-        # Dask goes by the size of an object: it sends a large one to each worker once, a small one with every task.
+        # Dask decides by size: it sends a large object to each worker once, but a small one with every task.
         maps = sum(matrix.nbytes + offset.nbytes for matrix, offset in self.whitenings or [])
         return object.__sizeof__(self) + self.banks.__sizeof__() + maps
 
@@ -86,7 +86,7 @@ class LeftOutBanks:
         return LeftOutBanks(replace(self.banks, defect=defect), self.fold_of_group, self.whitenings)
 
     def distances_of(self, patches, kind, verbose=0):
-        """Return the distances to one of the banks, and the nearest rows, of patches in any folds.
+        """Return the distances of patches to a bank, and their nearest rows, using the banks of their folds.
 
         Parameters
         ----------
@@ -109,14 +109,14 @@ class LeftOutBanks:
         return distances.astype(found[0].dtype), indices
 
     def scaled(self, patches, normal_distances, *, epsilon="scale", verbose=0):
-        """Find `epsilon` and `border_profile` of all images and without each fold.
+        """Find `epsilon` and `border_profile`, from all images and from all images outside each fold.
 
         Parameters
         ----------
         patches : Patches
             Normal patches.
         normal_distances : tuple of ndarray
-            As :meth:`distances_of` returns them for the normal bank.
+            Distances and nearest rows in the normal bank, as returned by :meth:`distances_of`.
         epsilon : float or "scale", default="scale"
             Parameter of :class:`ExDDDetector`.
         verbose : int, default=0
@@ -124,7 +124,7 @@ class LeftOutBanks:
         Returns
         -------
         left_out : LeftOutBanks
-            Complete; so are its `banks`.
+            Same folds with `scales`, and with both values in `banks`.
         patch_scores : PatchScores
             Scores of the patches.
         """
@@ -146,13 +146,13 @@ class LeftOutBanks:
         return scoring.border_profile(scores.scores[rows], patches.rings[rows], self.banks.border_rings)
 
     def patch_scores(self, patches):
-        """Score patches in any folds."""
+        """Score patches, each with the banks of its fold."""
         defect = None if self.banks.defect is None else self.distances_of(patches, "defect")
         epsilons = [epsilon for epsilon, _ in self.scales] + [self.banks.epsilon]
         return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
 
     def _scores_at(self, patches, normal, defect, epsilons):
-        """Score patches by their distances, each with the epsilon of its fold; that of all images comes last."""
+        """Score patches by distances, each with the epsilon of its fold; the last one is for patches in no fold."""
         own = None
         if defect is not None:
             own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]
@@ -165,13 +165,13 @@ class LeftOutBanks:
         ----------
         patches : Patches
         patch_scores : PatchScores
-            Scores of these patches, as of :meth:`patch_scores`.
+            Scores of these patches, as returned by :meth:`patch_scores`.
 
         Returns
         -------
         scores : list of float
         top_patches : Patches
-            Patches that the scores are made of, or may be after a correction.
+            Patches that determine the scores, or may do so after a correction.
         """
         scores, top = [], []
         for rows in patches.slices:
@@ -184,7 +184,7 @@ class LeftOutBanks:
         return scores, patches.take(np.concatenate(top))
 
     def inflation(self, patches):
-        """Return by which factor the scores of images rise if the whitening leaves their fold out.
+        """Return the factors by which the scores of images rise if the whitening leaves out their fold.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class LeftOutBanks:
         Returns
         -------
         factors : ndarray of shape (n_images,)
-            Over the scores that leave out only the bank rows of the image's group; at least 1.
+            Ratios to the scores that leave out only the bank rows of the group of the image; at least 1.
         """
         if self.whitenings is None:
             return np.ones(len(patches.slices))
@@ -210,7 +210,7 @@ class LeftOutBanks:
         return [(fold, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
 
     def _features(self, features, rows, fold):
-        """Return the features of some patches in the whitening of their fold."""
+        """Return the features of some patches, whitened as in their fold."""
         if self.whitenings is None or fold < 0:
             return features[rows]
         matrix, offset = self.whitenings[fold]

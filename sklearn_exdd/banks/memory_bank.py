@@ -1,4 +1,4 @@
-"""The memory bank: kept patch features of one class, and where each came from."""
+"""Memory bank: patch features of one class, and where each came from."""
 
 import numbers
 
@@ -9,10 +9,10 @@ from sklearn_exdd._cache import fingerprint
 from sklearn_exdd.neighbors.bounds import check_distances
 from sklearn_exdd.neighbors.exact_search import ExactSearch
 
-# From here on an index wins back its compilation within some hundred images (docs/performance.md).
+# Above this number of rows, an index repays its compilation within a few hundred images (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
 
-#: What a bank remembers of each row, and its dtype.
+#: Provenance stored for each row, and its dtype.
 PROVENANCE = {"image": np.intp, "row": np.float32, "column": np.float32, "group": np.intp, "synthetic": np.bool_}
 
 
@@ -24,14 +24,16 @@ class MemoryBank:
     features : array-like of shape (n_rows, n_features), float
         Patch features.
     provenance : dict of str to array-like of shape (n_rows,), default=None
-        For each row: ``"image"`` (index of the image it came from), ``"row"`` and
+        Origin of each row: ``"image"`` (index of the image it came from), ``"row"`` and
         ``"column"`` (centre of the patch in pixels of that image), ``"group"`` (images
         of one group are left out together) and ``"synthetic"`` (made by an augmenter).
-        Missing ones: image and group count the rows, the others are 0 and False.
+        Missing keys get defaults: image and group number the rows, the others are 0 or
+        False.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
-        "brute" is exact: matrix products bound all distances, and those of the few rows
-        that may be nearest are measured. With "pynndescent" an approximate index [1]_ is compiled and built at the
-        first query and kept; "auto" takes it for banks of more than 100 000 rows.
+        "brute" is exact: matrix products bound all distances, and only the few rows
+        that may be nearest are measured. "pynndescent" compiles and builds an
+        approximate index [1]_ at the first query, and keeps it. "auto" uses the index
+        for banks of more than 100 000 rows.
     random_state : int, default=0
         Seed of the index: the same rows and seed give the same index.
 
@@ -75,7 +77,7 @@ class MemoryBank:
             raise ValueError(f"provenance: expected a dict of str to array-like or None, got {provenance!r}.")
         unknown = set(provenance) - set(PROVENANCE)
         if unknown:
-            raise ValueError(f"provenance: expected keys among {sorted(PROVENANCE)}, got also {sorted(unknown)}.")
+            raise ValueError(f"provenance: expected keys among {sorted(PROVENANCE)}, also got {sorted(unknown)}.")
         complete = {}
         for name, dtype in PROVENANCE.items():
             default = np.arange(first, first + n_rows) if name in ("image", "group") else np.zeros(n_rows)
@@ -84,11 +86,11 @@ class MemoryBank:
                 complete[name] = np.asarray(values, dtype=dtype)
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"provenance[{name!r}]: expected one {np.dtype(dtype).name} a row of features, got {values!r}."
+                    f"provenance[{name!r}]: expected one {np.dtype(dtype).name} per row of features, got {values!r}."
                 ) from error
             if complete[name].shape != (n_rows,):
                 raise ValueError(
-                    f"provenance[{name!r}]: expected shape ({n_rows},), one value a row of features, "
+                    f"provenance[{name!r}]: expected shape ({n_rows},), one value per row of features, "
                     f"got {complete[name].shape}."
                 )
         return complete
@@ -113,12 +115,12 @@ class MemoryBank:
 
     @property
     def is_exact(self):
-        """Whether its search is by brute force."""
+        """Whether the search is exact, by brute force."""
         return self.algorithm == "brute" or (self.algorithm == "auto" and len(self) <= _BRUTE_FORCE_ROWS)
 
     @property
     def parts(self):
-        """Real and synthetic rows apart: pairs of row numbers and a bank of them; empty if the search is not exact.
+        """Real and synthetic rows, as pairs of row numbers and a bank of these rows; empty if the search is not exact.
 
         Candidates of a search that differ in synthetic defects then share the cached neighbours among the real rows.
         """
@@ -138,7 +140,7 @@ class MemoryBank:
         ----------
         features : array-like of shape (n_new, n_features)
         provenance : dict of str to array-like of shape (n_new,), default=None
-            As in the constructor.
+            Origin of each row, as in the constructor.
 
         Returns
         -------
@@ -156,7 +158,7 @@ class MemoryBank:
         return self
 
     def n_left_without(self, groups):
-        """Number of rows that do not belong to a group.
+        """Return the number of rows that do not belong to a group.
 
         Parameters
         ----------
@@ -171,7 +173,7 @@ class MemoryBank:
         return len(self) - np.where(known[position] == groups, sizes[position], 0)
 
     def place(self, index):
-        """Where a row comes from.
+        """Return where a row comes from.
 
         Parameters
         ----------
@@ -190,28 +192,28 @@ class MemoryBank:
         }
 
     def kneighbors(self, X, n_neighbors=1, *, exclude=None):
-        """Nearest rows of the bank.
+        """Find the nearest rows of the bank.
 
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features)
         n_neighbors : int, default=1
         exclude : int or array-like of shape (n_queries,), default=None
-            For each query the group whose rows are not in the bank for it.
+            Group whose rows are ignored for each query.
 
         Returns
         -------
         distances : ndarray of shape (n_queries, n_neighbors)
-            Euclidean, ascending, in the dtype of the bank.
+            Euclidean distances, ascending, in the dtype of the bank.
         indices : ndarray of shape (n_queries, n_neighbors), dtype intp
-            Row numbers in the bank; of rows at the same distance, any.
+            Row numbers in the bank; ties are broken arbitrarily.
 
         Raises
         ------
         ValueError
-            If `n_neighbors` is larger than the number of rows (that are not excluded),
-            `X` has another number of features, or numbers whose squares are too large
-            for its dtype.
+            If `n_neighbors` is larger than the number of rows that are not excluded, or
+            if `X` has another number of features or holds numbers whose squares are too
+            large for its dtype.
         """
         X = check_array(X, dtype=self.features.dtype)
         check_distances(X, "X")
@@ -223,7 +225,7 @@ class MemoryBank:
             available = int(self.n_left_without(exclude).min(initial=available))
         if not isinstance(n_neighbors, numbers.Integral) or not 1 <= n_neighbors <= available:
             raise ValueError(
-                f"n_neighbors: expected an integer in [1, {available}], the rows of the bank, got {n_neighbors!r}."
+                f"n_neighbors: expected an integer in [1, {available}], the number of rows, got {n_neighbors!r}."
             )
         if self.is_exact:
             return self._exact().kneighbors(X, n_neighbors, exclude)
@@ -235,7 +237,7 @@ class MemoryBank:
         return self._search
 
     def _search_index(self, X, n_neighbors, exclude):
-        # Asked for one neighbour the index finds 84 % of them, asked for ten nearly all.
+        # If asked for one neighbour, the index finds 84 % of the true ones; if asked for ten, nearly all.
         n_candidates = min(n_neighbors + 9 + (0 if exclude is None else 20), len(self))
         indices, distances = self._built_index().query(X, k=n_candidates)
         lost = ~np.isfinite(distances) | (indices < 0)
@@ -256,5 +258,5 @@ class MemoryBank:
         return self._index
 
     def __getstate__(self):
-        # The same rows and seed give the same index: it is built again, not saved.
+        # The index is built again, not saved: the same rows and seed give the same index.
         return {**self.__dict__, "_index": None, "_search": None, "_parts": None}

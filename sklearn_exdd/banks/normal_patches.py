@@ -1,4 +1,4 @@
-"""The patches of normal images: in memory, read from a cache, or in shards if they are too many."""
+"""Patches of normal images: in memory, read from a cache, or in shards if there are too many."""
 
 from dataclasses import replace
 
@@ -22,14 +22,14 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
     normal : TrainingSet
         Normal images.
     defect : TrainingSet or None
-        Used by an extractor that learns from defects.
+        Defect images, used by an extractor that learns from defects.
     extractor : BaseFeatureExtractor
-        Fitted in place.
+        Extractor, fitted in place.
     memory : str, joblib.Memory or None
     shard_size : int or "auto"
     n_jobs : int or None
     seed : int
-        Seed of samples from shards.
+        Seed for sampling from shards.
     verbose : int
 
     Returns
@@ -43,7 +43,8 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
 
     if memory is None or not extractor.fits_in_shards:
         return extract()
-    # What the extractor has learned and where the patches lie is one entry; features are another, read only if needed.
+    # One entry holds the fitted attributes of the extractor and the positions of the patches. Another one holds the
+    # features, which are read only if needed.
     key = fingerprint(extractor.key, shard_size, normal.samples.raw(), normal.indices, normal.groups)
     entry = load(memory, "normal patches", key)
     if entry is None:
@@ -53,7 +54,7 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
         learned = {name: value for name, value in vars(extractor).items() if name.endswith("_")}
         store(memory, "normal patches", key, (learned, replace(patches, features=None)))
         features = patches.features
-        if extractor.whiten:  # other extractors have the features of all folds in the cache of their maps
+        if extractor.whiten:  # without whitening, the cached maps of the extractor serve all folds
             store(memory, "features", key, features)
         return replace(patches, features=LazyFeatures(key, lambda: features, memory))
     learned, patches = entry
@@ -91,8 +92,8 @@ def _extract(normal, defect, extractor, shard_size, n_jobs, seed, verbose):
 
 
 def _fit_on_defects(normal, defect, extractor):
-    """Fit an extractor that learns from marked defects, too; return the feature maps of the normal images."""
-    normal.samples.check_all()  # messages then have the user's number of an image
+    """Fit an extractor that also learns from marked defects; return the feature maps of the normal images."""
+    normal.samples.check_all()  # messages then name the user's index of an image
     defect = defect.with_channels(normal.samples.n_channels)
     defect.samples.check_all()
     if "pos_label" in extractor.get_params(deep=False):
@@ -102,7 +103,7 @@ def _fit_on_defects(normal, defect, extractor):
 
 
 def _consume(items):
-    """Yield the items of a list, which lets go of each."""
+    """Yield the items of a list, removing each from the list to free its memory."""
     items.reverse()
     while items:
         yield items.pop()

@@ -1,4 +1,4 @@
-"""The grid of the patches of an image, some of which may lie outside its region of interest."""
+"""Grid of the patches of an image, some possibly outside its region of interest."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class PatchGrid(NamedTuple):
     ----------
     shape : tuple of int (height', width')
     inside : ndarray of shape (height', width'), bool, or None
-        Patches that touch the region of interest: only these have features and scores. None: all.
+        Patches that touch the region of interest: only these have features and scores. None if all patches do.
     """
 
     shape: tuple
@@ -23,7 +23,7 @@ class PatchGrid(NamedTuple):
 
     @classmethod
     def of_map(cls, feature_map, images, index, extractor):
-        """Return the grid of the feature map of one of some Images."""
+        """Return the grid of the feature map of one image."""
         return cls(feature_map.shape[:2], patches_inside(images, index, extractor, feature_map.shape))
 
     @property
@@ -33,7 +33,7 @@ class PatchGrid(NamedTuple):
 
     @property
     def rings(self):
-        """Number of patches between each patch and the border of the image or of the region, a flat array."""
+        """Number of patches between each patch and the border of the image or of the region, as a flat array."""
         if self.inside is None:
             return border_rings(self.shape)
         distances = ndimage.distance_transform_cdt(np.pad(self.inside, 1), metric="chessboard")[1:-1, 1:-1]
@@ -44,7 +44,7 @@ class PatchGrid(NamedTuple):
         return feature_map.reshape(-1, feature_map.shape[2]) if self.inside is None else feature_map[self.inside]
 
     def place(self, patch):
-        """Return row and column in the grid of a patch, whose number counts those that have features."""
+        """Return the row and column in the grid of a patch, numbered among the patches with features."""
         position = patch if self.inside is None else np.flatnonzero(self.inside)[patch]
         return tuple(int(axis) for axis in np.unravel_index(position, self.shape))
 
@@ -58,6 +58,6 @@ class PatchGrid(NamedTuple):
 
 
 def border_rings(map_shape):
-    """Count the patches between each patch of a map and its border; returns a flat array."""
+    """Count the patches between each patch of a map and the border of the map; return a flat array."""
     rows, columns = (np.minimum(np.arange(size), np.arange(size)[::-1]) for size in map_shape[:2])
     return np.minimum(rows[:, None], columns).ravel()

@@ -1,4 +1,4 @@
-"""Patches: the features of some samples, one row a patch, and where each comes from."""
+"""Patches: features of samples, one row per patch, and where each patch comes from."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,16 +15,16 @@ from sklearn_exdd.features.whitening import moments_of
 
 
 class LazyFeatures:
-    """Rows of features that a key identifies in a cache, and that are read only if needed.
+    """Rows of features that are identified by a key in a cache and read only if needed.
 
     Parameters
     ----------
     key : str
         Fingerprint of everything that the rows depend on.
     read : callable
-        Called without arguments; returns an ndarray of shape (n_patches, n_features).
+        Function without arguments that returns an ndarray of shape (n_patches, n_features).
     memory : str or joblib.Memory
-        Cache of what is computed from the rows.
+        Cache of results computed from the rows.
     """
 
     def __init__(self, key, read, memory):
@@ -32,7 +32,7 @@ class LazyFeatures:
 
     @cached_property
     def rows(self):
-        """The features, ndarray of shape (n_patches, n_features)."""
+        """Features, ndarray of shape (n_patches, n_features)."""
         return self._read()
 
     def __getitem__(self, rows):
@@ -46,19 +46,19 @@ class LazyFeatures:
 
 @dataclass
 class Patches:
-    """Rows of patch features with their provenance, sample after sample.
+    """Rows of patch features with their provenance, sample by sample.
 
     Parameters
     ----------
     features : ndarray of shape (n_patches, n_features) or LazyFeatures
     provenance : dict of str to ndarray of shape (n_patches,)
-        As in :class:`MemoryBank`.
+        Origin of each row, as in :class:`MemoryBank`.
     starts : ndarray of shape (n_samples + 1,)
         Sample i has the rows ``starts[i]:starts[i + 1]``.
     rings : ndarray of shape (n_patches,)
         Number of patches between each patch and the border of its image or of its region of interest.
     grids : list of PatchGrid, default=None
-        Grid of the patches of each image with a region of interest; None if all patches of all images are there.
+        Grid of the patches of each image if the images have regions of interest; None if no patches are missing.
     """
 
     features: np.ndarray
@@ -80,7 +80,7 @@ class Patches:
         return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
 
     def grid(self, index):
-        """Return the PatchGrid of one of the images, all of whose patches are there."""
+        """Return the PatchGrid of an image, provided that no rows have been removed."""
         if self.grids is not None:
             return self.grids[index]
         rows = self.slices[index]
@@ -88,9 +88,9 @@ class Patches:
         return PatchGrid((n_rows, (rows.stop - rows.start) // n_rows))
 
     def shuffled_groups(self, seed):
-        """Return the groups of the samples in an order that does not depend on that of the samples.
+        """Return the groups of the samples in an order that does not depend on the order of the samples.
 
-        It goes by the features, so the seed is not used.
+        The groups are sorted by their mean features, so `seed` is not used.
         """
 
         def compute():
@@ -103,16 +103,16 @@ class Patches:
         return cached(self.features.memory, "groups", fingerprint(self.features.key), compute)
 
     def select(self, rows, features):
-        """Select rows, in ascending order, with other features."""
+        """Select rows, given in ascending order, and replace their features."""
         provenance = {name: values[rows] for name, values in self.provenance.items()}
         return Patches(features, provenance, np.searchsorted(rows, self.starts), self.rings[rows])
 
     def take(self, rows):
-        """Select rows, in ascending order, with the samples they belong to."""
+        """Select rows, given in ascending order, which keep their samples."""
         return self.select(rows, self.features[rows])
 
     def moments_of_folds(self, fold_of_group, n_folds):
-        """Return the moments of the features of each fold of groups, see :func:`moments_of`; the shift is 0."""
+        """Return the moments of the features of each fold of groups with a shift of 0; see :func:`moments_of`."""
 
         def compute():
             features, folds = np.asarray(self.features), fold_of_group[self.groups]
@@ -129,15 +129,16 @@ class Patches:
         Parameters
         ----------
         size : int or float
-            As in :class:`ExDDDetector`.
+            Size of the coreset, as in :class:`ExDDDetector`.
         method : {"random", "greedy"}
         seed : int
 
         Returns
         -------
         rows : Patches
+            Chosen rows.
         sample : Patches
-            Patches to estimate quantiles from: all.
+            Patches for estimating quantiles, here all of them.
         n_patches : int
         """
         features = self.features
@@ -166,9 +167,9 @@ class Patches:
         ----------
         left_out : LeftOutBanks
         patch_scores : PatchScores
-            Scores of all patches, as of its ``patch_scores``.
+            Scores of all patches, as returned by ``left_out.patch_scores``.
         samples : Images or ndarray
-            The normal samples.
+            Normal samples.
         extractor, blur
             See :func:`pixel_map`; `extractor` is None for feature rows.
 
@@ -177,9 +178,9 @@ class Patches:
         scores : list of float
             Score of each sample.
         top_patches : Patches
-            Patches that the scores are made of, or may be after a correction.
+            Patches that determine the scores, or may do so after a correction.
         map_maxima : list of float or None
-            The highest pixel of the map of each image; None for feature rows.
+            Highest pixel of the map of each image; None for feature rows.
         """
         scores, top_patches = left_out.score_images(self, patch_scores)
         if extractor is None:
@@ -188,7 +189,7 @@ class Patches:
         return scores, top_patches, map_maxima(self, patch_scores, samples, shapes, extractor, blur)
 
     def _image_shapes(self, images):
-        """Return height and width of each image; with a cache, they are read once for all fits."""
+        """Return the height and width of each image; with a cache, images are read once for all fits."""
 
         def compute():
             return [images.shape(i) for i in range(len(images))]
@@ -199,7 +200,7 @@ class Patches:
 
     @classmethod
     def from_rows(cls, training_set):
-        """Take feature rows for patches, one a sample."""
+        """Make patches of feature rows, one per sample."""
         provenance = {"image": training_set.indices, "group": training_set.groups}
         n_samples = len(training_set)
         zeros = np.zeros(n_samples, dtype=np.float32)
@@ -208,7 +209,7 @@ class Patches:
 
     @classmethod
     def from_maps(cls, maps, training_set, extractor, synthetic=False):
-        """Take the positions of feature maps for patches, image by image.
+        """Make patches of the positions of feature maps, image by image.
 
         Parameters
         ----------
@@ -245,14 +246,14 @@ class Patches:
 
     @classmethod
     def concatenate(cls, parts):
-        """Concatenate the samples of several parts. Parts that nobody else holds are freed as they are copied."""
+        """Concatenate the samples of several parts. Parts without other references are freed as they are copied."""
         import torch
 
         parts = list(parts)
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
         rings = np.concatenate([part.rings for part in parts])
-        # Not numpy's memory: it asks for huge pages, and to make room for these may take longer than all the copying.
+        # Allocate with torch: numpy asks for huge pages, and making room for these may take longer than the copying.
         shape, dtype = (len(rings), parts[0].features.shape[1]), parts[0].features.dtype
         features = torch.from_numpy(np.empty(0, dtype)).new_empty(shape).numpy()
         stop = len(features)
@@ -265,5 +266,5 @@ class Patches:
 
 
 def coreset_size(size, n_patches):
-    """Return the number of rows of a coreset: `size` if it is an int, otherwise this share of the patches."""
+    """Return the number of rows of a coreset: `size` if it is an int, otherwise that share of the patches."""
     return min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)

@@ -1,4 +1,4 @@
-"""Maps of pixels from the scores of patches."""
+"""Pixel maps, computed from the scores of patches."""
 
 from sklearn_exdd import scoring
 from sklearn_exdd._images import highest_inside
@@ -13,7 +13,7 @@ def pixel_map(patch_scores, grid, image_shape, extractor, blur):
     grid : PatchGrid
     image_shape : tuple of int (height, width)
     extractor : BaseFeatureExtractor
-        Says where the patches lie.
+        Extractor of the patches, which knows their positions.
     blur : float
         See :class:`ExDDDetector`.
 

@@ -1,4 +1,4 @@
-"""Normal images whose features are too many to keep: passes over shards of them, here or on many machines."""
+"""Normal images with more features than memory can hold: passes over shards, here or on many machines."""
 
 import copy
 from concurrent.futures import BrokenExecutor, CancelledError
@@ -17,18 +17,18 @@ from sklearn_exdd.banks.pixel_maps import map_maxima
 _N_SAMPLED = 20_000  # patches sampled to estimate quantiles
 _N_CALIBRATING = 1000  # images whose top patches are kept for later corrections
 _N_ATTEMPTS = 3
-# A greedy coreset of n rows: the first share is chosen among _CANDIDATES * n random patches, the rest among the
-# _COVERED_WORST * n patches that the first ones cover worst.
+# For a greedy coreset of n rows, this share is chosen from _CANDIDATES * n random patches, and the rest from the
+# _COVERED_WORST * n patches farthest from the rows chosen first.
 _FIRST_SHARE = 0.3
 _CANDIDATES, _COVERED_WORST = 2, 6
 
 
 class Shards:
-    """Normal training images in shards; each pass over them extracts the features anew, or reads them from a cache.
+    """Normal training images in shards; each pass over them extracts the features again, or reads them from a cache.
 
     A pass runs one task for each shard under ``joblib.Parallel``. The task gets the images
     of the shard (or their paths) and the extractor, and returns rows of patches or numbers,
-    which do not depend on how the images are divided. Its methods are those of :class:`Patches`.
+    which do not depend on how the images are divided. The class has the methods of :class:`Patches`.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Shards:
     n_jobs : int or None
         Number of shards computed at a time.
     seed : int
-        Seed of the images whose top patches are kept.
+        Seed for choosing the images whose top patches are kept.
     verbose : int
     """
 
@@ -54,7 +54,7 @@ class Shards:
         self._n_jobs, self._seed, self._verbose = n_jobs, seed, verbose
 
     def fit_extractor(self):
-        """Fit an extractor that learns no more than the whitening."""
+        """Fit the extractor, which must learn nothing but the whitening."""
 
         def run(function, *args):
             return self._run("features", _on_images, function, *args)
@@ -62,7 +62,7 @@ class Shards:
         self._extractor.fit_shards([part.samples for part in self._parts], run)
 
     def coreset(self, size, method, seed):
-        """Choose rows for a memory bank, see :meth:`Patches.coreset`; the sample is random."""
+        """Choose rows for a memory bank, as :meth:`Patches.coreset` does; the returned sample is random."""
         parts, keys, n_patches = self._draw(size, method, seed)
         order, n_rows = np.argsort(keys, kind="stable"), coreset_size(size, n_patches)
         sample = _take_across(parts, order[-_N_SAMPLED:])
@@ -87,20 +87,20 @@ class Shards:
         parts, distances = zip(*self._run("coreset", _rows_beyond, centers, limit, seed))
         worst = np.concatenate([project(part) for part in parts])
         last = coreset.farthest_first(worst, np.concatenate(distances), min(n_rows - n_first, len(worst)))
-        # If so few are farther than the limit that all of them are chosen, any others fill the bank.
+        # If all rows beyond the limit are chosen and the bank is not full, any other rows fill it.
         others = np.setdiff1d(np.flatnonzero(_squared_distances(projected, centers) <= limit), first)
         others = others[: n_rows - n_first - len(last)]
         return Patches.concatenate([_take_across([candidates], np.append(first, others)), _take_across(parts, last)])
 
     def _draw(self, size, method, seed):
-        """Draw patches at random, enough for coreset and sample; return them, random keys and the number of all."""
+        """Draw enough random patches for coreset and sample; return them, their keys and the number of all patches."""
         n_patches, parts, keys = self._expected_patches(), (), ()
         while True:
             n_rows = coreset_size(size, n_patches)
             wanted = _N_SAMPLED + (n_rows if method == "random" else _sample_size(_CANDIDATES, n_rows))
             if sum(map(len, parts)) >= min(wanted, n_patches):
                 return parts, np.concatenate(keys), n_patches
-            # Ten standard deviations more will do, unless other images have more patches than those looked at.
+            # Ten standard deviations more suffice, unless other images have more patches than the images read.
             rate = (wanted + 10 * np.sqrt(wanted)) / n_patches
             parts, keys, counts = zip(*self._run("sample", _sampled, rate, seed))
             n_patches = sum(counts)
@@ -117,14 +117,14 @@ class Shards:
         return np.random.RandomState(seed).permutation(groups)
 
     def moments_of_folds(self, fold_of_group, n_folds):
-        """Return the moments of the features of each fold of groups, see :meth:`Patches.moments_of_folds`."""
+        """Return the moments of the features of each fold of groups; see :meth:`Patches.moments_of_folds`."""
         parts = self._run("whitening", _moments_of_folds, fold_of_group, n_folds)
         return [tuple(map(sum, zip(*own))) for own in zip(*parts)]
 
     def scored(self, left_out, patch_scores, samples, extractor, blur):
-        """Score the images, see :meth:`Patches.scored`; the patch scores of the sample are not used.
+        """Score the images, as :meth:`Patches.scored` does; the patch scores of the sample are not used.
 
-        Only 1000 random images have top patches.
+        Top patches are returned for 1000 random images only.
         """
         numbers = np.concatenate([part.indices for part in self._parts])
         chosen = np.random.RandomState(self._seed).permutation(numbers)[:_N_CALIBRATING]
@@ -148,7 +148,7 @@ class Shards:
             except (BrokenExecutor, CancelledError) as error:
                 if attempt == _N_ATTEMPTS:
                     raise
-                message = f"A worker was lost, and with it what it held ({error}): this pass is made again."
+                message = f"A worker was lost, together with its results ({error}). This pass is repeated."
                 warn(message, RuntimeWarning, stacklevel=2)
 
 
@@ -157,7 +157,7 @@ def _sample_size(times, n_rows):
 
 
 def _take_across(parts, rows):
-    """Select rows of several Patches that are numbered through."""
+    """Select rows of several Patches, which are numbered consecutively."""
     stops = np.cumsum([len(part) for part in parts])
     rows = np.split(np.sort(rows), np.searchsorted(np.sort(rows), stops[:-1]))
     starts = np.append(0, stops[:-1])
@@ -176,7 +176,7 @@ def _patches_of(extractor, part):
 
 
 def _sampled(extractor, part, rate, seed):
-    """Return the patches whose random keys are below a rate, these keys, and the number of all patches."""
+    """Return the patches whose random keys are below a rate, their keys, and the number of all patches."""
     chosen, keys, n_patches = [], [], 0
     for number, patches in zip(part.indices, _patches_of(extractor, part)):
         own = np.random.default_rng([seed, number]).random(len(patches))
@@ -188,7 +188,7 @@ def _sampled(extractor, part, rate, seed):
 
 
 def _rows_beyond(extractor, part, centers, limit, seed):
-    """Return the patches farther than a limit from the centres, and their squared distances, after projection."""
+    """Return the patches whose squared distance to the centres after projection exceeds a limit, and the distances."""
     chosen, distances = [], []
     for patches in _patches_of(extractor, part):
         own = _squared_distances(coreset.project(patches.features, random_state=seed), centers)

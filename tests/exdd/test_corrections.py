@@ -189,7 +189,7 @@ def test_a_correction_without_news_leaves_the_threshold_as_it_was(epsilon):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        (lambda X, y: (X, [0, 2, 1]), ValueError, r"expected 3 labels among \[0, 1\], got 3, \[2\] among them"),
+        (lambda X, y: (X, [0, 2, 1]), ValueError, r"expected 3 labels among \[0, 1\], got 3 with \[2\]"),
         (lambda X, y: (X, y[:2]), ValueError, r"expected 3 labels, one for each sample of X, got 2"),
         (lambda X, y: (X[..., None].repeat(3, axis=3), y), ValueError, r"expected 1 channel \(grey\).*got 3 channels"),
         (lambda X, y: ([X[0] / 255, X[1] / 255, np.full((64, 64), np.nan)], y), ValueError, r"X\[2\].*finite"),
