@@ -60,7 +60,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     max_seconds : float, default=None
         Time limit of the training. If it ends the training early, the weights depend on the machine.
     learning_rate : float, default=4e-3
-        Peak of the learning rate, which first rises and then falls.
+        Highest learning rate, reached after a short warm-up.
     train_batch_size : int, default=16
         Number of crops per training step.
     flip : bool, default=True
