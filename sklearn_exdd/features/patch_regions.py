@@ -27,7 +27,7 @@ def patches_inside(images, index, extractor, map_shape):
 
 
 def rows_inside(maps, images, extractor):
-    """Yield the patches in the regions of interest, as maps of one row of patches; whole maps without a region.
+    """Yield, for each image, its patches in the region of interest as a map of one row, or the map without a region.
 
     Parameters
     ----------
