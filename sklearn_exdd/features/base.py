@@ -186,8 +186,8 @@ class BaseFeatureExtractor(
         ----------
         shards : list of Images
         run : callable
-            ``run(function, *args)`` returns the list of ``function(extractor, shard, *args)`` for all shards, which
-            other processes may compute.
+            ``run(function, *args)`` computes ``function(extractor, shard, *args)`` for all shards, possibly in other
+            processes, and returns the list of results.
 
         Returns
         -------
@@ -225,7 +225,7 @@ class BaseFeatureExtractor(
         return list(self.iter_transform(X))
 
     def iter_transform(self, X):
-        """Yield the feature maps of images one by one, holding only one batch in memory.
+        """Yield the feature maps of images one by one, without keeping those of all images in memory.
 
         Parameters
         ----------
@@ -358,7 +358,7 @@ class BaseFeatureExtractor(
         if self._n_pixels is not None and resolve_device(getattr(self, "device", None)).type == "cpu":
             import torch
 
-            # Threads that share an operation wait for each other at its end: with more threads it must last longer.
+            # Threads that share an operation wait for each other at its end; more threads need longer operations.
             n_pixels = self._n_pixels * torch.get_num_threads() ** 2
             n_together = max(1, n_pixels // (shape[0] * shape[1]))
         return [images[some] for some in gen_batches(len(images), n_together)]

@@ -44,7 +44,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
     backbone : {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}, default="efficientnet_lite0"
         Name of the network; networks with a higher number are larger and slower.
     strides : tuple of int, default=(8, 16)
-        Strides of the levels to use, from 2, 4, 8, 16 and 32. These levels have 16, 24, 40, 112 and 320 features
+        Strides of the levels to use, out of 2, 4, 8, 16 and 32. These levels have 16, 24, 40, 112 and 320 features
         (lite2: 16, 24, 48, 120 and 352). There is one patch every ``min(strides)`` pixels.
     brightness : {"linear", "log", "both"}, default="log"
         Brightness scale of the images that the network sees. "linear" passes the image unchanged. "log" takes

@@ -51,8 +51,8 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
 
     Notes
     -----
-    Light multiplies the brightness of a part, so all features are computed on ``log(image + 0.05)`` minus its mean over
-    the image. At each level, the modulus of a quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the
+    Light scales the brightness of a part, so all features are computed on ``log(image + 0.05)`` minus its mean over the
+    image. At each level, the modulus of a quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the
     level) measures the strength of texture of this width and direction, whatever its phase [1]_. There is one patch
     every 8 pixels. Its features are the mean and standard deviation of each modulus over about 16 pixels, and those of
     the log image itself over 8 and 32 pixels. For colour images, those of the log ratios of red and of blue to green
@@ -155,7 +155,7 @@ def _cells_of_modulus(image, n_orientations, block):
     import torch
     from torch.nn import functional
 
-    # Removing the channel axis and adding it again resets its stride, which is slow to filter in channels-last images.
+    # Drop the channel axis and add it again: its stride in channels-last images would make the filters slow.
     padded, filters = functional.pad(image[:, 0], (_RADIUS,) * 4, mode="reflect")[:, None], _filters(n_orientations)
     # Strips of the image fit into the processor's cache and into memory that is already allocated.
     n_rows = max(1, _N_PIXELS // (len(image) * image.shape[3] * block)) * block

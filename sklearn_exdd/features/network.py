@@ -305,8 +305,8 @@ def first_center(probe, output):
     Returns
     -------
     offset : float
-        Offset out of 0 (networks that pad both sides equally), ``(stride - 1) / 2`` (networks that cut the image into
-        cells) and ``stride - 1`` (TensorFlow networks, which pad the far side) that is nearest to the measured one.
+        The nearest to the measured offset out of 0 (networks that pad both sides equally), ``(stride - 1) / 2``
+        (networks that cut the image into cells) and ``stride - 1`` (TensorFlow networks, which pad the far side).
     """
     import torch
 

@@ -19,7 +19,7 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
         Spacing, in pixels, of the positions at which tiles may start; a multiple of the strides of all layers and of
         all pyramid levels.
     margin : int
-        Largest distance, in pixels, of the pixels that a patch depends on.
+        Distance, in pixels, up to which a patch depends on its surroundings.
     min_size : int
         Smallest side of the images that `extract` accepts.
 
