@@ -27,7 +27,7 @@ def patches_inside(images, index, extractor, map_shape):
 
 
 def rows_inside(maps, images, extractor):
-    """Yield the patches in the region of interest of each image as a map of one row, or the map if there is no region.
+    """Yield the patches in the region of interest of each image as a map of one row; without a region, the whole map.
 
     Parameters
     ----------
