@@ -24,17 +24,17 @@ __all__ = [
 
 
 def make_feature_extractor(extractor="auto", **defaults):
-    """The extractor that a detector's ``feature_extractor`` parameter means.
+    """Make the extractor that a detector's ``feature_extractor`` parameter stands for.
 
     Parameters
     ----------
     extractor : str or object, default="auto"
-        "auto", which is "efficientnet_lite0"; "efficientnet_lite1" or "efficientnet_lite2"; "gabor"; "learned"; the
-        name of a torchvision model; "timm:" and the name of a timm model; or an object with ``transform(images)``,
-        which is cloned.
+        Name of the extractor, or an object with ``transform(images)``, which is cloned. Names are "auto", which stands
+        for "efficientnet_lite0"; "efficientnet_lite0", "efficientnet_lite1" and "efficientnet_lite2"; "gabor";
+        "learned"; the names of torchvision models; and "timm:" followed by the name of a timm model.
     **defaults
-        Parameters such as `batch_size` and `memory` that a name gets, and an object
-        where its own are None.
+        Parameters, such as `batch_size` and `memory`, for an extractor given by name. In an object they only replace
+        parameters that are None.
 
     Returns
     -------

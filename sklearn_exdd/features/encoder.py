@@ -1,16 +1,16 @@
-"""A frozen pretrained encoder, whose maps a segmentation network reads beside its own."""
+"""A frozen pretrained encoder, whose maps a segmentation network uses in addition to its own."""
 
-_STRIDES = (4, 8, 16)  # of the network's own maps
+_STRIDES = (4, 8, 16)  # of the maps of the segmentation network
 _PROBE_SIZE = 64
 
 
 class FrozenEncoder:
-    """Maps of a pretrained network for the planes of a segmentation network; nothing in it is trained.
+    """Pretrained network, never trained further, that computes maps from the planes of a segmentation network.
 
     Parameters
     ----------
     extractor : NetworkFeatureExtractor
-        Its layers have the strides 4, 8 and 16, or some of these, each once.
+        Extractor whose layers have the strides 4, 8 and 16, or some of these, each once.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class FrozenEncoder:
         Parameters
         ----------
         planes : torch.Tensor of shape (n, n_planes, height, width)
-            Both sides are multiples of 16. The first plane is the brightness, of which the range [-1, 1] is the range
-            of an image from black to white.
+            Height and width are multiples of 16. The first plane is the brightness; its range from -1 to 1 corresponds
+            to black to white in an image.
 
         Returns
         -------
         maps : dict of int to torch.Tensor of shape (n, n_maps, height / stride, width / stride)
-            By stride.
+            Maps of each stride.
         """
         height, width = planes.shape[2:]
         return {

@@ -1,4 +1,4 @@
-"""Batch normalisations folded into the convolutions before them. Importing this module loads no torch."""
+"""Folding of batch normalisations into the convolutions before them. Importing this module does not load torch."""
 
 import copy
 from collections import Counter
@@ -34,15 +34,15 @@ def fold_watched(module, probe):
     Parameters
     ----------
     module : torch.nn.Module
-        In evaluation mode.
+        Module in evaluation mode.
     probe : torch.Tensor
-        Input of the module, which shows what follows what.
+        Input of the module, used to observe which layer follows which.
 
     Returns
     -------
     folded : torch.nn.Module
-        A copy; the module itself where folding would change its outputs, for example because it uses the output of a
-        convolution twice.
+        A folded copy, or the module itself if folding would change its outputs, for example because it uses the output
+        of a convolution twice.
     """
     import torch
 
@@ -57,7 +57,7 @@ def fold_watched(module, probe):
 
 
 def _neighbours(module, probe):
-    """Return pairs of a batch normalisation and the convolution whose output it takes, both called once."""
+    """Return pairs of a batch normalisation and the convolution that feeds it, if both are called exactly once."""
     from torch import nn
 
     outputs, n_calls, pairs = {}, Counter(), []
@@ -65,7 +65,7 @@ def _neighbours(module, probe):
     def watch(layer, inputs, output):
         n_calls[layer] += 1
         if isinstance(layer, nn.Conv2d):
-            outputs[id(output)] = layer, output  # the output lives on, so that no other tensor gets its id
+            outputs[id(output)] = layer, output  # keeping the output alive prevents other tensors from reusing its id
         elif id(inputs[0]) in outputs:
             pairs.append((layer, outputs[id(inputs[0])][0]))
 
@@ -80,7 +80,7 @@ def _neighbours(module, probe):
 
 
 def _fold(module, norm, conv):
-    """Multiply a normalisation into a convolution. What else it does, such as an activation, stays in its place."""
+    """Merge a normalisation into a convolution; keep its other parts, such as an activation, in its place."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 

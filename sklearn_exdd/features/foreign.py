@@ -16,15 +16,15 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
     Parameters
     ----------
     extractor : object
-        Has ``transform(images)``: float32 (n, height, width, channels) in [0, 1] in,
-        float (n, height', width', n_features) out; and perhaps ``fit(images)``, which
-        is called with a list of such images. Its patches are taken to be evenly spread
-        over the image.
+        Object with ``transform(images)``, which takes float32 images of shape (n, height, width, channels) in [0, 1]
+        and returns float feature maps of shape (n, height', width', n_features). If the object has ``fit(images)``, it
+        is called with a list of images of shape (height, width, channels). Patches are assumed to be evenly spread over
+        the image.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """
 
-    fits_in_shards = False  # the object may learn anything
+    fits_in_shards = False  # it is not known what the object learns
 
     _parameter_constraints = {
         **BaseFeatureExtractor._parameter_constraints,

@@ -1,4 +1,4 @@
-"""The embedded extractor: oriented filters that need neither weights nor training."""
+"""The Gabor extractor: oriented filters that need neither weights nor training."""
 
 from functools import lru_cache
 from numbers import Integral
@@ -12,52 +12,52 @@ _RADIUS = 5  # of a filter, in pixels of its level
 _SIGMA = 1.8
 _WAVELENGTH = 2.5 * _SIGMA
 _LOG_OFFSET = 0.05
-_N_PIXELS = 2**15  # of the strips in which filters answer
-_RESPONSE_OFFSET = 0.004  # of their logarithm; the noise of a smooth surface
-# Symmetric windows over the cells of 8 pixels: about 8, 16 and 32 pixels wide.
+_N_PIXELS = 2**15  # size of the strips that are filtered at a time
+_RESPONSE_OFFSET = 0.004  # added before the logarithm; about the noise of a smooth surface
+# Symmetric windows over the cells of 8 pixels, about 8, 16 and 32 pixels wide.
 _CELL = (1.0,)
 _NARROW = (0.25, 0.5, 0.25)
 _WIDE = tuple(np.exp(-(np.arange(-3, 4) ** 2) / 2) / np.exp(-(np.arange(-3, 4) ** 2) / 2).sum())
 
 
 class GaborFeatureExtractor(BaseFeatureExtractor):
-    """Multi-scale oriented filters on the log image: no weights, no download.
+    """Feature maps from multi-scale oriented filters on the log image, without weights or downloads.
 
     Parameters
     ----------
     n_levels : int, default=4
-        Levels of the pyramid, in [1, 4], each half the size of the one before: filters
-        about 11 to 88 pixels wide. Fewer levels take smaller images.
+        Number of pyramid levels, in [1, 4]. Each level is half the size of the one before; with 4 levels, filters are
+        about 11 to 88 pixels wide. Fewer levels allow smaller images.
     n_orientations : int, default=8
-        Orientations of the filters, evenly spread over 180 degrees.
+        Number of filter orientations, evenly spread over 180 degrees.
     response : {"log", "linear"}, default="log"
-        "log" takes the logarithms of what the filters answer and of all deviations: faint texture then counts by how
-        many times it is what is usual, not by the difference, as with "linear".
+        Scale of the features. "log" takes the logarithm of filter responses and of all standard deviations, so that
+        faint texture is judged relative to its usual strength; "linear" judges it by the difference.
     image_size, tile_size, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     whiten : bool, default=True
-        Whether ``fit`` learns to whiten the features on the normal images; see
-        :class:`BaseFeatureExtractor`.
+        Whether ``fit`` learns to whiten the features; see :class:`BaseFeatureExtractor`.
 
     Attributes
     ----------
     mean_ : ndarray of shape (n_features,)
-        Mean of the raw features on the images of ``fit``.
+        Mean of the raw features over the images passed to ``fit``, if `whiten` is True.
     components_ : ndarray of shape (n_features, n_features_out)
-        What whitens them.
+        Matrix that whitens the features, if `whiten` is True.
     n_features_out_ : int
+        Number of features per patch.
     n_channels_ : int
+        Number of channels of the images passed to ``fit``.
 
     Notes
     -----
-    Light falls on a part as a factor, so everything is computed on
-    ``log(image + 0.05)`` less its mean over the image. At each level the modulus of a
-    quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the level) says
-    how much texture of that width and direction there is, whatever its phase [1]_; a
-    patch, every 8 pixels, has its mean and standard deviation over about 16 pixels, and
-    the mean and deviation of the log image itself over 8 and 32 pixels. For colour images
-    the same of the two log ratios of red and blue to green is added. Of all but the means of
-    the image itself `response="log"` takes ``log(x + 0.004)``.
+    Light scales the brightness of a part, so all features are computed on ``log(image + 0.05)`` minus its mean over the
+    image. At each level, the modulus of a quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the
+    level) measures the strength of texture of this width and direction, whatever its phase [1]_. There is one patch
+    every 8 pixels. Its features are the mean and standard deviation of each modulus over about 16 pixels, and those of
+    the log image itself over 8 and 32 pixels. For colour images, those of the log ratios of red and of blue to green
+    over 8 and 32 pixels are added. If `response` is "log", every feature x except the means of the log image and of the
+    log ratios is replaced by ``log(x + 0.004)``.
 
     References
     ----------
@@ -126,7 +126,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         if is_colour:
             logs = np.log(images + _LOG_OFFSET)
             planes = np.concatenate([planes, logs[..., [0, 2]] - logs[..., [1]]], axis=3)
-        mean = planes.mean(axis=(1, 2), keepdims=True, dtype=np.float64)  # of many pixels, float32 would lose digits
+        mean = planes.mean(axis=(1, 2), keepdims=True, dtype=np.float64)  # float32 would lose digits over many pixels
         return planes - mean.astype(np.float32)
 
     def _extract(self, images):
@@ -145,7 +145,7 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
                 cells = _cells_of_modulus(level_image, self.n_orientations, self.stride >> level)
                 features += _moments(*cells, _NARROW)
             if self.response == "log":
-                for response in (features[1], *features[3:]):  # the others are means of the image itself
+                for response in (features[1], *features[3:]):  # the others are means of the planes
                     response.add_(_RESPONSE_OFFSET).log_()
             return torch.cat(features, dim=1).permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -155,9 +155,9 @@ def _cells_of_modulus(image, n_orientations, block):
     import torch
     from torch.nn import functional
 
-    # Without the channel for a moment, whose stride in images that come channels last makes the filters' answers slow.
+    # Drop the channel axis and add it again: its stride in channels-last images would make the filters slow.
     padded, filters = functional.pad(image[:, 0], (_RADIUS,) * 4, mode="reflect")[:, None], _filters(n_orientations)
-    # Strips of the image stay in the processor's cache, and in memory that need not be allocated anew.
+    # Strips of the image fit into the processor's cache and into memory that is already allocated.
     n_rows = max(1, _N_PIXELS // (len(image) * image.shape[3] * block)) * block
     cells = []
     for start in range(0, image.shape[2], n_rows):
@@ -170,7 +170,8 @@ def _cells_of_modulus(image, n_orientations, block):
 def _cells(planes, block):
     """Return the mean and the variance of the pixels of each cell of the grid.
 
-    The mean of the squares less the square of the mean would be rounding noise where the pixels are constant.
+    The variance is the mean squared deviation, because the mean of the squares minus the square of the mean would be
+    rounding noise where the pixels are constant.
     """
     from torch.nn import functional
 
@@ -206,7 +207,7 @@ def _weighted(cells, window):
 
 @lru_cache
 def _filters(n_orientations):
-    """Even, then odd Gabor filters, of shape (2 * n_orientations, 1, size, size)."""
+    """Return the even, then the odd Gabor filters, of shape (2 * n_orientations, 1, size, size)."""
     import torch
 
     y, x = np.mgrid[-_RADIUS : _RADIUS + 1, -_RADIUS : _RADIUS + 1]
@@ -215,5 +216,5 @@ def _filters(n_orientations):
     angles = np.arange(n_orientations)[:, None, None] * np.pi / n_orientations
     phase = 2 * np.pi / _WAVELENGTH * (x * np.cos(angles) + y * np.sin(angles))
     even = envelope * np.cos(phase)
-    even -= envelope * even.sum(axis=(1, 2), keepdims=True)  # blind to brightness
+    even -= envelope * even.sum(axis=(1, 2), keepdims=True)  # no response to constant brightness
     return torch.from_numpy(np.concatenate([even, envelope * np.sin(phase)])[:, None].astype(np.float32))

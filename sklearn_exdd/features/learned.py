@@ -1,4 +1,4 @@
-"""The learned extractor: a small network, trained in fit to mark synthetic defects."""
+"""The learned extractor: a small network that ``fit`` trains to mark synthetic defects."""
 
 from numbers import Integral, Real
 
@@ -26,9 +26,9 @@ from sklearn_exdd.features.training_crops import training_crops
 _LOG_OFFSET = 0.03
 _HEAD_STRIDE = 4
 _UNIT = 16  # the network's largest stride
-_POOL_SIZE = 2400  # crops that training draws its batches from
+_POOL_SIZE = 2400  # number of crops from which training draws its batches
 _POSITION_GRID = 16
-# Training does not depend on them; `augmenter` and `random_state` enter the key by what they mean.
+# Parameters that training does not depend on, and those that enter its key in another form.
 _NOT_IN_TRAINING = {
     *("augmenter", "random_state", "precision", "device", "pos_label", "tile_size", "whiten"),
     *("batch_size", "memory", "n_jobs", "verbose"),
@@ -36,75 +36,76 @@ _NOT_IN_TRAINING = {
 
 
 class LearnedFeatureExtractor(BaseFeatureExtractor):
-    """Feature maps of a small segmentation network that fit trains to tell defects from the user's own surfaces.
+    """Feature maps from a small segmentation network that ``fit`` trains to find defects on the user's own surfaces.
 
-    No weights are downloaded: the network, of 0.4 million parameters, learns from crops of the normal images with
-    synthetic defects painted on them and, where fit gets some, of real defects with masks.
+    No weights are downloaded. The network of 0.4 million parameters learns from crops of the normal images, with and
+    without synthetic defects painted on them, and of real defects if ``fit`` receives any with masks.
 
     Parameters
     ----------
     augmenter : object, default=None
-        Makes the synthetic defects: ``fit(X, y, masks=)`` and ``sample(n_samples)``, see :class:`BaseDefectAugmenter`.
-        None mixes CutPaste's patches and scars with cracks and holes.
+        Source of the synthetic defects, with ``fit(X, y, masks=)`` and ``sample(n_samples)``; see
+        :class:`BaseDefectAugmenter`. None mixes CutPaste's patches and scars with cracks and holes.
     encoder : str, NetworkFeatureExtractor or None, default=None
-        Pretrained network whose maps the network reads beside its own: "efficientnet_lite0" (or `_lite1`, `_lite2`), or
-        an extractor with layers at the strides 4, 8 and 16, or at some of these, such as
-        ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``. It sees the brightness of
-        the image, and is not trained.
+        Pretrained network whose maps are used in addition to the network's own: "efficientnet_lite0" (or `_lite1`,
+        `_lite2`), or an extractor with layers at the strides 4, 8 and 16, or at some of these, such as
+        ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``. It sees only the brightness
+        of the image, and is not trained.
     n_synthetic : int, default=300
-        Synthetic defect images that the crops are cut from.
+        Number of synthetic defect images from which crops are cut.
     crop_size : int, default=160
-        Side, in pixels, of the crops; a multiple of 16.
+        Side of the crops, in pixels; a multiple of 16.
     max_steps : int, default=1000
-        Training steps. The default takes three to four minutes of one core that has bfloat16 instructions.
+        Number of training steps. The default takes three to four minutes on one core with bfloat16 instructions.
     max_seconds : float, default=None
-        Ends the training earlier; then the weights depend on the machine.
+        Time limit of the training in seconds. If it ends the training early, the weights depend on the machine.
     learning_rate : float, default=4e-3
+        Highest learning rate, reached after a short warm-up.
     train_batch_size : int, default=16
-        Crops of one step.
+        Number of crops per training step.
     flip : bool, default=True
-        Whether crops are mirrored along both axes, and the head's logits are means over the four mirror images; not for
-        surfaces that are lit from one side.
+        Whether crops are mirrored at random along both axes in training, and logits are averaged over the four mirror
+        images. Use False for surfaces that are lit from one side.
     contrast : tuple of (float, float), default=(0.4, 1.6)
-        Range of the factor that the contrast of each crop is multiplied by in training: of images of less contrast than
-        the others, a faint defect is then found, too. At least 0.01; (1, 1) changes none.
+        Range of the random factor by which the contrast of each crop is multiplied in training, so that faint defects
+        are also found in images of lower contrast. Both ends are at least 0.01; (1, 1) leaves the contrast unchanged.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Of the training. "auto" is bfloat16 where the hardware has instructions for it. Maps are float32 in any case.
+        Precision of the training. "auto" selects bfloat16 if the hardware has instructions for it, else float32.
+        Features are float32 in any case.
     device : str, default=None
-        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+        Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in `y`. None selects a known name ("bad", "NG"), or else the greater label.
     random_state : int, RandomState instance or None, default=0
-        Seed of the crops, the weights and, where it has none of its own, the augmenter.
+        Seed of the crops, the weights and, unless it has its own, the augmenter.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
-        See :class:`BaseFeatureExtractor`. `whiten` is True by default; `memory` keeps the trained weights, too.
+        See :class:`BaseFeatureExtractor`. `whiten` is True by default; `memory` also caches the trained weights.
 
     Attributes
     ----------
     weights_ : dict of str to ndarray
-        Of the network.
+        Weights of the network.
     losses_ : ndarray of shape (n_steps,)
-        Of the training steps.
+        Loss of each training step.
     position_map_ : ndarray of shape (16, 16), float32
-        Mean logits of the normal training images by their place in the image: borders score higher of themselves.
+        Mean logits of the normal training images by position in the image; borders tend to score higher.
     weights_key_ : str
         Hash of the weights.
     seconds_ : float
-        Wall time of the training, also where it was read from `memory`.
+        Wall time of the training in seconds, even if its result was read from `memory`.
 
     See Also
     --------
-    GaborFeatureExtractor : Needs no training.
+    GaborFeatureExtractor : Extractor that needs no training.
 
     Notes
     -----
-    The input is ``log(image + 0.03)`` less its median over the image, as it is and less its means along columns and
-    along rows. Patches, every 8 pixels, have 160 features before whitening: mean and deviation of the maps at stride
-    4, the encoder's maps and the decoder's at stride 8. With real defects 20 % of the crops show one, 35 % one that is
-    pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic one and 25 % none; without, 75 % a synthetic one.
-
-    The normal images have been seen in training and may look a little more normal than new ones: a threshold on the
-    logits is better found on other images.
+    The input is ``log(image + 0.03)`` minus its median over the image, and its difference from its local means along
+    columns and along rows. Each patch, one every 8 pixels, has 160 features before whitening: mean and deviation of the
+    maps at stride 4, and the encoder's and the decoder's maps at stride 8. With real defects, 20 % of the crops show
+    one, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic one, and 25 % no defect. Without
+    real defects, 75 % show a synthetic one. The network has seen the normal images in training and may rate them
+    slightly more normal than new ones, so determine thresholds for the logits on other images.
 
     Examples
     --------
@@ -201,16 +202,15 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return {name: value for name, value in super().__getstate__().items() if name != "_network"}
 
     def fit(self, X, y=None, *, masks=None):
-        """Train the network, and learn the whitening.
+        """Train the network and learn the whitening.
 
         Parameters
         ----------
         X : images
         y : array-like of shape (n_samples,), default=None
-            0 for normal images, 1 (or `pos_label`) for defects. None: all are normal.
+            Labels, 0 for normal images and 1 (or `pos_label`) for defects. None means that all images are normal.
         masks : array or list, default=None
-            Masks of the defect images, aligned with X; None for an image without. Defect images without a mask take no
-            part in the training.
+            Masks of the defect images, aligned with X. Defect images whose mask is None are not used in training.
 
         Returns
         -------
@@ -220,14 +220,14 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return self
 
     def fit_transform(self, X, y=None, *, masks=None):
-        """Fit, and transform all images.
+        """Fit, and return the feature maps of all images.
 
         Parameters
         ----------
         X : images
         y : array-like of shape (n_samples,), default=None
         masks : array or list, default=None
-            As in :meth:`fit`.
+            Masks, as in :meth:`fit`.
 
         Returns
         -------
@@ -240,7 +240,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return [next(defect_maps if defect else normal_maps) for defect in is_defect]
 
     def defect_logits(self, X):
-        """What the segmentation head says of each pixel.
+        """Compute the logit of a defect that the segmentation head gives each pixel.
 
         Parameters
         ----------
@@ -249,7 +249,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         Returns
         -------
         maps : ndarray of shape (n_samples, height, width), or list of such arrays
-            float32 logits, at the size of the images; a list where their sizes differ.
+            float32 logits at the size of the images; a list if their sizes differ.
         """
         validate(self)
         check_is_fitted(self)
@@ -257,7 +257,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
 
     def iter_defect_logits(self, images):
-        """Yield what :meth:`defect_logits` says of each of some Images, one by one."""
+        """Yield the maps of :meth:`defect_logits` for `images`, of class Images, one by one."""
         for i, cells in enumerate(_Head(self).iter_transform(images)):
             shape, working = images.shape(i), self._working_shape(images.shape(i))
             pixels = resize(cells, tuple(_HEAD_STRIDE * size for size in cells.shape[:2]))[: working[0], : working[1]]
@@ -274,7 +274,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         validate_parts([self.augmenter, self.encoder])
 
     def _fit(self, X, y, masks):
-        """Learn; return all images, which of them are defects, and the feature maps of the normal ones."""
+        """Fit; return all images, whether each is a defect, and the feature maps of the normal ones."""
         validate(self)
         images = X if isinstance(X, Images) else Images(X)
         is_defect = find_defects(y, len(images), self.pos_label)
@@ -286,7 +286,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         normal.check_masks_empty()
         marked = None if defect is None else with_marks(defect.with_channels(images.n_channels))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        # In an order of their own, so that the order of X makes no difference.
+        # Sort the images, so that their order in X makes no difference.
         ordered, ordered_marked = by_brightness(normal), marked and by_brightness(marked)
         key = None if self.memory is None else self._training_key(ordered, ordered_marked, seed)
         learned = load(self.memory, "segmentation network", key)
@@ -330,7 +330,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return resolve_precision(self.precision, resolve_device(self.device))
 
     def _train(self, normal, marked, seed):
-        """Train the network; return its weights with losses and seconds, and whether the training came to its end."""
+        """Train the network; return its weights with losses and seconds, and whether the training was completed."""
         planes, targets = training_crops(
             normal,
             marked,
@@ -365,7 +365,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         for cells in _Head(self).iter_transform(normal):
             total = total + resize(cells, (_POSITION_GRID, _POSITION_GRID))[..., 0]
         mean = total / len(normal)
-        if self.flip:  # images that end within a cell are not quite symmetrical
+        if self.flip:  # not quite symmetrical for images that end within a cell
             mean = (mean + mean[::-1] + mean[:, ::-1] + mean[::-1, ::-1]) / 4
         return ndimage.gaussian_filter(mean, 1, mode="nearest").astype(np.float32)
 
@@ -396,7 +396,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _planes(self, images):
-        """What the network takes, mirrored beyond the end to a whole number of its largest cells."""
+        """Return the input of the network, mirrored beyond the end to a whole number of its largest cells."""
         import torch
         from torch.nn import functional
 
@@ -413,7 +413,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         if getattr(self, "_network", None) is None:
             weights = {name: torch.from_numpy(np.array(value)) for name, value in self.weights_.items()}
             n_planes, encoder = (1 if self.n_channels_ == 1 else 3), self._frozen_encoder()
-            with torch.device("meta"):  # draws no random numbers
+            with torch.device("meta"):  # does not draw random numbers
                 network = segmentation_network(n_planes, encoder)
             network.load_state_dict(weights, assign=True)
             device = resolve_device(self.device)
@@ -422,7 +422,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
 
 class _Head(BaseFeatureExtractor):
-    """The segmentation head of a learned extractor, as an extractor: its logits have a stride, tiles and cache too."""
+    """The segmentation head of a learned extractor as an extractor, so that its logits use tiles and the cache."""
 
     stride = _HEAD_STRIDE
     offset = (_HEAD_STRIDE - 1) / 2

@@ -25,38 +25,37 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
     Parameters
     ----------
     build : callable
-        Called without arguments, returns the ``torch.nn.Module``: a function, not the
-        module itself, which ``clone`` would copy for every fold and candidate. It has to
-        be importable for the extractor to be pickled.
+        Function that takes no arguments and returns the ``torch.nn.Module``. The module itself is not accepted,
+        because ``clone`` would copy it for every fold and candidate. The extractor can be pickled only if the function
+        is importable.
     layers : tuple of str, default=None
-        Names of the layers whose outputs are used, of shape (n, channels, height',
-        width'). Nothing past the last of them is computed. None takes the last outputs
-        at strides 8 and 16.
+        Names of the layers to use, whose outputs must have the shape (n, channels, height', width'). Nothing beyond the
+        last of these layers is computed. None selects the last outputs at strides 8 and 16.
     pool_size : int, default=3
-        Outputs are averaged over windows of this odd size, with stride 1.
+        Odd size of the windows over which outputs are averaged, with stride 1.
     n_input_channels : int, default=3
-        Channels that the module expects; grey images are repeated.
+        Number of channels that the module expects. Grey images are repeated along the channels.
     mean, std : tuple of float
-        Normalisation of the module's input, those of ImageNet by default.
+        Mean and standard deviation with which the module's input is normalised; by default, those of ImageNet.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        In which the module computes. Features are float32 in any case. "auto" is bfloat16
-        where the hardware has instructions for it, about twice as fast; a fitted
-        extractor stays with what it was fitted in, see `precision_`.
+        Precision in which the network computes. "auto" selects bfloat16 if the hardware has instructions for it, which
+        is about twice as fast, else float32. A fitted extractor keeps its precision, see `precision_`. Features are
+        float32 in any case.
     device : str, default=None
-        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+        Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
 
     Attributes
     ----------
     precision_ : {"float32", "bfloat16"}
-        What `precision` meant where the extractor was fitted.
+        Precision that `precision` resolved to when the extractor was fitted.
 
     Notes
     -----
-    The outputs are pooled, brought to the grid of the finest layer bilinearly, and
-    joined, as in PatchCore and ExDD. The module is traced by ``torch.fx`` once in a
-    process (``torchvision.models.feature_extraction``) and not part of a pickle.
+    The outputs are pooled, enlarged bilinearly to the grid of the finest layer, and concatenated, as in PatchCore and
+    ExDD. Each process traces the module once, with ``torch.fx`` (``torchvision.models.feature_extraction``). The module
+    is not part of a pickle.
 
     References
     ----------
@@ -79,7 +78,7 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
 
     _parameter_constraints = {
         **NetworkFeatureExtractor._parameter_constraints,
-        "build": "no_validation",  # a module is callable, too: see _builder
+        "build": "no_validation",  # modules are callable, too; see _builder
         "layers": [tuple, list, None],
         "n_input_channels": [Interval(Integral, 1, None, closed="left")],
         "mean": ["array-like"],
@@ -136,7 +135,7 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
         if not callable(self.build) or hasattr(self.build, "parameters"):
             raise TypeError(
                 f"build: expected a function that returns a torch module, got {type(self.build).__name__}. "
-                "Wrap a module in one, for example `lambda: module`."
+                "Wrap the module in a function, for example `lambda: module`."
             )
         return self.build
 
@@ -150,14 +149,14 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
 
 @dataclass(frozen=True)
 class TracedModule:
-    """A module of torch, cut behind named layers by torch.fx."""
+    """A torch module that torch.fx cuts off after the named layers."""
 
     build: object
     layers: tuple
     n_channels: int
 
     def load(self, folded=True):
-        """Build and cut the module, and find its stride and where its first patch is centred."""
+        """Build the module, cut it off, and determine its stride and the centre of its first patch."""
         from torchvision.models.feature_extraction import create_feature_extractor
 
         module = copy.deepcopy(self.build()).eval().requires_grad_(False)
@@ -186,12 +185,12 @@ def _check_outputs(network, probe, outputs):
     for name, output in outputs.items():
         if output.ndim != 4:
             raise ValueError(f"{expected} {tuple(output.shape)} from {name!r}.")
-        if output.shape[1] == output.shape[2]:  # as many channels as rows, or channels last
+        if output.shape[1] == output.shape[2]:  # either as many channels as rows, or channels last
             narrow = network(probe[..., : _PROBE_SIZE // 2]) if narrow is None else narrow
             if narrow[name].shape[3] == output.shape[3]:
                 raise ValueError(
                     f"{expected} (n, height, width, channels) from {name!r}, with the channels last. Permute them in "
-                    "the module that `build` returns; TimmFeatureExtractor does it for the models of timm."
+                    "the module that `build` returns; TimmFeatureExtractor does so for timm models."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Base of the extractors on torch networks: precision, device, the loaded network, and the joining of its levels."""
+"""Base class of extractors with torch networks: precision, device, loading of the network, joining of its levels."""
 
 import math
 from abc import abstractmethod
@@ -14,23 +14,26 @@ from sklearn_exdd._params import finite_numbers, validate
 from sklearn_exdd._torch import check_device, resolve_device, resolve_precision
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
-_LOADING = Lock()  # torch.fx changes torch itself while it traces
+_LOADING = Lock()  # torch.fx modifies torch itself while it traces
 
 
 class NetworkFeatureExtractor(BaseFeatureExtractor):
-    """Base of the extractors whose features are computed by a torch network.
+    """Base of the extractors whose features a torch network computes.
 
-    A subclass returns from ``_source()`` a hashable object with ``load(folded)``, which builds a
-    :class:`LoadedNetwork`. A process loads the network of equal sources once, and it is not part of a pickle.
+    A subclass implements ``_source()``, which returns a hashable object whose ``load(folded)`` builds a
+    :class:`LoadedNetwork`. Each process loads the network of equal sources only once. The network is not part of a
+    pickle.
 
     Parameters
     ----------
     pool_size : int, default=3
-        Outputs are averaged over windows of this odd size, with stride 1.
+        Odd size of the windows over which outputs are averaged, with stride 1.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision in which the network computes. Features are float32 in any case.
+        Precision in which the network computes. "auto" selects bfloat16 if the hardware has instructions for it, which
+        is about twice as fast, else float32. A fitted extractor keeps its precision, see `precision_`. Features are
+        float32 in any case.
     device : str, default=None
-        For example "cpu" or "cuda:0"; None takes CUDA where there is some.
+        Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """
@@ -96,23 +99,24 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
 
     @abstractmethod
     def _source(self):
-        """Return a hashable object that loads the network: the process-wide cache is keyed by it."""
+        """Return a hashable object that loads the network and is its key in a cache of the process."""
 
     def network(self, folded=True):
-        """Build the network and cut it behind its layers; a process builds the same one once.
+        """Return the network, cut off after its last layer in use. Each process builds it only once.
 
         Parameters
         ----------
         folded : bool, default=True
-            Whether batch normalisations are folded into the convolutions, which leaves none to train.
+            Whether batch normalisations are folded into the convolutions, so that they can no longer be trained.
 
         Returns
         -------
         network : torch.nn.Module
-            Maps a batch to the outputs of the layers. Shared: copy it before you change it.
+            Network that maps a batch to the outputs of the layers. It is shared: copy it before you change it.
         stride : int or None
+            Stride of the finest layer, as in :class:`BaseFeatureExtractor`.
         offset : float
-            Of the finest layer, as in :class:`BaseFeatureExtractor`.
+            Offset of the finest layer, likewise.
         """
         validate(self)
         loaded = self._loaded(folded)
@@ -132,11 +136,11 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
         return *super()._cache_key(), self._resolved_precision(), self._source()
 
     def _normalisation(self, loaded):
-        """Return mean and standard deviation that the network expects of its input channels."""
+        """Return the mean and the standard deviation with which the network's input channels are normalised."""
         return loaded.mean, loaded.std
 
     def _views(self, images):
-        """Return the arrays of images whose features are joined, each of one or of the network's channels."""
+        """Return the arrays whose features are joined; each has one channel or as many as the network expects."""
         return [images]
 
     def _extract(self, images):
@@ -167,25 +171,26 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network that is ready to compute, and where its outputs lie in the image.
+    """A network that is ready to compute, with the positions of its outputs in the image.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Maps a batch (n, n_channels, height, width) to a list, or a dict, of outputs (n, n_maps, height', width').
+        Network that maps a batch (n, n_channels, height, width) to a list or dict of outputs (n, n_maps, height',
+        width').
     strides : tuple of int, or None
-        Pixels between two positions of each output; None if the outputs fit no grid.
+        Number of pixels between two positions of each output, or None if the outputs do not fit a grid.
     offsets : tuple of float
         Pixel at which the first position of each output is centred.
     n_channels : int
-        Input channels.
+        Number of input channels.
     mean, std : tuple of float
-        Normalisation of the input.
+        Mean and standard deviation with which the input is normalised.
     kind : str
         Name of the network, for messages.
     aligned : bool
-        Whether outputs are joined where they lie in the image. Otherwise they are enlarged to the finest one, as in
-        PatchCore, as if each covered the image from end to end.
+        Whether outputs are aligned by their positions in the image before they are joined. If False, they are enlarged
+        to the size of the finest output, as in PatchCore, as if each output covered the image from edge to edge.
     """
 
     module: object
@@ -208,13 +213,13 @@ class LoadedNetwork:
         return 0.0 if self.strides is None else self.offsets[self.strides.index(self.stride)]
 
     def join(self, outputs, shape):
-        """Bring the outputs for images of a shape to the finest grid, and join them.
+        """Bring the outputs for images of one shape to the finest grid and concatenate them.
 
         Parameters
         ----------
         outputs : list of torch.Tensor of shape (n, n_maps, height', width')
         shape : tuple of int (height, width)
-            Of the images.
+            Shape of the images.
 
         Returns
         -------
@@ -230,7 +235,7 @@ class LoadedNetwork:
         return torch.cat(placed, dim=1)
 
     def _placed(self, output, stride, offset, shape):
-        # Position i of the finest output is at scale * i + shift of this one.
+        # Position i of the finest output is position scale * i + shift of this one.
         scale, shift = self.stride / stride, (self.offset - offset) / stride
         for axis in (2, 3):
             output = _interpolated(output, axis, -(-shape[axis - 2] // self.stride), scale, shift)
@@ -244,7 +249,7 @@ def _pooled(output, size):
 
 
 def _interpolated(output, axis, size, scale, shift):
-    """Interpolate linearly along an axis at ``scale * i + shift``, constant beyond the ends."""
+    """Interpolate linearly along an axis at ``scale * i + shift``; values are constant beyond the ends."""
     import torch
 
     if scale == 1 and shift == 0:
@@ -258,7 +263,7 @@ def _interpolated(output, axis, size, scale, shift):
 
 
 def _enlarged(output, shape):
-    """On a finer grid; where one is a multiple of the other, at the same places whatever the image's size."""
+    """Enlarge an output, by whole factors if possible, so that positions do not depend on the image's size."""
     from torch.nn import functional
 
     scale = [round(size / own) for size, own in zip(shape, output.shape[2:])]
@@ -268,7 +273,7 @@ def _enlarged(output, shape):
 
 
 def check_normalisation(name, values, n_channels=None):
-    """Refuse anything but finite numbers, one for each input channel or one for all; for "std", greater than 0."""
+    """Check that values are finite numbers (> 0 for "std"), one for each input channel or one for all of them."""
     numbers = finite_numbers(values)
     is_right = numbers is not None and len(numbers) > 0 and (n_channels is None or len(numbers) in (1, n_channels))
     if not is_right or (name == "std" and not (numbers > 0).all()):
@@ -280,7 +285,7 @@ def check_normalisation(name, values, n_channels=None):
 
 
 def make_probe(n_channels, size):
-    """Return a square of noise of shape (1, n_channels, size, size) whose gradients say what outputs look at."""
+    """Return noise of shape (1, n_channels, size, size), whose gradients show which pixels an output depends on."""
     import torch
 
     noise = torch.randn(1, n_channels, size, size, generator=torch.Generator().manual_seed(0))
@@ -293,15 +298,15 @@ def first_center(probe, output):
     Parameters
     ----------
     probe : torch.Tensor of shape (1, n_channels, size, size)
-        From :func:`make_probe`.
+        Probe from :func:`make_probe`.
     output : torch.Tensor of shape (1, n_maps, size', size')
-        Computed from the probe; `size` is a multiple of `size'`.
+        Output for the probe; `size` is a multiple of `size'`.
 
     Returns
     -------
     offset : float
-        0 in networks that pad both sides alike, ``(stride - 1) / 2`` in those that cut the image into cells, or
-        ``stride - 1`` in those of TensorFlow, which pad the far side: whichever is nearest to the measured one.
+        The nearest to the measured offset out of 0 (networks that pad both sides equally), ``(stride - 1) / 2``
+        (networks that cut the image into cells) and ``stride - 1`` (TensorFlow networks, which pad the far side).
     """
     import torch
 
@@ -324,9 +329,9 @@ def first_center(probe, output):
 def _load(source, precision, device, folded=True):
     import torch
 
-    # Whatever the caller has switched off; and the initial weights, which are replaced, draw no numbers of his.
+    # Loading needs gradients, even if the caller has disabled them, and must not use up the caller's random numbers.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         loaded = source.load(folded)
-    # Channels last is what convolutions read fastest, on CPUs and on tensor cores.
+    # Convolutions are fastest with channels last, on CPUs and on tensor cores.
     loaded.module.to(device=device, dtype=getattr(torch, precision), memory_format=torch.channels_last)
     return loaded

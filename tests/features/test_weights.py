@@ -157,7 +157,7 @@ def test_without_a_network_a_local_file_is_the_remedy(library, hub, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet_18", r"got 'resnet_18'\. Close to it are .*resnet18"),
+        ("resnet_18", r"got 'resnet_18'\. Similar names: .*resnet18"),
         ("", "got ''"),
         ("resnet18.nope", r"got 'resnet18\.nope': Invalid pretrained tag"),
         ("x" * 50, "got 'x{50}'"),
