@@ -41,8 +41,8 @@ class SegmentationDetector(BaseDefectDetector):
         networks with and without real defects finds more than either. Choose "all" if you have many defects of all
         kinds.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects that an earlier
-        Pipeline step has attached to the images, or otherwise the augmenter of the extractor.
+        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
+        Pipeline step, or otherwise the augmenter of the extractor.
     n_synthetic : int, default=300
         Number of synthetic defect images to make, if there is an `augmenter`.
     top_share : float, default=0.003
