@@ -498,7 +498,7 @@ def test_images_smaller_than_the_stride_are_refused(fitted, normals):
 
 
 def test_feature_rows_are_refused():
-    with pytest.raises(ValueError, match="expected images, which a student-teacher is trained on, got feature rows"):
+    with pytest.raises(ValueError, match="expected images to train a student and a teacher on, got feature rows"):
         tiny().fit(np.zeros((10, 3)))
 
 

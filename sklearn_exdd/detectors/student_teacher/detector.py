@@ -35,9 +35,9 @@ class StudentTeacherDetector(BaseDefectDetector):
     Parameters
     ----------
     teacher : str or BaseFeatureExtractor, default="learned"
-        Teacher. "learned" is a small encoder that `fit` trains to segment the defects and then freezes. Other values
-        are the name of a torchvision model, such as "resnet18", or "efficientnet_lite0" (`_lite1`, `_lite2`) or another
-        feature extractor, which is fitted on the normal training images and has a single level.
+        Teacher network. "learned" is a small encoder that `fit` trains to segment the defects and then freezes. Other
+        values are the name of a torchvision model, such as "resnet18", "efficientnet_lite0" (`_lite1`, `_lite2`), or a
+        feature extractor. Extractors are fitted on the normal training images and have a single level.
     layers : tuple of str, default=("layer1", "layer2", "layer3")
         Layers of a torchvision model. The maps of each layer have twice the stride of the previous one.
     weights : str, path or None, default="IMAGENET1K_V1"
@@ -58,7 +58,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     segmentation_weight : float, default=1.0
         Weight of the segmentation loss, focal and L1. 0 switches it off, and the map is the cosine distance.
     focal_gamma : float, default=4.0
-        Exponent of the focal loss; the higher it is, the less easy pixels count.
+        Exponent of the focal loss; higher values reduce the influence of easy pixels.
     training : {"joint", "two_stage"}, default="joint"
         Order of the training. "two_stage" trains the student with the cosine loss, then the head with a frozen student.
     map_source : {"auto", "segmentation", "cosine", "both"}, default="auto"
@@ -436,7 +436,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         return scoring.upsample(combined, *self._centers(combined.shape), image_shape)
 
     def _inside(self, region, map_shape):
-        """Return the cells of a map that overlap a region of interest; None if there is no region."""
+        """Return the cells of a map that overlap a region of interest; None without a region."""
         return None if region is None else scoring.mask_coverage(region, *self._centers(map_shape)) > 0
 
     def _centers(self, map_shape):
