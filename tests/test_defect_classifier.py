@@ -620,7 +620,10 @@ def test_training_starts_from_the_pretrained_weights(squares):
             {"layer": "layer3"},
             r"^layer: expected None for 'efficientnet_lite0', whose last maps .* got 'layer3'",
         ),
-        ({"weights": "DEFAULT"}, r"^weights: expected 'IMAGENET1K_V1' or None for 'efficientnet_lite0', .* got 'DEFAULT'"),
+        (
+            {"weights": "DEFAULT"},
+            r"^weights: expected 'IMAGENET1K_V1' or None for 'efficientnet_lite0', .* got 'DEFAULT'",
+        ),
         ({"weights_sha256": "00"}, r"^weights: expected 'IMAGENET1K_V1' or None for 'efficientnet_lite0'"),
     ],
 )
