@@ -114,7 +114,7 @@ class KindPredictions:
         if not hasattr(detector, "kinds_"):
             raise ValueError(
                 f"predict_kind: expected a {type(self).__name__} that knows kinds of defects, got one that was fitted "
-                "without kinds. Pass the kind of each defect image to fit as kinds=."
+                "without kinds. Pass kinds= to fit, with the kind of each defect image."
             )
         samples = detector._samples(X)
         if isinstance(samples, Images):
