@@ -532,7 +532,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(normals):
         ({"cosine_weight": 0.0, "training": "two_stage"}, "cosine_weight: expected a weight > 0 for training="),
         ({"teacher": "resnet8"}, "expected a name of torchvision.models.list_models"),
         ({**RANDOM_RESNET, "layers": ("layer9",)}, "layers: expected names of layers of ResNet"),
-        ({**RANDOM_RESNET, "layers": ("layer1", "layer3")}, "each of twice the stride of the one before, got strides"),
+        ({**RANDOM_RESNET, "layers": ("layer1", "layer3")}, "twice the stride of the previous layer, got strides"),
     ],
 )
 def test_wrong_parameters_are_refused(params, message, normals):
