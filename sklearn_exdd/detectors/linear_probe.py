@@ -19,7 +19,7 @@ from sklearn_exdd.features.patch_regions import rows_inside
 
 
 class LinearProbeDetector(BaseDefectDetector):
-    """Detect defects by logistic regression on features that are pooled over each image.
+    r"""Detect defects by logistic regression on features that are pooled over each image.
 
     The features of an image are pooled to their means and standard deviations over all patches. A linear classifier
     learns from these and from image labels; it needs no masks.
@@ -95,9 +95,9 @@ class LinearProbeDetector(BaseDefectDetector):
     The score is the log odds of a defect, with equal weights for both classes. A variance is the mean of squared
     distances, so the score is exactly the mean over the patches of
 
-    .. math:: w_\\mu \\cdot f + w_\\sigma \\cdot (f - \\mu)^2 / \\sigma + b
+    .. math:: w_\mu \cdot f + w_\sigma \cdot (f - \mu)^2 / \sigma + b
 
-    with the mean :math:`\\mu` and deviation :math:`\\sigma` of the features :math:`f` over the image. The map shows
+    with the mean :math:`\mu` and deviation :math:`\sigma` of the features :math:`f` over the image. The map shows
     this contribution of each patch, smoothed.
 
     References
