@@ -88,7 +88,7 @@ class LinearProbeDetector(BaseDefectDetector):
     See Also
     --------
     ExDDDetector : Needs no defects and finds defects of unknown kinds.
-    DefectClassifier : Trains the network itself; needs several hundred defects.
+    DefectClassifier : Trains the network itself, given about a hundred defects or more.
 
     Notes
     -----

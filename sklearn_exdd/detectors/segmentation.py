@@ -46,7 +46,7 @@ class SegmentationDetector(BaseDefectDetector):
     n_synthetic : int, default=300
         Number of synthetic defect images to make, if there is an `augmenter`.
     top_share : float, default=0.003
-        Share of the pixels, in (0, 1], whose logits are averaged for the image score: the highest ones.
+        Share of the pixels, in (0, 1], with the highest logits. Their mean is the image score.
     image_weight : float, default=1.0
         If an image scores below the threshold, its map is lowered by `image_weight` times the difference, so that
         pixels of an image that looks normal overall stand out less. 0 leaves maps unchanged.

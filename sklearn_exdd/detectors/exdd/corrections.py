@@ -56,7 +56,7 @@ class Corrections:
         self._n_images += len(y)
         self._n_groups += len(y)
         banks, calibration = self._banks(), self._calibration
-        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # saved by older versions: none
+        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # older files have none
         if normal is not None:
             patches = self._patches(normal)
             normal.check_masks_empty()

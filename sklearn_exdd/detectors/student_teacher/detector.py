@@ -65,7 +65,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         Source of maps and scores: the logits of the segmentation, ``1 - cos`` summed over the levels, or the sum of
         both, each standardised on the held-out normal images. "auto" is "segmentation" if there is a head.
     top_share : float, default=0.005
-        Share of the map, in (0, 1], that is averaged for the image score: the highest values.
+        Share of the pixels, in (0, 1], with the highest values in the map. Their mean is the image score.
     position_map : bool, default=False
         Whether to subtract the mean map of normal training images for the image score. This helps if false alarms are
         more frequent at certain places, such as the borders, and defects are not.

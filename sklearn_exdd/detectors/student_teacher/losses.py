@@ -8,7 +8,7 @@ from sklearn_exdd.detectors.student_teacher.networks import cosines, normalized,
 _COVERED = 0.2  # a cell is a target if the defect covers more than this share of it
 # Weights in the segmentation loss, relative to the L1 loss.
 _FOCAL, _POSITIVE, _IMAGE = 8.0, 3.0, 0.1
-_TOP_SHARE = 0.01  # share of the logits of a crop whose mean classifies the crop: the highest ones
+_TOP_SHARE = 0.01  # share of the logits of a crop, the highest ones, whose mean classifies the crop
 
 
 def teacher_loss(teacher, head, gamma):
