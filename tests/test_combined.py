@@ -114,7 +114,7 @@ def test_maps_are_standardised_by_the_pixels_of_these_images(squares, unseen_squ
 
 def test_without_any_map_there_is_none_to_predict(squares):
     detector = CombinedDefectDetector([("one", Brightness())]).fit(squares[0], squares[1])
-    with pytest.raises(ValueError, match=r"^predict_map: expected a detector that has maps, got none. Use score_sampl"):
+    with pytest.raises(ValueError, match=r"^predict_map: expected a detector with maps, got none. Use score_sampl"):
         detector.predict_map(squares[0])
 
 

@@ -450,9 +450,9 @@ def test_training_starts_from_a_local_state_dict_and_leaves_the_shared_network_a
         (
             {"augmenter": None},
             ValueError,
-            r"^X: expected defects to learn from, got normal images alone. Set augmenter=",
+            r"^X: expected defects to learn from, got normal images only. Set augmenter=",
         ),
-        ({"n_synthetic": 0}, ValueError, "^X: expected defects to learn from, got normal images alone"),
+        ({"n_synthetic": 0}, ValueError, "^X: expected defects to learn from, got normal images only"),
         ({"class_balance": "none"}, ValueError, "The 'class_balance' parameter of DefectClassifier must be"),
         ({"train_batch_size": 1}, ValueError, "The 'train_batch_size' parameter of DefectClassifier must be"),
         ({"validation_fraction": 1}, ValueError, "The 'validation_fraction' parameter of DefectClassifier must be"),
@@ -466,7 +466,7 @@ def test_what_makes_no_sense_is_refused(params, error, message, squares):
 
 
 def test_feature_rows_are_refused():
-    with pytest.raises(ValueError, match=r"^X: expected images, got feature rows"):
+    with pytest.raises(ValueError, match=r"^X: expected images to train a network on, got feature rows"):
         classifier().fit(np.zeros((9, 4)))
 
 
@@ -620,8 +620,11 @@ def test_training_starts_from_the_pretrained_weights(squares):
             {"layer": "layer3"},
             r"^layer: expected None for 'efficientnet_lite0', whose last maps .* got 'layer3'",
         ),
-        ({"weights": "DEFAULT"}, r"^weights: expected 'IMAGENET1K_V1' for 'efficientnet_lite0', .* got 'DEFAULT'"),
-        ({"weights_sha256": "00"}, r"^weights: expected 'IMAGENET1K_V1' for 'efficientnet_lite0'"),
+        (
+            {"weights": "DEFAULT"},
+            r"^weights: expected 'IMAGENET1K_V1' or None for 'efficientnet_lite0', .* got 'DEFAULT'",
+        ),
+        ({"weights_sha256": "00"}, r"^weights: expected 'IMAGENET1K_V1' or None for 'efficientnet_lite0'"),
     ],
 )
 def test_what_a_pretrained_backbone_has_no_use_for_is_named(params, message, squares):

@@ -76,9 +76,9 @@ def test_it_can_be_searched_and_combined(surfaces):
 
 def test_without_defects_or_images_there_is_nothing_to_learn_from(surfaces):
     X, y, _ = surfaces
-    with pytest.raises(ValueError, match=r"^X: expected defects for a classifier to learn from, got normal images"):
+    with pytest.raises(ValueError, match=r"^X: expected defects for the classifier to learn from, got normal images"):
         LinearProbeDetector(CellStatistics()).fit(X[y == 0])
-    with pytest.raises(ValueError, match=r"^X: expected images, whose patches are pooled, got feature rows"):
+    with pytest.raises(ValueError, match=r"^X: expected images to pool features over, got feature rows"):
         LinearProbeDetector().fit(np.random.default_rng(0).normal(size=(10, 3)), [0, 1] * 5)
 
 

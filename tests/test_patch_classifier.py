@@ -128,7 +128,7 @@ def test_certain_probabilities_give_finite_scores(surfaces):
 
 def test_normal_images_alone_are_refused(surfaces):
     X, y, _ = surfaces
-    with pytest.raises(ValueError, match=r"^X: expected defects for a classifier to learn from, got normal samples"):
+    with pytest.raises(ValueError, match=r"^X: expected defects for the classifier to learn from, got normal samples"):
         PatchClassifierDetector(Cells()).fit(X[y == 0])
 
 

@@ -345,7 +345,7 @@ def test_only_some_images_with_regions(surfaces, roi):
     with pytest.raises(ValueError, match=r"X: expected a region of interest with each image, got 1 with and"):
         ExDDDetector("gabor").fit(mixed, y)
     detector = ExDDDetector("gabor", random_state=0).fit(X, y)
-    with pytest.raises(ValueError, match=r"X: expected no region of interest, as in fit"):
+    with pytest.raises(ValueError, match=r"X: expected images without regions of interest, as in fit"):
         detector.predict(with_roi(X, roi))
 
 

@@ -199,7 +199,7 @@ def test_wrong_parameters_are_refused(surfaces, params, message):
 
 
 def test_feature_rows_are_refused():
-    with pytest.raises(ValueError, match=r"^X: expected images, which a network is trained on, got feature rows"):
+    with pytest.raises(ValueError, match=r"^X: expected images to train a network on, got feature rows"):
         tiny().fit(np.zeros((10, 3)))
 
 

@@ -491,14 +491,14 @@ def test_a_large_image_in_tiles_is_as_the_whole(fitted):
 
 
 def test_images_smaller_than_the_stride_are_refused(fitted, normals):
-    with pytest.raises(ValueError, match=r"X\[1\]: expected at least 8 x 8 pixels, which the networks need, got 7 x 9"):
+    with pytest.raises(ValueError, match=r"X\[1\]: expected at least 8 x 8 pixels, as the networks need, got 7 x 9"):
         fitted.predict([normals[0], normals[0][:7, :9]])
-    with pytest.raises(ValueError, match="expected at least 8 x 8 pixels, which the networks need, got 4 x 64"):
+    with pytest.raises(ValueError, match="expected at least 8 x 8 pixels, as the networks need, got 4 x 64"):
         tiny().fit(normals[:, :4])
 
 
 def test_feature_rows_are_refused():
-    with pytest.raises(ValueError, match="expected images, which a student-teacher is trained on, got feature rows"):
+    with pytest.raises(ValueError, match="expected images to train a student and a teacher on, got feature rows"):
         tiny().fit(np.zeros((10, 3)))
 
 
@@ -524,15 +524,15 @@ def test_a_loss_that_is_not_finite_ends_the_training(normals):
         ({"train_batch_size": 1}, "'train_batch_size' parameter"),
         ({"channels": ()}, "channels: expected at least one integer > 0, got ()"),
         ({"channels": (8, 0)}, "channels: expected at least one integer > 0, got"),
-        ({"cosine_weight": 0.0, "segmentation_weight": 0.0}, "expected at least one above 0, got 0 for both"),
+        ({"cosine_weight": 0.0, "segmentation_weight": 0.0}, "expected at least one > 0, got 0 for both"),
         (
             {"segmentation_weight": 0.0, "map_source": "both"},
             "map_source: expected 'auto' or 'cosine' with segmentation_weight=0",
         ),
-        ({"cosine_weight": 0.0, "training": "two_stage"}, "cosine_weight: expected a weight above 0 for training="),
+        ({"cosine_weight": 0.0, "training": "two_stage"}, "cosine_weight: expected a weight > 0 for training="),
         ({"teacher": "resnet8"}, "expected a name of torchvision.models.list_models"),
         ({**RANDOM_RESNET, "layers": ("layer9",)}, "layers: expected names of layers of ResNet"),
-        ({**RANDOM_RESNET, "layers": ("layer1", "layer3")}, "each of twice the stride of the one before, got strides"),
+        ({**RANDOM_RESNET, "layers": ("layer1", "layer3")}, "twice the stride of the previous layer, got strides"),
     ],
 )
 def test_wrong_parameters_are_refused(params, message, normals):
@@ -687,7 +687,7 @@ def test_a_detector_with_an_extractor_as_its_teacher_is_stored_and_cached(surfac
     [
         ({"symmetric": True}, "^symmetric: expected False with a feature extractor as the teacher"),
         ({"crop_size": 32}, "^crop_size: expected at least 48 for GaborFeatureExtractor as the teacher, got 32"),
-        ({"teacher__image_size": 64}, "^teacher: expected an extractor with image_size=None, as it sees crops"),
+        ({"teacher__image_size": 64}, "^teacher: expected an extractor with image_size=None, because it sees crops"),
     ],
 )
 def test_what_an_extractor_cannot_teach_is_refused(normals, params, message):

@@ -1,1 +1,1 @@
-"""The detectors, a file or a folder each; they never import each other."""
+"""The detectors. Each has its own file or folder, and none imports another."""

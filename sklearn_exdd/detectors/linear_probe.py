@@ -1,4 +1,4 @@
-"""A linear probe: one linear classifier of whole images on the mean and deviation of their features."""
+"""A linear probe: one linear classifier of images on the means and deviations of their features."""
 
 from numbers import Integral, Real
 
@@ -19,47 +19,48 @@ from sklearn_exdd.features.patch_regions import rows_inside
 
 
 class LinearProbeDetector(BaseDefectDetector):
-    """Detect defects by logistic regression on features that are pooled over each image.
+    r"""Detect defects by logistic regression on features that are pooled over each image.
 
-    The features of all patches of an image become their means and standard deviations. One linear classifier learns
-    from these and from image labels; it needs no masks.
+    The features of an image are pooled to their means and standard deviations over all patches. A linear classifier
+    learns from these and from image labels; it needs no masks.
 
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        As for :class:`ExDDDetector`.
+        Feature extractor, see :class:`ExDDDetector`.
     C : float, default=0.01
         Inverse strength of the regularisation, > 0, as in scikit-learn's LogisticRegression.
     augmenter : object, default=None
-        Makes synthetic defects, as for :class:`ExDDDetector`.
+        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`.
     n_synthetic : int, default=100
-        Number of synthetic defect images if there is an `augmenter`.
+        Number of synthetic defect images to make, if there is an `augmenter`.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
-        Share of the normal images, by groups, that the classifier does not learn from; the threshold comes from them. 0
-        uses all images for both, so that the threshold is too low. It is meant for members of a
-        :class:`CombinedDefectDetector`, which finds its own threshold.
+        Share of the normal images, in whole groups, that is held out of training to set the threshold. 0 holds out no
+        images, so the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets
+        its own.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     image_channels : {"grey", "colour"}, default=None
-        Colours of all images, in fit and afterwards: grey by the luma of ITU-R 601, or three channels. None leaves
-        them as they are: all grey or all in colour.
+        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Folder for feature maps, one entry per image, and for the images of an `augmenter` without a `memory` of its
-        own.
+        Cache for feature maps, one entry per image, and for the images and the training of an `augmenter` without a
+        `memory` of its own.
     batch_size : int, default=16
-        Number of images extracted together.
+        Number of images processed together.
     device : str, default=None
-        For torch backbones: "cpu", "cuda"; None takes CUDA where it is available.
+        Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Number of batches extracted at a time.
+        Number of batches processed in parallel, by threads.
     random_state : int, RandomState instance or None, default=None
-        Chooses the images that are held out, and seeds the augmenter.
+        Seed for the choice of held-out images and for the augmenter.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
@@ -67,36 +68,36 @@ class LinearProbeDetector(BaseDefectDetector):
         Weights of the means and of the standard deviations of the features.
     intercept_ : float
     feature_extractor_ : BaseFeatureExtractor
-        Fitted on the normal images.
+        Feature extractor, fitted on the normal images.
     synthetic_ : object or None
-        Synthetic defects that the augmenter made.
+        Synthetic defects used in `fit`.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
-        Scores above it mean defect.
+        Threshold on the scores; samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal images of X that were held out; NaN for all others. `threshold_` is their conformal
-        quantile.
+        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
+        conformal quantile of these scores.
     false_alarm_rate_ : float
-        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) if n held-out images are too few
-        for that.
+        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
+        too few for it.
     pixel_threshold_ : float
-        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
-        of the maps of the same normal images.
+        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
 
     See Also
     --------
-    ExDDDetector : Needs no defects, and finds defects of kinds that it was not shown.
-    DefectClassifier : Trains the network itself, from some hundred defects on.
+    ExDDDetector : Needs no defects and finds defects of unknown kinds.
+    DefectClassifier : Trains the network itself, given about a hundred defects or more.
 
     Notes
     -----
-    The score is the log odds of a defect, with both classes weighted alike. A variance is the mean of squared
+    The score is the log odds of a defect, with equal weights for both classes. A variance is the mean of squared
     distances, so the score is exactly the mean over the patches of
 
-    .. math:: w_\\mu \\cdot f + w_\\sigma \\cdot (f - \\mu)^2 / \\sigma + b
+    .. math:: w_\mu \cdot f + w_\sigma \cdot (f - \mu)^2 / \sigma + b
 
-    with the mean :math:`\\mu` and deviation :math:`\\sigma` of the features :math:`f` over the image. The map shows
+    with the mean :math:`\mu` and deviation :math:`\sigma` of the features :math:`f` over the image. The map shows
     this contribution of each patch, smoothed.
 
     References
@@ -174,7 +175,7 @@ class LinearProbeDetector(BaseDefectDetector):
 
     def _fit(self, normal, defect):
         if not normal.has_images:
-            raise ValueError("X: expected images, whose patches are pooled, got feature rows. Use LogisticRegression.")
+            raise ValueError("X: expected images to pool features over, got feature rows. Use LogisticRegression.")
         normal.check_masks_empty()
         normal, defect = in_one_form(normal, defect)
         random_state = check_random_state(self.random_state)
@@ -185,7 +186,7 @@ class LinearProbeDetector(BaseDefectDetector):
         self.synthetic_ = self._synthesize(learning, defect, int(random_state.randint(2**31 - 1)))
         if defect is None and self.synthetic_ is None:
             raise ValueError(
-                "X: expected defects for a classifier to learn from, got normal images only. Pass defects, set "
+                "X: expected defects for the classifier to learn from, got normal images only. Pass defects, set "
                 "augmenter=, or use ExDDDetector."
             )
         self._fit_extractor(learning, defect)
@@ -235,5 +236,5 @@ class LinearProbeDetector(BaseDefectDetector):
 
 
 def _moments(feature_map):
-    """Mean and standard deviation of each feature over the patches of an image."""
+    """Return the mean and the standard deviation of each feature over the patches of an image."""
     return feature_map.mean(axis=(0, 1), dtype=np.float64), feature_map.std(axis=(0, 1), dtype=np.float64)

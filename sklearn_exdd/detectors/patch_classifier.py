@@ -1,4 +1,4 @@
-"""A classifier of patches: any of scikit-learn's, in the place of memory banks and their ratio."""
+"""A classifier of patches: any scikit-learn classifier in place of two memory banks."""
 
 from functools import cache
 from numbers import Integral, Real
@@ -26,79 +26,83 @@ _MIN_PROBABILITY = 1e-6
 
 
 class PatchClassifierDetector(BaseDefectDetector):
-    """Detect and locate defects with a classifier that was trained on normal and on defect patches.
+    """Detect and locate defects by a classifier that is trained on normal and on defect patches.
 
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        As for :class:`ExDDDetector`. Not used where X holds features already.
+        Feature extractor, see :class:`ExDDDetector`. Ignored if X holds features.
     classifier : object, default=None
-        A classifier with ``predict_proba``, which is cloned; None is a HistGradientBoostingClassifier.
+        Classifier with ``predict_proba``, which is cloned. None is a HistGradientBoostingClassifier.
     augmenter : object, default=None
-        Makes synthetic defects, as for :class:`ExDDDetector`.
+        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`.
     n_synthetic : int, default=100
-        Number of synthetic defect images, where there is an `augmenter`.
+        Number of synthetic defect images to make, if there is an `augmenter`.
     max_normal_patches, max_defect_patches : int or None, default=50 and 30
-        Patches of one image that are trained on, at random: of a normal image, and of those that show the defect of a
-        defect image. None takes all.
+        Number of patches to train on from each normal image, and from each defect image, where only patches that show
+        the defect are used. They are drawn at random. None uses all of them.
     n_top_patches : int, default=10
-        The image score is the mean of so many of the highest patch scores.
+        Number of highest patch scores to average for the image score.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
-        Share of the normal images, by groups, that the classifier is not trained on; the threshold comes from them.
+        Share of the normal images, in whole groups, that is held out of training to set the threshold.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     image_channels : {"grey", "colour"}, default=None
-        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
-        601, or three channels. None leaves them as they are: all grey or all in colour.
+        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Folder for feature maps, one entry per image, and for what an `augmenter` without a `memory` of its own
-        paints and learns.
+        Cache for feature maps, one entry per image, and for the images and the training of an `augmenter` without a
+        `memory` of its own.
     batch_size : int, default=16
-        Images extracted together.
+        Number of images processed together.
     device : str, default=None
-        For torch backbones: "cpu", "cuda"; None takes CUDA where there is some.
+        Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Batches extracted at a time.
+        Number of batches processed in parallel, by threads.
     random_state : int, RandomState instance or None, default=None
-        Chooses images and patches, and seeds the augmenter and a classifier whose own random_state is None.
+        Seed for the choice of held-out images and patches, for the augmenter, and for a classifier whose own
+        random_state is None.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     classifier_ : object
-        Fitted on patches: 0 normal, 1 defect.
+        Classifier, fitted on patches with the labels 0 (normal) and 1 (defect).
     feature_extractor_ : BaseFeatureExtractor
+        Feature extractor, fitted on the normal images.
     synthetic_ : object or None
-        What the augmenter made.
+        Synthetic defects used in `fit`.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
-        Scores above it mean defect.
+        Threshold on the scores; samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that fit has not seen; NaN for all others.
-        `threshold_` is their conformal quantile.
+        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
+        conformal quantile of these scores.
     false_alarm_rate_ : float
-        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
-        for that.
+        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
+        too few for it.
     pixel_threshold_ : float
-        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
-        of the maps of the same normal images.
+        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
     n_features_in_ : int
-        Where X holds features.
+        Number of features, if X holds features.
 
     See Also
     --------
-    ExDDDetector : Memory banks, which also explain, take corrections and need no defects.
+    ExDDDetector : Uses memory banks, explains its scores, accepts corrections and needs no defects.
 
     Notes
     -----
-    A patch scores the log odds that it shows a defect, between -13.8 and 13.8 (probabilities are held in [1e-6, 1 -
-    1e-6]). Real defect images need masks: without one nobody knows which patches to learn from.
+    The score of a patch is the log odds that it shows a defect, between -13.8 and 13.8 (probabilities are clipped to
+    [1e-6, 1 - 1e-6]). Real defect images should have masks. Without a mask, the patches that lie farther from normal
+    patches than 99 % of normal patches do are assumed to show the defect.
 
     Examples
     --------
@@ -190,7 +194,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         self.synthetic_ = self._synthesize(learning, defect, seeds[0])
         if defect is None and self.synthetic_ is None:
             raise ValueError(
-                "X: expected defects for a classifier to learn from, got normal samples only. Pass defects, set "
+                "X: expected defects for the classifier to learn from, got normal samples only. Pass defects, set "
                 "augmenter=, or use ExDDDetector."
             )
         normals = self._normal_patches(learning, random_state)
@@ -205,14 +209,14 @@ class PatchClassifierDetector(BaseDefectDetector):
         self._calibrate(held_out)
 
     def _normal_patches(self, normal, random_state):
-        """Return the patches of normal samples, with their groups, as a bank."""
+        """Return a bank of the patches of normal samples, with their groups."""
         if not normal.has_images:
             return MemoryBank(normal.samples, {"group": normal.groups})
         parts = [_some(rows, self.max_normal_patches, random_state) for rows, _ in self._patches_of(normal.samples)]
         return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
 
     def _defect_patches(self, defect, normals, random_state):
-        """Return the patches of each image that show the defect."""
+        """Return the patches that show defects."""
         if not defect.has_images:
             return defect.samples
 
@@ -269,7 +273,7 @@ class PatchClassifierDetector(BaseDefectDetector):
 
 
 def _some(rows, n_rows, random_state):
-    """Draw `n_rows` of the rows at random; take all if there are fewer."""
+    """Draw `n_rows` rows at random, or return all if there are fewer."""
     if n_rows is None or len(rows) <= n_rows:
         return rows
     return rows[np.sort(random_state.choice(len(rows), n_rows, replace=False))]

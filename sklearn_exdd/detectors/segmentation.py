@@ -1,4 +1,4 @@
-"""The segmentation head of a learned extractor, as a detector."""
+"""A detector that uses the segmentation head of learned extractors."""
 
 from dataclasses import replace
 from numbers import Integral, Real
@@ -22,86 +22,89 @@ from sklearn_exdd.features.learned import LearnedFeatureExtractor
 
 
 class SegmentationDetector(BaseDefectDetector):
-    """Detect and locate defects by small networks that mark their pixels.
+    """Detect and locate defects by small networks that segment images.
 
-    A network is that of a :class:`LearnedFeatureExtractor`: fit trains it on crops of the normal images with
-    synthetic defects painted on them and, where there are some, of real defects with masks. Nothing is downloaded.
+    Each network is that of a :class:`LearnedFeatureExtractor`. `fit` trains it on crops of normal images with synthetic
+    defects painted on them and, if available, on crops of real defects with masks. Nothing is downloaded.
 
     Parameters
     ----------
     feature_extractor : "learned" or LearnedFeatureExtractor, default="learned"
-        What is trained, with all its parameters.
+        Feature extractor to train, with all its parameters.
     n_networks : int, default=2
-        Networks that are trained, from other seeds and on other synthetic defects; maps are means of their logits [1]_.
-        Two networks of the same images may differ by several hundredths of AUROC; the mean of some scatters less.
+        Number of networks to train, each with its own seed and synthetic defects. Maps are the means of their logits
+        [1]_. The AUROC of two networks trained on the same images may differ by several hundredths; the mean of several
+        networks varies less.
     real_defects : {"half", "all"}, default="half"
-        Which networks are shown the real defects, where there are some: every second one, from the first on, or all. A
-        network that has seen a few real defects finds more of their kinds, and fewer of others; the mean of both sorts
-        of networks finds more than either. "all" is for many defects, of all kinds.
+        Networks to train on real defects, if there are any: every second one, starting with the first, or all of them.
+        A network trained on a few real defects finds more defects of the same kinds and fewer of others; the mean of
+        networks with and without real defects finds more than either. Choose "all" if you have many defects of all
+        kinds.
     augmenter : object, default=None
-        Makes the synthetic defects, see :class:`BaseDefectAugmenter`. None takes those that a Pipeline step has
-        attached to the images, or else the extractor's own.
+        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
+        Pipeline step, or otherwise the augmenter of the extractor.
     n_synthetic : int, default=300
-        Synthetic defect images that crops are cut from, where there is an `augmenter`.
+        Number of synthetic defect images to make, if there is an `augmenter`.
     top_share : float, default=0.003
-        In (0, 1]. The image score is the mean of so many of the highest logits, as a share of the pixels.
+        Share of the pixels, in (0, 1], with the highest logits. Their mean is the image score.
     image_weight : float, default=1.0
-        By so much, times what the image's score lacks to the threshold, the map of an image is lowered: a pixel stands
-        out less in an image that as a whole looks normal. 0 lowers none.
+        If an image scores below the threshold, its map is lowered by `image_weight` times the difference, so that
+        pixels of an image that looks normal overall stand out less. 0 leaves maps unchanged.
     validation_fraction : float, default=0.2
-        Share of the normal images, by groups, that the network is not trained on; the threshold comes from them. 0
-        trains on all and takes the threshold from the same images, which promises too much: for a member of a
-        :class:`CombinedDefectDetector`, which finds a threshold of its own.
+        Share of the normal images, in whole groups, that is held out of training to set the threshold. 0 holds out no
+        images, so the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets
+        its own.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     image_channels : {"grey", "colour"}, default=None
-        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
-        601, or three channels. None leaves them as they are: all grey or all in colour.
+        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Folder for trained weights, maps, and what an `augmenter` without a `memory` of its own paints and learns. An
-        ExDDDetector on "learned" features with the same memory and the same images shares the training.
+        Cache for trained weights and maps, and for the images and the training of an `augmenter` without a `memory` of
+        its own. An ExDDDetector on "learned" features with the same memory and the same images reuses the training.
     batch_size : int, default=16
-        Images predicted together.
+        Number of images processed together.
     device : str, default=None
-        "cpu", "cuda"; None takes CUDA where there is some.
+        Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Batches predicted at a time.
+        Number of batches processed in parallel, by threads.
     random_state : int, RandomState instance or None, default=None
-        Chooses the images that are held out, and seeds a `feature_extractor` whose own random_state is None.
+        Seed for the choice of held-out images and for a `feature_extractor` whose own random_state is None.
     verbose : int, default=0
-        Above 0 progress bars are shown.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     feature_extractors_ : list of LearnedFeatureExtractor
-        One a network.
+        Fitted extractors, one per network.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
-        Scores above it mean defect.
+        Threshold on the scores; samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that fit has not seen; NaN for all others.
-        `threshold_` is their conformal quantile.
+        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
+        conformal quantile of these scores.
     false_alarm_rate_ : float
-        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are too few
-        for that.
+        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
+        too few for it.
     pixel_threshold_ : float
-        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
-        of the maps of the same normal images.
+        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
 
     See Also
     --------
-    ExDDDetector : Memory banks of the same network's inner maps.
+    ExDDDetector : Uses memory banks of the inner maps of the same network.
     StudentTeacherDetector : Compares two networks.
 
     Notes
     -----
-    For the image score the mean logits of the normal images at each place are subtracted (`position_map_` of each
-    extractor): what every image has there, at its border for instance, is no evidence. Maps are logits less
-    their mean over normal images, so that the threshold is on the same scale; `image_weight` puts all images on one.
-    Real defects without a mask take no part in the training.
+    For the image score, the mean logits of normal images at each place are subtracted (`position_map_` of each
+    extractor), because high logits that occur there in every image, for instance at the border, are not evidence of a
+    defect. Maps are logits minus their mean over normal images, and `image_weight` makes the maps of different images
+    comparable. Real defects without a mask are not used for training.
 
     References
     ----------
@@ -186,7 +189,7 @@ class SegmentationDetector(BaseDefectDetector):
 
     def _fit(self, normal, defect):
         if not normal.has_images:
-            raise ValueError("X: expected images, which a network is trained on, got feature rows.")
+            raise ValueError("X: expected images to train a network on, got feature rows.")
         normal.check_masks_empty()
         random_state = check_random_state(self.random_state)
         is_held_out = np.zeros(len(normal), dtype=bool)
@@ -210,7 +213,7 @@ class SegmentationDetector(BaseDefectDetector):
         ]
         scores, highest = np.array(found).T
         self._set_threshold(scores, calibrating.indices)
-        # Lowering the map of an image lowers its highest pixel by as much.
+        # Lowering the map of an image lowers its highest pixel by the same amount.
         maxima = [peak + self._shift(score, position_map) for peak, score in zip(highest.astype(np.float32), scores)]
         self._set_threshold(scores, calibrating.indices, maxima)
 
@@ -220,11 +223,11 @@ class SegmentationDetector(BaseDefectDetector):
             return extractor.fit(X, labels, masks=masks)
         except ValueError as error:
             if without and defect is not None:
-                error.add_note("This is a network that is shown no real defects; real_defects='all' shows them to all.")
+                error.add_note("This network is trained without real defects; real_defects='all' includes them.")
             raise
 
     def _extractor(self, learning, seed):
-        """Return the extractor to train, with the augmenter or the synthetic defects of this detector."""
+        """Return the extractor to train, with the augmenter of this detector or the defects from a Pipeline step."""
         extractor = make_feature_extractor(
             self.feature_extractor,
             batch_size=self.batch_size,
@@ -259,11 +262,11 @@ class SegmentationDetector(BaseDefectDetector):
         return scoring.top_share_mean(logits, self.top_share, position_map, region)
 
     def _shift(self, score, position_map):
-        """Return what is added to the map of an image with a score: less the farther it lies below the threshold."""
+        """Return the constant to add to the map of an image; it is lower for scores farther below the threshold."""
         return np.float32(self.image_weight * min(score - self.threshold_, 0) - position_map.mean())
 
     def _logits(self, images):
-        """Yield the mean logits of each image, and its region of interest or None."""
+        """Yield the mean logits of each image and its region of interest (or None)."""
         each = [extractor.iter_defect_logits(images) for extractor in self.feature_extractors_]
         for i, maps in enumerate(zip(*each)):
             yield np.mean(maps, axis=0), images.region(i)

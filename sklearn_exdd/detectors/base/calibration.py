@@ -1,4 +1,4 @@
-"""Calibrated decisions: scores, the threshold found from those of normal images, and p-values."""
+"""Calibrated decisions: scores, a threshold computed from the scores of normal images, and p-values."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -8,10 +8,13 @@ from sklearn_exdd._images import highest_inside
 
 
 class CalibratedDecisions:
-    """Decisions of a detector whose ``_fit`` calls ``_set_threshold``; the detector has ``_score(samples)``."""
+    """The part of a detector that turns scores into decisions.
+
+    The detector defines ``_score(samples)``, and its ``_fit`` calls ``_set_threshold``.
+    """
 
     def score_samples(self, X):
-        """Scores, higher = more defective.
+        """Compute scores; a higher score means more defective.
 
         Parameters
         ----------
@@ -22,11 +25,11 @@ class CalibratedDecisions:
         scores : ndarray of shape (n_samples,), float64
         """
         check_is_fitted(self)
-        # As deep as the threshold: a float32 score could round to the other side of it.
+        # The dtype is that of the threshold: a float32 score could be rounded to the other side of it.
         return np.asarray(self._score(self._samples(X)), dtype=np.float64)
 
     def decision_function(self, X):
-        """Scores relative to the threshold: positive means defect.
+        """Compute scores relative to the threshold; a positive value means defect.
 
         Parameters
         ----------
@@ -37,11 +40,11 @@ class CalibratedDecisions:
         decisions : ndarray of shape (n_samples,)
             ``score_samples(X) - threshold_``.
         """
-        detector = self._snapshot()  # scores and threshold of one state, even if another thread calls partial_fit
+        detector = self._snapshot()  # scores and threshold stay consistent if another thread calls partial_fit
         return detector.score_samples(X) - detector.threshold_
 
     def predict(self, X):
-        """Class labels.
+        """Predict class labels.
 
         Parameters
         ----------
@@ -56,18 +59,18 @@ class CalibratedDecisions:
         return np.where(is_defect, self._label(1), self._label(0)).astype(self.classes_.dtype)
 
     def p_values(self, X):
-        """Conformal p-values: how rarely a normal sample scores as high as each sample.
+        """Compute conformal p-values, which tell how rarely a normal sample scores at least as high.
 
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            Samples that fit has not seen: those of fit score too low.
+            Samples that `fit` has not seen. The scores of samples used in `fit` are too low.
 
         Returns
         -------
         p_values : ndarray of shape (n_samples,), float64
-            In (0, 1], small for what is hardly normal. Without groups in fit,
-            ``(1 + #{calibration_scores_ >= score}) / (n + 1)``, see :func:`scoring.conformal_p_values`.
+            P-values in (0, 1]; a small value means that the sample is unlikely to be normal. Without groups in `fit`,
+            they are ``(1 + #{calibration_scores_ >= score}) / (n + 1)``, see :func:`scoring.conformal_p_values`.
 
         Raises
         ------
@@ -76,14 +79,14 @@ class CalibratedDecisions:
 
         Notes
         -----
-        A normal image that is exchangeable with those of fit has a p-value of at most alpha with probability at most
-        alpha; with ``groups=`` in fit, this holds for one image of a new group. `predict` says defect exactly where
-        the p-value is at most `false_alarm_rate_`, which is `max_false_alarm_rate` unless there were too few normal
-        images for it.
+        A normal image that is exchangeable with those of `fit` has a p-value of at most alpha with probability at most
+        alpha; with ``groups=`` in `fit`, this holds for one image of a new group. `predict` calls a sample a defect if
+        and only if its p-value is at most `false_alarm_rate_`, which is `max_false_alarm_rate` unless there were too
+        few normal images for it.
 
-        A `threshold_` that was changed after fit, or by TunedThresholdClassifierCV around the detector, decides
-        differently and does not change the p-values: what it calls a defect then has a p-value of at most
-        ``(1 + #{calibration_scores_ > threshold}) / (n + 1)``, the rate that it promises.
+        If `threshold_` is changed after `fit`, or by a TunedThresholdClassifierCV around the detector, decisions change
+        and p-values do not. Samples called defects then have p-values of at most
+        ``(1 + #{calibration_scores_ > threshold}) / (n + 1)``, the rate that this threshold guarantees.
 
         Examples
         --------
@@ -99,27 +102,27 @@ class CalibratedDecisions:
         return detector._p_values_at(detector.score_samples(X))
 
     def _p_values_at(self, scores):
-        """P-values of samples from their scores."""
+        """Compute p-values from scores."""
         calibration = getattr(self, "calibration_scores_", None)
         if calibration is None:
             raise ValueError(
-                f"p_values: expected a detector with calibration_scores_, got a {type(self).__name__} that has none. "
-                "Fit it again; the _fit of a detector of your own calls _set_threshold."
+                f"p_values: expected a detector with calibration_scores_, got a {type(self).__name__} without them. "
+                "Fit it again. In the _fit of a custom detector, call _set_threshold."
             )
         indices = np.flatnonzero(~np.isnan(calibration))
         return scoring.conformal_p_values(scores, calibration[indices], self._groups_at(indices))
 
     def _set_threshold(self, scores, indices, map_maxima=None):
-        """Set `threshold_`, `false_alarm_rate_`, `calibration_scores_` and, from maps, `pixel_threshold_`.
+        """Set `threshold_`, `false_alarm_rate_`, `calibration_scores_` and, given `map_maxima`, `pixel_threshold_`.
 
         Parameters
         ----------
         scores : array-like of shape (n_calibrating,)
-            Scores of normal samples, each as if fit had not seen it.
+            Scores of normal samples, each computed as if `fit` had not seen the sample.
         indices : ndarray of shape (n_calibrating,), int
-            Position of each in the X of fit.
+            Positions of these samples in the X of `fit`.
         map_maxima : array-like of shape (n_calibrating,), default=None
-            Highest pixel of the map of each, as if fit had not seen it; None without maps.
+            Maxima of the maps of these samples, computed in the same way; None without maps.
         """
         rate, groups = self.max_false_alarm_rate, self._groups_at(indices)
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, rate, groups)
@@ -129,7 +132,7 @@ class CalibratedDecisions:
         self.calibration_scores_[indices] = scores
 
     def _calibrate(self, held_out):
-        """Find the thresholds from normal samples that fit has not seen, a TrainingSet, in one pass over them."""
+        """Set the thresholds from a TrainingSet of normal samples that `fit` has not seen, in one pass over it."""
         if not held_out.has_images:
             return self._set_threshold(self._score(held_out.samples), held_out.indices)
         inspected = enumerate(self._inspected(held_out.samples))
@@ -138,8 +141,8 @@ class CalibratedDecisions:
         self._set_threshold(scores, held_out.indices, maxima)
 
     def _groups_at(self, indices):
-        """Return the groups of samples by their position in X of fit; later samples are groups of their own."""
-        known = getattr(self, "_groups", np.empty(0, dtype=int))  # files of older versions have none
+        """Return the groups of samples at these positions in the X of `fit`; later samples are their own groups."""
+        known = getattr(self, "_groups", np.empty(0, dtype=int))  # detectors saved by older versions have no groups
         groups = len(known) + indices
         is_known = indices < len(known)
         groups[is_known] = known[indices[is_known]]

@@ -1,4 +1,4 @@
-"""The base of the detectors: how training data come in, thresholds and decisions."""
+"""The base class of the detectors: it prepares training data and predicts labels."""
 
 import copy
 from abc import abstractmethod
@@ -32,17 +32,21 @@ from sklearn_exdd.features import make_feature_extractor
 
 
 class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, ClassifierMixin, BaseEstimator):
-    """Base of the detectors: ``fit`` in three ways, decisions at a threshold.
+    """Base class of the detectors: it prepares the data for ``fit`` and turns scores into decisions.
 
-    A subclass writes ``_fit(normal, defect)`` on two training sets (`defect` may be
-    None), which calls ``_set_threshold(scores, indices)`` with scores of normal samples
-    as if fit had not seen them, and ``_score(samples)``. If it locates defects, it writes
-    ``_maps(images)`` and passes the highest pixel of each map behind the scores as `map_maxima`,
-    too; ``_inspected(images)``, which yields (score, map, None) of each image, saves
-    :meth:`inspect` a second pass. It has the parameters `pos_label` and `max_false_alarm_rate`. A
-    training set has `samples` (images, or feature rows), `masks`, `groups` and
-    `indices`; images are read one at a time, ``samples[i]``, as float32 (height, width,
-    channels) in [0, 1].
+    A subclass has the parameters `pos_label` and `max_false_alarm_rate` and defines two methods:
+
+    * ``_fit(normal, defect)`` learns from two training sets; `defect` may be None. It calls
+      ``_set_threshold(scores, indices)`` with the scores of normal samples, computed as if `fit` had not seen these
+      samples.
+    * ``_score(samples)`` returns the scores.
+
+    A subclass that locates defects also defines ``_maps(images)``, and passes the maxima of the maps of the same normal
+    samples to ``_set_threshold`` as `map_maxima`. If it defines ``_inspected(images)``, which yields (score, map, None)
+    for each image, :meth:`inspect` needs one pass instead of two.
+
+    A training set has `samples` (images or feature rows), `masks`, `groups` and `indices`. Images are read one at a
+    time: ``samples[i]`` is float32 of shape (height, width, channels), in [0, 1].
 
     Examples
     --------
@@ -71,18 +75,18 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
     _parameter_constraints = {}
 
-    # Masks and groups are aligned with X, so routing may slice them. Of X_defect, which
-    # is not, every fold would get the whole.
+    # Masks and groups are aligned with X, so routing may slice them. X_defect is not: every fold would get all of it.
     __metadata_request__fit = {"masks": True, "groups": True, "roi": True, "X_defect": metadata_routing.UNUSED}
     __metadata_request__partial_fit = {"masks": True, "classes": metadata_routing.UNUSED}
 
     def set_params(self, **params):
-        """Set parameters; those of a feature extractor that is given by its name, too.
+        """Set parameters, including those of a feature extractor that is given by name.
 
         Parameters
         ----------
         **params : dict
-            ``feature_extractor__image_size=96`` turns the name, such as "auto", into its extractor first.
+            Parameters of the detector and of its parts. ``feature_extractor__image_size=96`` first replaces a name,
+            such as "auto", with its extractor.
 
         Returns
         -------
@@ -91,7 +95,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Raises
         ------
         ValueError
-            If a parameter is unknown, or belongs to an augmenter or estimator that is None.
+            If a parameter is unknown, or if it belongs to an augmenter or estimator that is None.
         """
         for part in sorted({name.partition("__")[0] for name in params if "__" in name}):
             own = params.get(part, getattr(self, part, self))
@@ -110,28 +114,28 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            Array (n, height, width) or (n, height, width, channels) of uint8, uint16,
-            bool or float in [0, 1]; list of such images, or of Pillow images, of
-            different sizes; list of file paths, read when needed. A two-dimensional array holds features, one
-            patch a sample.
+            Images are an array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in
+            [0, 1], a list of such images or of Pillow images, which may differ in size, or a list of file paths, which
+            are read when needed. A two-dimensional array holds features, one patch per sample.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X, of which `pos_label`, or else "bad", "NG" and the like beside
-            "good" or "OK", or else ``classes_[1]`` means defect. Or the defect images
-            themselves: ``fit(X_normal, X_defect)``. None: X is normal.
+            Labels of X. The defect label is `pos_label`; if that is None, it is a known name such as "bad" or "NG",
+            used alongside "good" or "OK", or otherwise ``classes_[1]``. y may also be the defect images themselves, as
+            in ``fit(X_normal, X_defect)``. If None, all samples of X are normal.
         X_defect : images or array-like of shape (n_defects, n_features), default=None
-            Defect images, where y is None.
+            Defect images, if y is None.
         masks : array or list, default=None
-            Masks of the defect images, True on the defect: arrays, Pillow images, paths,
-            or None for an image without. Aligned with X where y is labels (those of normal images are
-            None or empty), with the defect images otherwise.
+            Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
+            a mask. They are aligned with X if y holds labels (masks of normal images are None or empty), and with the
+            defect images otherwise.
         groups : array-like of shape (n_samples,), default=None
-            Images of one group (several photographs of one part) are not independent:
-            they are left out together when the threshold is found. Aligned with X. One
-            without a group (None, NaN or "") is a group of its own.
+            Groups of the samples of X. Images of one group, such as several photographs of one part, are not
+            independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
+            is a group of its own.
         roi : array of shape (height, width), Pillow image or path, or list of these, default=None
-            Region of interest: a mask that is True where images count, see :func:`~sklearn_exdd.datasets.with_roi`.
-            One mask serves all images of fit, is kept as `roi_` and applied to those that are predicted. A list has
-            one mask for each image of X; images to be predicted then come with their own, by ``with_roi``.
+            Region of interest: a mask that is True on the pixels to inspect, see
+            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images of `fit`, is stored as `roi_`
+            and also applies to predictions. A list has one mask for each image of X; images to predict must then carry
+            their own masks, which ``with_roi`` attaches.
 
         Returns
         -------
@@ -140,8 +144,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Raises
         ------
         ValueError
-            If there is no normal image, an image, mask or region is not valid (the message names
-            it), or y has more than two classes.
+            If X has no normal samples, if an image, mask or region is invalid (the message names it), or if y has more
+            than two classes.
         """
         fitted = self._unfitted()
         return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups, roi=roi)))
@@ -160,7 +164,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return self
 
     def _remember(self, *training_sets):
-        """Add images to those that :meth:`is_training_image` recognises."""
+        """Record images, so that :meth:`is_training_image` recognises them."""
         samples = [one.samples for one in training_sets if one is not None and one.has_images]
         own = [getattr(self, "training_digests_", np.empty(0, dtype=np.uint64)), *map(training_digests, samples)]
         self.training_digests_ = np.unique(np.concatenate(own))
@@ -171,27 +175,29 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
     def _become(self, updated):
         """Take over all attributes of an updated copy in one step, and return self.
 
-        An interrupted fit thus changes nothing, and other threads see the attributes before or after it, never a mix.
+        An interrupted fit thus changes nothing, and other threads see the old attributes or the new ones, never a mix.
         """
         self.__dict__ = updated.__dict__
         return self
 
     def _snapshot(self):
-        """Return an estimator with the attributes of this one as they are now, whatever it becomes later."""
+        """Return an estimator with the present attributes of this one, unaffected by later changes."""
         twin = object.__new__(type(self))
         twin.__dict__ = self.__dict__
         return twin
 
     @abstractmethod
     def _fit(self, normal, defect):
-        """Fit on the training sets."""
+        """Fit on the training sets; `defect` may be None."""
 
     @abstractmethod
     def _score(self, samples):
-        """Scores of Images or of feature rows."""
+        """Return the scores of Images or of feature rows."""
 
     def is_training_image(self, X):
-        """Tell which images were used in ``fit`` or ``partial_fit``: their scores are too low for a fair figure.
+        """Tell which images were used in ``fit`` or ``partial_fit``.
+
+        Their scores are lower than those of new images, so figures that include them are too good.
 
         Parameters
         ----------
@@ -203,19 +209,19 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
         Notes
         -----
-        An image in memory is recognised by its pixels at 8 bits, a file by its bytes or, if fit received arrays, by its
-        pixels. Arrays are not recognised if fit received files; nor is an image that was cropped, resized or compressed
-        again.
+        Images in memory are recognised by their pixels at 8 bits, files by their bytes or, if `fit` received arrays, by
+        their pixels. Arrays are not recognised if `fit` received files. Images that were cropped, resized or compressed
+        again are not recognised either.
         """
         check_is_fitted(self)
         samples = self._samples(X)
         if not isinstance(samples, Images):
             raise ValueError("is_training_image: expected images, got feature rows.")
-        # Files of earlier versions hold no digests.
+        # Detectors saved by earlier versions have no digests.
         return are_known(samples, getattr(self, "training_digests_", np.empty(0, dtype=np.uint64)))
 
     def score(self, X, y, sample_weight=None):
-        """Accuracy of the decisions.
+        """Return the accuracy of the predicted labels.
 
         Parameters
         ----------
@@ -227,12 +233,12 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Returns
         -------
         accuracy : float
-            Share of the samples whose label is right, in [0, 1].
+            Share of the samples that are labelled correctly, in [0, 1].
 
         Warns
         -----
         UserWarning
-            If some images of X were used in fit: the accuracy on new images is lower.
+            If some images of X were used in `fit`. The accuracy on new images is lower.
         """
         check_is_fitted(self)
         if holds_images(X) and (n_known := int(self.is_training_image(X).sum())):
@@ -249,12 +255,12 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return self.classes_[positive if is_defect else 1 - positive]
 
     def _positive_index(self):
-        # Models of earlier versions lack pos_label_: theirs was the last class unless pos_label said otherwise.
+        # Models of earlier versions have no pos_label_. Unless pos_label was set, they used the last class.
         positive = getattr(self, "pos_label_", self.pos_label)
         return 0 if positive is not None and positive == self.classes_[0] else 1
 
     def _samples(self, X, first=0):
-        """Validated Images or feature rows for prediction; messages number the images from `first`."""
+        """Return validated Images or feature rows to predict; error messages number the images from `first`."""
         fitted_on_rows = hasattr(self, "n_features_in_")
         if holds_images(X) and fitted_on_rows:
             raise ValueError(f"X: expected feature rows of shape (n, {self.n_features_in_}) as in fit, got images.")
@@ -263,7 +269,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return self._in_region(self._images(X, "X", first))
 
     def _in_region(self, images):
-        """Return images in the region of interest of fit, unless they came with their own."""
+        """Restrict images to the region of interest of `fit`, unless they carry their own."""
         name, n_images, n_with, roi = images.name, len(images), images.n_regions, getattr(self, "roi_", None)
         if roi is not None:
             return images.within(roi)
@@ -274,22 +280,22 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             )
         if n_with and not hasattr(self, "roi_"):
             raise ValueError(
-                f"{name}: expected no region of interest, as in fit, got {n_with}. Fit with roi, or pass the images "
-                "without with_roi."
+                f"{name}: expected images without regions of interest, as in fit, got {n_with} with one. Fit with roi, "
+                "or pass the images without with_roi."
             )
         return images
 
     def _images(self, X, name, first=0):
-        """Images, to be read as those that were seen before."""
+        """Return Images that are read with the channels and bits of those in `fit`."""
         n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
         remedy = "Convert it"
         if hasattr(self, "image_channels"):
-            remedy += ", or set image_channels={wanted!r} of the detector, which converts all images"
+            remedy += ", or set image_channels={wanted!r} of the detector to convert all images"
         channels = getattr(self, "image_channels", None)
         return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy, first=first)
 
     def _synthetic_of(self, X):
-        """Synthetic defects that an earlier Pipeline step made on X, brought to the channels of the detector."""
+        """Return the synthetic defects from an earlier Pipeline step, converted to the channels of the detector."""
         synthetic, channels = getattr(X, "synthetic", None), getattr(self, "image_channels", None)
         if synthetic is None or channels is None:
             return synthetic
@@ -297,7 +303,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return replace(synthetic, images=images)
 
     def _training_sets(self, X, y, X_defect, masks, groups, kinds=None, roi=None):
-        """Sort what fit got into normal and defect samples."""
+        """Sort the arguments of `fit` into a normal and a defect training set."""
         for name, values in (("y", y), ("X_defect", X_defect)):
             check_listed(values, name)
         images = holds_images(X)
@@ -312,7 +318,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             self.bits_ = samples.bits
             if samples.have_regions:
                 self.roi_ = samples.region(0) if is_one_region(roi) else None
-            self._in_region(samples)  # refuses images of which only some have regions
+            self._in_region(samples)  # raises an error if only some images have regions
             y = None if y is None else _check_y(as_labels(y, len(samples)), estimator=self)
         elif y is None:
             samples = validate_data(self, _rows(X, "X"), dtype=[np.float64, np.float32])
@@ -331,7 +337,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
                 if masks is not None:
                     raise ValueError("masks: expected None without defect images; normal images have no masks.")
                 if kinds is not None:
-                    raise ValueError("kinds: expected None without defect images or labels y. Pass one of them, too.")
+                    raise ValueError("kinds: expected None without defect images or labels y. Pass either, too.")
                 return normal, None
             if images:
                 defect = self._in_region(self._images(X_defect, "X_defect"))
@@ -339,7 +345,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
                 defect = validate_data(self, _rows(X_defect, "X_defect"), reset=False)
             n_defects = len(defect)
             masks = None if masks is None else Masks(masks, n_defects)
-            # Groups are those of X: a defect image handed in apart belongs to none of them.
+            # Groups refer to X. Each defect image that is passed separately becomes a group of its own.
             apart = 1 + groups.max() + np.arange(n_defects)
             kinds = None if kinds is None else as_kinds(kinds, np.ones(n_defects, dtype=bool))
             return normal, TrainingSet(defect, np.arange(n_defects), apart, masks, kinds=kinds)
@@ -349,7 +355,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return split_by_class(samples, y == self._label(1), groups, masks, kinds)
 
     def _fit_extractor(self, normal, defect):
-        """Fit the feature extractor on normal images, and on defects if it learns from them."""
+        """Fit the feature extractor on normal images and, if it learns from defects, on defect images."""
         self.feature_extractor_ = make_feature_extractor(
             self.feature_extractor,
             batch_size=self.batch_size,
@@ -366,7 +372,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         self.n_channels_ = normal.samples.n_channels
 
     def _synthesize(self, normal, defect, seed, default=None):
-        """Return the synthetic defects that came with the images, or those that the augmenter makes, or None.
+        """Return the synthetic defects that came with the images or that the augmenter makes; None without either.
 
         Parameters
         ----------
@@ -374,7 +380,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         defect : TrainingSet or None
         seed : int
         default : object, default=None
-            Used if `augmenter` is None and no defects came with the images.
+            Augmenter to use if `augmenter` is None and the images came without synthetic defects.
         """
         augmenter = default if self.augmenter is None else self.augmenter
         if augmenter is None or self.n_synthetic == 0:
@@ -384,23 +390,23 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             return normal.synthetic
         if not normal.has_images:
             raise ValueError("augmenter: expected images to make defects on, got feature rows. Set augmenter=None.")
-        # The default mixture paints faster than a cache reads.
+        # Painting with the default mixture is faster than reading from a cache.
         memory = None if self.augmenter is None else getattr(self, "memory", None)
         return synthesize(augmenter, self.n_synthetic, *joined(normal, defect), seed=seed, memory=memory)
 
     def _synthetic_sources(self, normal):
-        """Return for each synthetic defect the position of the normal image it was made on, or None."""
+        """Return the position of the normal image that each synthetic defect was made on, or None if unknown."""
         has_indices = self.synthetic_ is normal.synthetic and not normal.is_renumbered
         position_of = {number: i for i, number in enumerate(normal.indices if has_indices else range(len(normal)))}
         return [position_of.get(self._provenance(i).get("source")) for i in range(len(self.synthetic_.images))]
 
     def _synthetic_groups(self, normal, unknown):
-        """Return the groups of the normal images that synthetic defects were made on, or new ones from `unknown` on."""
+        """Return the group of the source image of each synthetic defect, or a new one from `unknown` on if unknown."""
         sources = self._synthetic_sources(normal)
         return np.array([unknown + i if one is None else normal.groups[one] for i, one in enumerate(sources)])
 
     def _synthetic_images(self, normal):
-        """Return the synthetic defects as Images, in the regions of interest of the images they were made on."""
+        """Return the synthetic defects as Images, with the regions of interest of their source images."""
         images = Images(self.synthetic_.images, "synthetic images")
         return images.in_regions_of(normal.samples, self._synthetic_sources(normal))
 
@@ -418,8 +424,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
                 f"pos_label={self.pos_label!r}" if self.pos_label is not None else f"y: {self.pos_label_!r}, a defect,"
             )
             warn(
-                f"{given} sorts before the label of normal samples. scikit-learn's scorers take the last class as the "
-                "positive one: pass them pos_label too, or use labels 0 and 1.",
+                f"{given} sorts before the label of normal samples. scikit-learn's scorers treat the last class as the "
+                "positive one. Pass pos_label to the scorers, too, or use labels 0 and 1.",
                 UserWarning,
                 stacklevel=5,
             )
@@ -434,6 +440,6 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
 
 def _rows(X, name):
-    """Feature rows as an array, if torch holds them; masked values are refused."""
+    """Convert torch tensors of feature rows to an array, and refuse masked values."""
     check_unmasked(X, name)
     return as_array(X, name) if type(X).__module__.partition(".")[0] == "torch" else X

@@ -1,4 +1,4 @@
-"""Inspection: maps, masks and regions of images, and everything about an image in one pass."""
+"""Inspection: maps, masks and regions of images, and all results for an image in one pass."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -10,18 +10,19 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_exdd._images import Images, lowest_outside
 from sklearn_exdd.detectors.base.regions import check_region_params, connected_regions, marked_pixels
 
-_BATCH_SIZE = 16  # images of an iterator that are taken at a time, where the detector has no batch_size
+_BATCH_SIZE = 16  # number of images to take from an iterator at a time, if the detector has no batch_size
 
 
 class Inspection:
     """The part of a detector that locates defects.
 
-    The detector has ``_maps(images)``, a list of maps, and perhaps ``_inspected(images)``, which yields for each image
-    its score, its map and its explanation or None from one pass; a detector with `kinds_` adds the votes for kinds.
+    The detector defines ``_maps(images)``, which returns a list of maps. It may define ``_inspected(images)``, which
+    yields the score, the map and the explanation (or None) of each image from a single pass. A detector with `kinds_`
+    also yields the votes for kinds.
     """
 
     def predict_map(self, X):
-        """Anomaly maps: the score of each pixel.
+        """Compute anomaly maps, which hold the score of each pixel.
 
         Parameters
         ----------
@@ -30,7 +31,7 @@ class Inspection:
         Returns
         -------
         maps : ndarray of shape (n_samples, height, width), or list of such arrays
-            float32, at the size of the images; a list where their sizes differ.
+            Maps of dtype float32, at the size of the images; a list if the sizes differ.
         """
         check_is_fitted(self)
         images = self._located(X, "predict_map", "score_samples")
@@ -38,7 +39,7 @@ class Inspection:
         return _stacked([lowest_outside(pixel_map, images.region(i)) for i, pixel_map in maps])
 
     def predict_mask(self, X):
-        """Masks: the pixels that are marked as defective.
+        """Predict masks, which mark the defective pixels.
 
         Parameters
         ----------
@@ -47,23 +48,23 @@ class Inspection:
         Returns
         -------
         masks : ndarray of shape (n_samples, height, width), or list of such arrays
-            bool, at the size of the images; a list where their sizes differ.
+            Masks of dtype bool, at the size of the images; a list if the sizes differ.
 
         Raises
         ------
         ValueError
-            If the detector has no `pixel_threshold_`, or X holds feature rows.
+            If the detector has no `pixel_threshold_`, or if X holds feature rows.
 
         Notes
         -----
-        A mask never contradicts the decision. In an image that `predict` calls normal, no pixel is marked. In one that
-        it calls a defect, the pixels are marked whose value in :meth:`predict_map` is above `pixel_threshold_`. If
-        there are none (a large, faint defect, for instance), the surroundings of the highest pixel are marked: the
-        connected pixels whose value is at least halfway from the median of the map to the peak.
+        A mask never contradicts the decision. If `predict` calls an image normal, no pixel is marked. If it calls the
+        image a defect, all pixels with a value above `pixel_threshold_` in :meth:`predict_map` are marked. If no pixel
+        exceeds the threshold, as may happen with a large, faint defect, the surroundings of the highest pixel are
+        marked: the connected pixels whose value is at least halfway from the median of the map to the peak.
 
-        `pixel_threshold_` is the conformal quantile of the maxima of normal maps, each as if fit had not seen its
-        image. So the maps of at most a share `false_alarm_rate_` of new normal images exceed it anywhere, and by
-        `threshold_`, no larger share has a marked pixel.
+        `pixel_threshold_` is the conformal quantile of the maxima of normal maps, each computed as if `fit` had not
+        seen its image. The maps of at most a share `false_alarm_rate_` of new normal images therefore exceed it
+        anywhere. Because of `threshold_`, at most the same share has marked pixels.
 
         Examples
         --------
@@ -82,36 +83,36 @@ class Inspection:
         return _stacked([detector._mask(score, *found) for score, *found in detector._marked(images)])
 
     def predict_regions(self, X, *, min_area=0, pixel_size=None):
-        """Connected regions of the masks, with their places and sizes.
+        """Find the connected regions of the masks, with their places and sizes.
 
         Parameters
         ----------
         X : images
         min_area : float, default=0
-            Smaller regions are left out, in pixels or, with `pixel_size`, in square millimetres. Masks and decisions
-            stay as they are.
+            Minimum area of a region, in pixels or, with `pixel_size`, in square millimetres. Smaller regions are left
+            out; masks and decisions do not change.
         pixel_size : float or tuple of float (height, width), default=None
-            Side of a pixel on the part, in millimetres.
+            Side length of a pixel on the part, in millimetres.
 
         Returns
         -------
         regions : list of list of Bunch
-            For each image its regions, that with the highest peak first; none where the mask is empty. Pixels that
+            Regions of each image, sorted by their peaks, highest first. The list is empty if the mask is. Pixels that
             touch at a corner are connected. A region has
 
             * `box`: (top, left, bottom, right), so that ``image[top:bottom, left:right]`` shows it;
             * `area`: number of pixels;
             * `centroid`, `peak`: (row, column) of its centre of mass and of its highest pixel;
-            * `peak_score`, `mean_score`: the highest value of the map in it, and the mean;
+            * `peak_score`, `mean_score`: the highest and the mean value of the map in the region;
             * `equivalent_diameter`: diameter of a circle of the same area.
 
-            With `pixel_size`, lengths and places are in millimetres from the upper left corner of the image, areas in
-            square millimetres. Without, the centre of the first pixel is (0, 0).
+            With `pixel_size`, lengths are in millimetres, areas in square millimetres, and places in millimetres from
+            the upper left corner of the image. Without it, the centre of the first pixel is (0, 0).
 
         Raises
         ------
         ValueError
-            If a parameter is out of range, the detector has no `pixel_threshold_`, or X holds feature rows.
+            If a parameter is out of range, if the detector has no `pixel_threshold_`, or if X holds feature rows.
 
         Examples
         --------
@@ -134,7 +135,7 @@ class Inspection:
         ]
 
     def inspect(self, X, *, min_area=0, pixel_size=None):
-        """Everything about each image, from one pass over it.
+        """Compute all results for each image in a single pass.
 
         Parameters
         ----------
@@ -145,26 +146,26 @@ class Inspection:
         Returns
         -------
         results : list of Bunch
-            For each image
+            Results for each image:
 
-            * `score`, `decision`, `label` and `p_value`, as :meth:`score_samples`, :meth:`decision_function`,
-              :meth:`predict` and :meth:`p_values` give them;
-            * `map`, `mask` and `regions`, as :meth:`predict_map`, :meth:`predict_mask` and :meth:`predict_regions` give
-              them;
-            * `explanation`, as ``explain`` gives it; None if the detector does not explain;
-            * `kind` and `kind_vote`, as ``predict_kind`` gives them; both None if fit received no kinds.
+            * `score`, `decision`, `label` and `p_value`, as from :meth:`score_samples`, :meth:`decision_function`,
+              :meth:`predict` and :meth:`p_values`;
+            * `map`, `mask` and `regions`, as from :meth:`predict_map`, :meth:`predict_mask` and
+              :meth:`predict_regions`;
+            * `explanation`, as from ``explain``; None if the detector has no such method;
+            * `kind` and `kind_vote`, as from ``predict_kind``; both None if `fit` received no kinds.
 
-            `p_value` is None if the detector has no `calibration_scores_`; `mask` and `regions` are None if it has no
-            `pixel_threshold_`: it was fitted by an earlier version.
+            For detectors fitted by earlier versions, `p_value` is None without `calibration_scores_`, and `mask` and
+            `regions` are None without `pixel_threshold_`.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range, or X holds feature rows.
+            If a parameter is out of range, or if X holds feature rows.
 
         See Also
         --------
-        iter_inspect : The results one by one, in bounded memory.
+        iter_inspect : Yields the results one by one, in bounded memory.
 
         Examples
         --------
@@ -179,13 +180,13 @@ class Inspection:
         return list(self.iter_inspect(X, min_area=min_area, pixel_size=pixel_size))
 
     def iter_inspect(self, X, *, min_area=0, pixel_size=None):
-        """Everything about each image, one by one: no more than a batch is in memory.
+        """Yield all results for each image, one by one, with at most one batch of images in memory.
 
         Parameters
         ----------
         X : images or iterator of images
-            Of an iterator (a generator of arrays or of paths), as many images as the `batch_size` of the detector are
-            taken at a time. A list of paths is read when needed, too.
+            Images, or an iterator over them, such as a generator of arrays or of paths. From an iterator, `batch_size`
+            images are taken at a time. The images of a list of paths are also read only when needed.
         min_area, pixel_size : default=0 and None
             As in :meth:`predict_regions`.
 
@@ -197,7 +198,7 @@ class Inspection:
         Raises
         ------
         ValueError
-            As in :meth:`inspect`; it names the image by its place in X.
+            As in :meth:`inspect`. The message gives the position of the image in X.
 
         Examples
         --------
@@ -247,7 +248,7 @@ class Inspection:
             n_taken += len(items)
 
     def _located(self, X, method, instead, first=0):
-        """Validated Images, from whose pixels defects can be located."""
+        """Return validated Images, and refuse feature rows, which have no pixels."""
         samples = self._samples(X, first)
         if not isinstance(samples, Images):
             raise ValueError(f"{method}: expected images, got feature rows, which have no map. Use {instead}.")
@@ -256,8 +257,8 @@ class Inspection:
     def _check_marks(self, method):
         if not hasattr(self, "pixel_threshold_"):
             raise ValueError(
-                f"{method}: expected a detector with pixel_threshold_, got a {type(self).__name__} that has none, as "
-                "earlier versions fitted it. Fit it again; the _fit of a detector of your own passes map_maxima to "
+                f"{method}: expected a detector with pixel_threshold_, got a {type(self).__name__} without it, fitted "
+                "by an earlier version. Fit it again. In the _fit of a custom detector, pass map_maxima to "
                 "_set_threshold."
             )
 
@@ -268,7 +269,7 @@ class Inspection:
             yield score, lowest_outside(pixel_map, region), region
 
     def _mask(self, score, pixel_map, region):
-        """Marked pixels: none exactly where the image is called normal."""
+        """Return the marked pixels; the mask is empty if and only if the image is called normal."""
         if score > self.threshold_:
             mask = marked_pixels(pixel_map, self.pixel_threshold_)
             return mask if region is None else mask & region

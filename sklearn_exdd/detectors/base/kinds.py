@@ -1,4 +1,4 @@
-"""Kinds of defect: detectors that name them, from the kinds of the defects that fit received."""
+"""Kinds of defect: predictions of detectors that learn the kinds from the defects in fit."""
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -8,11 +8,11 @@ from sklearn_exdd._images import Images
 
 
 class KindPredictions:
-    """The part of a detector that names the kind of a defect.
+    """The part of a detector that predicts the kinds of defects.
 
-    The detector sets `kinds_` if it knows kinds. Its ``_inspected(images)`` then yields the votes of each image, a dict
-    of kinds and shares whose first kind is the winner, as a fourth value; ``_row_votes(rows)`` yields the score and the
-    votes of each feature row.
+    A detector that knows kinds sets `kinds_`. Its ``_inspected(images)`` then yields the votes of each image as a
+    fourth value, a dict from kinds to shares that starts with the winner, and ``_row_votes(rows)`` yields the score and
+    the votes of each feature row.
     """
 
     __metadata_request__fit = {"kinds": True}
@@ -24,32 +24,32 @@ class KindPredictions:
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            Array (n, height, width) or (n, height, width, channels) of uint8, uint16,
-            bool or float in [0, 1]; list of such images, or of Pillow images, of
-            different sizes; list of file paths, read when needed. A two-dimensional array holds features, one
-            patch a sample.
+            Images are an array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in
+            [0, 1], a list of such images or of Pillow images, which may differ in size, or a list of file paths, which
+            are read when needed. A two-dimensional array holds features, one patch per sample.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X, of which `pos_label`, or else "bad", "NG" and the like beside
-            "good" or "OK", or else ``classes_[1]`` means defect. Or the defect images
-            themselves: ``fit(X_normal, X_defect)``. None: X is normal.
+            Labels of X. The defect label is `pos_label`; if that is None, it is a known name such as "bad" or "NG",
+            used alongside "good" or "OK", or otherwise ``classes_[1]``. y may also be the defect images themselves, as
+            in ``fit(X_normal, X_defect)``. If None, all samples of X are normal.
         X_defect : images or array-like of shape (n_defects, n_features), default=None
-            Defect images, where y is None.
+            Defect images, if y is None.
         masks : array or list, default=None
-            Masks of the defect images, True on the defect: arrays, Pillow images, paths,
-            or None for an image without. Aligned with X where y is labels (those of normal images are
-            None or empty), with the defect images otherwise.
+            Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
+            a mask. They are aligned with X if y holds labels (masks of normal images are None or empty), and with the
+            defect images otherwise.
         groups : array-like of shape (n_samples,), default=None
-            Images of one group (several photographs of one part) are not independent:
-            they are left out together when the threshold is found. Aligned with X. One
-            without a group (None, NaN or "") is a group of its own.
+            Groups of the samples of X. Images of one group, such as several photographs of one part, are not
+            independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
+            is a group of its own.
         kinds : array-like of shape (n_samples,), default=None
-            Kinds of the defects, for :meth:`predict_kind`: texts or whole numbers. Aligned as `masks` are. A normal
-            image has None, NaN, "" or a word for normal, such as "normal" or "good". A defect without a kind has None,
-            NaN, "" or "defect". The `kinds` of the loaders fit as they are.
+            Kinds of the defects for :meth:`predict_kind`, as text or whole numbers, aligned like `masks`. The kind of a
+            normal image is None, NaN, "" or a word such as "normal" or "good". The kind of a defect may be unknown:
+            None, NaN, "" or "defect". The `kinds` from the loaders can be passed unchanged.
         roi : array of shape (height, width), Pillow image or path, or list of these, default=None
-            Region of interest: a mask that is True where images count, see :func:`~sklearn_exdd.datasets.with_roi`.
-            One mask serves all images of fit, is kept as `roi_` and applied to those that are predicted. A list has
-            one mask for each image of X; images to be predicted then come with their own, by ``with_roi``.
+            Region of interest: a mask that is True on the pixels to inspect, see
+            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images of `fit`, is stored as `roi_`
+            and also applies to predictions. A list has one mask for each image of X; images to predict must then carry
+            their own masks, which ``with_roi`` attaches.
 
         Returns
         -------
@@ -58,14 +58,14 @@ class KindPredictions:
         Raises
         ------
         ValueError
-            If there is no normal image, an image, mask, region or kind is not valid (the message names
-            it), or y has more than two classes.
+            If X has no normal samples, if an image, mask, region or kind is invalid (the message names it), or if y
+            has more than two classes.
         """
         fitted = self._unfitted()
         return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups, kinds, roi)))
 
     def predict_kind(self, X):
-        """Name the kind of defect of each image that is called a defect.
+        """Predict the kind of defect of each image that is called a defect.
 
         Parameters
         ----------
@@ -74,27 +74,28 @@ class KindPredictions:
         Returns
         -------
         kinds : ndarray of shape (n_samples,), dtype object
-            One of `kinds_`. None for an image that `predict` calls normal, and for all images if no defect in fit had
-            a kind.
+            Values of `kinds_`. The kind is None for an image that `predict` calls normal, and for all images if no
+            defect in `fit` had a kind.
         votes : ndarray of shape (n_samples,), dtype float64
-            Share of the vote that the kind got, in [0, 1]; 0 without a kind.
+            Share of the votes for the predicted kind, in [0, 1]; 0 if the kind is None.
 
         Raises
         ------
         ValueError
-            If fit received no kinds.
+            If `fit` received no kinds.
 
         Notes
         -----
-        The patches with the highest scores, at most `n_top_patches`, ask the rows of the defect bank nearest to them,
-        `n_neighbors` each, and the majority of the kinds of these rows wins; of equal ones, that of the nearest row.
-        Except for the first, only patches farther from the normal bank than 99 % of the normal patches ask: most of the
-        others show the surroundings of a small defect.
-        Rows without a kind are not asked. So the kind is always one that is known: a defect of a new kind gets the
-        name of the kind nearest to it. The vote is not a probability.
+        For each of the `n_top_patches` patches with the highest scores, the `n_neighbors` nearest rows of the defect
+        bank that have a kind vote for it. The majority wins; in a tie, the kind of the nearest row wins.
+        Apart from the top patch, patches take part only if they lie farther from the normal bank than 99 % of the
+        normal patches, because most of the others show the surroundings of a small defect.
 
-        A synthetic defect is of the kind that its prompt names. Without a prompt, it has no kind: the name of an
-        augmenter does not tell what a real defect is.
+        The predicted kind is always a known one: a defect of a new kind is assigned the kind nearest to it. The share
+        of the votes is not a probability.
+
+        The kind of a synthetic defect is its prompt. A synthetic defect without a prompt has no kind, because the name
+        of an augmenter is not the kind of a real defect.
 
         Examples
         --------
@@ -113,7 +114,7 @@ class KindPredictions:
         if not hasattr(detector, "kinds_"):
             raise ValueError(
                 f"predict_kind: expected a {type(self).__name__} that knows kinds of defects, got one that was fitted "
-                "without. Pass kinds= to fit, the kind of each defect image."
+                "without kinds. Pass kinds= to fit, with the kind of each defect image."
             )
         samples = detector._samples(X)
         if isinstance(samples, Images):
@@ -126,7 +127,7 @@ class KindPredictions:
         return kinds, np.array([vote for _, vote in named], dtype=np.float64)
 
     def _kind_at(self, score, votes):
-        """Return the kind of an image and its share of the votes; None and 0 for one that is called normal."""
+        """Return the kind of an image and its share of the votes; None and 0 if the image is called normal."""
         if not votes or score <= self.threshold_:
             return None, 0.0
         kind = next(iter(votes))

@@ -10,7 +10,7 @@ _NEIGHBORS = np.ones((3, 3))  # pixels that touch at a corner are connected
 
 
 def check_region_params(min_area, pixel_size):
-    """Refuse sizes that are not sizes; return the height and width of a pixel, or None."""
+    """Validate the parameters of regions; return the height and width of a pixel, or None."""
     if not isinstance(min_area, Real) or not min_area >= 0:
         raise ValueError(f"min_area: expected a number >= 0, got {min_area!r}.")
     if pixel_size is None:
@@ -35,8 +35,9 @@ def marked_pixels(pixel_map, threshold):
     Returns
     -------
     mask : ndarray of shape (height, width), bool
-        True above the threshold. If no pixel is above it, True around the peak of the map: the connected pixels that
-        are at least halfway from the median of the map to the peak. At least one pixel is True.
+        Mask that is True above the threshold. If no pixel is above it, the mask is True around the peak of the map, on
+        the connected pixels that are at least halfway from the median of the map to the peak. At least one pixel is
+        True.
     """
     mask = pixel_map > threshold
     if mask.any():
@@ -54,9 +55,9 @@ def connected_regions(mask, pixel_map, min_area=0, pixel_size=None):
     mask : ndarray of shape (height, width), bool
     pixel_map : ndarray of shape (height, width)
     min_area : float, default=0
-        Smaller regions are left out.
+        Minimum area of a region; smaller regions are left out.
     pixel_size : tuple of float (height, width), default=None
-        Sides of a pixel in millimetres.
+        Sides of a pixel, in millimetres.
 
     Returns
     -------

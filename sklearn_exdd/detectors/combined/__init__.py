@@ -1,4 +1,4 @@
-"""Several detectors as one: the combination, its members, and the images that it holds out."""
+"""Combinations of detectors, their members, and the images that they hold out."""
 
 from sklearn_exdd.detectors.combined.detector import CombinedDefectDetector
 from sklearn_exdd.detectors.combined.held_out import HeldOut

@@ -1,4 +1,4 @@
-"""Corrections of a fitted combination: its members learn, and the held-out images give scales and thresholds again."""
+"""Corrections of a fitted combination: its members learn, then scales and thresholds are computed again."""
 
 import copy
 from warnings import warn
@@ -20,21 +20,22 @@ class Corrections:
 
     @available_if(where_a_member_has("partial_fit"))
     def partial_fit(self, X, y, masks=None, *, classes=None, kinds=None):
-        """Correct the detectors that have `partial_fit`; the others keep what they have learned.
+        """Correct the detectors that have `partial_fit`; the others do not change.
 
-        Exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a Pipeline.
+        The method exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a
+        Pipeline.
 
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
-            Labels of X, values of `classes_`.
+            True labels of X, values of `classes_`.
         masks : array or list, default=None
             Masks aligned with X, as in :meth:`fit`.
         classes : array-like, default=None
-            Ignored: there are two classes, known since the first call.
+            Ignored, because there are always two classes, known from the first call.
         kinds : array-like of shape (n_samples,), default=None
-            Kinds of the defects, aligned with X, as in :meth:`fit`, for the detectors whose `partial_fit` takes them.
+            Kinds of the defects, aligned with X, as in :meth:`fit`, for the detectors whose `partial_fit` accepts them.
             They may be new.
 
         Returns
@@ -44,30 +45,31 @@ class Corrections:
         Raises
         ------
         ValueError
-            If a held-out image of `fit` is missing or has changed, if the corrections call all of them defects, or if
-            there are `kinds` and no detector takes them.
+            If a held-out image of `fit` is missing or has changed, if the corrections call all held-out images defects,
+            or if `kinds` are given and no detector accepts them.
 
         Warns
         -----
         UserWarning
-            If fewer than two held-out images remain uncorrected, so that the scales come from images that the detectors
-            know.
+            If fewer than two held-out images remain uncorrected, so that the scales are computed from images that the
+            detectors know.
 
         Notes
         -----
-        A corrected detector scores on another scale: its first defect turns the distances of an ExDDDetector into
-        ratios. So all detectors score the held-out images of `fit` again, and their medians and interquartile ranges,
-        the moments of the maps, `threshold_` and `pixel_threshold_` are found anew. The weights stay.
+        A correction may change the scale of the scores: for example, the first defect turns the distances of an
+        ExDDDetector into ratios. All detectors therefore score the held-out images of `fit` again, and the medians and
+        interquartile ranges of the scores, the moments of the maps, `threshold_` and `pixel_threshold_` are computed
+        again. The weights do not change.
 
-        Unlike those of an ExDDDetector, corrected images do not join the images that give `threshold_`: one false
-        alarm would raise it to its own score. A similar image may thus still be an alarm, if a smaller one.
+        Unlike in an ExDDDetector, `threshold_` is not computed from corrected images, because a single false alarm
+        would raise it to its own score. A similar image may thus still be a false alarm, with a lower score.
 
-        A held-out image that is itself corrected to normal keeps the standardised score and the maximum of the map
-        that it had before, because the detectors now know it, and the scales come from the other ones. One that is
-        corrected to a defect no longer counts. If fewer than two (or the only one) remain unknown to the detectors,
-        the known ones give the scales, too, and a warning says so.
+        If a held-out image is itself corrected to normal, it keeps its previous standardised score and map maximum,
+        because the detectors now know it, and the scales are computed from the other held-out images. A held-out image
+        that is corrected to a defect is dropped. If fewer than two held-out images remain unknown to the detectors (or
+        none, if there was only one), the scales are also computed from known ones, and a warning is given.
 
-        The detectors are corrected as copies. If one of them fails, the combination stays as it was.
+        Copies of the detectors are corrected. If one of them fails, the combination does not change.
         """
         if not hasattr(self, "detectors_"):
             return self.fit(X, y, masks=masks, kinds=kinds)
@@ -107,12 +109,12 @@ class Corrections:
         self._remember(normal, defect)
 
     def _held_out_after(self, normal, defect):
-        """Return a copy of what is still held out, and the rows and samples in it that give the scales."""
+        """Return a copy of the remaining held-out samples, and the rows and samples to compute the scales from."""
         held_out = getattr(self, "_held_out", None)
         if held_out is None:
             raise ValueError(
                 "partial_fit: expected the held-out images that fit keeps, got a combination without them. Fit it "
-                "again: an earlier version has fitted it, or none of its detectors could be corrected then."
+                "again: it was fitted by an earlier version, or its detectors had no partial_fit at that time."
             )
         samples = held_out.samples
         if isinstance(samples, list):
@@ -125,7 +127,7 @@ class Corrections:
         if is_defect.all():
             raise ValueError(
                 f"y: expected at least one of the {len(samples)} normal images held out for the threshold to stay "
-                "normal, got corrections that call all of them defects. Fit again without them."
+                "normal, got corrections that call all of them defects. Fit again without these images."
             )
         rows = np.flatnonzero(~is_defect)
         held_out = held_out.take(rows)
@@ -136,8 +138,8 @@ class Corrections:
             giving_scales = np.arange(len(held_out))
             warn(
                 f"partial_fit: of the {len(samples)} normal images held out for scales and thresholds, only {n_unseen} "
-                "remain unknown to the detectors. The scales now come from known ones, so the false-alarm rate may "
-                "be higher than false_alarm_rate_. Fit again with these labels.",
+                "remain unknown to the detectors. The scales are now computed from known ones, so the false-alarm rate "
+                "may be higher than false_alarm_rate_. Fit again with these labels.",
                 UserWarning,
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""Several detectors as one: the sum of their standardised scores and maps."""
+"""A combination of detectors: the weighted mean of their standardised scores and maps."""
 
 from numbers import Real
 
@@ -34,74 +34,78 @@ from sklearn_exdd.detectors.combined.reasons import Reasons
 class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDetector, _BaseComposition):
     """Combine detectors by the weighted mean of their standardised scores and maps.
 
-    Each detector is fitted on the same images, but for a share of the normal ones. On these its scores get median 0 and
-    interquartile range 1, its maps mean 0 and standard deviation 1.
+    All detectors are fitted on the same images, except for a share of the normal images that is held out. On these, the
+    scores of each detector are standardised to a median of 0 and an interquartile range of 1, and its maps to a mean of
+    0 and a standard deviation of 1.
 
     Parameters
     ----------
     detectors : list of (str, detector) tuples
-        Names and detectors, as in a VotingClassifier: their parameters are reached as ``name__parameter``, and "drop"
-        in the place of a detector leaves it out. A detector has ``fit(X, y, masks=, groups=)``, ``score_samples``,
-        higher for defects, and perhaps ``predict_map``; it may be a Pipeline that ends in one. Its own threshold is
-        not used. Each is cloned and fitted, a fitted one, too. A FrozenEstimator keeps what it has learned, from
-        images other than those that the combination is fitted on.
+        Names and detectors, as in a VotingClassifier: parameters are set as ``name__parameter``, and "drop" in place of
+        a detector leaves it out. A detector has ``fit(X, y, masks=, groups=)`` and ``score_samples``, which is higher
+        for defects. It may have ``predict_map``, and it may be a Pipeline that ends in a detector. Its own threshold is
+        not used. Detectors are cloned and fitted, even if they are fitted already. A FrozenEstimator is used as it is;
+        it must have been fitted on other images than the combination.
     weights : array-like of shape (n_detectors,), default=None
-        How much each counts, > 0; None is equal weights.
+        Weights of the detectors, > 0. None weights them equally.
     validation_fraction : float, default=0.2
-        Share of the normal images, by groups, that the detectors are not fitted on. Their scores are those of new
-        images, so they standardise and give the threshold.
+        Share of the normal images, in whole groups, that is held out of training to set the threshold and to
+        standardise scores and maps.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     image_channels : {"grey", "colour"}, default=None
-        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
-        601, or three channels. None leaves them as they are: all grey or all in colour.
+        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     n_jobs : int, default=None
-        Detectors fitted at a time, each in a process of its own.
+        Number of detectors fitted in parallel, each in its own process.
     random_state : int, RandomState instance or None, default=None
-        Chooses the share, and seeds the detectors whose own random_state is None.
+        Seed for the choice of held-out images and for detectors whose own random_state is None.
 
     Attributes
     ----------
     detectors_ : list of detectors
-        Fitted; without those dropped.
+        Fitted detectors, without the dropped ones.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
-        Scores above it mean defect.
+        Threshold on the scores; samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that fit has not seen; NaN for all others.
-        `threshold_` is their conformal quantile.
+        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
+        conformal quantile of these scores.
     false_alarm_rate_ : float
-        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n held-out images are too few
-        for that.
+        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
+        too few for it.
     pixel_threshold_ : float
-        Pixels above it are marked in images called defective, see :meth:`predict_mask`: the conformal quantile of
-        the maxima of the maps of the held-out images, if any detector has maps.
+        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images. Only
+        set if any detector has maps.
     score_centers_, score_scales_ : ndarray of shape (n_detectors,)
         Medians and interquartile ranges of the scores of the held-out images.
     map_centers_, map_scales_ : ndarray of shape (n_detectors,)
-        Means and standard deviations of their pixels; NaN for a detector without maps, which is left out of the maps.
+        Means and standard deviations of the pixels of the maps of the held-out images; NaN for a detector without maps.
     kinds_ : ndarray of shape (n_kinds,), dtype str
-        Kinds that the detectors name, sorted, if any does. :meth:`predict_kind` takes the weighted mean of their votes.
+        Kinds that the detectors can predict, sorted. Only set if any of them predicts kinds. :meth:`predict_kind` uses
+        the weighted mean of their votes.
     n_features_in_ : int
-        Where X holds features.
+        Number of features, if X holds features.
 
     Notes
     -----
-    Scores of training images are too low, those of a network more so than those of a memory bank; standardised by
-    them, detectors would be weighed by how well they learn by heart. Holding out costs that share of the normals. The
-    alternative, cross-fitting, costs as many more fits as it has folds, and its threshold belongs to the scores of
-    other networks than the one in use.
+    Scores of training images are too low, more so for a network than for a memory bank. If they were used to
+    standardise scores, detectors would be weighted by how well they memorise images. Holding out images reduces the
+    number of normal training images. The alternative, cross-fitting, needs one more fit per fold, and its threshold
+    refers to the scores of other networks than those in use.
 
-    The scales are found on the images that also give the threshold. One extreme image hardly moves an interquartile
-    range, but it does move a standard deviation, and then hides in the scale that it has made.
+    The scales are computed from the same images as the threshold. A single extreme image hardly changes an
+    interquartile range, whereas it would increase a standard deviation and thus lower its own standardised score.
 
-    Synthetic defects that a Pipeline step attached to a held-out image are left out, too.
+    Synthetic defects that an earlier Pipeline step made on a held-out image are left out, too.
 
-    If a detector has `partial_fit`, the held-out images are kept for corrections: files by their paths, and copies of
-    arrays, which a saved combination contains.
+    If a detector has `partial_fit`, the held-out images are kept for corrections: the paths of files, and copies of
+    arrays. A saved combination contains these copies.
 
     Examples
     --------
@@ -149,11 +153,11 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         self.random_state = random_state
 
     def get_params(self, deep=True):
-        """Parameters, those of the detectors among them."""
+        """Return the parameters, including those of the detectors."""
         return self._get_params("detectors", deep=deep)
 
     def set_params(self, **params):
-        """Set parameters, those of the detectors among them."""
+        """Set parameters, including those of the detectors."""
         self._set_params("detectors", **params)
         return self
 
@@ -200,7 +204,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
             delayed(fitted)(name, detector, X, y, params) for name, detector in members
         )
         self._names = [name for name, _ in members]
-        # The number that the user gave to each image that the detectors were fitted on.
+        # Index in the user's X (or X_defect) of each image that the detectors were fitted on.
         self._numbers = np.append(normal.indices[~is_held_out], [] if defect is None else defect.indices).astype(int)
         self._n_images = 1 + int(max(part.indices.max() for part in (normal, defect) if part is not None))
         if held_out.has_images:
@@ -210,14 +214,14 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         self._calibrate_on(kept, np.arange(len(held_out)), held_out.samples)
 
     def _calibrate_on(self, held_out, rows, samples):
-        """Set the scales, the thresholds and the kinds, and keep what a correction needs to find them again.
+        """Set the scales, the thresholds and the kinds, and keep the held-out samples if a correction may need them.
 
         Parameters
         ----------
         held_out : HeldOut
-            Gets the scores and maxima of those samples that no detector has seen.
+            Held-out samples. Scores and maxima are set for all samples that no detector has seen.
         rows : ndarray of shape (n_samples,), int
-            Positions of the samples that give the scales.
+            Positions of the samples to compute the scales from.
         samples : Images or ndarray of shape (n_samples, n_features)
             The samples at these positions.
         """
@@ -246,11 +250,11 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         self._held_out = held_out if any(has(detector, "partial_fit") for detector in self.detectors_) else None
 
     def _members(self, random_state):
-        """Weights and (name, clone with a seed) of the detectors that are not dropped."""
+        """Return the weights and the (name, seeded clone) pairs of the detectors that are not dropped."""
         weights = np.ones(len(self.detectors)) if self.weights is None else finite_numbers(self.weights)
         members, kept = [], []
         for (name, detector), weight in zip(self.detectors, weights):
-            seed = int(random_state.randint(2**31 - 1))  # drawn for those dropped, too: the others keep theirs
+            seed = int(random_state.randint(2**31 - 1))  # also for dropped ones, so the others keep their seeds
             if not is_dropped(detector):
                 members.append((name, clone_with_seed(detector, seed)))
                 kept.append(weight)
@@ -265,7 +269,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         return one._standardized(one._scores_of_all(samples))
 
     def _standardized(self, scores):
-        """Return the sum of the scores of the detectors, in their order, so that it does not depend on other images."""
+        """Return the sum of the shares, added in a fixed order, so that it does not depend on other images."""
         return sum(self._shares(scores))
 
     def _shares(self, scores):
@@ -279,13 +283,13 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
 
     def _inspected(self, images):
         if np.isnan(self.map_scales_).all():
-            raise ValueError("predict_map: expected a detector that has maps, got none. Use score_samples.")
+            raise ValueError("predict_map: expected a detector with maps, got none. Use score_samples.")
         for scores, maps, explanations, votes in self._inspected_by_all(images):
             pixel_map = self._combined(maps, self.map_centers_, self.map_scales_)
             yield self._standardized(scores), pixel_map, self._reason(scores, explanations), self._joint_votes(votes)
 
     def _inspected_by_all(self, images):
-        """Yield for each image the scores, maps, explanations and votes of all detectors."""
+        """Yield the scores, maps, explanations and votes of all detectors for each image."""
         for found in zip(*(inspected(detector, images) for detector in self.detectors_)):
             yield tuple(zip(*found))
 
@@ -300,7 +304,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         yield from zip(self._score(samples), map(self._joint_votes, zip(*votes)))
 
     def _joint_votes(self, votes):
-        """Return the weighted mean of the votes of those detectors that have some, the largest first."""
+        """Return the weighted mean of the votes of all detectors that vote, the largest first."""
         asked = [(weight, own) for weight, own in zip(self._weights, votes) if own]
         shares = {}
         for weight, own in asked:
@@ -309,7 +313,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def _combined(self, maps, centers, scales):
-        """Return the weighted mean of the standardised maps of one image; None stands for no map."""
+        """Return the weighted mean of the standardised maps of an image; a map may be None."""
         weights = np.where(np.isnan(scales), 0, self._weights)
         factors, total = weights / weights.sum() / scales, np.float32(0)
         for pixel_map, center, factor in zip(maps, centers, factors):
@@ -318,8 +322,8 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         return total
 
     def _sk_visual_block_(self):
-        """In a notebook the detectors stand side by side."""
-        from sklearn.ensemble import VotingClassifier  # its block, because where the class lives depends on the version
+        """Show the detectors side by side in a notebook."""
+        from sklearn.ensemble import VotingClassifier  # the module of the block's own class depends on the version
 
         return VotingClassifier(self.detectors)._sk_visual_block_()
 
@@ -331,7 +335,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
 
 
 def _training_data(normal, defect, rows):
-    """Return X, y, masks, groups and kinds of some normal samples and all defects."""
+    """Return X, y, masks, groups and kinds of the normal samples in `rows` and of all defects."""
     groups = np.concatenate([normal.groups[rows], [] if defect is None else defect.groups]).astype(int)
     y = np.repeat([0, 1], [len(rows), 0 if defect is None else len(defect)])
     kinds, told = None, [part.kinds for part in (normal, defect) if part is not None and part.kinds is not None]

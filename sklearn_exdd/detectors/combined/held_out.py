@@ -1,4 +1,4 @@
-"""The normal images that a combination holds out: they standardise its detectors and give the thresholds."""
+"""Normal images that a combination holds out to standardise its detectors and to set the thresholds."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ from sklearn_exdd._images import ImageInRegion, Images, are_known, training_dige
 
 @dataclass
 class HeldOut:
-    """Normal samples that the detectors were not fitted on, and what the combination says of them.
+    """Normal samples that the detectors were not fitted on, and their scores by the combination.
 
     Parameters
     ----------
     samples : list of str, path-like or ndarray, or ndarray of shape (n_samples, n_features)
         Images as fit received them (files by their paths), or feature rows.
     groups, indices : ndarray of shape (n_samples,), int
-        As in a TrainingSet.
+        Groups and indices of the samples, as in a TrainingSet.
     scores : ndarray of shape (n_samples,)
-        Scores of the combination, standardised by the other groups.
+        Scores of the combination, each standardised on the other groups.
     maxima : ndarray of shape (n_samples,) or None
-        Highest pixels of its maps, standardised in the same way; None without maps.
+        Maxima of the maps of the combination, standardised in the same way; None without maps.
     is_unseen : ndarray of shape (n_samples,), bool
-        False for a sample that a correction has shown to the detectors. Its score and its maximum are those from
-        before.
+        Whether the detectors have not seen the sample. After a correction with the sample, this is False, and its
+        score and maximum are those from before the correction.
     """
 
     samples: object
@@ -38,9 +38,9 @@ class HeldOut:
 
     @classmethod
     def from_training_set(cls, normal, has_maps):
-        """Keep the samples of a training set, none scored so far.
+        """Keep the samples of a training set, without scores.
 
-        Arrays are copied: a view would keep all images of fit in memory.
+        Arrays are copied, because views would keep all images of `fit` in memory.
         """
         samples, unknown = normal.samples, np.full(len(normal), np.nan)
         if normal.has_images:
@@ -50,21 +50,21 @@ class HeldOut:
         return cls(samples, normal.groups, normal.indices, unknown, maxima, np.ones(len(normal), dtype=bool))
 
     def take(self, rows):
-        """Select samples by position; the arrays are copies."""
+        """Select samples by position, and copy their arrays."""
         samples = [self.samples[i] for i in rows] if isinstance(self.samples, list) else self.samples[rows]
         maxima = None if self.maxima is None else self.maxima[rows]
         return HeldOut(samples, self.groups[rows], self.indices[rows], self.scores[rows], maxima, self.is_unseen[rows])
 
 
 def _kept(item, path):
-    """Return an image that came from a file as its path, another one as a copy; both in their region of interest."""
+    """Return the path of an image from a file, or a copy of another image, with its region of interest."""
     if isinstance(item, ImageInRegion):
         return ImageInRegion(_kept(item.image, path), item.region)
     return np.array(item) if path is None else path
 
 
 def are_among(held_out, samples):
-    """Tell which held-out samples are among some others: images by their bytes or pixels, rows by their values."""
+    """Tell which held-out samples are among other samples; compare images by bytes or pixels, rows by values."""
     if not isinstance(held_out, Images):
         return (held_out[:, None] == samples[None]).all(axis=2).any(axis=1)
     in_memory = Images([samples[i] for i in range(len(samples))])
@@ -72,9 +72,9 @@ def are_among(held_out, samples):
 
 
 def check_unchanged(images, digests):
-    """Refuse held-out files that are missing or are not the ones that fit has read."""
-    advice = "Put the files back as they were, or fit again."
-    expected = f"expected the {len(images)} normal images that fit held out, which give the threshold again"
+    """Refuse held-out files that are missing or have changed since `fit`."""
+    advice = "Restore the files, or fit again."
+    expected = f"expected the {len(images)} normal images that fit held out, to set the threshold again"
     try:
         is_unchanged = are_known(images, digests)
     except (OSError, ValueError) as error:
@@ -85,14 +85,14 @@ def check_unchanged(images, digests):
 
 
 def spread(scores):
-    """Interquartile range of each row; the standard deviation, or 1, where that is 0."""
+    """Return the interquartile range of each row; if it is 0, the standard deviation, and if that is 0, 1."""
     widths = np.subtract(*np.percentile(scores, [75, 25], axis=1))
     widths = np.where(widths > 0, widths, scores.std(axis=1))
     return np.where(widths > 0, widths, 1.0)
 
 
 def moments(pixel_map, region):
-    """Number of the pixels of a map in a region, their mean and sum of squared deviations; NaN without a map."""
+    """Return the number, the mean and the sum of squared deviations of map pixels in a region; NaN without a map."""
     if pixel_map is None:
         return np.nan, np.nan, np.nan
     pixel_map = pixel_map if region is None else pixel_map[region]
@@ -101,7 +101,7 @@ def moments(pixel_map, region):
 
 
 def pooled(moments):
-    """Mean and standard deviation, or 1 where that is 0, of all pixels of the maps of each detector.
+    """Return the mean and the standard deviation (1 instead of 0) of all map pixels of each detector.
 
     `moments` has the shape (n_detectors, n_images, 3).
     """

@@ -1,4 +1,4 @@
-"""The members of a combination: what they can do, and how they are fitted and corrected."""
+"""The members of a combination: their capabilities, fits and corrections."""
 
 import copy
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from sklearn.utils.validation import has_fit_parameter
 from sklearn_exdd._composition import explain, fitted_detector, follow_to_detector, predict_map, reaches
 from sklearn_exdd.detectors.base import BaseDefectDetector
 
-_BATCH_SIZE = 16  # images that a foreign detector is asked about at a time
+_BATCH_SIZE = 16  # number of images that a detector of another library scores at a time
 
 
 def is_dropped(detector):
@@ -28,12 +28,12 @@ def is_frozen(detector):
 
 
 def has(detector, method):
-    """Tell whether a member, or the detector inside it, has a method; `partial_fit` of a frozen one does not count."""
+    """Tell whether a member, or the detector inside it, has a method; frozen detectors have no `partial_fit`."""
     return reaches(detector, method, allow_frozen=method != "partial_fit")
 
 
 def where_a_member_has(method):
-    """Return a check that a method exists: a detector of the combination has it, fitted ones if there are some."""
+    """Return a function that checks whether any detector of a combination has a method, fitted ones if possible."""
 
     def check(combination):
         members = getattr(combination, "detectors_", None)
@@ -46,7 +46,7 @@ def where_a_member_has(method):
 
 
 def inner_detector(detector):
-    """Return the detector at the end of Pipelines and inside FrozenEstimators."""
+    """Return the detector inside Pipelines and FrozenEstimators."""
     while isinstance(detector, (Pipeline, FrozenEstimator)):
         detector = detector[-1] if isinstance(detector, Pipeline) else detector.estimator
     return detector
@@ -61,12 +61,12 @@ def takes_kinds(detector):
 
 
 def learns_kinds(detector):
-    """Tell whether corrections of a member may have kinds."""
+    """Tell whether `partial_fit` of a member accepts kinds."""
     return has(detector, "partial_fit") and "kinds" in signature(_to_correct(detector)[0].partial_fit).parameters
 
 
 def inspected(detector, images):
-    """Yield what a fitted member says of each image, in one pass if it can.
+    """Yield the results of a fitted member for each image, in one pass if possible.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def inspected(detector, images):
     pixel_map : ndarray of shape (height, width) or None
     explanation : dict or None
     votes : dict or None
-        For kinds of defects.
+        Votes for kinds of defects.
     """
     with_map = has_maps(detector)
     inner, X = follow_to_detector(detector, images.raw()) if with_map else (None, None)
@@ -101,7 +101,7 @@ def inspected(detector, images):
 
 @contextmanager
 def naming(name):
-    """Add to an error which detector it is about."""
+    """Add the name of a detector to errors."""
     try:
         yield
     except Exception as error:
@@ -110,7 +110,7 @@ def naming(name):
 
 
 def check_frozen(members, held_out):
-    """Refuse frozen detectors that were fitted on images which shall tell how new ones score."""
+    """Refuse frozen detectors that were fitted on held-out images."""
     for name, detector in members:
         if isinstance(detector, FrozenEstimator) and held_out.has_images and has_maps(detector):
             inner = fitted_detector(detector)
@@ -120,13 +120,12 @@ def check_frozen(members, held_out):
                 raise ValueError(
                     f"detectors: expected {name!r}, a FrozenEstimator, to have been fitted on other images, got one "
                     f"that was fitted on {n_known} of the {len(held_out)} normal images held out for the threshold. "
-                    "Fit the combination on images of its own, or pass the detector without FrozenEstimator, so that "
-                    "it is fitted again."
+                    "Fit the combination on other images, or pass the detector without FrozenEstimator to fit it again."
                 )
 
 
 def fitted(name, detector, X, y, params):
-    """Fit a detector, and return it."""
+    """Fit a detector and return it."""
     if not takes_kinds(detector):
         params = {param: value for param, value in params.items() if param != "kinds"}
     with naming(name):
@@ -141,7 +140,7 @@ def fitted(name, detector, X, y, params):
 
 
 def corrected(name, detector, X, y, **params):
-    """Return a corrected copy of a detector; the given one stays as it is. `params` are masks and kinds, or None."""
+    """Return a corrected copy of a detector. `params` are masks and kinds, or None."""
     detector = copy.deepcopy(detector)
     with naming(name):
         inner, X = _to_correct(detector, X)
@@ -155,7 +154,7 @@ def _to_correct(detector, X=None):
 
 
 def renumbered(explanation, numbers):
-    """Return an explanation with the user's numbers of training images in place of the detector's."""
+    """Replace a detector's numbers of training images in an explanation by the user's."""
     known = {"normal_image"} if explanation.get("synthetic") else {"normal_image", "defect_image"}
     return {
         key: renumbered(value, numbers)

@@ -1,4 +1,4 @@
-"""Reasons of a combination: the share of each member in a score, and the explanations that members give."""
+"""Explanations of a combination: the share of each member in a score, and the explanations of the members."""
 
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -9,13 +9,14 @@ from sklearn_exdd.detectors.combined.members import has, is_frozen, renumbered, 
 
 
 class Reasons:
-    """The part of :class:`CombinedDefectDetector` that explains."""
+    """The part of :class:`CombinedDefectDetector` that explains scores."""
 
     @available_if(where_a_member_has("explain"))
     def explain(self, X):
-        """Explain each score by the share of every detector, and by the reasons of those that have `explain`.
+        """Explain each score by the shares of the detectors and by the explanations that they give.
 
-        Exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a Pipeline.
+        The method exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a
+        Pipeline.
 
         Parameters
         ----------
@@ -24,22 +25,22 @@ class Reasons:
         Returns
         -------
         explanations : list of dict
-            One per sample, with the keys
+            One dict per sample, with the keys
 
-            * "score": float, as `score_samples` gives it;
-            * "shares": dict of str to float, the weighted standardised score of each detector by its name. They add
-              up to the score; > 0 is more like a defect than the median held-out image;
-            * "detectors": dict of str to dict, the explanation of each detector that has `explain`, see
-              :meth:`ExDDDetector.explain`. Scores and distances in it are the detector's own. Numbers of training
-              images count those that the combination was fitted on and, after them, the corrections in their order;
-              those of a FrozenEstimator count the images of its own fit.
+            * "score": score of the sample, as from `score_samples`;
+            * "shares": dict from the name of each detector to its weighted standardised score. The shares add up to the
+              score; a share > 0 means more like a defect than the median held-out image;
+            * "detectors": dict from the name of each detector with `explain` to its explanation, see
+              :meth:`ExDDDetector.explain`. It contains the detector's own scores and distances. Training images are
+              numbered as in the fit of the combination, followed by the corrections in their order; those of a
+              FrozenEstimator are numbered as in its own fit.
         """
         check_is_fitted(self)
         one, samples = self._snapshot(), self._samples(X)
         if not hasattr(one, "_numbers"):
             raise ValueError(
-                "explain: expected a combination that knows the numbers of its training images, got one that an "
-                "earlier version has fitted. Fit it again."
+                "explain: expected a combination that knows the numbers of its training images, got one fitted by an "
+                "earlier version. Fit it again."
             )
         if isinstance(samples, Images):
             return [one._reason(scores, own) for scores, _, own, _ in one._inspected_by_all(samples)]
@@ -48,7 +49,7 @@ class Reasons:
         return [one._reason(*both) for both in zip(one._scores_of_all(samples).T, zip(*own))]
 
     def _reason(self, scores, explanations):
-        """Return the explanation of one sample from its scores and explanations by the members, or None if none has."""
+        """Combine the scores and explanations of a sample by the members; None without an explanation."""
         if not hasattr(self, "_numbers") or all(own is None for own in explanations):
             return None
         shares = self._shares(scores)

@@ -1,4 +1,4 @@
-"""DIAG's classifier: a network that tells normal images from defects."""
+"""The classifier of DIAG: a network that distinguishes normal images from defect images."""
 
 from sklearn_exdd.detectors.defect_classifier.detector import DefectClassifier
 

@@ -4,17 +4,18 @@ import numpy as np
 
 
 class Batches:
-    """Images of each batch, epoch after epoch.
+    """Positions of the images in each batch of the training.
 
     Parameters
     ----------
     labels : ndarray of shape (n,), of 0 and 1
     training : ndarray of int
-        Images to train on.
+        Positions of the images to train on.
     size : int
+        Number of images in a batch.
     balanced : bool
-        Whether half of each batch is normal, the other half defects. Then an epoch does not show every image of the
-        larger class, and those of the smaller one several times.
+        Whether each batch contains as many normal images as defect images. An epoch then contains only some of the
+        images of the larger class, and repeats those of the smaller class.
     seed : int
     """
 
@@ -25,7 +26,7 @@ class Batches:
         self.seed = seed
 
     def rows(self, step):
-        """Return the images of a step; the last batch of an epoch is full, too."""
+        """Return the positions of the images of a step; the last batch of an epoch is also full."""
         epoch, place = divmod(step, self.n_per_epoch)
         random_state = np.random.RandomState([self.seed, epoch, 1])
         order = np.empty(self.n_per_epoch * self.size, dtype=int)

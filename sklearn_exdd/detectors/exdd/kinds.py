@@ -1,4 +1,4 @@
-"""Kinds of defect in an ExDDDetector: those of the rows of its defect bank."""
+"""Kinds of defect in an ExDDDetector, from the kinds of the rows of its defect bank."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from sklearn_exdd.detectors.base.kinds import KindPredictions
 
 
 class Kinds(KindPredictions):
-    """The part of :class:`ExDDDetector` that gives the rows of the defect bank their kinds, and asks them."""
+    """The part of :class:`ExDDDetector` that assigns kinds to the rows of the defect bank and counts their votes."""
 
     __metadata_request__partial_fit = {"kinds": True}
 
     def _name_rows(self, normal, defect):
-        """Set `defect_kinds_` and `kinds_`; rows that had a kind before keep it."""
+        """Set `defect_kinds_` and `kinds_`; rows of earlier calls keep their kinds."""
         is_told = any(part is not None and part.kinds is not None for part in (normal, defect))
         if not (is_told or hasattr(self, "defect_kinds_")):
             return
@@ -29,7 +29,7 @@ class Kinds(KindPredictions):
         self.kinds_ = np.unique(self.defect_kinds_[self.defect_kinds_ != ""])
 
     def _vote(self, banks):
-        """Return a function of patch scores, rings and features of an image that counts its votes, or gives None."""
+        """Return a function that maps the scores, rings and features of an image to its votes (None without kinds)."""
         if not hasattr(self, "kinds_"):
             return lambda *image: None
         if banks.defect is None:
@@ -38,7 +38,7 @@ class Kinds(KindPredictions):
 
         def vote(scores, rings, features):
             top = np.argsort(-banks.relative_scores(scores, rings), kind="stable")[: self.n_top_patches]
-            # Of a small defect, most of the top patches show its surroundings, which look like no kind.
+            # For a small defect, most of the top patches show the surroundings, which do not resemble any kind.
             is_asking = scores.normal_distances[top] > self._normal_cutoff
             is_asking[0] = True
             return voters.votes(features[top[is_asking]])

@@ -46,7 +46,7 @@ class Predictions:
             )
 
     def explain(self, X):
-        """Why each sample scores as it does: the patch that decides, and its neighbours.
+        """Explain each score by the deciding patch and its nearest neighbours.
 
         Parameters
         ----------
@@ -55,17 +55,17 @@ class Predictions:
         Returns
         -------
         explanations : list of dict
-            One a sample, with the keys
+            One dict per sample, with the keys
 
-            * "score": as `score_samples` gives it;
+            * "score": score of the sample, as from `score_samples`;
             * "patch": (row, column) of the patch with the highest score, in pixels;
-            * "normal_image", "normal_patch", "normal_distance": index in X of the
-              training image with the nearest normal patch, its (row, column), and the
-              distance;
-            * "defect_image", "defect_patch", "defect_distance": the same for the nearest
-              defect patch, an index in X_defect where that was given, in `synthetic_` if
-              "synthetic" is True; None without a defect bank;
-            * "prompt": of a synthetic defect that has one, or None.
+            * "normal_image", "normal_patch", "normal_distance": index in X of the training image with the nearest
+              normal patch, (row, column) of that patch, and the distance to it;
+            * "defect_image", "defect_patch", "defect_distance": the same for the nearest defect patch. The index refers
+              to `synthetic_` if "synthetic" is True, otherwise to X_defect if it was given, or else to X. All are None
+              without a defect bank;
+            * "synthetic": whether the nearest defect patch is from a synthetic defect;
+            * "prompt": prompt of the synthetic defect, or None.
         """
         check_is_fitted(self)
         detector = self._snapshot()
@@ -83,6 +83,6 @@ class Predictions:
         return explanations
 
     def _explanation(self, explanation):
-        """Add the prompt of the nearest synthetic defect."""
+        """Add the prompt of the nearest synthetic defect to an explanation."""
         provenance = self._provenance(explanation["defect_image"]) if explanation["synthetic"] else {}
         return {**explanation, "prompt": provenance.get("prompt")}

@@ -1,4 +1,4 @@
-"""The student-teacher: networks, losses, crops and the training of the detector."""
+"""The student-teacher detector: its networks, losses, crops and training."""
 
 from sklearn_exdd.detectors.student_teacher.detector import StudentTeacherDetector
 

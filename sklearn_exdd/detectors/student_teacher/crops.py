@@ -1,4 +1,4 @@
-"""Batches of crops with and without defects. Imports torch: itself imported only where one is drawn."""
+"""Batches of crops with and without defects. Importing this module imports torch."""
 
 from typing import NamedTuple
 
@@ -8,38 +8,39 @@ from torch.nn import functional
 
 from sklearn_exdd.detectors.student_teacher.networks import FLOOR
 
-_KEPT_PIXELS = 100_000_000  # decoded images are kept up to so many, 400 MB; the others are read again
+_KEPT_PIXELS = 100_000_000  # decoded pixels to keep in memory (400 MB); further images are read again each time
 _SCALE = (0.75, 1.3)
 _ASPECT = 0.15
 _ROTATION = 6.0  # degrees
 _GAMMA = (0.85, 1.18)
-_BEYOND = 0.25  # of a crop, by which windows are drawn beyond the border and then moved back to it
-_ANCHORED = 0.9  # share of the crops of a defect image that are sure to show its defect
+_BEYOND = 0.25  # share of a crop by which windows may be drawn beyond the border, before they are moved back to it
+_ANCHORED = 0.9  # share of the crops of a defect image that are placed on its defect
 _PASTED = 0.5  # share of the synthetic defects that are moved to another place
-_CONTRAST = (0.7, 1.2)  # of a defect that is pasted
-_RING = 6  # pixels around a defect whose brightness is matched to the new place
+_CONTRAST = (0.7, 1.2)  # range of the contrast of a pasted defect
+_RING = 6  # width in pixels of the ring around a defect whose brightness is matched to the new place
 
-# Shares of a batch: real defects in their images, real ones pasted elsewhere, synthetic ones; the others are normal.
+# Shares of a batch: real defects in their images, real defects pasted elsewhere, synthetic defects. The rest is normal.
 _WITH_REAL, _WITHOUT_REAL = (0.35, 0.3, 0.15), (0.0, 0.0, 0.75)
-_MANY_REAL = 20  # defect images from which on the first holds
+_MANY_REAL = 20  # number of real defects at which _WITH_REAL applies in full
 
 
 class Batch(NamedTuple):
-    """Crops of a step.
+    """Crops of a training step.
 
     Attributes
     ----------
-    corrupted, clean : Tensor of shape (n, channels, size, size)
-        Logarithms of the brightness; equal where there is no defect.
+    corrupted, clean : Tensor of shape (n, channels, height, width)
+        Logarithms of the brightness with and without defects; equal in places without a defect.
     medians : Tensor of shape (n, channels, 1, 1)
-    mask : Tensor of shape (n, 1, size, size)
-        1 on the defect.
-    normal : Tensor of shape (n, 1, size, size)
-        1 where `clean` is known to be normal.
+        Medians of the logarithms over the image of each crop.
+    mask : Tensor of shape (n, 1, height, width)
+        Mask that is 1 on the defect.
+    normal : Tensor of shape (n, 1, height, width)
+        Mask that is 1 where `clean` is known to be normal.
     marked : Tensor of shape (n,), bool
         Whether the mask is known.
     defective : Tensor of shape (n,)
-        1 for a crop with a defect.
+        Label of each crop, 1 if it shows a defect.
     """
 
     corrupted: torch.Tensor
@@ -52,22 +53,23 @@ class Batch(NamedTuple):
 
 
 def logarithms(image):
-    """Logarithms of the brightness, (channels, height, width), and their median, (channels, 1, 1), of one image."""
+    """Return the logarithms of the brightness, (channels, height, width), and their medians, (channels, 1, 1)."""
     logs = np.log(np.ascontiguousarray(image.transpose(2, 0, 1)) + np.float32(FLOOR))
     return torch.from_numpy(logs), torch.from_numpy(np.median(logs, axis=(1, 2), keepdims=True))
 
 
 class DefectCrops:
-    """Draws batches.
+    """Source of random batches of crops.
 
     Parameters
     ----------
     normals : Images
     synthetic, real : Defects or None
     size : tuple of int (height, width)
-        Of the crops.
+        Size of the crops.
     shares : tuple of float
-        Of the batch: real defects where they are, real ones pasted elsewhere, synthetic ones. The others are normal.
+        Shares of a batch: real defects in their images, real defects pasted elsewhere, synthetic defects. The rest is
+        normal.
     """
 
     def __init__(self, normals, synthetic, real, size, shares):
@@ -77,9 +79,9 @@ class DefectCrops:
         self._n_pixels = 0
 
     def draw(self, n_crops, random_state):
-        """A batch of `n_crops` crops."""
+        """Draw a batch of `n_crops` crops."""
         bounds = np.cumsum(self.shares)
-        # One number for all, so that the shares hold within every batch.
+        # A single random number for all crops, so that every batch has these shares.
         places = (np.arange(n_crops) + random_state.uniform()) / n_crops
         crops = [self._one(int(np.searchsorted(bounds, place, side="right")), random_state) for place in places]
         corrupted, clean, medians, mask, normal, marked = (list(parts) for parts in zip(*crops))
@@ -126,7 +128,7 @@ class DefectCrops:
         return self._vary(defect, defect, medians, mask, normal, marked, random_state)
 
     def _vary(self, corrupted, clean, medians, mask, normal, marked, random_state):
-        """Another contrast, and what goes into a batch."""
+        """Vary the contrast, and return the values of a crop in a Batch."""
         gamma = random_state.uniform(*_GAMMA)
         same = clean is corrupted
         corrupted = medians + gamma * (corrupted - medians)
@@ -146,14 +148,14 @@ class DefectCrops:
         return self._pool[key]
 
     def _window(self, planes, mask, random_state):
-        """A crop, turned, scaled and mirrored a little; with a mask it shows some of the defect."""
+        """Draw a slightly rotated, scaled and possibly mirrored crop; with a mask, most crops show the defect."""
         height, width = planes.shape[1:]
         scale = np.exp(random_state.uniform(*np.log(_SCALE)))
         aspect = np.exp(random_state.uniform(-_ASPECT, _ASPECT) / 2)
         angle = np.deg2rad(random_state.uniform(-_ROTATION, _ROTATION))
         flips = random_state.choice([-1, 1], size=2)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        steps = turn @ np.diag(flips * [aspect / scale, 1 / scale / aspect])  # pixels of the image for one of the crop
+        steps = turn @ np.diag(flips * [aspect / scale, 1 / scale / aspect])  # image pixels per crop pixel
         reach = np.abs(steps) @ (np.array(self.size) - 1) / 2
         limits = np.array([height, width]) - 1
         anchored = mask is not None and mask.any() and random_state.uniform() < _ANCHORED
@@ -164,7 +166,7 @@ class DefectCrops:
         else:
             low = reach - _BEYOND * 2 * reach
             center = random_state.uniform(low, np.maximum(limits - low, low + 1e-6))
-        # Back to the border, as far as the image is larger than the crop.
+        # Move the crop back into the image, if the image is larger than the crop.
         center = np.where(limits > 2 * reach, np.clip(center, reach, limits - reach), limits / 2)
         grid = [np.arange(own, dtype=np.float64) - (own - 1) / 2 for own in self.size]
         rows = center[0] + steps[0, 0] * grid[0][:, None] + steps[0, 1] * grid[1]
@@ -175,8 +177,8 @@ class DefectCrops:
 
 
 def shares_of(synthetic, real):
-    """Shares of a batch, for the defects there are."""
-    # A few defects shown all the time would be learned by heart.
+    """Return the shares of a batch, given the available defects."""
+    # The network would memorise a few defects that it sees all the time.
     strength = 0 if real is None else min(1, len(real.images) / _MANY_REAL)
     in_place, pasted, made = strength * np.array(_WITH_REAL) + (1 - strength) * np.array(_WITHOUT_REAL)
     if real is None or all(mask is None for mask in real.masks):
@@ -185,13 +187,13 @@ def shares_of(synthetic, real):
 
 
 def crop_shape(images, size, unit):
-    """Height and width of crops: multiples of `unit`, of `size` at most, and not beyond the largest image."""
+    """Return the height and width of crops: multiples of `unit`, at most `size`, no larger than the images need."""
     longest = [max(images.shape(i)[axis] for i in range(len(images))) for axis in (0, 1)]
     return tuple(max(unit, min(size // unit, -(-length // unit)) * unit) for length in longest)
 
 
 def paste(clean, defect, mask, contrast):
-    """A defect of one crop on another, both (channels, height, width), matched in brightness around it."""
+    """Paste the defect of one crop into another, (channels, height, width), and match the brightness around it."""
     ring = (grow(mask, _RING) - grow(mask, 1)).clamp(min=0)
     ring = ring if ring.any() else torch.ones_like(mask)
     here, there = ((crop * ring).sum(dim=(1, 2), keepdim=True) / ring.sum() for crop in (clean, defect))
@@ -201,6 +203,6 @@ def paste(clean, defect, mask, contrast):
 
 
 def grow(mask, n_pixels):
-    """A mask (1, height, width), grown by so many pixels."""
+    """Grow a mask of shape (1, height, width) by `n_pixels` pixels."""
     size = 2 * n_pixels + 1
     return functional.max_pool2d(functional.max_pool2d(mask, (size, 1), 1, (n_pixels, 0)), (1, size), 1, (0, n_pixels))

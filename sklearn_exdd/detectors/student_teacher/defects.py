@@ -1,4 +1,4 @@
-"""Defects that a student-teacher is trained on, real or synthetic."""
+"""Real or synthetic defects to train a student and a teacher on."""
 
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ class Defects(NamedTuple):
     ----------
     images : Images
     masks : list of ndarray of shape (height, width), bool, or None
-        None if the mask is not known.
+        Masks of the defects; None for an unknown mask.
     sources : list of int or None
-        Position of the normal image that each was made on; None for a real defect.
+        Positions of the normal images that the defects were made on; None for a real defect.
     """
 
     images: Images
@@ -24,13 +24,13 @@ class Defects(NamedTuple):
 
     @classmethod
     def from_training_set(cls, defect):
-        """Take real defects."""
+        """Build from a training set of real defects."""
         n_defects = len(defect)
         return cls(defect.samples, [defect.mask(i) for i in range(n_defects)], [None] * n_defects)
 
     @classmethod
     def from_synthetic(cls, synthetic, normals):
-        """Take synthetic defects on normal images, whose provenance, if there is any, names the sources."""
+        """Build from synthetic defects on normal images; their provenance, if known, gives the sources."""
         images = images_of(synthetic, normals).with_channels(normals.n_channels)
         masks = Masks(synthetic.masks, len(images), "synthetic masks")
         provenance = getattr(synthetic, "provenance", [{}] * len(images))

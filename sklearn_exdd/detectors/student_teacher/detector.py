@@ -1,4 +1,4 @@
-"""Student-teacher: a student rebuilds the features of what is normal, a head compares them with the teacher's."""
+"""Student-teacher: a student predicts normal features, and a head compares them with those of the teacher."""
 
 from numbers import Integral, Real
 from pathlib import Path
@@ -21,120 +21,123 @@ from sklearn_exdd.detectors.student_teacher.training import Training
 from sklearn_exdd.features import BaseFeatureExtractor
 from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLiteFeatureExtractor
 
-_POSITION_IMAGES = 300  # normal images that it is the mean of, at most
+_POSITION_IMAGES = 300  # maximum number of normal images for the position map
 
 
 class StudentTeacherDetector(BaseDefectDetector):
-    """Detect and locate defects where a student and its teacher see different things.
+    """Detect and locate defects where the features of a student and a teacher differ.
 
     A frozen teacher describes the surface at several scales. The student, an encoder and a decoder, sees images with
-    synthetic defects and learns to give the teacher's features of the same images without them; a small network reads
-    the defects off the products of both. Works without a download: the teacher is then learned in fit, too.
+    synthetic defects and learns to predict the teacher's features of the same images without the defects. A small
+    network, the head, segments the defects from the products of both. By default `fit` also trains the teacher, so
+    nothing is downloaded.
 
     Parameters
     ----------
     teacher : str or BaseFeatureExtractor, default="learned"
-        "learned": a small encoder, trained in fit to segment the defects and then frozen. Or the name of a torchvision
-        model, such as "resnet18". Or a feature extractor, or "efficientnet_lite0" (`_lite1`, `_lite2`) for a pretrained
-        one, which is fitted on the normal images that are trained on: its maps are the one level.
+        Teacher network. "learned" is a small encoder that `fit` trains to segment the defects and then freezes. Other
+        values are the name of a torchvision model, such as "resnet18", "efficientnet_lite0" (`_lite1`, `_lite2`), or a
+        feature extractor. Extractors are fitted on the normal training images and have a single level.
     layers : tuple of str, default=("layer1", "layer2", "layer3")
-        Of a torchvision model, each with maps of twice the stride of the one before.
+        Layers of a torchvision model. The maps of each layer have twice the stride of the previous one.
     weights : str, path or None, default="IMAGENET1K_V1"
-        Of a torchvision model: a name, which torchvision downloads once; path of a local state dict; None for random
-        ones.
+        Weights of a torchvision model: a name, which torchvision downloads once, the path of a local state dict, or
+        None for random weights.
     channels : tuple of int, default=(24, 48, 96)
-        Of a learned teacher: one number for each level, at strides 4, 8, 16 and so on.
+        Number of channels of each level of a learned teacher, at strides 4, 8, 16 and so on.
     symmetric : bool, default=False
-        True gives the student the teacher's architecture, without a decoder: for comparison. Not for an extractor.
+        Whether the student has the teacher's architecture and no decoder, for comparisons. False for an extractor.
     augmenter : object, default=None
-        Makes the synthetic defects: it has ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``. None takes
-        those that a Pipeline step has attached to the images, or else a mixture of CutPaste's patches and scars,
-        cracks and holes.
+        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
+        Pipeline step, or otherwise a mixture of CutPaste patches and scars, cracks and holes.
     n_synthetic : int, default=300
-        Synthetic defect images. Each is shown many times: cropped, turned, scaled, and moved to other images.
+        Number of synthetic defect images. Each is used many times: cropped, rotated, scaled, and moved to other images.
     cosine_weight : float, default=1.0
-        Weight of ``1 - cos`` between the features, a sum over the levels of means over the places; 0 switches it off.
+        Weight of the cosine loss, ``1 - cos`` between the features, averaged over the places and summed over the
+        levels. 0 switches it off.
     segmentation_weight : float, default=1.0
-        Weight of the loss of the segmentation: focal and L1. 0 switches it off, and the map is the cosine distance.
+        Weight of the segmentation loss, focal and L1. 0 switches it off, and the map is the cosine distance.
     focal_gamma : float, default=4.0
-        How much the focal loss leaves out what is easy.
+        Exponent of the focal loss; higher values reduce the influence of easy pixels.
     training : {"joint", "two_stage"}, default="joint"
-        "two_stage" trains the student by the cosine loss first and then, with the student frozen, the segmentation.
+        Order of the training. "two_stage" trains the student with the cosine loss, then the head with a frozen student.
     map_source : {"auto", "segmentation", "cosine", "both"}, default="auto"
-        Source of maps and scores: the logits of the segmentation; ``1 - cos``, summed over the levels; or the
-        sum of both, each standardised by normal images kept out of the training. "auto" is "segmentation" where it is
-        trained.
+        Source of maps and scores: the logits of the segmentation, ``1 - cos`` summed over the levels, or the sum of
+        both, each standardised on the held-out normal images. "auto" is "segmentation" if there is a head.
     top_share : float, default=0.005
-        In (0, 1]. The image score is the mean of the highest share of the map.
+        Share of the pixels, in (0, 1], with the highest values in the map. Their mean is the image score.
     position_map : bool, default=False
-        Whether, for the image score, the mean map of the normal training images is subtracted: where false alarms
-        prefer some places, such as the borders, and defects do not.
+        Whether to subtract the mean map of normal training images for the image score. This helps if false alarms are
+        more frequent at certain places, such as the borders, and defects are not.
     crop_size : int, default=160
-        Side, in pixels, of the crops that are trained on.
+        Side of the training crops, in pixels.
     max_steps : int, default=1000
-        Training steps; three in ten are for a learned teacher.
+        Number of training steps; 30 % of them are for a learned teacher.
     max_seconds : float, default=None
-        Ends the training earlier; then the weights depend on the machine.
+        Time limit for the training. If it is reached, the weights depend on the speed of the machine.
     train_batch_size : int, default=16
-        Crops in a step.
+        Number of crops in a training step.
     learning_rate : float, default=3e-3
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is kept out of the training, together with the defect images
-        of the same groups. The threshold comes from them: a network knows the images that it was trained on.
+        Share of the normal images, in whole groups, that is held out of training to set the threshold. Defect
+        images of the same groups are not used for training either.
     tile_size : int, default=1024
-        Larger images are predicted in overlapping tiles of this size.
+        Side of the overlapping tiles in which larger images are predicted, in pixels.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None takes a known name ("bad", "NG"), or else the greater one.
+        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     image_channels : {"grey", "colour"}, default=None
-        Colours of all images, in fit and afterwards: grey by the luma of ITU-R
-        601, or three channels. None leaves them as they are: all grey or all in colour.
+        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Folder for trained weights and for what an `augmenter` without a `memory` of its own paints and learns. With an
-        int as `random_state`, a search over parameters that do not change the weights trains once for each fold, and
+        Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
+        If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
         an interrupted training resumes.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Of the training; "auto" is bfloat16 where the processor computes with it. Predictions are float32.
+        Precision of the training. "auto" is bfloat16 if the processor supports it. Predictions use float32.
     device : str, default=None
-        "cpu", "cuda"; None takes CUDA where there is some.
+        Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     random_state : int, RandomState instance or None, default=None
-        Seed of the weights, the crops, the images kept out and the augmenter.
+        Seed for the weights, the crops, the choice of held-out images and the augmenter.
     verbose : int, default=0
-        Above 0 a progress bar is shown.
+        If > 0, show a progress bar.
 
     Attributes
     ----------
     teacher_ : BaseFeatureExtractor or None
-        Fitted, where `teacher` is an extractor.
+        Fitted extractor, if `teacher` is one.
     teacher_weights_, student_weights_, head_weights_ : dict of str to ndarray
-        `head_weights_` is None where no segmentation is trained; `teacher_weights_` is empty for an extractor.
+        Weights of the networks: `teacher_weights_` is empty for an extractor, `head_weights_` is None without a head.
     levels_ : list of (int, int)
-        Channels and stride of each level.
+        Number of channels and stride of each level.
     losses_ : dict of str to ndarray
-        Of every step of "teacher", "student" and "head", as far as these are trained by themselves.
+        Loss of each step of "teacher", "student" and "head", for those that were trained separately.
     position_map_ : ndarray of shape (24, 24), float32, or None
-        What is subtracted, on a grid of cells; shrunk towards 0 (Stein) by what chance explains in so few images.
+        Mean map of normal images, shrunk towards zero (Stein) by the variance expected from chance alone.
     map_scale_ : ndarray of shape (2, 2)
-        Mean and standard deviation of the logits and of the cosine distances of normal images kept out of the training.
+        Mean and standard deviation of the logits and of the cosine distances of the held-out normal images.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
-        Scores above it mean defect.
+        Threshold on the scores; samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that fit has not seen; NaN for all others.
-        `threshold_` is their conformal quantile.
+        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
+        conformal quantile of these scores.
     false_alarm_rate_ : float
-        The rate that `threshold_` promises: `max_false_alarm_rate`, or 1 / (n + 1) where n normal images are kept out.
+        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
+        too few for it.
     pixel_threshold_ : float
-        Pixels above it are marked in defective images: the conformal quantile of the maxima of those images' maps.
+        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
 
     Notes
     -----
-    With t and s the teacher's and the student's vector at a place, the student minimises
-    ``1 - cos(t(clean), s(corrupted))``, summed over the levels; of a real defect only the surroundings count. The
-    segmentation sees ``t / |t| * s / |s|``, both of the corrupted image, as in prediction. A defect image without a
-    mask counts by the mean of its highest logits only.
+    If t and s are the vectors of the teacher and the student at a place, the student minimises
+    ``1 - cos(t(clean), s(corrupted))``, summed over the levels. For real defects, only their surroundings count. The
+    input of the head is ``t / |t| * s / |s|``, both of the corrupted image, as in prediction. A defect image without a
+    mask contributes only through the mean of its highest logits.
 
     References
     ----------
@@ -259,14 +262,14 @@ class StudentTeacherDetector(BaseDefectDetector):
         if len(self.channels) == 0 or any(not isinstance(n, Integral) or n < 1 for n in self.channels):
             raise ValueError(f"channels: expected at least one integer > 0, got {self.channels!r}.")
         if self.cosine_weight == 0 and self.segmentation_weight == 0:
-            raise ValueError("cosine_weight, segmentation_weight: expected at least one above 0, got 0 for both.")
+            raise ValueError("cosine_weight, segmentation_weight: expected at least one > 0, got 0 for both.")
         if self.segmentation_weight == 0 and self.map_source in ("segmentation", "both"):
             raise ValueError(
                 "map_source: expected 'auto' or 'cosine' with segmentation_weight=0, which trains no segmentation, "
                 f"got {self.map_source!r}."
             )
         if self.training == "two_stage" and self.cosine_weight == 0:
-            raise ValueError("cosine_weight: expected a weight above 0 for training='two_stage', got 0.")
+            raise ValueError("cosine_weight: expected a weight > 0 for training='two_stage', got 0.")
         extractor = self._extractor()
         if extractor is not None:
             self._check_extractor(extractor)
@@ -284,15 +287,15 @@ class StudentTeacherDetector(BaseDefectDetector):
         real = None
         if defect is not None:
             for i in range(len(defect)):
-                defect.mask(i)  # an empty one is an error, whether the image is trained on or not
+                defect.mask(i)  # raises an error for an empty mask, even if the image is not used for training
             apart = np.flatnonzero(~np.isin(defect.groups, normal.groups[held_out]))
-            real = defect.take(apart) if len(apart) else defect  # all are better than none
+            real = defect.take(apart) if len(apart) else defect  # using held-out groups is better than no defects
         self._learn(learning, real)
         self._calibrate(learning.samples, normal.take(held_out))
 
     def _check(self, normal):
         if not normal.has_images:
-            raise ValueError("X: expected images, which a student-teacher is trained on, got feature rows.")
+            raise ValueError("X: expected images to train a student and a teacher on, got feature rows.")
         if len(np.unique(normal.groups)) < 2:
             raise ValueError(
                 "X: expected normal images of at least 2 groups, some to train on and some for the threshold, got 1 "
@@ -300,7 +303,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             )
 
     def _extractor(self):
-        """Return the feature extractor that is the teacher, or None if it is a network of another kind."""
+        """Return the teacher if it is a feature extractor, or None if it is another network."""
         if isinstance(self.teacher, str) and self.teacher in EFFICIENTNET_LITE:
             return EfficientNetLiteFeatureExtractor(self.teacher, device=self.device)
         return self.teacher if isinstance(self.teacher, BaseFeatureExtractor) else None
@@ -309,12 +312,12 @@ class StudentTeacherDetector(BaseDefectDetector):
         validate_parts([extractor])
         if self.symmetric:
             raise ValueError(
-                "symmetric: expected False with a feature extractor as the teacher, whose architecture no student can "
-                "have, got True."
+                "symmetric: expected False with a feature extractor as the teacher, because a student cannot have its "
+                "architecture, got True."
             )
         if extractor.image_size is not None:
             raise ValueError(
-                "teacher: expected an extractor with image_size=None, as it sees crops of the images, got "
+                "teacher: expected an extractor with image_size=None, because it sees crops of the images, got "
                 f"{extractor.image_size!r}."
             )
         if self.crop_size < extractor.min_size:
@@ -324,14 +327,14 @@ class StudentTeacherDetector(BaseDefectDetector):
             )
 
     def _held_out(self, groups):
-        """Choose the normal images that training does not see, by whole groups."""
+        """Choose the normal images to hold out of training, in whole groups."""
         order = np.random.RandomState(self._seeds["held_out"]).permutation(np.unique(groups))
         counts = np.cumsum([np.sum(groups == group) for group in order])
         n_groups = 1 + np.searchsorted(counts, self.validation_fraction * len(groups) - 1e-9)
         return np.flatnonzero(np.isin(groups, order[: min(n_groups, len(order) - 1)]))
 
     def _learn(self, normal, real):
-        """Train the parts that the cache does not hold."""
+        """Train the networks, or load them from the cache."""
         extractor = self._extractor()
         self.teacher_ = None if extractor is None else clone(extractor).fit(normal.samples)
         training = self._training()
@@ -370,7 +373,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             if min(images.shape(i)) < unit:
                 height, width = images.shape(i)
                 raise ValueError(
-                    f"{images.where(i)}: expected at least {unit} x {unit} pixels, which the networks need, got "
+                    f"{images.where(i)}: expected at least {unit} x {unit} pixels, as the networks need, got "
                     f"{height} x {width}. Enlarge the images, or use fewer levels."
                 )
 
@@ -385,7 +388,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             yield predict(network, *logarithms(images[i]), self.tile_size)
 
     def _combine(self, raw, scale=None):
-        """Return the map that `map_source` asks for."""
+        """Return the map that `map_source` specifies."""
         logits, distances = raw
         if self.map_source == "both":
             (mean, deviation), (other_mean, other_deviation) = self.map_scale_ if scale is None else scale
@@ -396,7 +399,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         return float(scoring.top_share_mean(pixel_map, self.top_share, self.position_map_, inside))
 
     def _calibrate(self, normals, held_out):
-        """Find the scales of maps and the threshold from normal images that training did not see."""
+        """Compute the scales of maps, the position map and the thresholds; `held_out` was not used for training."""
         images = held_out.samples
         raw = list(self._raw_maps(images))
         inside = [self._inside(images.region(i), maps[1].shape) for i, maps in enumerate(raw)]
@@ -413,7 +416,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         self._set_threshold(scores, held_out.indices, maxima)
 
     def _mean_map(self, normals):
-        """Return the position map, from some of the normal images."""
+        """Compute the position map from at most _POSITION_IMAGES normal images."""
         chosen = np.random.RandomState(self._seeds["held_out"]).permutation(len(normals))[:_POSITION_IMAGES]
         return shrunk_mean([self._combine(raw) for raw in self._raw_maps(normals.take(chosen))])
 
@@ -433,7 +436,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         return scoring.upsample(combined, *self._centers(combined.shape), image_shape)
 
     def _inside(self, region, map_shape):
-        """Return the cells of a map that touch a region of interest; None if every pixel counts."""
+        """Return the cells of a map that overlap a region of interest; None without a region."""
         return None if region is None else scoring.mask_coverage(region, *self._centers(map_shape)) > 0
 
     def _centers(self, map_shape):

@@ -5,14 +5,14 @@ from torch.nn import functional
 
 from sklearn_exdd.detectors.student_teacher.networks import cosines, normalized, products
 
-_COVERED = 0.2  # share of a cell that a defect covers at least where the target is one
-# Weights within the segmentation's loss, against that of L1.
+_COVERED = 0.2  # a cell is a target if the defect covers more than this share of it
+# Weights in the segmentation loss, relative to the L1 loss.
 _FOCAL, _POSITIVE, _IMAGE = 8.0, 3.0, 0.1
-_TOP_SHARE = 0.01  # of the logits of a crop, whose mean says whether there is a defect
+_TOP_SHARE = 0.01  # share of the logits of a crop, the highest ones, whose mean classifies the crop
 
 
 def teacher_loss(teacher, head, gamma):
-    """Return the loss of a learned teacher, a function of a batch."""
+    """Return the loss function of a learned teacher, which takes a batch."""
 
     def loss_of(batch):
         return segmentation_loss(head(normalized(teacher(batch.corrupted, batch.medians))), batch, gamma)
@@ -21,7 +21,7 @@ def teacher_loss(teacher, head, gamma):
 
 
 def student_loss(network, cosine_weight, segmentation_weight, gamma):
-    """Return the loss of student and head, with a frozen teacher, a function of a batch."""
+    """Return the loss function of student and head with a frozen teacher, which takes a batch."""
 
     def loss_of(batch):
         with torch.no_grad():
@@ -39,7 +39,7 @@ def student_loss(network, cosine_weight, segmentation_weight, gamma):
 
 
 def clean_maps(teacher, seen, batch):
-    """Return the maps that the teacher makes of the clean crops; where a crop is not corrupted, `seen` has them."""
+    """Return the teacher's maps of the clean crops; those of crops without defects are taken from `seen`."""
     changed = (batch.clean != batch.corrupted).flatten(1).any(dim=1)
     if not changed.any():
         return seen
@@ -50,17 +50,17 @@ def clean_maps(teacher, seen, batch):
 
 
 def cosine_loss(targets, rebuilt, normal):
-    """Return 1 - cos, averaged over the places where `normal`, (n, 1, height, width), is 1, summed over the levels."""
+    """Return 1 - cos, averaged where `normal`, of shape (n, 1, height, width), is 1, and summed over the levels."""
     total = 0
     for distances in cosines(targets, rebuilt):
-        # A place counts where all of its cell does.
+        # A place counts only if all pixels of its cell are normal.
         valid = 1 - functional.max_pool2d(1 - normal, normal.shape[2] // distances.shape[1])[:, 0]
         total = total + (valid * distances).sum() / valid.sum().clamp(min=1)
     return total
 
 
 def segmentation_loss(logits, batch, gamma):
-    """Return focal loss and L1 of the pixels whose mask is known, and cross-entropy of the highest logits of a crop."""
+    """Return the focal and L1 losses of pixels with known masks plus the cross-entropy of the highest logits."""
     logits = logits.float()
     target = (functional.avg_pool2d(batch.mask, batch.mask.shape[2] // logits.shape[1])[:, 0] > _COVERED).float()
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")

@@ -1,15 +1,15 @@
-"""Statistics of the maps of normal images: their scales, and their mean by position."""
+"""Statistics of the maps of normal images: scales, and the mean at each position."""
 
 import numpy as np
 from scipy import ndimage
 
 from sklearn_exdd._torch import resize
 
-_POSITIONS = 24  # cells of the position map, on each axis
+_POSITIONS = 24  # number of cells of the position map along each axis
 
 
 def scale_of(maps):
-    """Return the mean and the standard deviation of each of the two maps of some images.
+    """Return the means and standard deviations of the logits and of the cosine distances of images.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def shrunk_mean(maps):
     Parameters
     ----------
     maps : list of ndarray of shape (height, width)
-        Maps of any sizes.
+        Maps, which may differ in size.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The networks of the student-teacher. Importing this module imports torch."""
+"""The networks of the student-teacher detector. Importing this module imports torch."""
 
 import numpy as np
 import torch
@@ -7,17 +7,17 @@ from torch.nn import functional
 
 from sklearn_exdd._torch import box_mean
 
-_GAINS = (2.5, 5.0, 5.0)  # bring the inputs of a network from scratch to a deviation of about one
-FLOOR = 0.03  # added to the brightness before the logarithm: keeps the noise of black pixels small
+_GAINS = (2.5, 5.0, 5.0)  # scale the inputs of an untrained network to a standard deviation of about 1
+FLOOR = 0.03  # added to the brightness before the logarithm, to limit the noise of black pixels
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HEAD_CHANNELS = 32
-_MARGIN = 128  # pixels around a tile that its map may depend on
+_MARGIN = 128  # width in pixels of the surroundings of a tile that its map may depend on
 
 
 class Contrast(nn.Module):
-    """Logarithms of the brightness, relative to the image's median and to the means along columns and along rows."""
+    """Logarithms of the brightness, relative to the median of the image and to means along columns and rows."""
 
-    n_outputs = 3  # for each channel of the image
+    n_outputs = 3  # per channel of the image
 
     def forward(self, logs, medians):
         parts = (logs - medians, logs - box_mean(logs, 2), logs - box_mean(logs, 3))
@@ -25,7 +25,7 @@ class Contrast(nn.Module):
 
 
 class Brightness(nn.Module):
-    """What networks trained on ImageNet expect."""
+    """Inputs of networks that were trained on ImageNet."""
 
     def __init__(self):
         super().__init__()
@@ -38,13 +38,13 @@ class Brightness(nn.Module):
 
 
 def convolution(n_inputs, n_outputs, size=3, stride=1, dilation=1):
-    """Convolution, batch normalisation and ReLU."""
+    """Build a convolution, followed by batch normalisation and a ReLU."""
     convolve = nn.Conv2d(n_inputs, n_outputs, size, stride, dilation * (size // 2), dilation, bias=False)
     return nn.Sequential(convolve, nn.BatchNorm2d(n_outputs), nn.ReLU(inplace=True))
 
 
 class Residual(nn.Module):
-    """Two convolutions, added to their input."""
+    """Two convolutions whose output is added to their input."""
 
     def __init__(self, n_channels, dilation=1):
         super().__init__()
@@ -57,7 +57,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A small encoder: a list of maps, finest first, each of twice the stride of the one before."""
+    """A small encoder that returns a list of maps, finest first, each with twice the stride of the previous one."""
 
     def __init__(self, source, n_inputs, channels, first_stride=4):
         super().__init__()
@@ -103,7 +103,7 @@ class Layers(nn.Module):
 
 
 class Extracted(nn.Module):
-    """Maps of a feature extractor, as the one level. It gives no gradient."""
+    """Maps of a feature extractor as a single level, without gradients."""
 
     def __init__(self, extractor):
         super().__init__()
@@ -116,7 +116,7 @@ class Extracted(nn.Module):
 
 
 class Student(nn.Module):
-    """Encoder and decoder: the teacher's maps, rebuilt from the coarsest level alone."""
+    """Encoder and decoder that predict the teacher's maps from the coarsest level of the encoder."""
 
     def __init__(self, source, n_inputs, levels):
         super().__init__()
@@ -140,7 +140,7 @@ class Student(nn.Module):
 
 
 class Head(nn.Module):
-    """Logits, at the stride of the finest level, from maps of several levels."""
+    """Head that computes logits from maps of several levels, at the stride of the finest one."""
 
     def __init__(self, levels):
         super().__init__()
@@ -156,51 +156,51 @@ class Head(nn.Module):
 
 
 def enlarge(x, factor):
-    """Maps on a grid that many times as fine."""
+    """Enlarge maps by a factor."""
     return x if factor == 1 else functional.interpolate(x, scale_factor=factor, mode="bilinear")
 
 
 def normalized(maps):
-    """Maps whose vector at each place has the norm of its number of channels' root."""
+    """Scale the vector at each place to a norm equal to the square root of its number of channels."""
     return [functional.normalize(level.float(), dim=1) * level.shape[1] ** 0.5 for level in maps]
 
 
 def build_teacher(model, layers, channels, n_image_channels):
-    """The teacher: layers of a torchvision model, or a small encoder where `model` is None."""
+    """Build a teacher from layers of a torchvision model, or a small encoder if `model` is None."""
     if model is not None:
         return Layers(model, layers)
     return Encoder(Contrast(), Contrast.n_outputs * n_image_channels, channels)
 
 
 def build_student(teacher, levels, n_image_channels):
-    """The asymmetric student of a teacher."""
+    """Build the asymmetric student of a teacher."""
     if isinstance(teacher, Layers):
         return Student(Brightness(), 3, levels)
     return Student(Contrast(), Contrast.n_outputs * n_image_channels, levels)
 
 
 def level_shapes(teacher, n_image_channels):
-    """Channels and stride of each level of a teacher, finest first."""
+    """Return the number of channels and the stride of each level of a teacher, finest first."""
     size = 256
     with torch.inference_mode():
         maps = teacher.eval()(torch.zeros(1, n_image_channels, size, size), torch.zeros(1, n_image_channels, 1, 1))
     strides = [size // level.shape[2] if level.ndim == 4 else None for level in maps]
     if strides != [strides[0] * 2**number for number in range(len(maps))] or strides[0] < 2:
         raise ValueError(
-            f"layers: expected layers with maps, each of twice the stride of the one before, got strides {strides}."
+            f"layers: expected layers whose maps have twice the stride of the previous layer, got strides {strides}."
         )
     return [(int(level.shape[1]), stride) for level, stride in zip(maps, strides)]
 
 
 class StudentTeacher(nn.Module):
-    """Teacher, student and, where there is a segmentation, its head."""
+    """Teacher, student and, if there is a segmentation, its head."""
 
     def __init__(self, teacher, student, head, levels):
         super().__init__()
         self.teacher, self.student, self.head, self.levels = teacher, student, head, levels
 
     def forward(self, logs, medians):
-        """Logits (or None) and cosine distances, (n, height', width'), at the stride of the finest level."""
+        """Return logits (or None) and cosine distances, (n, height', width'), at the stride of the finest level."""
         seen, rebuilt = self.teacher(logs, medians), self.student(logs, medians)
         logits = None if self.head is None else self.head(products(seen, rebuilt))
         distances = [enlarge(level[:, None], rebuilt[0].shape[2] // level.shape[1]) for level in cosines(seen, rebuilt)]
@@ -208,7 +208,7 @@ class StudentTeacher(nn.Module):
 
 
 class Trained(nn.Module):
-    """What is trained together."""
+    """Networks that are trained together."""
 
     def __init__(self, network, head):
         super().__init__()
@@ -216,17 +216,17 @@ class Trained(nn.Module):
 
 
 def products(seen, rebuilt):
-    """What the head sees: the products of both vectors' components, around one for each component."""
+    """Return the inputs of the head: the products of the components of both vectors, of a size of about 1."""
     return [one * other for one, other in zip(normalized(seen), normalized(rebuilt))]
 
 
 def cosines(targets, rebuilt):
-    """1 - cos of each level, (n, height', width')."""
+    """Return 1 - cos for each level, of shape (n, height', width')."""
     return [1 - functional.cosine_similarity(one.float(), other.float()) for one, other in zip(targets, rebuilt)]
 
 
 def predict(network, logs, medians, tile_size):
-    """Logits (0 without a head) and cosine distances of an image, float32 (2, height', width'); in tiles if large."""
+    """Return logits (0 without a head) and cosine distances, (2, height', width'), of an image, in tiles if large."""
     device = next(network.parameters()).device
     stride, unit = network.levels[0][1], network.levels[-1][1]
     height, width = logs.shape[1:]
@@ -249,7 +249,7 @@ def predict(network, logs, medians, tile_size):
 
 
 def _tiles(size, step, margin):
-    """Of one axis: (start, stop) of each tile, and of the tile with its margin."""
+    """Return (start, stop) along an axis for each tile, without and with its margin."""
     if size <= step:
         return [((0, size), (0, size))]
     return [

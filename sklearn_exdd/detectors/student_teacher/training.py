@@ -1,4 +1,4 @@
-"""The training of a student-teacher. Importing this module loads no torch."""
+"""The training of the student-teacher detector. Importing this module does not import torch."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -13,9 +13,9 @@ from sklearn_exdd.features.torchvision import load_backbone
 from sklearn_exdd.features.weights import file_sha256
 
 _CHECKPOINT_EVERY = 100  # steps
-_TEACHER_SHARE = 0.3  # of the budget, for a teacher that is learned
+_TEACHER_SHARE = 0.3  # share of the training steps and time for a learned teacher
 
-# Parameters that the weights depend on, beside the images.
+# Parameters that affect the weights, in addition to the images.
 _TEACHER_FROM = (
     "teacher", "layers", "weights", "channels", "augmenter", "n_synthetic", "focal_gamma", "crop_size", "max_steps",
     "max_seconds", "train_batch_size", "learning_rate", "validation_fraction",
@@ -24,7 +24,7 @@ _STUDENT_FROM = (*_TEACHER_FROM, "symmetric", "cosine_weight", "segmentation_wei
 
 
 class Training:
-    """Builds and trains the networks of a :class:`StudentTeacherDetector`.
+    """Training of the networks of a :class:`StudentTeacherDetector`.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class Training:
     seeds : dict of str to int
         Seeds of "teacher" and "student".
     n_channels : int
-        Channels of the images.
+        Number of channels of the images.
     extractor : BaseFeatureExtractor or None
-        Fitted, if the teacher is a feature extractor.
+        Fitted teacher, if it is a feature extractor.
     """
 
     def __init__(self, params, seeds, n_channels, extractor):
@@ -44,15 +44,17 @@ class Training:
 
     @property
     def learns_teacher(self):
-        """Whether the teacher is trained, too."""
+        """Whether the teacher is trained."""
         return isinstance(self.params.teacher, str) and self.params.teacher == "learned"
 
     def build(self, pretrained=False):
-        """Build the networks, with the weights that training starts from or, for fitted weights, with any.
+        """Build the networks.
 
         Parameters
         ----------
         pretrained : bool, default=False
+            Whether to load pretrained weights into a torchvision teacher, as needed for training. Use False if fitted
+            weights are loaded afterwards.
 
         Returns
         -------
@@ -81,7 +83,7 @@ class Training:
         return networks.StudentTeacher(teacher, student, head, levels).to(device)
 
     def run(self, network, normal, real, synthesize):
-        """Train the networks in place, except for what the cache holds.
+        """Train the networks in place, or load their weights from the cache.
 
         Parameters
         ----------
@@ -91,12 +93,12 @@ class Training:
         real : TrainingSet or None
             Defect images to train on.
         synthesize : callable
-            Called without arguments, and only if something is trained; returns SyntheticDefects or None.
+            Function without arguments that returns SyntheticDefects or None. Called only if something is trained.
 
         Returns
         -------
         losses : dict of str to ndarray
-            Losses of every step of "teacher", "student" and "head", as far as these are trained by themselves.
+            Loss of each step of "teacher", "student" and "head", for those that are trained separately.
         """
         from sklearn_exdd.detectors.student_teacher.networks import Trained
 
@@ -122,7 +124,7 @@ class Training:
         return losses | self._part("student", rest, pixels, learn_student)
 
     def _part(self, name, module, pixels, learn):
-        """Load the weights of a part from the cache or train it; return its losses."""
+        """Load the weights of a part from the cache, or train it, and return its losses."""
         folder = folder_of(self.params.memory)
         if folder is not None:
             folder = folder / f"StudentTeacherDetector-{name}-{self._key(name, pixels)}"
@@ -153,7 +155,7 @@ class Training:
         if synthetic is None and not has_masks and (self.learns_teacher or self.params.segmentation_weight > 0):
             raise ValueError(
                 f"n_synthetic: expected synthetic defects, or defect images with masks, for {needed}, got neither. Set "
-                "n_synthetic above 0."
+                "n_synthetic to a number > 0."
             )
         shape = crop_shape(normals, self.params.crop_size, levels[-1][1])
         return DefectCrops(normals, synthetic, real, shape, shares_of(synthetic, real))
@@ -167,7 +169,7 @@ class Training:
         loss = teacher_loss(network.teacher, head, self.params.focal_gamma)
         run = self._train(Trained(network.teacher, head), loss, crops, "teacher", _TEACHER_SHARE, folder)
         if run.stopped_by == "interrupt":
-            raise KeyboardInterrupt("interrupted while the teacher was trained, before there was a student")
+            raise KeyboardInterrupt("interrupted during the training of the teacher, before that of the student")
         return {"teacher": run}
 
     def _train_student(self, network, rest, crops, folder):
@@ -188,7 +190,7 @@ class Training:
         return runs
 
     def _train(self, module, loss_of_batch, crops, name, share, folder):
-        """Train a module on batches of crops for a share of the budget."""
+        """Train a module on batches of crops, for a share of `max_steps` and `max_seconds`."""
         import torch
 
         params, device = self.params, resolve_device(self.params.device)
@@ -220,7 +222,7 @@ class Training:
 
 
 def _fingerprint(normal, real):
-    """Return a checksum of everything that training sees."""
+    """Return a checksum of all images and masks used for training."""
     parts = [fingerprint_of_pixels(normal.samples)]
     if real is not None:
         parts.append(fingerprint_of_pixels(real.images, real.masks))
