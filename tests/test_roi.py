@@ -69,7 +69,7 @@ def roi():
 
 @pytest.fixture(scope="module")
 def surfaces(roi):
-    """Images whose defects lie in the region at least in part, and their labels and masks."""
+    """Return images whose defects lie at least partly in the region, with labels and masks."""
     X, y, masks = make_surface_defects(24, image_shape=(64, 96), random_state=2)
     chosen = [i for i in range(len(X)) if y[i] == 0 or (masks[i] & roi).any()]
     return X[chosen], y[chosen], [masks[i] if y[i] else None for i in chosen]
@@ -77,13 +77,13 @@ def surfaces(roi):
 
 @pytest.fixture(scope="module")
 def disturbed(surfaces, roi):
-    """The same images with noise outside the region."""
+    """Return the images with noise outside the region."""
     noise = np.random.default_rng(0).integers(0, 256, surfaces[0].shape).astype(surfaces[0].dtype)
     return np.where(roi, surfaces[0], noise)
 
 
 def results(detector, X, y, masks, X_new, **params):
-    """Everything that a detector says after a fit."""
+    """Return everything that a detector says after a fit."""
     fitted = sklearn.base.clone(detector).fit(X, y, masks=masks, **params)
     found = fitted.inspect(X_new)
     thresholds = fitted.threshold_, fitted.pixel_threshold_, fitted.calibration_scores_
