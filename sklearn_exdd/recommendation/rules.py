@@ -66,8 +66,8 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
     Normal images of one group count as one image.
 
     These rules were chosen on the development halves of two data sets, magnetic tiles and solar cells. Banks, the
-    linear probe and their combination were then measured on the other half of the solar cells. Networks and banks were
-    measured on the tiles, alone and in combinations like these. The documentation has a page on accuracy.
+    linear probe and their combination were then measured on the other half of the solar cells, banks, networks and
+    their combinations on all tiles. The page on accuracy in the documentation has the figures.
 
     Examples
     --------
