@@ -37,6 +37,7 @@ from torch import nn
 
 from sklearn_exdd import EfficientNetLiteFeatureExtractor, ExDDDetector, scoring
 from sklearn_exdd.augment import PerlinRegions, default_augmenter
+from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
 
 N_ROWS = 1024  # patches of a step, normal ones and as many negatives
@@ -232,7 +233,7 @@ def scored(model, maps, shapes, extractor):
         patch_scores = model(model.adaptor(torch.from_numpy(feature_map)[None]))[0].numpy().ravel()
         scores.append(scoring.top_mean(patch_scores, 10))
         if shapes is not None:
-            pixel_maps.append(pixel_map(patch_scores, feature_map.shape, shapes[i], extractor, 4.0))
+            pixel_maps.append(pixel_map(patch_scores, PatchGrid(feature_map.shape[:2]), shapes[i], extractor, 4.0))
     return np.array(scores), pixel_maps
 
 
