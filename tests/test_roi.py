@@ -23,7 +23,7 @@ from sklearn_exdd import (
 )
 from sklearn_exdd._images import Images
 from sklearn_exdd.cli.command import main
-from sklearn_exdd.datasets import make_surface_defects, with_roi
+from sklearn_exdd.datasets import check_images, make_surface_defects, with_roi
 from sklearn_exdd.metrics import (
     PixelScorer,
     per_region_overlap_score,
@@ -306,7 +306,89 @@ def test_the_command_line_takes_a_region(surfaces, roi, tmp_path, capsys):
     assert "on images with regions of their own. Predict in Python" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -3.0, 7.5, 0.12345])
+@pytest.mark.parametrize("name", ["synthetic defects", pytest.param("networks", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_any_float_may_lie_outside(value, name, surfaces, roi):
+    X, y, masks = surfaces
+    images = (X / 255).astype(np.float32)
+    other = np.where(roi, images, np.float32(value))
+    expected = results(DETECTORS[name], images, y, masks, images, roi=roi)
+    assert_same_results(results(DETECTORS[name], other, y, masks, other, roi=roi), expected)
+
+
+@pytest.mark.parametrize("value", [300, -1, 70_000])
+def test_any_integer_may_lie_outside(value, surfaces, roi):
+    X, y, _ = surfaces
+    images = X.astype(np.int64)
+    detector = DETECTORS["filters"]
+    expected = sklearn.base.clone(detector).fit(images, y, roi=roi).score_samples(images)
+    other = np.where(roi, images, value)
+    np.testing.assert_array_equal(sklearn.base.clone(detector).fit(other, y, roi=roi).score_samples(other), expected)
+
+
+@pytest.mark.parametrize("form", ["one channel", "colour", "nested lists", "with alpha"])
+def test_masks_of_other_shapes(form, surfaces, roi):
+    levels = np.uint8(255) * roi
+    given = {
+        "one channel": levels[..., None],
+        "colour": np.repeat(levels[..., None], 3, axis=2),
+        "nested lists": roi.tolist(),
+        "with alpha": np.dstack([levels, levels, levels, np.full_like(levels, 255)]),
+    }[form]
+    for image in with_roi(surfaces[0], given):
+        np.testing.assert_array_equal(image.region, roi)
+
+
+def test_a_check_counts_the_region_alone(surfaces, roi, tmp_path):
+    X, y, _ = surfaces
+    outside = np.zeros_like(roi)
+    outside[:4, :4] = True
+    findings = check_images(with_roi(X, roi), y, masks=[outside] * len(X))
+    assert {finding.kind for finding in findings if "mask" in finding.kind} == {"mask_empty"}
+    found = [index for finding in findings if finding.kind == "mask_empty" for index in finding.indices]
+    assert sorted(found) == np.flatnonzero(y).tolist()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (broken,) = [one for one in check_images(with_roi([*X, tmp_path / "broken.png"], roi)) if one.kind == "unreadable"]
+    assert broken.images == (str(tmp_path / "broken.png"),)
+
+
+def test_a_changed_region_file_does_not_change_the_held_out_images(surfaces, roi, tmp_path):
+    X, y, masks = surfaces
+    Image.fromarray(np.uint8(255) * roi).save(tmp_path / "roi.png")
+    fitted = [
+        sklearn.base.clone(DETECTORS["combination"]).fit(X, y, masks=masks, roi=[one] * len(X))
+        for one in (tmp_path / "roi.png", roi)
+    ]
+    Image.fromarray(np.full(roi.shape, 255, dtype=np.uint8)).save(tmp_path / "roi.png")
+    thresholds = [one.partial_fit(with_roi(X[:1], roi), y[:1]).threshold_ for one in fitted]
+    assert thresholds[0] == thresholds[1]
+
+
+def test_the_mask_in_the_folder_of_the_images_is_not_an_image(surfaces, roi, tmp_path):
+    X, y, _ = surfaces
+    for i, image in enumerate(X[y == 0]):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    Image.fromarray(np.uint8(255) * roi).save(tmp_path / "roi.png")
+    command = ["fit", str(tmp_path), "-o", str(tmp_path / "model"), "--feature-extractor", "gabor"]
+    assert main([*command, "--roi", str(tmp_path / "roi.png")]) == 0
+    assert len(persistence.load(tmp_path / "model").calibration_scores_) == (y == 0).sum()
+
+
 # Bad input
+
+
+def test_regions_are_attached_before_an_augmenter(surfaces, roi):
+    X, y, _ = surfaces
+    augmented = OffsetDefectAugmenter(n_synthetic=2, random_state=0).fit_transform(with_roi(X, roi), y)
+    with pytest.raises(ValueError, match=r"X: expected images without synthetic defects.* Attach regions"):
+        with_roi(augmented, roi)
+
+
+@pytest.mark.parametrize("missing", ["", None, np.nan])
+def test_a_missing_region_is_refused(missing, surfaces):
+    with pytest.raises(ValueError, match="roi: expected a mask or one mask for each image, got"):
+        with_roi(surfaces[0], missing)
 
 
 def test_a_region_of_another_size_is_refused(surfaces, roi):

@@ -13,7 +13,15 @@ from sklearn_exdd._images.decoding import IMAGE_SUFFIXES, read_image
 from sklearn_exdd._images.digests import are_known, training_digests
 from sklearn_exdd._images.images import Images
 from sklearn_exdd._images.masks import Masks
-from sklearn_exdd._images.roi import ImageInRegion, highest_inside, is_one_region, lowest_outside, with_roi
+from sklearn_exdd._images.roi import (
+    ImageInRegion,
+    highest_inside,
+    in_region,
+    in_regions,
+    is_one_region,
+    lowest_outside,
+    with_roi,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -27,6 +35,8 @@ __all__ = [
     "check_unmasked",
     "highest_inside",
     "holds_images",
+    "in_region",
+    "in_regions",
     "is_image",
     "is_missing",
     "is_one_region",

@@ -17,7 +17,7 @@ from sklearn_exdd._images.containers import (
 )
 from sklearn_exdd._images.decoding import decode_image, is_grey_file, read_image
 from sklearn_exdd._images.masks import Masks
-from sklearn_exdd._images.roi import ImageInRegion, filled, region_of, unwrapped
+from sklearn_exdd._images.roi import ImageInRegion, filled, region_of, unwrapped, valid_outside, within_limits
 
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 _MIN_SIDE = 16  # pixels; an array (h, w, 1), (h, w, 3) or (h, w, 4) with sides of at least this looks like one image
@@ -80,9 +80,11 @@ class Images:
             X = [_item(item, f"{name}[{i}]", bits) for i, item in enumerate(X, start=first)]
         if len(X) == 0:
             raise ValueError(f"{name}: expected at least one image, got none.")
+        self._numbers = range(first, first + len(X))
+        if self._regions is not None:
+            X = [within_limits(item, self.region(i)) for i, item in enumerate(X)]
         X, self._bits = _of_known_depth(X, name, bits, first)
         self._items = X if channels is None else _converted(X, channels)
-        self._numbers = range(first, first + len(X))
         self._shapes = {}
         self._layouts = {}
 
@@ -139,8 +141,9 @@ class Images:
         items = list(self._items)
         for i, item in enumerate(items):
             if not _is_file(item) and item.dtype != np.uint8:
-                levels = self._whole(i) * 255
-                if np.abs(levels - np.rint(levels)).max() < 1e-3:
+                levels, region = self._whole(i) * 255, self.region(i)
+                inside = levels if region is None else levels[region]
+                if np.abs(inside - np.rint(inside)).max() < 1e-3:
                     items[i] = np.rint(levels).astype(np.uint8)
         same = self.take(range(len(items)))
         same._items = items
@@ -294,7 +297,7 @@ class Images:
         if _is_file(item):
             where += f" ({item.path if isinstance(item, FileInChannels) else os.fspath(item)})"
             item = _read(item, where, self._bits)
-        return item, where
+        return valid_outside(item, self.region(index)), where
 
 
 def _item(item, where, bits):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sklearn_exdd._images.containers import EXPECTED_IMAGES, described, holds_images, is_path, is_picture
+from sklearn_exdd._images.containers import EXPECTED_IMAGES, described, holds_images, is_missing, is_path, is_picture
 from sklearn_exdd._images.masks import Masks
 
 
@@ -72,8 +72,20 @@ def with_roi(X, roi):
     >>> bool((scores[0] == scores[1]).all())
     True
     """
+    if getattr(X, "synthetic", None) is not None:
+        raise ValueError(
+            "X: expected images without synthetic defects, got some that an augmenter has made. Attach regions to the "
+            "images before they are passed to the augmenter."
+        )
+    return in_regions(X, roi)
+
+
+def in_regions(X, roi):
+    """Attach regions of interest to images, see :func:`with_roi`; synthetic defects of X are left out."""
     if not holds_images(X):
         raise ValueError(f"X: {EXPECTED_IMAGES}; got {described(X)}.")
+    if is_missing(roi):
+        raise ValueError(f"roi: expected a mask or one mask for each image, got {roi!r}.")
     items = list(X)
     if is_one_region(roi):
         region = region_of(Masks([roi], 1, "roi").get(0), "roi")
@@ -86,9 +98,22 @@ def with_roi(X, roi):
     return [ImageInRegion(_bare(item), region) for item, region in zip(items, regions)]
 
 
+def in_region(X, region):
+    """Attach one region to the images of a list or an array that have none; return other containers unchanged."""
+    shape = getattr(X, "shape", ())
+    is_single_image = len(shape) == 3 and shape[2] in (1, 3, 4)
+    if not isinstance(X, (list, tuple)) and (len(shape) not in (3, 4) or is_single_image):
+        return X
+    return [item if isinstance(item, ImageInRegion) else ImageInRegion(item, region) for item in X]
+
+
 def is_one_region(roi):
     """Tell whether `roi` is one region of interest for all images rather than one for each image."""
-    return is_path(roi) or is_picture(roi) or getattr(roi, "ndim", None) == 2
+    if is_path(roi) or is_picture(roi):
+        return True
+    shape = getattr(roi, "shape", ())
+    is_nested = isinstance(roi, (list, tuple)) and len(roi) > 0 and isinstance(roi[0], (list, tuple))
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)) or is_nested
 
 
 def region_of(mask, where):
@@ -112,6 +137,43 @@ def filled(image, region):
     """
     color = np.rint(image[region].mean(axis=0, dtype=np.float64) * 255) / 255
     return np.where(region[..., None], image, color.astype(np.float32))
+
+
+def valid_outside(image, region):
+    """Return an image whose floats outside a region are in [0, 1]: others are replaced by a value from inside.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width) or (height, width, channels)
+        Returned unchanged if it holds no floats or differs in shape from the region.
+    region : ndarray of shape (height, width), bool, or None
+
+    Returns
+    -------
+    image : ndarray
+    """
+    if region is None or image.dtype.kind != "f" or image.shape[:2] != region.shape:
+        return image
+    is_valid = (image >= 0) & (image <= 1)  # False for NaN
+    is_invalid = ~region & ~(is_valid.all(axis=2) if image.ndim == 3 else is_valid)
+    if not is_invalid.any():
+        return image
+    image = image.copy()
+    image[is_invalid] = image[region][0]
+    return image
+
+
+def within_limits(image, region):
+    """Return an image of wide integers whose values outside a region lie between the limits of those inside.
+
+    Outside values thus do not decide the bit depth.
+    """
+    is_wide = isinstance(image, np.ndarray) and image.dtype.kind in "iu" and image.dtype.itemsize > 1
+    if region is None or not is_wide or image.dtype == np.uint16 or image.shape[:2] != region.shape:
+        return image
+    inside = image[region]
+    is_inside = region if image.ndim == 2 else region[..., None]
+    return np.where(is_inside, image, image.clip(inside.min(), inside.max()))
 
 
 def lowest_outside(pixel_map, region):

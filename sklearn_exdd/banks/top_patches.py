@@ -42,6 +42,7 @@ def top_scores(banks, features, grids):
 
     everything = np.arange(len(features))
     bounds = relative_scores(everything, _upper_bounds(banks, features))
+    bounds[np.isnan(bounds)] = np.inf  # the search says what is wrong with such features
     is_searched = np.zeros(len(features), dtype=bool)
     for image in images:
         n_first = min(_FIRST * banks.n_top_patches, image.stop - image.start)
@@ -67,14 +68,15 @@ def _upper_bounds(banks, features):
     # More than rounding can take away, as a share of the squared norms.
     slack = (2 * rows.shape[1] + 16) * np.finfo(rows.dtype).eps
     bounds = np.empty(len(features))
-    for some in gen_batches(len(features), _N_TOGETHER):
-        products = features[some] @ factors
-        products += squares
-        if n_neighbors == 1:
-            nearest = products.min(axis=1, keepdims=True)
-        else:
-            nearest = np.partition(products, n_neighbors - 1, axis=1)[:, :n_neighbors]
-        norms = np.einsum("ij,ij->i", features[some], features[some])[:, None]
-        nearest = np.maximum(nearest + norms, 0) + slack * (norms + squares.max())
-        bounds[some] = np.sqrt(nearest).mean(axis=1) * (1 + 1e-6)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for some in gen_batches(len(features), _N_TOGETHER):
+            products = features[some] @ factors
+            products += squares
+            if n_neighbors == 1:
+                nearest = products.min(axis=1, keepdims=True)
+            else:
+                nearest = np.partition(products, n_neighbors - 1, axis=1)[:, :n_neighbors]
+            norms = np.einsum("ij,ij->i", features[some], features[some])[:, None]
+            nearest = np.maximum(nearest + norms, 0) + slack * (norms + squares.max())
+            bounds[some] = np.sqrt(nearest).mean(axis=1) * (1 + 1e-6)
     return bounds

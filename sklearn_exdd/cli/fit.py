@@ -1,6 +1,7 @@
 """Command ``fit``: fit a detector to a folder of images."""
 
 import time
+from pathlib import Path
 
 from sklearn.utils.validation import has_fit_parameter
 
@@ -18,7 +19,8 @@ def run(options):
     start = time.perf_counter()
     data = load_labelled(folder, "train")
     if data is None:
-        images = list_images(folder, path)
+        roi = None if options.roi is None else Path(options.roi).expanduser().resolve()
+        images = [image for image in list_images(folder, path) if image.resolve() != roi]
         if any(image.parent != folder for image in images):
             raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or only normal images, without sub-folders.")
         print(f"{len(images)} images without labels, all taken as normal.")

@@ -239,6 +239,7 @@ class _Check:
 
     def _name(self, index):
         item = self.items[index]
+        item = getattr(item, "image", item)  # without a region of interest
         return os.fspath(item) if _is_path(item) and not is_missing(item) else f"X[{index}]"
 
     def read(self, index, item, bits, mask):
@@ -250,25 +251,30 @@ class _Check:
             self.add("unreadable", "error", [index], _without_place(error))
             return
         if not is_missing(mask):
-            self._read_mask(index, mask, image.shape[:2])
+            self._read_mask(index, mask, image.shape[:2], Images([item], bits=bits).region(0))
 
-    def _read_mask(self, index, mask, shape):
+    def _read_mask(self, index, mask, shape, region):
         try:
             marks = Masks([mask], 1).get(0)
         except (OSError, ValueError) as error:
             self.add("mask_unreadable", "error", [index], _without_place(error))
             return
-        share = float(marks.mean()) if marks.size else 0.0
+        counted, where = marks, ""
+        if region is not None and marks.shape == shape:
+            counted, where = marks[region], " in the region of interest"
+        share = float(counted.mean()) if marks.size else 0.0
         if marks.shape != shape:
             came = "{} x {}".format(*marks.shape)
             message = f"The mask has {came} pixels, its image {shape[0]} x {shape[1]}. Export the mask at this size."
             self.add("mask_size", "error", [index], message)
         elif not self.is_defect[index]:
             if share:
-                message = f"The mask of a normal image marks {marks.sum()} pixels. Empty it, or label a defect."
+                message = (
+                    f"The mask of a normal image marks {counted.sum()} pixels{where}. Empty it, or label a defect."
+                )
                 self.add("mask_on_normal", "error", [index], message)
         elif not share:
-            message = "The mask of a defect marks no pixel. Draw the defect, or leave the mask out."
+            message = f"The mask of a defect marks no pixel{where}. Draw the defect, or leave the mask out."
             self.add("mask_empty", "error", [index], message)
         elif share > _NEARLY_ALL:
             message = f"The mask marks {100 * share:.0f} % of the image. Is it inverted? Mark only the defect."

@@ -122,7 +122,7 @@ class RowFaults:
         """Keep an error that is raised for the row in a line, and go on."""
         try:
             yield
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             self._found.append((line, error))
 
     def raise_any(self):

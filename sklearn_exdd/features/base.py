@@ -374,10 +374,12 @@ class BaseFeatureExtractor(
         return type(self), params
 
     def _check_numbers(self, feature_map, where):
-        if feature_map.size and np.isnan(feature_map.min()):  # the minimum is NaN if any value is, and cheap
+        limits = (feature_map.min(), feature_map.max()) if feature_map.size else ()  # NaN if any value is, and cheap
+        if not np.isfinite(limits).all():
+            came = "NaN" if np.isnan(limits).any() else "infinity"
             raise ValueError(
-                f"{where}: expected numbers as features, got NaN from feature_extractor {self._name}. Check its output "
-                "for this image."
+                f"{where}: expected numbers as features, got {came} from feature_extractor {self._name}. Check its "
+                "output for this image."
             )
 
     @property

@@ -80,7 +80,7 @@ class PixelScorer(_MetadataRequester):
         if hasattr(detector, "roi_"):  # the metric counts the same pixels as the detector
             images = Images(X)
             own = [images.region(i) for i in range(len(images))]
-            regions = {"roi": own if detector.roi_ is None else detector.roi_}
+            regions = {"roi": own if images.have_regions else detector.roi_}
         return self._score_func(masks, detector.predict_map(X), **{**regions, **self._kwargs})
 
 

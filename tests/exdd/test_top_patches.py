@@ -74,3 +74,12 @@ def test_other_scores_and_cached_searches_look_at_all_patches(change, surfaces, 
     monkeypatch.setattr(dual_bank, "MIN_ROWS", 64)
     monkeypatch.setattr(dual_bank, "top_scores", None)
     assert detector.score_samples(unseen_surfaces[0][:3]).shape == (3,)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_features_that_are_no_numbers_are_refused(value):
+    banks = DualBank(MemoryBank(np.random.default_rng(0).random((64, 3))), border_profile=np.ones(5))
+    features = np.zeros((20, 3))
+    features[3] = value
+    with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+        top_patches.top_scores(banks, features, [PatchGrid((4, 5))])

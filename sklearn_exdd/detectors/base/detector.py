@@ -18,9 +18,10 @@ from sklearn_exdd._images import (
     check_listed,
     check_unmasked,
     holds_images,
+    in_region,
+    in_regions,
     is_one_region,
     training_digests,
-    with_roi,
 )
 from sklearn_exdd._labels import as_kinds, as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
@@ -292,6 +293,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         if hasattr(self, "image_channels"):
             remedy += ", or set image_channels={wanted!r} of the detector to convert all images"
         channels = getattr(self, "image_channels", None)
+        if getattr(self, "roi_", None) is not None:
+            X = in_region(X, self.roi_)
         return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy, first=first)
 
     def _synthetic_of(self, X):
@@ -314,7 +317,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         if y is not None and X_defect is not None:
             raise ValueError("fit: expected labels y or images X_defect, got both; put the defect images into X.")
         if images:
-            samples = self._images(X, "X") if roi is None else self._images(with_roi(X, roi), "X")
+            samples = self._images(X, "X") if roi is None else self._images(in_regions(X, roi), "X")
             self.bits_ = samples.bits
             if samples.have_regions:
                 self.roi_ = samples.region(0) if is_one_region(roi) else None

@@ -45,7 +45,8 @@ class HeldOut:
         samples, unknown = normal.samples, np.full(len(normal), np.nan)
         if normal.has_images:
             paths = [samples.path(i) for i in range(len(samples))]
-            samples = [_kept(*pair) for pair in zip(samples.raw(), paths)]
+            regions = [samples.region(i) for i in range(len(samples))]
+            samples = [_kept(*one) for one in zip(samples.raw(), paths, regions)]
         maxima = unknown.copy() if has_maps else None
         return cls(samples, normal.groups, normal.indices, unknown, maxima, np.ones(len(normal), dtype=bool))
 
@@ -56,10 +57,10 @@ class HeldOut:
         return HeldOut(samples, self.groups[rows], self.indices[rows], self.scores[rows], maxima, self.is_unseen[rows])
 
 
-def _kept(item, path):
-    """Return the path of an image from a file, or a copy of another image, with its region of interest."""
+def _kept(item, path, region):
+    """Return the path of an image from a file, or a copy of another image, with its region of interest as an array."""
     if isinstance(item, ImageInRegion):
-        return ImageInRegion(_kept(item.image, path), item.region)
+        return ImageInRegion(_kept(item.image, path, None), region)
     return np.array(item) if path is None else path
 
 
