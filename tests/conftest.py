@@ -34,6 +34,7 @@ EXTENDED = (
     "test_common.py::test_scikit_learn_finds_nothing_wrong[ExDDDetector(epsilon=1e-06",
     "test_benchmarks.py::test_diag_trains",
     "test_benchmarks.py::test_mvtec_trains",
+    "test_export_linear_probe.py::test_the_recommended_combination",
     "test_export_networks.py::test_a_file_with_a_network",
     "test_export_networks.py::test_a_segmentation_of_two_networks",
     "test_export_networks.py::test_a_student_teacher",

@@ -5,6 +5,7 @@ import numpy as np
 from sklearn_exdd._images import Images
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.detectors.combined import CombinedDefectDetector
+from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
 from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
@@ -61,6 +62,8 @@ def _cancelling(detector):
     """Return the magnitude of the numbers that are subtracted in a score, which may itself be close to 0."""
     if isinstance(detector, SegmentationDetector):
         return float(np.abs(detector._position_map()).max())
+    if isinstance(detector, LinearProbeDetector):
+        return abs(detector.intercept_)
     if isinstance(detector, StudentTeacherDetector) and detector.map_source == "both":
         return float(np.sum(np.abs(detector.map_scale_[:, 0]) / detector.map_scale_[:, 1]))
     if isinstance(detector, CombinedDefectDetector):

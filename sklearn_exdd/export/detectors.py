@@ -9,9 +9,10 @@ from sklearn.pipeline import Pipeline
 from sklearn_exdd.augment.base import DefectAugmenterMixin
 from sklearn_exdd.detectors.combined import CombinedDefectDetector
 from sklearn_exdd.detectors.exdd import ExDDDetector
+from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
-from sklearn_exdd.export import banks, gabor, heads, images, networks, student_teacher
+from sklearn_exdd.export import banks, gabor, heads, images, linear_probe, networks, student_teacher
 from sklearn_exdd.features import (
     EfficientNetLiteFeatureExtractor,
     GaborFeatureExtractor,
@@ -76,7 +77,7 @@ def _leaves_images(step):
 
 def extractors_of(detector):
     """Return the feature extractors of a fitted detector, without those of the members of a combination."""
-    if isinstance(detector, ExDDDetector):
+    if isinstance(detector, (ExDDDetector, LinearProbeDetector)):
         return [detector.feature_extractor_]
     if isinstance(detector, SegmentationDetector):
         return detector.feature_extractors_
@@ -126,26 +127,56 @@ def _features(graph, extractor, planes):
     return graph.MatMul(graph.Sub(maps, extractor.mean_), extractor.components_)
 
 
-def _exdd(graph, detector, planes, tiled):
-    extractor, shape = detector.feature_extractor_, images.shape_of(graph, planes)
+class _PatchMaps(NamedTuple):
+    """Feature maps of images.
+
+    Attributes
+    ----------
+    features : str
+        Tensor of shape (batch, height', width', n_features).
+    on_grid : callable
+        Function called as ``on_grid(pixels, axis)``, which returns the positions of image pixels on the grid of patches.
+    """
+
+    features: str
+    on_grid: callable
+
+
+def _patch_maps(graph, extractor, planes, shape, tiled):
+    """Return the feature maps of images of a given shape (height, width)."""
     working = _working_planes(graph, extractor, planes, tiled)
-    fitted = detector._banks()
-    patches = banks.patch_scores(graph, fitted, _features(graph, extractor, working))
-    scores = banks.image_scores(graph, fitted, patches)
-    patch_maps = graph.Reshape(patches.scores, graph.vector(-1, *patches.shape))
-    working_shape = images.shape_of(graph, working)
+    features, working_shape = _features(graph, extractor, working), images.shape_of(graph, working)
 
     def on_grid(pixels, axis):
-        """Return the positions of image pixels on the grid of patches."""
         centers = graph.Add(pixels, np.float64(0.5))
         if extractor.stride is None:  # patches are spread evenly
-            ratio = graph.Div(graph.double(patches.shape[axis]), graph.double(shape[axis]))
+            ratio = graph.Div(graph.double(graph.size(features, axis + 1)), graph.double(shape[axis]))
             return graph.Sub(graph.Mul(centers, ratio), np.float64(0.5))
         ratio = graph.Div(graph.double(working_shape[axis]), graph.double(shape[axis]))
         places = graph.Sub(graph.Mul(centers, ratio), np.float64(0.5 + extractor.offset))
         return graph.Div(places, np.float64(extractor.stride))
 
-    return Outputs(scores, heads.pixel_maps(graph, patch_maps, on_grid, shape, detector.blur))
+    return _PatchMaps(features, on_grid)
+
+
+def _exdd(graph, detector, planes, tiled):
+    shape = images.shape_of(graph, planes)
+    maps = _patch_maps(graph, detector.feature_extractor_, planes, shape, tiled)
+    patches = banks.patch_scores(graph, detector._banks(), maps.features)
+    scores = banks.image_scores(graph, detector._banks(), patches)
+    patch_scores = graph.Reshape(patches.scores, graph.vector(-1, *patches.shape))
+    return Outputs(scores, heads.pixel_maps(graph, patch_scores, maps.on_grid, shape, detector.blur))
+
+
+def _linear_probe(graph, detector, planes, tiled):
+    shape = images.shape_of(graph, planes)
+    maps = _patch_maps(graph, detector.feature_extractor_, planes, shape, tiled)
+    grid = graph.size(maps.features, 1), graph.size(maps.features, 2)
+    n_features = detector.coef_.shape[1]
+    patches = graph.Reshape(maps.features, graph.vector(0, graph.Mul(*grid), n_features))
+    scores, patch_scores = linear_probe.scores(graph, detector, patches)
+    patch_scores = graph.Reshape(patch_scores, graph.vector(-1, *grid))
+    return Outputs(scores, heads.pixel_maps(graph, patch_scores, maps.on_grid, shape, detector.blur))
 
 
 def _segmentation(graph, detector, planes, tiled):
@@ -202,6 +233,7 @@ def _combined(graph, detector, planes, tiled):
 
 _APPEND = {
     ExDDDetector: _exdd,
+    LinearProbeDetector: _linear_probe,
     SegmentationDetector: _segmentation,
     StudentTeacherDetector: _student_teacher,
     CombinedDefectDetector: _combined,

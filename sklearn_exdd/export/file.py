@@ -27,9 +27,9 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     Parameters
     ----------
     detector : detector
-        Detector fitted on images: an :class:`ExDDDetector`, :class:`SegmentationDetector`,
-        :class:`StudentTeacherDetector` or :class:`CombinedDefectDetector` of these. It may be inside a FrozenEstimator,
-        or a Pipeline of augmenters.
+        Detector fitted on images: an :class:`ExDDDetector`, :class:`LinearProbeDetector`,
+        :class:`SegmentationDetector`, :class:`StudentTeacherDetector` or :class:`CombinedDefectDetector` of these. It
+        may be inside a FrozenEstimator, or a Pipeline of augmenters.
     path : str or path-like
         File to write, usually with the suffix ``.onnx``. It is written completely or not at all.
     dtype : {"uint8", "uint16", "float32"}, default="uint8"
