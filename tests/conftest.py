@@ -41,6 +41,7 @@ EXTENDED = (
     "test_export_networks.py::test_colour_and_other_backbones",
     "test_export_networks.py::test_learned_features_with_an_encoder",
     "test_export_networks.py::test_members_of_all_kinds",
+    "test_export_roi.py::test_a_region_with_a_network",
     "test_load.py::test_thousands_of_predictions",
     "test_memory_bank.py::test_the_index_finds_what_brute_force_finds",
     "test_project.py::test_examples_run[plot_cluster.py]",

@@ -96,6 +96,8 @@ def given(detector, check, dtype):
 
 def made(detector, dtype):
     """Return two generated surfaces, one with a defect, in a size that the detector accepts."""
+    if getattr(detector, "roi_", None) is not None:
+        return [_surface(detector, detector.roi_.shape, seed, dtype) for seed in (0, 1)]
     least = smallest_side(detector)
     members = map(bare, getattr(detector, "detectors_", [detector]))
     on_networks = [one for member in members for one in extractors_of(member) if isinstance(one, ON_NETWORKS)]
@@ -106,6 +108,8 @@ def made(detector, dtype):
 
 def beyond_tiles(detector, dtype):
     """Return images larger than a tile, for networks whose patches may depend on pixels beyond the tile margin."""
+    if getattr(detector, "roi_", None) is not None:
+        return []  # images have the size of the region
     height, images = max(64, smallest_side(detector)), []
     limit = min(largest_side(detector) or _LARGEST, _LARGEST)
     for member in map(bare, getattr(detector, "detectors_", [detector])):
