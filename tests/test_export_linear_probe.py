@@ -89,7 +89,7 @@ def test_banks_and_a_probe_are_combined(surfaces, tmp_path):
     X, y, _ = surfaces
     detector = combined(GaborFeatureExtractor()).fit(X, y)
     path = exported(detector, tmp_path)
-    level = comparison._cancelling(detector)
+    level = comparison.cancelling(detector)
     assert level > 0
     for shape in ((64, 64), (70, 97)):
         assert_onnx_agrees(path, detector, surfaces_of(shape), level=level)
@@ -101,7 +101,7 @@ def test_the_recommended_combination_is_repeated_and_stores_its_network_once(sur
     extractor = EfficientNetLiteFeatureExtractor(strides=(8, 16, 32), precision="float32")
     detector = combined(extractor).fit(X, y)
     path = exported(detector, tmp_path)
-    assert_onnx_agrees(path, detector, surfaces_of((64, 97)), level=comparison._cancelling(detector))
+    assert_onnx_agrees(path, detector, surfaces_of((64, 97)), level=comparison.cancelling(detector))
     banks = detector.detectors_[0]
     weights = banks.feature_extractor_._loaded().module.state_dict().values()
     n_bytes = banks.normal_bank_.features.nbytes + banks.defect_bank_.features.nbytes

@@ -47,7 +47,7 @@ def compare(detector, content, images, layout):
         batch = image[None] if layout == "NHWC" else np.ascontiguousarray(image.transpose(2, 0, 1)[None])
         own_score, own_map = (values[0] for values in session.run(["score", "anomaly_map"], {"image": batch}))
         place = f"check[{i}] ({image.shape[0]} x {image.shape[1]} pixels)"
-        level = max(abs(detector.threshold_), _cancelling(detector))
+        level = max(abs(detector.threshold_), cancelling(detector))
         scale = max(abs(score), level)
         if not abs(own_score - score) <= _SCORE_TOLERANCE * scale:
             raise Disagreement(_message(place, "score", own_score, score))
@@ -58,7 +58,7 @@ def compare(detector, content, images, layout):
             raise Disagreement(_message(place, f"value at pixel ({row}, {column})", own_map[worst], pixel_map[worst]))
 
 
-def _cancelling(detector):
+def cancelling(detector):
     """Return the magnitude of the numbers that are subtracted in a score, which may itself be close to 0."""
     if isinstance(detector, SegmentationDetector):
         return float(np.abs(detector._position_map()).max())
@@ -67,7 +67,7 @@ def _cancelling(detector):
     if isinstance(detector, StudentTeacherDetector) and detector.map_source == "both":
         return float(np.sum(np.abs(detector.map_scale_[:, 0]) / detector.map_scale_[:, 1]))
     if isinstance(detector, CombinedDefectDetector):
-        levels = np.array([_cancelling(bare(member)) for member in detector.detectors_])
+        levels = np.array([cancelling(bare(member)) for member in detector.detectors_])
         return float(detector._weights @ ((np.abs(detector.score_centers_) + levels) / detector.score_scales_))
     return 0.0
 
