@@ -6,9 +6,10 @@
 Detectors are fitted on generated surfaces. Networks have random weights or are trained for a few steps, because neither
 times nor rounding depend on their quality. "score" and "map" are the largest differences over images of four sizes, one
 of them larger than a tile. Differences of scores are relative to the larger of score and threshold, those of maps to
-their largest value. Times are CPU milliseconds of one thread for one image, the median of five runs: for
-`decision_function` and `predict_map`, and for onnxruntime, which computes all outputs at once. "peak" is the resident
-memory (Linux) of a separate process that runs the file or the detector on such an image, including the imports.
+their largest value, or to the numbers that cancel in them if these are larger. Times are CPU milliseconds of one thread
+for one image, the median of five runs: for `decision_function` and `predict_map`, and for onnxruntime, which computes
+all outputs at once. "peak" is the resident memory (Linux) of a separate process that runs the file or the detector on
+such an image, including the imports.
 """
 
 import argparse
@@ -26,12 +27,14 @@ from sklearn_exdd import (
     EfficientNetLiteFeatureExtractor,
     ExDDDetector,
     LearnedFeatureExtractor,
+    LinearProbeDetector,
     SegmentationDetector,
     StudentTeacherDetector,
     TorchvisionFeatureExtractor,
 )
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.export import to_onnx
+from sklearn_exdd.export.comparison import cancelling
 
 TRAINING = {"max_steps": 30, "n_synthetic": 8, "crop_size": 64, "train_batch_size": 4, "precision": "float32"}
 SHAPES = [(64, 64), (97, 133), (256, 256), (200, 1100)]
@@ -77,6 +80,8 @@ def detector_of(name):
     if name == "resnet18":
         extractor = TorchvisionFeatureExtractor("resnet18", weights=None, precision="float32")
         return ExDDDetector(extractor, random_state=0)
+    if name == "linear_probe":
+        return LinearProbeDetector(EfficientNetLiteFeatureExtractor(precision="float32"), random_state=0)
     if name == "segmentation":
         return SegmentationDetector(LearnedFeatureExtractor(**TRAINING), random_state=0)
     return StudentTeacherDetector(**TRAINING, random_state=0)
@@ -87,13 +92,13 @@ def differences(detector, path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path)
-    errors = []
+    errors, level = [], cancelling(detector)
     for seed, shape in enumerate(SHAPES):
         X, _, _ = make_surface_defects(4, image_shape=shape, random_state=100 + seed)
         own_scores, own_maps = session.run(["score", "anomaly_map"], {"image": X[..., None]})
         scores, maps = detector.score_samples(X), detector.predict_map(X)
-        scale = np.maximum(np.abs(scores), abs(detector.threshold_))
-        largest = np.abs(maps).max(axis=(1, 2))
+        scale = np.maximum(np.abs(scores), max(level, abs(detector.threshold_)))
+        largest = np.maximum(np.abs(maps).max(axis=(1, 2)), level)
         errors.append(
             [
                 (np.abs(own_scores - scores) / scale).max(),
@@ -112,7 +117,7 @@ def measured(path, side, kind, n_repeats):
 def main():
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    names = ["gabor", "efficientnet_lite0", "resnet18", "segmentation", "student_teacher"]
+    names = ["gabor", "efficientnet_lite0", "resnet18", "linear_probe", "segmentation", "student_teacher"]
     parser.add_argument("--detectors", nargs="+", choices=names, default=names)
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
     parser.add_argument("--repeats", type=int, default=5)

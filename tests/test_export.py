@@ -117,7 +117,7 @@ PARAMETERS = [
     {"normal_coreset": 1, "n_top_patches": 1},
 ]
 EXTRACTORS = [
-    {"response": "linear", "n_levels": 2, "n_orientations": 4, "whiten": False},
+    {"response": "linear", "n_levels": 2, "n_orientations": 5, "whiten": False},
     {"tile_size": 64},
     {"image_size": 48},
     {"image_size": (56, 72)},

@@ -450,14 +450,3 @@ def test_the_images_that_a_detector_reads_are_filled_with_the_mean_of_the_region
     levels = np.unique(image[~roi]) * 255
     assert len(levels) == 1
     assert levels[0] == pytest.approx(inside.mean() * 255, abs=0.51)
-
-
-def test_an_export_is_refused(surfaces, roi, tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from sklearn_exdd.export import to_onnx
-
-    X, y, _ = surfaces
-    detector = ExDDDetector("gabor", random_state=0).fit(X, y, roi=roi)
-    with pytest.raises(ValueError, match=r"expected a detector without a region of interest.*Crop the images"):
-        to_onnx(detector, tmp_path / "model.onnx", check=X)

@@ -22,6 +22,8 @@ class PatchScores(NamedTuple):
     nearest_normal, nearest_defect : str or None
         Indices of the nearest rows, if image scores need them.
     shape : tuple of str (height', width')
+    region : Region or None
+        Region of interest, if only its patches have scores.
     """
 
     patches: str
@@ -31,9 +33,10 @@ class PatchScores(NamedTuple):
     nearest_normal: str
     nearest_defect: str
     shape: tuple
+    region: object = None
 
 
-def patch_scores(graph, banks, maps):
+def patch_scores(graph, banks, maps, region=None):
     """Score the patches of feature maps.
 
     Parameters
@@ -43,11 +46,15 @@ def patch_scores(graph, banks, maps):
         Fitted banks.
     maps : str
         Feature maps, of shape (batch, height', width', n_features).
+    region : Region, default=None
+        Region of interest: only its patches are searched.
 
     Returns
     -------
     scores : PatchScores
     """
+    if region is not None:
+        maps = region.rows(graph, maps)
     shape = graph.size(maps, 1), graph.size(maps, 2)
     n_features = banks.normal.n_features
     rows = graph.Reshape(maps, graph.vector(-1, shape[1], n_features))
@@ -65,6 +72,8 @@ def patch_scores(graph, banks, maps):
     found = graph.scan([rows], step, [1, 7][: 1 + by_rank] * len(searched))  # float32, int64
     flat = graph.vector(-1, graph.Mul(*shape))
     found = [graph.Reshape(values, flat) for values in found]
+    if region is not None:
+        found = [graph.Slice(values, [0], [region.n_patches], [1]) for values in found]
     distances = found[:: 1 + by_rank]
     nearest = found[1::2] if by_rank else [None] * len(searched)
     scores, defect = distances[0], (None, None)
@@ -72,7 +81,7 @@ def patch_scores(graph, banks, maps):
         scores = graph.Div(scores, graph.Add(distances[1], np.float32(banks.epsilon)))
         defect = distances[1], nearest[1]
     patches = graph.Reshape(maps, graph.vector(0, graph.Mul(*shape), n_features))
-    return PatchScores(patches, scores, distances[0], defect[0], nearest[0], defect[1], shape)
+    return PatchScores(patches, scores, distances[0], defect[0], nearest[0], defect[1], shape, region)
 
 
 def _nearest(body, bank, n_neighbors, patches):
@@ -103,7 +112,7 @@ def image_scores(graph, banks, patches):
     patches : PatchScores
     """
     if banks.image_score == "top_mean":
-        return top_mean(graph, graph.Div(patches.scores, _border_factors(graph, banks, patches.shape)), banks)
+        return top_mean(graph, graph.Div(patches.scores, _border_factors(graph, banks, patches)), banks)
     worst = graph.ArgMax(patches.normal_distances, axis=1, keepdims=1)
     weight, distance = _weighed(
         graph, banks, banks.normal, patches.patches, patches.normal_distances, patches.nearest_normal, worst
@@ -126,11 +135,15 @@ def top_mean(graph, scores, banks):
     return graph.ReduceMean(highest, [1], keepdims=0)
 
 
-def _border_factors(graph, banks, shape):
-    """Return the border factor of each patch, of shape (height' * width',)."""
+def _border_factors(graph, banks, patches):
+    """Return the border factor of each patch, of shape (n_patches,)."""
+    profile = banks.border_profile.astype(np.float32)
+    if patches.region is not None:
+        return graph.constant(profile[np.minimum(patches.region.rings, banks.border_rings)])
+    shape = patches.shape
     rows, columns = (graph.Min(graph.Range(0, size, 1), graph.Range(graph.Sub(size, 1), -1, -1)) for size in shape)
     rings = graph.Min(graph.Unsqueeze(rows, [1]), graph.Unsqueeze(columns, [0]), banks.border_rings)
-    return graph.Gather(banks.border_profile.astype(np.float32), graph.Reshape(rings, [-1]))
+    return graph.Gather(profile, graph.Reshape(rings, [-1]))
 
 
 def _weighed(graph, banks, bank, features, distances, nearest, worst):

@@ -5,6 +5,7 @@ import numpy as np
 from sklearn_exdd._images import Images
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.detectors.combined import CombinedDefectDetector
+from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
 from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
@@ -46,7 +47,7 @@ def compare(detector, content, images, layout):
         batch = image[None] if layout == "NHWC" else np.ascontiguousarray(image.transpose(2, 0, 1)[None])
         own_score, own_map = (values[0] for values in session.run(["score", "anomaly_map"], {"image": batch}))
         place = f"check[{i}] ({image.shape[0]} x {image.shape[1]} pixels)"
-        level = max(abs(detector.threshold_), _cancelling(detector))
+        level = max(abs(detector.threshold_), cancelling(detector))
         scale = max(abs(score), level)
         if not abs(own_score - score) <= _SCORE_TOLERANCE * scale:
             raise Disagreement(_message(place, "score", own_score, score))
@@ -57,14 +58,16 @@ def compare(detector, content, images, layout):
             raise Disagreement(_message(place, f"value at pixel ({row}, {column})", own_map[worst], pixel_map[worst]))
 
 
-def _cancelling(detector):
+def cancelling(detector):
     """Return the magnitude of the numbers that are subtracted in a score, which may itself be close to 0."""
     if isinstance(detector, SegmentationDetector):
         return float(np.abs(detector._position_map()).max())
+    if isinstance(detector, LinearProbeDetector):
+        return abs(detector.intercept_)
     if isinstance(detector, StudentTeacherDetector) and detector.map_source == "both":
         return float(np.sum(np.abs(detector.map_scale_[:, 0]) / detector.map_scale_[:, 1]))
     if isinstance(detector, CombinedDefectDetector):
-        levels = np.array([_cancelling(bare(member)) for member in detector.detectors_])
+        levels = np.array([cancelling(bare(member)) for member in detector.detectors_])
         return float(detector._weights @ ((np.abs(detector.score_centers_) + levels) / detector.score_scales_))
     return 0.0
 
@@ -93,6 +96,8 @@ def given(detector, check, dtype):
 
 def made(detector, dtype):
     """Return two generated surfaces, one with a defect, in a size that the detector accepts."""
+    if getattr(detector, "roi_", None) is not None:
+        return [_surface(detector, detector.roi_.shape, seed, dtype) for seed in (0, 1)]
     least = smallest_side(detector)
     members = map(bare, getattr(detector, "detectors_", [detector]))
     on_networks = [one for member in members for one in extractors_of(member) if isinstance(one, ON_NETWORKS)]
@@ -103,6 +108,8 @@ def made(detector, dtype):
 
 def beyond_tiles(detector, dtype):
     """Return images larger than a tile, for networks whose patches may depend on pixels beyond the tile margin."""
+    if getattr(detector, "roi_", None) is not None:
+        return []  # images have the size of the region
     height, images = max(64, smallest_side(detector)), []
     limit = min(largest_side(detector) or _LARGEST, _LARGEST)
     for member in map(bare, getattr(detector, "detectors_", [detector])):

@@ -9,9 +9,10 @@ from sklearn.pipeline import Pipeline
 from sklearn_exdd.augment.base import DefectAugmenterMixin
 from sklearn_exdd.detectors.combined import CombinedDefectDetector
 from sklearn_exdd.detectors.exdd import ExDDDetector
+from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
-from sklearn_exdd.export import banks, gabor, heads, images, networks, student_teacher
+from sklearn_exdd.export import banks, gabor, heads, images, linear_probe, networks, regions, student_teacher
 from sklearn_exdd.features import (
     EfficientNetLiteFeatureExtractor,
     GaborFeatureExtractor,
@@ -76,7 +77,7 @@ def _leaves_images(step):
 
 def extractors_of(detector):
     """Return the feature extractors of a fitted detector, without those of the members of a combination."""
-    if isinstance(detector, ExDDDetector):
+    if isinstance(detector, (ExDDDetector, LinearProbeDetector)):
         return [detector.feature_extractor_]
     if isinstance(detector, SegmentationDetector):
         return detector.feature_extractors_
@@ -126,26 +127,67 @@ def _features(graph, extractor, planes):
     return graph.MatMul(graph.Sub(maps, extractor.mean_), extractor.components_)
 
 
-def _exdd(graph, detector, planes, tiled):
-    extractor, shape = detector.feature_extractor_, images.shape_of(graph, planes)
-    working = _working_planes(graph, extractor, planes, tiled)
-    fitted = detector._banks()
-    patches = banks.patch_scores(graph, fitted, _features(graph, extractor, working))
-    scores = banks.image_scores(graph, fitted, patches)
-    patch_maps = graph.Reshape(patches.scores, graph.vector(-1, *patches.shape))
-    working_shape = images.shape_of(graph, working)
+class _PatchMaps:
+    """Feature maps of the images of a detector, and the way from scores of their patches to maps of pixels.
 
-    def on_grid(pixels, axis):
+    Attributes
+    ----------
+    region : Region or None
+        Region of interest of the detector.
+    features : str
+        Tensor of shape (batch, height', width', n_features).
+    """
+
+    def __init__(self, graph, detector, planes, tiled):
+        self._detector, self.region = detector, regions.region_of(detector)
+        if self.region is not None:
+            planes = self.region.filled(graph, planes)
+        working = _working_planes(graph, detector.feature_extractor_, planes, tiled)
+        self._shape, self._working_shape = images.shape_of(graph, planes), images.shape_of(graph, working)
+        self.features = _features(graph, detector.feature_extractor_, working)
+        self._grid = graph.size(self.features, 1), graph.size(self.features, 2)
+
+    def patches(self, graph):
+        """Return the patches that count, of shape (batch, n_patches, n_features)."""
+        if self.region is not None:
+            return self.region.patches(graph, self.features)
+        return graph.Reshape(self.features, graph.vector(0, graph.Mul(*self._grid), graph.size(self.features, 3)))
+
+    def of_pixels(self, graph, patch_scores):
+        """Return maps of the pixels, of shape (batch, height, width), from the scores of the patches that count."""
+        if self.region is None:
+            maps = graph.Reshape(patch_scores, graph.vector(-1, *self._grid))
+        else:
+            maps = self.region.spread(graph, patch_scores)
+
+        def on_grid(pixels, axis):
+            return self._on_grid(graph, pixels, axis)
+
+        maps = heads.pixel_maps(graph, maps, on_grid, self._shape, self._detector.blur)
+        return maps if self.region is None else self.region.lowest_outside(graph, maps)
+
+    def _on_grid(self, graph, pixels, axis):
         """Return the positions of image pixels on the grid of patches."""
+        extractor, size = self._detector.feature_extractor_, graph.double(self._shape[axis])
         centers = graph.Add(pixels, np.float64(0.5))
         if extractor.stride is None:  # patches are spread evenly
-            ratio = graph.Div(graph.double(patches.shape[axis]), graph.double(shape[axis]))
+            ratio = graph.Div(graph.double(self._grid[axis]), size)
             return graph.Sub(graph.Mul(centers, ratio), np.float64(0.5))
-        ratio = graph.Div(graph.double(working_shape[axis]), graph.double(shape[axis]))
+        ratio = graph.Div(graph.double(self._working_shape[axis]), size)
         places = graph.Sub(graph.Mul(centers, ratio), np.float64(0.5 + extractor.offset))
         return graph.Div(places, np.float64(extractor.stride))
 
-    return Outputs(scores, heads.pixel_maps(graph, patch_maps, on_grid, shape, detector.blur))
+
+def _exdd(graph, detector, planes, tiled):
+    maps, fitted = _PatchMaps(graph, detector, planes, tiled), detector._banks()
+    patches = banks.patch_scores(graph, fitted, maps.features, maps.region)
+    return Outputs(banks.image_scores(graph, fitted, patches), maps.of_pixels(graph, patches.scores))
+
+
+def _linear_probe(graph, detector, planes, tiled):
+    maps = _PatchMaps(graph, detector, planes, tiled)
+    scores, patch_scores = linear_probe.scores(graph, detector, maps.patches(graph))
+    return Outputs(scores, maps.of_pixels(graph, patch_scores))
 
 
 def _segmentation(graph, detector, planes, tiled):
@@ -202,6 +244,7 @@ def _combined(graph, detector, planes, tiled):
 
 _APPEND = {
     ExDDDetector: _exdd,
+    LinearProbeDetector: _linear_probe,
     SegmentationDetector: _segmentation,
     StudentTeacherDetector: _student_teacher,
     CombinedDefectDetector: _combined,

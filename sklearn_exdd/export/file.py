@@ -27,9 +27,9 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     Parameters
     ----------
     detector : detector
-        Detector fitted on images: an :class:`ExDDDetector`, :class:`SegmentationDetector`,
-        :class:`StudentTeacherDetector` or :class:`CombinedDefectDetector` of these. It may be inside a FrozenEstimator,
-        or a Pipeline of augmenters.
+        Detector fitted on images: an :class:`ExDDDetector`, :class:`LinearProbeDetector`,
+        :class:`SegmentationDetector`, :class:`StudentTeacherDetector` or :class:`CombinedDefectDetector` of these. It
+        may be inside a FrozenEstimator, or a Pipeline of augmenters.
     path : str or path-like
         File to write, usually with the suffix ``.onnx``. It is written completely or not at all.
     dtype : {"uint8", "uint16", "float32"}, default="uint8"
@@ -48,7 +48,8 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     ValueError
         If an ONNX file cannot reproduce the scores, or disagrees with the detector on `check`. The scores cannot be
         reproduced if the extractor was fitted in bfloat16, if a bank is searched by pynndescent, if the detector was
-        fitted on feature rows, or if torch cannot export the network.
+        fitted on feature rows, or if torch cannot export the network. Regions of interest are limited to an
+        ExDDDetector or LinearProbeDetector, outside a combination, and one region for all images.
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
     FileNotFoundError
@@ -76,7 +77,8 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     The metadata of the file are strings: "class", "version", "classes" and "defect_class" (JSON), "threshold",
     "false_alarm_rate", "dtype", "layout", "channels", "min_size" (the smallest side of an image in pixels) and
     "pixel_threshold". "max_size", the largest side, is only present if the detector cuts larger images into tiles whose
-    results the file cannot reproduce. Images outside these sizes and floats outside [0, 1] raise an error.
+    results the file cannot reproduce. "size" (JSON: height and width) is only present if the detector was fitted with
+    `roi`: all images must have the size of the region. Images of other sizes and floats outside [0, 1] raise an error.
 
     Scores agree to about 1e-6 of the larger of score and threshold, maps to 1e-5 of their largest value.
 
@@ -108,7 +110,7 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
         comparison.compare(detector, content, examples + comparison.beyond_tiles(detector, dtype), layout)
     except comparison.Disagreement:
         limit = largest_side(detector, tiled=False)
-        if limit is None:
+        if limit is None or hasattr(detector, "roi_"):
             raise
         # A patch may depend on pixels beyond the margin of its tile. Images that fit into one tile still agree.
         content = _content(detector, dtype, layout, tiled=False)
@@ -131,8 +133,11 @@ def _content(detector, dtype, layout, tiled=True):
     import onnx
     from onnx import helper
 
-    graph, n_channels = Graph(), detector.n_channels_
-    axes = [n_channels if axis is None else axis for axis in _LAYOUTS[layout]]
+    graph, n_channels, region = Graph(), detector.n_channels_, getattr(detector, "roi_", None)
+    sizes = {None: n_channels}
+    if region is not None:
+        sizes |= dict(zip(["height", "width"], region.shape))
+    axes = [sizes.get(axis, axis) for axis in _LAYOUTS[layout]]
     found = outputs(graph, detector, images.planes_of(graph, "image", dtype, layout), tiled)
     decisions = graph.Sub(found.scores, np.float32(detector.threshold_))
     is_defect = graph.Greater(decisions, np.float32(0))
@@ -144,11 +149,12 @@ def _content(detector, dtype, layout, tiled=True):
         values["p_value"] = heads.p_values(graph, found.scores, calibration_scores[calibrating], groups), _FLOAT
     values["anomaly_map"] = found.maps, _FLOAT
     if hasattr(detector, "pixel_threshold_"):
-        values["mask"] = heads.masks(graph, is_defect, found.maps, detector.pixel_threshold_), _BOOL
+        values["mask"] = heads.masks(graph, is_defect, found.maps, detector.pixel_threshold_, region), _BOOL
     infos = []
     for name, (value, kind) in values.items():
         graph.nodes.append(helper.make_node("Identity", [value], [name], name=name))
         shape = ["batch", "height", "width"] if name in ("anomaly_map", "mask") else ["batch"]
+        shape = [sizes.get(axis, axis) for axis in shape]
         infos.append(helper.make_tensor_value_info(name, kind, shape))
     model = graph.model(
         [helper.make_tensor_value_info("image", _DTYPES[dtype], axes)],
@@ -167,6 +173,7 @@ def _content(detector, dtype, layout, tiled=True):
 
 def _metadata(detector, dtype, layout, tiled):
     largest, pixel_threshold = largest_side(detector, tiled), getattr(detector, "pixel_threshold_", None)
+    region = getattr(detector, "roi_", None)
     return {
         "class": type(detector).__name__,
         "version": __version__,
@@ -179,6 +186,7 @@ def _metadata(detector, dtype, layout, tiled):
         "channels": str(detector.n_channels_),
         "min_size": str(smallest_side(detector)),
         **({} if largest is None else {"max_size": str(largest)}),
+        **({} if region is None else {"size": json.dumps(region.shape)}),
         **({} if pixel_threshold is None else {"pixel_threshold": repr(float(pixel_threshold))}),
     }
 

@@ -79,8 +79,10 @@ def p_values(graph, scores, calibration_scores, groups):
     return graph.Div(graph.Add(total, np.float32(1)), np.float32(1 + len(sizes)))
 
 
-def masks(graph, is_defect, maps, threshold):
+def masks(graph, is_defect, maps, threshold, region=None):
     """Return masks that mark the pixels of defective images above the threshold, or else the highest pixel."""
     highest = graph.ReduceMax(maps, [1, 2], keepdims=1)
     marked = graph.Or(graph.Greater(maps, np.float32(threshold)), graph.GreaterOrEqual(maps, highest))
+    if region is not None:
+        marked = graph.And(marked, region)
     return graph.And(marked, graph.Unsqueeze(is_defect, [1, 2]))

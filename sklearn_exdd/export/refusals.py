@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd.detectors.combined import CombinedDefectDetector
 from sklearn_exdd.detectors.exdd import ExDDDetector
+from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.export.detectors import DETECTORS, ON_NETWORKS, bare, extractors_of
 from sklearn_exdd.features import GaborFeatureExtractor, LearnedFeatureExtractor
 
@@ -17,7 +18,7 @@ def check_packages():
             raise ImportError(f"to_onnx needs {package}: pip install {package}.")
 
 
-def check_exportable(detector, where="detector"):
+def check_exportable(detector, where="detector", is_member=False):
     """Refuse a detector that has no graph, or whose graph would give different scores.
 
     Parameters
@@ -25,6 +26,8 @@ def check_exportable(detector, where="detector"):
     detector : object
     where : str, default="detector"
         Name of the detector in messages.
+    is_member : bool, default=False
+        Whether the detector belongs to a combination.
     """
     if type(detector) not in DETECTORS:
         names = [kind.__name__ for kind in DETECTORS]
@@ -37,10 +40,7 @@ def check_exportable(detector, where="detector"):
     if hasattr(detector, "n_features_in_"):
         raise ValueError(f"{where}: expected a detector fitted on images, got one fitted on feature rows.")
     if hasattr(detector, "roi_"):
-        raise ValueError(
-            f"{where}: expected a detector without a region of interest, got one fitted with roi, which a file cannot "
-            "apply. Crop the images to the region, fit on the crops, and export that detector."
-        )
+        _check_region(detector, where, is_member)
     if isinstance(detector, CombinedDefectDetector):
         _check_members(detector, where)
     elif isinstance(detector, ExDDDetector):
@@ -49,10 +49,25 @@ def check_exportable(detector, where="detector"):
         _check_extractor(extractor, f"{where}.{_parameter_of(detector)}")
 
 
+def _check_region(detector, where, is_member):
+    remedy = "Crop the images to the region, fit on the crops, and export that detector."
+    if is_member or not isinstance(detector, (ExDDDetector, LinearProbeDetector)):
+        owner = "a member of a combination" if is_member else type(detector).__name__
+        raise ValueError(
+            f"{where}: expected a detector without a region of interest, got {owner} fitted with roi. A file can apply "
+            f"the region of an ExDDDetector or a LinearProbeDetector that stands alone. {remedy}"
+        )
+    if detector.roi_ is None:
+        raise ValueError(
+            f"{where}: expected one region of interest for all images, got a detector fitted on images with regions "
+            f"of their own, which a file cannot apply. Pass fit one mask as roi. {remedy}"
+        )
+
+
 def _check_members(detector, where):
     names = [name for name, member in detector.detectors if member != "drop"]
     for name, member in zip(names, map(bare, detector.detectors_), strict=True):
-        check_exportable(member, f"{where}.{name}")
+        check_exportable(member, f"{where}.{name}", is_member=True)
         if member.n_channels_ != detector.n_channels_:
             raise ValueError(
                 f"{where}.{name}: expected a member that takes the {detector.n_channels_} channels of the images, got "
