@@ -45,7 +45,7 @@ class Region:
         return self._taken(graph, maps, np.flatnonzero(self._grid.inside))
 
     def rows(self, graph, maps):
-        """Arrange these patches in rows, (batch, n_rows, n_columns, n_features), of which the last repeats patches."""
+        """Arrange these patches in rows, (batch, n_rows, n_columns, n_features); the last row repeats patches."""
         n_columns = min(_ROW, self.n_patches)
         positions = np.pad(np.flatnonzero(self._grid.inside), (0, -self.n_patches % n_columns), mode="edge")
         taken = self._taken(graph, maps, positions)
