@@ -624,7 +624,7 @@ def test_training_starts_from_the_pretrained_weights(squares):
             {"weights": "DEFAULT"},
             r"^weights: expected 'IMAGENET1K_V1' or None for 'efficientnet_lite0', .* got 'DEFAULT'",
         ),
-        ({"weights_sha256": "00"}, r"^weights: expected 'IMAGENET1K_V1' or None for 'efficientnet_lite0'"),
+        ({"weights_sha256": "00"}, r"^weights_sha256: expected None for 'efficientnet_lite0', .* got '00'"),
     ],
 )
 def test_what_a_pretrained_backbone_has_no_use_for_is_named(params, message, squares):

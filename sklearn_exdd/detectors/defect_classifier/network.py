@@ -113,7 +113,12 @@ def _extractor_of(backbone, layer, weights, weights_sha256, seed):
     if weights is None:
         params = {"weights": None, "random_state": seed, "layers": (-1,)}
         return TimmFeatureExtractor(f"tf_{backbone}", **params, precision="float32", device="cpu")
-    if weights != PRETRAINED or weights_sha256 is not None:
+    if weights_sha256 is not None:
+        raise ValueError(
+            f"weights_sha256: expected None for {backbone!r}, whose weights are an installed package with a known "
+            f"SHA-256, got {weights_sha256!r}."
+        )
+    if weights != PRETRAINED:
         raise ValueError(
             f"weights: expected {PRETRAINED!r} or None for {backbone!r}, whose weights are an installed package with a "
             f"known SHA-256, got {weights!r}."
