@@ -71,6 +71,8 @@ class LinearProbeDetector(BaseDefectDetector):
         Feature extractor, fitted on the normal images.
     synthetic_ : object or None
         Synthetic defects used in `fit`.
+    roi_ : ndarray of shape (height, width), bool, or None
+        Region of interest, if `fit` received one for all images; None if each image came with its own.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float

@@ -80,6 +80,8 @@ class SegmentationDetector(BaseDefectDetector):
     ----------
     feature_extractors_ : list of LearnedFeatureExtractor
         Fitted extractors, one per network.
+    roi_ : ndarray of shape (height, width), bool, or None
+        Region of interest, if `fit` received one for all images; None if each image came with its own.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float

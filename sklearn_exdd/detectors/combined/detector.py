@@ -68,6 +68,8 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
     ----------
     detectors_ : list of detectors
         Fitted detectors, without the dropped ones.
+    roi_ : ndarray of shape (height, width), bool, or None
+        Region of interest, if `fit` received one for all images; None if each image came with its own.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float

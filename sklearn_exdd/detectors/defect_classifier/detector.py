@@ -112,6 +112,8 @@ class DefectClassifier(BaseDefectDetector):
 
     Attributes
     ----------
+    roi_ : ndarray of shape (height, width), bool, or None
+        Region of interest, if `fit` received one for all images; None if each image came with its own.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float

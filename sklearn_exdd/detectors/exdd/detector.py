@@ -118,6 +118,8 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         Memory banks, which store the origin of each row. `defect_bank_` is None without defects.
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
+    roi_ : ndarray of shape (height, width), bool, or None
+        Region of interest, if `fit` received one for all images; None if each image came with its own.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float

@@ -118,6 +118,8 @@ class StudentTeacherDetector(BaseDefectDetector):
         Mean map of normal images, shrunk towards zero (Stein) by the variance expected from chance alone.
     map_scale_ : ndarray of shape (2, 2)
         Mean and standard deviation of the logits and of the cosine distances of the held-out normal images.
+    roi_ : ndarray of shape (height, width), bool, or None
+        Region of interest, if `fit` received one for all images; None if each image came with its own.
     classes_ : ndarray of shape (2,)
         Labels, sorted.
     threshold_ : float
@@ -440,8 +442,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         return None if region is None else scoring.mask_coverage(region, *self._centers(map_shape)) > 0
 
     def _centers(self, map_shape):
-        stride = self.levels_[0][1]
-        return [stride * np.arange(size) + (stride - 1) / 2 for size in map_shape]
+        return [(np.arange(size) + 0.5) * self.levels_[0][1] - 0.5 for size in map_shape]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
