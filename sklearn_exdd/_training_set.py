@@ -74,7 +74,7 @@ class TrainingSet:
         """Return the mask of a defect image, bool (height, width), or None; refuse an empty mask."""
         mask, where = self._mask_within(index)
         if mask is not None and not mask.any():
-            advice = "Leave the image out, or label it normal." if where else ""
+            advice = "Leave the image out, or label it normal if the region shows no defect." if where else ""
             raise ValueError(
                 f"{self.masks.where(index)}: expected a mask of the defect, got an empty one{where}. "
                 + (advice or "Pass None for an image whose defect is not marked.")

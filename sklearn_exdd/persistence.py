@@ -109,6 +109,8 @@ def dump(estimator, path):
     from safetensors.numpy import save
 
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: expected a file to write, got a folder. Add the name of a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: expected an existing folder to write into, found no {str(path.parent)!r}.")
     packer = _Packer()
@@ -164,7 +166,8 @@ def load(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: expected a file written by sklearn_exdd.persistence.dump, found no such file."
+            f"{path}: expected a file written by sklearn_exdd.persistence.dump, "
+            + ("got a folder." if path.is_dir() else "found no such file.")
         )
     try:
         with safe_open(path, framework="numpy") as file:

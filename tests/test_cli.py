@@ -168,7 +168,7 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["fit", "{parts}", "-o", "{new}", "--params", '{"random_state": 1}'], "without an option of their own"),
         (["fit", "{parts}", "-o", "{new}", "--detector", "classifier", "--n-neighbors", "1"], "'n_neighbors'"),
         (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a model file written by fit, found no"),
-        (["predict", "{image}", "{parts}", "-o", "{new}"], ".png: expected a file that .* wrote"),
+        (["predict", "{image}", "{parts}", "-o", "{new}"], ".png: expected a file written by .*dump, got another"),
         (["predict", "{model}", "nowhere", "-o", "{new}"], "'nowhere': expected a folder of images"),
         (["predict", "{model}", "{empty}", "-o", "{new}"], "expected images, found none"),
         (["predict", "{model}", "{parts}", "-o", "{parts}"], "new, empty or an earlier report, got .* with 'defect'"),

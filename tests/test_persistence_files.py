@@ -180,10 +180,15 @@ def test_other_kinds_of_files_are_refused(content, tmp_path):
         load(tmp_path / "other")
 
 
-@pytest.mark.parametrize("place", ["nothing", "."])
-def test_what_is_no_file_is_said(place, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected a file written by .*dump, found no such"):
+@pytest.mark.parametrize("place, came", [("nothing", "found no such file"), (".", "got a folder")])
+def test_what_is_no_file_is_said(place, came, tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"expected a file written by .*dump, {came}"):
         load(tmp_path / place)
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"expected a file to write, got a folder\. Add the name of a file"):
+        dump(GaborFeatureExtractor(), tmp_path)
 
 
 def forged(path, structure, tensors=None, **header):

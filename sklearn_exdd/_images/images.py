@@ -221,6 +221,11 @@ class Images:
         """Return the name of an image in messages."""
         return f"{self.name}[{self._numbers[index]}]"
 
+    def _place(self, index):
+        """Return the name of an image in messages, with its path if it is a file."""
+        path = self.path(index)
+        return self.where(index) if path is None else f"{self.where(index)} ({os.fspath(path)})"
+
     def shape(self, index):
         """Return the height and width of an image, which is read if it has not been yet."""
         if index not in self._shapes:
@@ -233,8 +238,9 @@ class Images:
             return image
         if region.shape != image.shape[:2]:
             raise ValueError(
-                f"{self.where(index)}: expected {region.shape[0]} x {region.shape[1]} pixels, the shape of its region "
-                f"of interest, got {image.shape[0]} x {image.shape[1]}. Pass a mask of the shape of the image as roi."
+                f"{self._place(index)}: expected {region.shape[0]} x {region.shape[1]} pixels, the shape of its region "
+                f"of interest, got {image.shape[0]} x {image.shape[1]}. For images of different sizes, pass a "
+                "region for each of them, as in with_roi(X, regions)."
             )
         return filled(image, region)
 
@@ -293,9 +299,8 @@ class Images:
 
     def _item(self, index):
         """Return an image as an array, and its name in messages."""
-        item, where = self._items[index], self.where(index)
+        item, where = self._items[index], self._place(index)
         if _is_file(item):
-            where += f" ({item.path if isinstance(item, FileInChannels) else os.fspath(item)})"
             item = _read(item, where, self._bits)
         return valid_outside(item, self.region(index)), where
 

@@ -7,6 +7,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DONE
+from sklearn_exdd.cli.evaluation_page import n_needed, percent
 from sklearn_exdd.cli.pictures import LAYOUTS, list_images, load_labelled, open_folder
 
 _OPTIONS = ("feature_extractor", "n_neighbors", "n_synthetic", "max_false_alarm_rate", "random_state", "verbose")
@@ -39,6 +40,9 @@ def run(options):
         f"{type(detector).__name__} fitted in {time.perf_counter() - start:.0f} s: defect above "
         f"{detector.threshold_:.4g}, at most {100 * detector.false_alarm_rate_:.2g} % false alarms. Written to {path}."
     )
+    rate = detector.max_false_alarm_rate
+    if detector.false_alarm_rate_ > rate:
+        print(f"To promise {percent(rate)}, it takes {n_needed(rate)} normal images, or as many groups of images.")
     return DONE
 
 
