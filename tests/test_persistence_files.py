@@ -180,7 +180,7 @@ def test_other_kinds_of_files_are_refused(content, tmp_path):
         load(tmp_path / "other")
 
 
-@pytest.mark.parametrize("place, came", [("nothing", "found no such file"), (".", "got a folder")])
+@pytest.mark.parametrize(("place", "came"), [("nothing", "found no such file"), (".", "got a folder")])
 def test_what_is_no_file_is_said(place, came, tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"expected a file written by .*dump, {came}"):
         load(tmp_path / place)
