@@ -256,7 +256,7 @@ def main():
     parser.add_argument("--part", choices=["report", "development", "all"], default="development")
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=200, help="of a training, each on 1024 patches and negatives")
+    parser.add_argument("--steps", type=int, default=200, help="training steps, each on 1024 patches and negatives")
     parser.add_argument("--noise", type=float, default=0.5, help="standard deviation, in those of the features")
     parser.add_argument("--synthetic", type=int, default=100, help="synthetic defect images")
     parser.add_argument("--hidden", type=int, default=128, help="hidden units of the discriminator")

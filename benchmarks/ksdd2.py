@@ -185,7 +185,7 @@ class Runs:
 
 @contextmanager
 def resumable(folder):
-    """Let Ctrl-C end the command, and discard a training that it interrupts."""
+    """Let Ctrl-C end the command, and discard a training run that it interrupts."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*interrupted after", RuntimeWarning)
@@ -451,7 +451,7 @@ def main(argv=None):
     if arguments.diag:
         print(
             "\nPublished precision and recall use the threshold that is best on the test part. Ours use a false-alarm\n"
-            "rate of 0.01, set on normal training images kept out of the training. AP needs no threshold."
+            "rate of 0.01, set on normal training images held out of training. AP needs no threshold."
         )
     if arguments.json:
         write_figures(arguments.json, arguments, rows, counts=data.counts)

@@ -31,8 +31,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %%
 # Run it
 # ------
-# These lines need only numpy and onnxruntime. The input is a batch of raw images of shape
-# (batch, height, width, channels) and any size. The metadata describe the detector.
+# These lines need only numpy and onnxruntime. The input is a batch of raw images of any size, with shape
+# (batch, height, width, channels). The metadata describe the detector.
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]
 found = dict(zip(names, session.run(names, {"image": X[80:, ..., None]})))

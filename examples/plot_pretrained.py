@@ -35,7 +35,7 @@ for name, (features, _) in FEATURES.items():
     detectors[name] = detector
 
 # %%
-# Points are single fits, lines their means.
+# Points are single fits; lines are their means.
 figure, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
 for (name, (_, color)), shift in zip(FEATURES.items(), (0.97, 1.03)):
     values = np.array([[areas[name, n, repeat] for repeat in range(N_REPEATS)] for n in COUNTS])
@@ -43,12 +43,12 @@ for (name, (_, color)), shift in zip(FEATURES.items(), (0.97, 1.03)):
     for repeat in range(N_REPEATS):
         ax.plot(shift * np.array(COUNTS), values[:, repeat], "o", color=color, alpha=0.5)
 ax.set_xscale("log", base=2)
-ax.set(xticks=COUNTS, xticklabels=COUNTS, xlabel="normal images in fit", ylabel="area under the ROC curve")
+ax.set(xticks=COUNTS, xticklabels=COUNTS, xlabel="normal training images", ylabel="area under the ROC curve")
 ax.legend(frameon=False, loc="lower right")
 
 # %%
-# Six defects with their true outline (cyan), and the maps of both detectors after 40 normal images. Each map has its
-# own colour scale.
+# The figure shows six defects with their true outlines (cyan), and the maps of both detectors trained on 40 normal
+# images. Each map has its own colour scale.
 shown = np.flatnonzero(y)[:6]
 figure, axes = plt.subplots(3, 6, figsize=(11, 5.8), layout="constrained")
 for ax, i in zip(axes[0], shown):

@@ -42,8 +42,7 @@ X_train, *_ = photographs(60, 0, random_state=0)
 X, y, masks = photographs(120, 0.4, random_state=1)
 
 # %%
-# With the region, ``fit`` needs one more argument. The region is stored with the detector, which then applies it to
-# all new images.
+# To use a region, pass it to ``fit``. The region is stored with the detector, which then applies it to all new images.
 detectors = {
     "whole image": ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(X_train),
     "region of interest": ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(X_train, roi=roi),
@@ -54,8 +53,8 @@ for name, detector in detectors.items():
     print(f"{name}: {found} of {y.sum()} defects found, {false_alarms} false alarms on {(y == 0).sum()} normal images")
 
 # %%
-# Four defects with their true outline (cyan), and the maps of both detectors. Within each row, all maps share one
-# colour scale. The detector that looks at the whole image shows the bars instead.
+# Four defects with their true outlines (cyan), and the maps of both detectors. Within each row, all maps share one
+# colour scale. The detector that looks at the whole image shows the bars instead of the defects.
 shown = np.flatnonzero(y)[:4]
 figure, axes = plt.subplots(3, 4, figsize=(9, 7.2), layout="constrained")
 for column, i in zip(axes.T, shown):

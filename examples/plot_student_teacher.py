@@ -28,7 +28,7 @@ test = np.concatenate([normal[60:], defect])
 # Train
 # -----
 # Here, training takes two hundred small steps, a matter of seconds; the defaults take a thousand larger
-# ones, a matter of minutes. ``memory`` caches the weights, so another kind of map needs no second
+# ones, a matter of minutes. ``memory`` caches the weights, so another kind of map needs no further
 # training. The segmentation network has learned from synthetic defects how to mark real ones. The
 # cosine distance shows where student and teacher disagree.
 parameters = dict(channels=(16, 32), crop_size=64, n_synthetic=60, max_steps=200, train_batch_size=8, random_state=0)

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_memory
 
 from sklearn_exdd._code import fingerprint_of_code, versions
 
-#: Constraint on every parameter `memory`.
+#: Constraint on every `memory` parameter.
 MEMORY = [str, os.PathLike, HasMethods("cache"), None]
 
 
@@ -27,7 +27,7 @@ def cached(memory, kind, key, compute):
     key : str
         Fingerprint of everything that the result depends on.
     compute : callable
-        Function without arguments that returns the result, which is not None; called only without a cached result.
+        Function without arguments that returns the result, which is not None; called only if no result is cached.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def fingerprint(*things):
             total.update(f"list {len(thing)} {fingerprint(*map(_as_array, thing))}".encode())
         elif isinstance(thing, os.PathLike) or (isinstance(thing, str) and os.path.exists(thing)):
             stat = os.stat(thing) if os.path.exists(thing) else None  # reading the file will raise the error
-            state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # no tool can set the last one back
+            state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # no tool can reset the last one, ctime
             total.update(f"file {os.path.abspath(thing)} {state}".encode())
         elif isinstance(thing, np.ndarray) and thing.dtype.kind in "buif":
             total.update(f"{thing.dtype} {thing.shape}".encode())
@@ -113,7 +113,7 @@ def fingerprint_of_pixels(images, masks=None):
 
 
 def _as_array(item):
-    if hasattr(item, "region"):  # an image in a region of interest
+    if hasattr(item, "region"):  # an image with a region of interest
         return [item.image, item.region]
     return item if item is None or isinstance(item, (str, os.PathLike)) else np.asarray(item)
 
@@ -139,7 +139,7 @@ def folder_of(memory):
 
 
 def as_memory(memory):
-    """Return the joblib.Memory for the value of a parameter `memory`, or None if the value is None."""
+    """Return the joblib.Memory for the value of a `memory` parameter, or None if the value is None."""
     if memory is None:
         return None
     return check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
@@ -159,7 +159,7 @@ class _MissingEntry(Exception):
 
 def _stored(key, result=None):
     if result is None:
-        raise _MissingEntry  # the entry vanished or cannot be read: it is computed again
+        raise _MissingEntry  # the entry vanished or cannot be read, so the result is computed again
     content = pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL)
     return content, _checksum(key, content)
 

@@ -22,7 +22,7 @@ def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
     keep_pos_label : bool, default=False
         Whether to keep `pos_label`, for an estimator that receives the user's labels.
     memory : str, path-like, joblib.Memory or None, default=None
-        Value of each parameter `memory` that is None, including those of nested estimators.
+        Value for each `memory` parameter that is None, including those of nested estimators.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Training loop for the small networks that are learned in fit.
+"""Training loop for the small networks that are trained during fit.
 
 The library has its own loop because it needs budgets in steps or seconds, and resumed runs that equal uninterrupted
 ones bit for bit. With skorch, which counts in epochs, and with Lightning Fabric and accelerate, which leave the loop to
@@ -112,7 +112,7 @@ def train(
     verbose : int, default=0
         If > 0, show a progress bar.
     description : str
-        Name of the training in messages.
+        Name of the training run in messages.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def _load(checkpoint, settings, description):
     except Exception as error:  # damaged files raise errors of many types
         reason = f"a damaged file ({type(error).__name__})"
     warn(
-        f"{description}: expected a checkpoint of this training in {checkpoint}, got {reason}. Training starts anew.",
+        f"{description}: expected a checkpoint of this run in {checkpoint}, got {reason}. Training starts anew.",
         RuntimeWarning,
         stacklevel=3,
     )

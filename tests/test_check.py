@@ -1,4 +1,4 @@
-"""Check of a set of images before fit: its findings, and the images it leaves alone."""
+"""Check of a set of images before fitting: its findings, and the images it leaves alone."""
 
 import io
 import re
@@ -294,7 +294,7 @@ def test_wrong_masks_are_found(castings, tmp_path):
         (lambda masks: masks[:, ::-1, ::-1], "turned by 180 degrees"),
         (
             lambda masks: np.roll(masks, (11, -8), (1, 2)),
-            "shifted by about [89] % of the height down and [567] %",
+            "shifted down by about [89] % of the height and left by about [567] %",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The learned extractor: tiny trainings, and properties that hold for every training."""
+"""The learned extractor: tiny training runs, and properties that hold for every run."""
 
 import itertools
 import pickle
@@ -38,7 +38,7 @@ def fitted(surfaces):
 
 @pytest.fixture
 def n_trainings(monkeypatch):
-    """Return a list that grows by one with each training."""
+    """Return a list that grows by one with each training run."""
     done, train = [], segmentation_network.train
     monkeypatch.setattr(segmentation_network, "train", lambda *args, **kwargs: done.append(1) or train(*args, **kwargs))
     return done

@@ -1,4 +1,4 @@
-"""Costs of a search: each training and each painted image is paid for once per fold."""
+"""Costs of a search: each training run and each painted image is paid for once per fold."""
 
 import functools
 

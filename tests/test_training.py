@@ -121,7 +121,7 @@ def test_a_resumed_training_ends_at_the_same_plateau(tmp_path):
 
 def test_a_damaged_checkpoint_is_told_and_training_starts_anew(tmp_path):
     (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
-    with pytest.warns(RuntimeWarning, match=r"training: expected a checkpoint of this training in .*c\.pt, got"):
+    with pytest.warns(RuntimeWarning, match=r"training: expected a checkpoint of this run in .*c\.pt, got"):
         module, _ = trained(checkpoint=tmp_path / "c.pt")
     assert_same_state(module, trained()[0])
 

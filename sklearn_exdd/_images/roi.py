@@ -56,8 +56,8 @@ def with_roi(X, roi):
 
     See Also
     --------
-    ExDDDetector.fit : Its parameter `roi` does the same for all images of fit. A region shared by all of them is kept
-        for prediction.
+    ExDDDetector.fit : Its `roi` parameter does the same for all images passed to it. A region shared by all of them is
+        kept for prediction.
 
     Examples
     --------

@@ -441,6 +441,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in hidden}
-        # Entries name their source and their model, and the model differs after an interrupted training.
+        # Entries name their source and their model, and the model differs after an interrupted training run.
         key = self._key({**params, "sources_": self.sources_, "model_": getattr(self, "model_", None)})
         return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")

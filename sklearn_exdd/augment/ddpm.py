@@ -67,7 +67,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     max_steps : int, default=1400
         Largest number of training steps; 1400 take about 8 minutes on one core.
     max_seconds : float, default=None
-        Time limit of the training, in seconds. If training reaches it, the weights depend on the machine.
+        Time limit for training, in seconds. If training reaches it, the weights depend on the machine.
     patience : int or None, default=500
         Number of steps after which training ends if the smoothed loss has not fallen by 1 %; None trains to the end.
     learning_rate : float, default=2e-3
@@ -94,7 +94,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         with a warning.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`. It also keeps the trained weights, as
-        safetensors, and lets an interrupted training resume.
+        safetensors, and lets an interrupted training run resume.
     pos_label : object, default=None
         Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
     random_state : int, RandomState instance or None, default=None

@@ -177,7 +177,7 @@ def _add_evaluate(commands):
 
 
 def _add_check(commands):
-    what = "look for mistakes in a folder of images before fit: duplicates, wrong masks, odd images"
+    what = "look for mistakes in a folder of images before fitting: duplicates, wrong masks, odd images"
     check = commands.add_parser("check", help=what, description=_sentence(what), **_LAYOUT)
     check.add_argument(
         "folder", metavar="FOLDER", help=f"{_FOLDER} (both parts are compared); or with normal images only"

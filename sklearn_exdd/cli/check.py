@@ -1,4 +1,4 @@
-"""Command ``check``: look for mistakes in a folder of images before fit."""
+"""Command ``check``: look for mistakes in a folder of images before fitting."""
 
 import json
 import sys

@@ -57,7 +57,7 @@ def _name(point):
 
 
 def _histogram(is_defect, scores, points):
-    """Return the bars, in percent of the highest bar of the same class, and the positions of the thresholds."""
+    """Return the bars as percentages of the highest bar of the same class, and the positions of the thresholds."""
     thresholds = np.array([point.threshold for point in points])
     # A single huge score must not squeeze all others into one bar.
     first, last = np.quantile(scores, [0.25, 0.75])

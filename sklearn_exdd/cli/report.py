@@ -91,7 +91,7 @@ def write_report(path, facts, ranking, n_shown, unusable):
 
 
 def _histogram(scores, threshold):
-    """Return the bars, in percent of the highest, with a bin edge at the threshold."""
+    """Return the bars as percentages of the highest one, with a bin edge at the threshold."""
     # A single huge score must not squeeze all others into one bar.
     end = scores.max() if scores.min() >= threshold else threshold + 3 * (threshold - scores.min())
     edges = score_edges(np.minimum(scores, end), threshold, _N_BINS)

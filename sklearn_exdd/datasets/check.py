@@ -1,4 +1,4 @@
-"""Check of a set of images before fit."""
+"""Check of a set of images before fitting."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def check_images(
     pos_label=None,
     verbose=0,
 ):
-    """Look for mistakes in a set of images before fit.
+    """Look for mistakes in a set of images before fitting.
 
     Images that cannot be read do not raise an error. They are findings, so that all of them are reported at once.
 
@@ -265,7 +265,9 @@ class _Check:
         share = float(counted.mean()) if marks.size else 0.0
         if marks.shape != shape:
             came = "{} x {}".format(*marks.shape)
-            message = f"The mask has {came} pixels, its image {shape[0]} x {shape[1]}. Export the mask at this size."
+            message = (
+                f"The mask has {came} pixels, its image {shape[0]} x {shape[1]}. Export the mask at the image's size."
+            )
             self.add("mask_size", "error", [index], message)
         elif not self.is_defect[index]:
             if share:

@@ -7,7 +7,7 @@ _N_NAMED = 4  # images named in a line
 
 @dataclass(frozen=True)
 class Finding:
-    """Possible mistake in a set of images, to look at before fit.
+    """Possible mistake in a set of images, to look at before fitting.
 
     Attributes
     ----------

@@ -24,12 +24,12 @@ def misplaced(images, masks):
     Parameters
     ----------
     images, masks : list of ndarray of shape (SIDE, SIDE)
-        Grey defect images, and the share of each pixel that its mask covers. All are reduced to a common size.
+        Defect images in grey, and their masks as the share of each pixel covered. All are reduced to a common size.
 
     Returns
     -------
     placement : str or None
-        Description such as "mirrored left to right" or "shifted by about 5 % of the height down", or None if no
+        Description such as "mirrored left to right" or "shifted down by about 5 % of the height", or None if no
         misplacement is certain.
 
     Notes
@@ -73,9 +73,10 @@ def _under(contrast, mask):
 
 
 def _shift(down, right):
-    """Describe a shift of the masks in percent of the image."""
+    """Describe a shift of the masks, as percentages of the image's height and width."""
     parts = []
     for pixels, side, forwards, backwards in ((down, "height", "down", "up"), (right, "width", "right", "left")):
         if pixels:
-            parts.append(f"{100 * abs(pixels) / SIDE:.0f} % of the {side} {forwards if pixels > 0 else backwards}")
-    return f"shifted by about {' and '.join(parts)}"
+            direction = forwards if pixels > 0 else backwards
+            parts.append(f"{direction} by about {100 * abs(pixels) / SIDE:.0f} % of the {side}")
+    return f"shifted {' and '.join(parts)}"

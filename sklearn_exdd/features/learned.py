@@ -58,7 +58,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     max_steps : int, default=1000
         Number of training steps. The default takes three to four minutes on one core with bfloat16 instructions.
     max_seconds : float, default=None
-        Time limit of the training in seconds. If it ends the training early, the weights depend on the machine.
+        Time limit for training, in seconds. If it ends training early, the weights depend on the machine.
     learning_rate : float, default=4e-3
         Highest learning rate, reached after a short warm-up.
     train_batch_size : int, default=16
@@ -70,7 +70,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         Range of the random factor by which the contrast of each crop is multiplied in training, so that faint defects
         are also found in images of lower contrast. Both ends are at least 0.01; (1, 1) leaves the contrast unchanged.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision of the training. "auto" selects bfloat16 if the hardware has instructions for it, else float32.
+        Numeric precision in training. "auto" selects bfloat16 if the hardware has instructions for it, else float32.
         Features are float32 in any case.
     device : str, default=None
         Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
@@ -92,7 +92,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     weights_key_ : str
         Hash of the weights.
     seconds_ : float
-        Wall time of the training in seconds, even if its result was read from `memory`.
+        Wall time of training in seconds, even if its result was read from `memory`.
 
     See Also
     --------

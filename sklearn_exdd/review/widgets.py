@@ -16,7 +16,7 @@ _N_PICTURES = 512
 
 
 class Pictures:
-    """Images that the page showed last. Only these are served, never a file."""
+    """Images shown most recently on the page. Only these are served, never a file."""
 
     def __init__(self):
         self._contents = OrderedDict()
@@ -38,7 +38,7 @@ class Pictures:
 
 
 def plain(text):
-    """Replace characters that cannot be printed or sent by their escapes."""
+    """Escape characters that cannot be printed or sent."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
 
 
@@ -127,7 +127,7 @@ class Gallery:
 
 
 class LeftOut:
-    """List of the files that cannot be used and the reasons, behind a line that counts them.
+    """Collapsible list of files that cannot be used, each with the reason; its heading counts them.
 
     Parameters
     ----------

@@ -63,8 +63,8 @@ class Inspection:
         marked: the connected pixels whose value is at least halfway from the median of the map to the peak.
 
         `pixel_threshold_` is the conformal quantile of the maxima of normal maps, each computed as if `fit` had not
-        seen its image. The maps of at most a share `false_alarm_rate_` of new normal images therefore exceed it
-        anywhere. Because of `threshold_`, at most the same share has marked pixels.
+        seen its image. The share of new normal images whose map exceeds it anywhere is therefore at most
+        `false_alarm_rate_`. Because of `threshold_`, at most the same share has marked pixels.
 
         Examples
         --------

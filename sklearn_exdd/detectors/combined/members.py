@@ -154,7 +154,7 @@ def _to_correct(detector, X=None):
 
 
 def renumbered(explanation, numbers):
-    """Replace a detector's numbers of training images in an explanation by the user's."""
+    """Replace a detector's numbers of training images in an explanation with the user's."""
     known = {"normal_image"} if explanation.get("synthetic") else {"normal_image", "defect_image"}
     return {
         key: renumbered(value, numbers)

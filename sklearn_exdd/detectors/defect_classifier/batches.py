@@ -4,7 +4,7 @@ import numpy as np
 
 
 class Batches:
-    """Positions of the images in each batch of the training.
+    """Positions of the images in each training batch.
 
     Parameters
     ----------

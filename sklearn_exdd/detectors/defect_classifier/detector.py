@@ -98,7 +98,7 @@ class DefectClassifier(BaseDefectDetector):
     memory : str, path-like or joblib.Memory, default=None
         Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
         If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
-        an interrupted training resumes.
+        an interrupted training run resumes.
     batch_size : int, default=16
         Number of images processed together in predictions.
     device : str, default=None
@@ -374,7 +374,7 @@ class DefectClassifier(BaseDefectDetector):
         self._take_over(module, learned)
 
     def _take_over(self, module, learned):
-        """Set the weights and losses from this training or from the cache."""
+        """Set the weights and losses from this training run or from the cache."""
         self.losses_, self.validation_losses_ = learned.pop("losses"), learned.pop("validation_losses")
         load_weights(module, learned)
         self._module, self.weights_ = module, learned
@@ -389,7 +389,7 @@ class DefectClassifier(BaseDefectDetector):
         return [np.rint(image * 65535).astype(np.uint16) for image in resized]
 
     def _training_folder(self, *training):
-        """Return the cache folder of exactly this training, or None without a cache."""
+        """Return the cache folder of exactly this training run, or None without a cache."""
         folder = folder_of(self.memory)
         if folder is None:
             return None

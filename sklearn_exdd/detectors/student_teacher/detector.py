@@ -60,7 +60,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     focal_gamma : float, default=4.0
         Exponent of the focal loss; higher values reduce the influence of easy pixels.
     training : {"joint", "two_stage"}, default="joint"
-        Order of the training. "two_stage" trains the student with the cosine loss, then the head with a frozen student.
+        Order of training. "two_stage" trains the student with the cosine loss, then the head with a frozen student.
     map_source : {"auto", "segmentation", "cosine", "both"}, default="auto"
         Source of maps and scores: the logits of the segmentation, ``1 - cos`` summed over the levels, or the sum of
         both, each standardised on the held-out normal images. "auto" is "segmentation" if there is a head.
@@ -94,9 +94,9 @@ class StudentTeacherDetector(BaseDefectDetector):
     memory : str, path-like or joblib.Memory, default=None
         Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
         If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
-        an interrupted training resumes.
+        an interrupted training run resumes.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision of the training. "auto" is bfloat16 if the processor supports it. Predictions use float32.
+        Numeric precision in training. "auto" is bfloat16 if the processor supports it. Predictions use float32.
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     random_state : int, RandomState instance or None, default=None
