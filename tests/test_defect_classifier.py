@@ -254,7 +254,7 @@ def test_a_split_that_leaves_no_image_of_a_class_is_refused(groups, counts):
 
 def test_groups_are_those_of_fit(squares):
     X, y, _ = squares
-    with pytest.raises(ValueError, match=r"of 7 groups .* 0 normal images for validation.*Give more images or smaller"):
+    with pytest.raises(ValueError, match=r"of 7 groups .* 0 normal images for validation.*Pass more images or smaller"):
         classifier(augmenter=None).fit(X, y, groups=np.where(y == 0, 0, np.arange(len(y)) + 1))
 
 

@@ -310,7 +310,7 @@ def test_swapped_arguments_of_integers_are_refused(score, dtype, true, squares, 
     X, y, masks = squares
     maps = ExDDDetector(cells, random_state=0).fit(X, y, masks=masks).predict_map(X)
     levels = (maps / maps.max() * 255).astype(dtype)
-    with pytest.raises(ValueError, match=r"masks\[\d+\]: expected a mask, got integers of more than .* swapped\?"):
+    with pytest.raises(ValueError, match=r"masks\[\d+\]: expected a mask, got integers with more than .* swapped\?"):
         score(levels, masks.astype(true))
     assert 0 <= score(masks.astype(true), levels) <= 1
     # Labels next to decisions are not taken for swapped arguments.
