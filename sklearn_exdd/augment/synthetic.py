@@ -167,7 +167,7 @@ def synthesize(augmenter, n_samples, images, labels, masks, *, seed, memory=None
     Returns
     -------
     synthetic : SyntheticDefects
-        Result of the augmenter's ``sample``, which may have another type if the augmenter is foreign.
+        Result of the augmenter's ``sample``, which may have another type if the augmenter is not one of this library.
     """
     augmenter = clone_with_seed(augmenter, seed, memory=memory)
     random_state = augmenter.get_params(deep=False).get("random_state", seed)
