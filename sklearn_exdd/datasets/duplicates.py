@@ -4,7 +4,7 @@ import numpy as np
 from scipy import fft, ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
-SIDE = 128  # pixels a side of reduced images
+SIDE = 128  # side of reduced images, in pixels
 _N_NEAREST = 8  # number of candidates for an image: those whose hashes differ in the fewest bits
 _REACH = SIDE // 10  # pixels by which a part may have moved
 _PADDING = 16  # pixels, at least _REACH
