@@ -48,7 +48,7 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
 
     See Also
     --------
-    kernel_distance : Unbiased, compares the defects alone, and is reliable from a few dozen images on.
+    kernel_distance : Unbiased distance that compares the defects alone and is reliable from a few dozen images on.
     frechet_distance : Computes the same distance with the feature extractors of this library.
 
     Notes
