@@ -118,7 +118,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         interruption, continues from the cache if the images, parameters, code, library versions and seed (an int passed
         as `random_state`) are the same.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     random_state : int, RandomState instance or None, default=None
         Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
     verbose : int, default=0

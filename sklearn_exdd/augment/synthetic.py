@@ -108,7 +108,7 @@ class AugmentedImages(list):
 
 
 def images_of(synthetic, sources):
-    """Return the images of synthetic defects, in the regions of interest of their sources.
+    """Return the images of synthetic defects, each with the region of interest of its source.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ def check_images(
         before a detector in a Pipeline transform the images. With :class:`~sklearn_exdd.ExDDDetector`, 145 images of
         128 x 128 pixels took 6 s on one core. If None, scores are not checked.
     max_scored : int or None, default=500
-        Maximum number of normal images to fit the detector on, drawn by whole groups. None takes all.
+        Maximum number of normal images to fit the detector on, drawn in whole groups. None takes all.
     pos_label : object, default=None
         Label that stands for defect; recognised as in `fit` by default.
     verbose : int, default=0
