@@ -2,9 +2,9 @@
 A cluster with Dask
 ===================
 
-A fit on more images than one machine should read is split into tasks for ``joblib``, and so is a
-search. A setting outside the detector decides where the tasks run: here, on two worker processes of
-Dask. The results are bit-identical.
+If there are more images than one machine should read, ``fit`` is split into tasks for ``joblib``,
+as is a search. A setting outside the detector decides where the tasks run: here, on two worker
+processes of Dask. The results are bit-identical.
 """
 
 # %%
@@ -47,8 +47,8 @@ client.get_task_stream()  # start recording tasks for the figure below
 # %%
 # Fit and search
 # --------------
-# ``shard_size`` is the number of images per task. With "auto", features of less than 1 GiB, as here,
-# are kept in memory, and the fit is not distributed.
+# ``shard_size`` is the number of images per task. With "auto", features that take less than 1 GiB,
+# as here, are kept in memory and the fit is not distributed.
 detector = ExDDDetector(shard_size=8, random_state=0)
 search = GridSearchCV(ExDDDetector(random_state=0), {"epsilon": ["scale", 1e-6]}, scoring="average_precision", cv=3)
 with joblib.parallel_config(backend="dask"):

@@ -44,9 +44,9 @@ for share in shares:
         found[name].append(np.mean(own, axis=0)[1])
 
 # %%
-# Left: the p-values; those of normal images are spread evenly, near 0.05 in each bin (dotted line). Middle: the
-# share of false alarms among all alarms; the second rule stays below its limit of 0.1 (dotted line). Right: the
-# price of a lower share is that fewer defects are found.
+# Left: the p-values; those of normal images are spread evenly, near 0.05 in each bin (dotted line). Middle: the share
+# of false alarms among all alarms, which the second rule keeps below its limit of 0.1 (dotted line). Right: the price
+# of a lower share is that fewer defects are found.
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
 bins = np.linspace(0, 1, 21)
 for p_values, name, color in ((p_normal, "normal", "#0072B2"), (p_defect, "defect", "#D55E00")):

@@ -35,8 +35,7 @@ X, y = np.concatenate([normal, defect]), np.repeat([0, 1], [len(normal), len(def
 # From normal rows alone, the detector draws a band around the curve. It does not know where
 # defects are, so the band is equally wide everywhere. With known defects, the boundary moves
 # away from them and leaves more room elsewhere. An isolation forest knows one class only. A
-# support-vector classifier knows both, but calls everything normal that is far from all
-# training rows.
+# support-vector classifier knows both, but calls any row far from all training rows normal.
 models = {
     "ExDD, normal rows only": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(normal),
     "ExDD, both banks": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(X, y),
@@ -68,8 +67,8 @@ scores = cross_val_score(make_pipeline(StandardScaler(), ExDDDetector(random_sta
 print("AUROC in three folds:", scores.round(3))
 
 # %%
-# Conversely, the feature maps of images are vectors for any other tool. Here each image becomes
-# one vector, which holds the mean and the maximum of each feature.
+# Conversely, the feature maps of images are vectors for any other tool. Here, each image becomes
+# one vector of the mean and the maximum of each feature.
 pictures, labels, _ = make_surface_defects(120, image_shape=(64, 64), texture="cast", random_state=0)
 maps = GaborFeatureExtractor().fit(pictures[labels == 0]).transform(pictures)
 rows = np.array([np.concatenate([one.mean(axis=(0, 1)), one.max(axis=(0, 1))]) for one in maps])

@@ -37,7 +37,7 @@ print(f"{is_found.sum()} of {(y[~train] == 1).sum()} defects found")
 print(f"correct kind: {np.mean(names[is_found] == kinds[~train][is_found]):.2f} (by chance: {1 / 4:.2f})")
 
 # %%
-# Where the kind is wrong, the vote is often close.
+# If the kind is wrong, the vote is often close.
 figure, axes = plt.subplots(2, 5, figsize=(11, 5), layout="constrained")
 for ax, i in zip(axes.ravel(), np.flatnonzero(is_found)[:: max(1, is_found.sum() // 10)]):
     ax.imshow(X[~train][i], cmap="gray", vmin=0, vmax=255)

@@ -3,7 +3,7 @@ Correcting the detector
 =======================
 
 Parts change: a supplier starts to stamp a mark on them, and a detector that has never seen the mark
-raises alarms. An operator corrects a few of them with ``partial_fit``, and the others cease. The
+raises alarms. An operator corrects a few of them with ``partial_fit``, and the rest stop. The
 detector still finds defects.
 """
 

@@ -2,9 +2,9 @@
 Quickstart: find and locate defects
 ===================================
 
-Fit a detector on normal parts and a handful of defects with masks, then map the defects it
-finds. Everything runs offline: the surfaces are generated, and the detector's pretrained
-weights were installed by pip.
+Fit a detector on normal parts and a handful of defects with masks, then map the defects that it
+finds. Everything runs offline: the surfaces are generated, and the detector's pretrained weights
+were installed by pip.
 """
 
 # %%

@@ -3,11 +3,11 @@ A region of interest
 ====================
 
 Clamps, rulers and backgrounds change from image to image without being defects. A region of interest is a mask of the
-part: what lies outside it changes no score, map or threshold.
+part. Pixels outside it do not affect scores, maps or the threshold.
 """
 
 # %%
-# The camera is fixed, and so is the part, a ring. Around it lie things that move: here, bright bars at random places.
+# The camera is fixed, and so is the part, a ring. Around it, things move: here, bright bars at random places.
 import matplotlib.pyplot as plt
 import numpy as np
 

@@ -42,10 +42,10 @@ display = SyntheticDefectsDisplay.from_samples(SyntheticDefects.concatenate([one
 # %%
 # How many synthetic defects should you use? Detectors fitted on normal images alone are tested on real
 # defects. Always check on your own data. The defects generated here stand out so well that
-# synthetic ones add nothing. With the embedded filters, they also add little on photographs
-# (docs/synthetic.md); networks trained in ``fit`` depend on them. If you have labelled images to
-# tune with, pass ``make_pipeline(augmenter, detector)`` to ``GridSearchCV`` and search over
-# ``n_synthetic``.
+# synthetic ones add nothing. With the embedded filters, synthetic defects also add little on
+# photographs (docs/synthetic.md); networks trained in ``fit`` depend on them. If you have labelled
+# images to tune with, pass ``make_pipeline(augmenter, detector)`` to ``GridSearchCV`` and search
+# over ``n_synthetic``.
 train, test = normal[:40], np.concatenate([normal[40:], defect])
 for count in (0, 20, 60):
     detector = ExDDDetector(augmenter=OffsetDefectAugmenter(), n_synthetic=count, random_state=0).fit(X[train])

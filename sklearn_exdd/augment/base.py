@@ -48,7 +48,7 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         Returns
         -------
         images : AugmentedImages
-            Images of X. Their attribute `synthetic` holds the defects, those of an earlier augmenter first.
+            Images of X, with the defects in the attribute `synthetic`. Defects of an earlier augmenter come first.
         """
         if self.n_synthetic:
             self.fit(X, y, masks=masks)
@@ -105,21 +105,23 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         defects), an object such as :class:`PerlinRegions`, or a list of these, from which one is drawn for each image.
         "auto" uses the real masks if ``fit`` received any, and otherwise the default of the augmenter.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie: "otsu" for a part in front of a plain background, or a function from
-        an image, float32 (height, width, channels) in [0, 1], to a bool mask (height, width). None sets no limit.
+        Part of the image where defects may lie: "otsu" for a part in front of a plain background, or a function that
+        takes an image, float32 (height, width, channels) in [0, 1], and returns a bool mask (height, width). None
+        allows the whole image.
     min_contrast : float, default=1.0
         Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
         Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
         with a warning.
     memory : str, path-like or joblib.Memory, default=None
-        Cache folder for finished images, and for trained weights if there are any. A later call, or one after an
-        interruption, continues there if images, parameters, code, library versions and seed (an int as `random_state`)
-        are the same.
+        Cache folder for finished images, and for trained weights if there are any. A later call, or a call after an
+        interruption, continues from the cache if the images, parameters, code, library versions and seed (an int passed
+        as `random_state`) are the same.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 

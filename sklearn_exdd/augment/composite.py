@@ -21,7 +21,7 @@ class Drawn(NamedTuple):
     index: int
     region: np.ndarray
     name: str  # class of the region drawer, "defect" or "given"
-    content: object = None  # of a defect that comes with its own region
+    content: object = None  # image piece of a defect that brings its own region
 
 
 def check_painted(name, result, drawn):
@@ -87,7 +87,7 @@ def composite(drawn, painted):
     # The median keeps the edges of a part from counting as texture.
     texture = float(1.4826 * np.median(np.abs(detail if of_interest is None else detail[of_interest])))
     mask = region & (change > max(_CHANGE * texture, 1e-6))
-    # Pixels between changed ones belong to the defect. Isolated ones do not.
+    # Pixels between changed pixels belong to the defect; isolated pixels do not.
     mask = region & ndimage.binary_closing(np.pad(mask, 2), iterations=2)[2:-2, 2:-2]
     blobs, n_blobs = ndimage.label(mask, structure=np.ones((3, 3)))
     mask = (np.bincount(blobs.ravel(), minlength=n_blobs + 1) >= MIN_AREA / 2)[blobs] & mask

@@ -55,8 +55,8 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         Share of the chain to run, in (0, 1]. The region is first noised to this share of the timesteps; at 1, nothing
         of the source is left in it.
     n_inference_steps : int, default=25
-        Number of DDIM steps of the whole chain. The amplitude per step adapts to it, so that defects hardly depend on
-        it.
+        Number of DDIM steps of the whole chain. The amplitude per step is adapted to this number, so that defects
+        hardly depend on it.
     context : int, default=16
         Smallest number of pixels around the region that the model sees, as far as the image extends.
     crop_size : int, default=64
@@ -75,7 +75,8 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     train_batch_size : int, default=8
         Number of crops per training step.
     flip : bool, default=False
-        Whether to mirror the training crops along both axes, for surfaces that look the same lit from any side.
+        Whether to mirror the training crops along both axes. This suits surfaces that look the same whichever side the
+        light comes from.
     batch_size : int, default=8
         Number of tiles to generate at a time.
     device : str, default=None
@@ -96,9 +97,10 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         Cache folder for finished images; see :class:`BaseDefectAugmenter`. It also keeps the trained weights, as
         safetensors, and lets an interrupted training run resume.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -109,9 +111,9 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     scale_ : float
         Divisor of the contrasts that the model sees.
     losses_ : ndarray of shape (n_steps,)
-        Mean squared error of each training step; a model that has learned nothing has 1.
+        Mean squared error of each training step; 1 for a model that has learned nothing.
     model_ : str
-        Fingerprint of the weights, which the provenance of each image names.
+        Fingerprint of the weights, recorded in the provenance of each image.
     sources_ : ndarray of shape (n_normal,)
         Indices of the normal images in the X passed to ``fit``.
     seed_ : int

@@ -28,7 +28,7 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
     scale : tuple of (float, float), default=(0.8, 1.25)
         Range of the scale factor of a defect.
     contrast : tuple of (float, float), default=(0.7, 1.2)
-        Range of the factor on a defect's contrast to its surroundings.
+        Range of the factor applied to a defect's contrast with its surroundings.
     feather : float, default=1.5
         Standard deviation, in pixels, of the Gaussian that softens the edge.
     n_synthetic : int, default=100
@@ -43,9 +43,10 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -60,8 +61,8 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
 
     Notes
     -----
-    Let L be the logarithm of the brightness. The defect's difference, ``L - mean of L around it``, is multiplied by the
-    contrast and added to the mean of L around the new place.
+    Let L be the logarithm of the brightness. The defect's difference, ``L - mean of L around it``, is multiplied by a
+    factor drawn from `contrast` and added to the mean of L around the new place.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from sklearn_exdd.augment.noise import correlated_noise
 
 N_TIMESTEPS = 1000
 _REFERENCE_STEPS = 25  # number of steps of the chain that amplitudes refer to
-FLOOR = 0.1  # added to the brightness that contrast is relative to, so that black pixels show little noise
+FLOOR = 0.1  # added to the brightness and its local mean before dividing, so that black pixels show little noise
 _HELD = 0.3  # share of the variance of "correlated" noise that is drawn once per defect
 _MOTTLING = 0.5  # standard deviation of the offset within a defect, relative to the offset
 _TINT = 0.2  # standard deviation of the offset between the channels of a colour image
@@ -61,7 +61,7 @@ def relative_contrast(image, box, blur):
 
 
 def window_around(region, context, size):
-    """Return a box (top, left, bottom, right) around a region with some context, at least `size` a side."""
+    """Return a box (top, left, bottom, right) around a region and its context, with sides of at least `size`."""
     box = []
     for axis, own in ((1, region.shape[0]), (0, region.shape[1])):
         marked = np.flatnonzero(region.any(axis=axis))

@@ -24,7 +24,7 @@ from sklearn_exdd.augment.pipelines import (
 from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions
 
 _MULTIPLE = 8  # both sides of an image that a pipeline paints must be multiples of this
-_BUSY = Lock()  # a scheduler counts its steps, so that threads have to paint one image at a time
+_BUSY = Lock()  # a scheduler keeps count of its steps, so threads must paint one image at a time
 
 
 class DiffusionDefectAugmenter(BaseDefectAugmenter):
@@ -56,7 +56,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         working size, so that small defects get all the detail that the network can give. None shows the network the
         whole image.
     working_size : int or None, default=1024
-        Side, in pixels, of the square that images are squashed to for painting, a multiple of 8. Painted images are
+        Side, in pixels, of the square to which images are squashed for painting; a multiple of 8. Painted images are
         resized back. 1024 suits SDXL, 512 Stable Diffusion 1 and 2. None keeps each image's size, with both sides
         rounded up to multiples of 8.
     device : str, default=None
@@ -67,7 +67,7 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     attention_slicing : bool, default=False
         Whether to compute attention in slices, for small GPUs.
     cpu_offload : bool, default=False
-        Whether to keep only the network that is at work on the GPU, for small GPUs (needs accelerate).
+        Whether to keep on the GPU only the network in use, for small GPUs (needs accelerate).
     variant : str, default=None
         Variant of the weights files, for example "fp16", if the model has one.
     lora : path, default=None
@@ -86,12 +86,13 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         with a warning.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`. A local model is identified by the content
-        of its files, a model on the hub by its id, and a function by its code. Empty the cache if a function loads
-        other weights than before from the same place.
+        of its files, a model on the hub by its id, and a function by its code. Empty the cache if a function now loads
+        different weights from the same place.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
     verbose : int, default=0
         If > 0, show a progress bar. If > 1, also show the progress bars of the pipeline.
 
@@ -107,8 +108,8 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     Nothing is trained [1]_ [2]_. A pipeline is loaded once per process, when the first image is made, and is stored
     neither in the estimator nor in its pickle. Arguments that a pipeline does not accept are left out, with a warning.
     Grey images are painted as RGB and converted back. Painted images have 8 bits per channel. Safety checkers are not
-    loaded, because they would blacken harmless images of metal. If the pipeline of a function has one, it stays in use,
-    and images that it blackens are drawn again.
+    loaded, because they would blacken harmless images of metal. If a pipeline returned by a function has one, it stays
+    in use, and images that it blackens are drawn again.
 
     Networks see the region at an eighth of the working size. Without `padding_mask_crop`, thin regions get lost.
 

@@ -1,4 +1,4 @@
-"""Mixtures of augmenters by shares."""
+"""Mixtures of augmenters in given shares."""
 
 from numbers import Integral
 
@@ -21,7 +21,7 @@ from sklearn_exdd.augment.synthetic import SyntheticDefects
 
 
 class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
-    """Augmenter that draws from several augmenters by shares, such as In&Out's half DDPM, half MemSeg.
+    """Augmenter that draws from several augmenters in given shares, such as half DDPM and half MemSeg in In&Out.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
 
 
 def default_augmenter():
-    """Return the cheap mixture that networks are trained with if no augmenter is given.
+    """Return the cheap mixture used to train networks if no augmenter is given.
 
     It consists of 35 % patches and 20 % scars of CutPaste [1]_, 30 % cracks and 15 % holes. It learns nothing.
 

@@ -45,9 +45,10 @@ class OffsetDefectAugmenter(BaseDefectAugmenter):
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 

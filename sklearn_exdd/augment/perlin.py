@@ -17,15 +17,15 @@ class PerlinDefectAugmenter(BaseDefectAugmenter):
     Parameters
     ----------
     texture : "self" or images, default="self"
-        Texture to blend in: "self" is made of mirrored pieces of the image itself, with their light changed (MemSeg's
-        structural source). Images of foreign textures may have any form that X may have (DRAEM and MemSeg use the
-        images of DTD).
+        Texture to blend in: "self" is made of mirrored pieces of the image itself, with their contrast and brightness
+        changed (MemSeg's structural source). Foreign textures are passed as images, in any form accepted as X (DRAEM
+        and MemSeg use the images of DTD).
     opacity : tuple of (float, float), default=(0.2, 1.0)
         Range of the texture's share in the blend, in [0, 1] (MemSeg uses 0.15 to 1; DRAEM keeps 0 to 0.8 of the image).
     grid : tuple of (int, int), default=(4, 8)
-        Number of pieces along each axis that "self" is made of (default: as published).
+        Number of pieces along each axis from which "self" is made (default: as published).
     gain : tuple of (float, float), default=(0.7, 1.4)
-        Range of the factors on the texture's contrast and on its brightness, which are drawn independently.
+        Range of the factors applied to the texture's contrast and brightness, which are drawn independently.
     n_synthetic : int, default=100
         Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
@@ -41,9 +41,10 @@ class PerlinDefectAugmenter(BaseDefectAugmenter):
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
-        Label of defect images in y. None takes a known name ("bad", "NG"), or else the greater one.
+        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
+        last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: 50 images are the first 50 of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -156,7 +157,7 @@ def _shuffled(image, grid, random_state):
 
 
 def _cut(texture, shape, random_state):
-    """Cut a random piece of the shape of the image from a texture, extended by mirroring if it is smaller."""
+    """Cut a random piece as large as the image from a texture, which is extended by mirroring if it is smaller."""
     height, width, n_channels = shape
     for axis, size in enumerate((height, width)):
         missing = size - texture.shape[axis]

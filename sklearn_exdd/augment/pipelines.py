@@ -83,7 +83,7 @@ class PipelineRecipe:
     variant : str or None
     lora : str, path or None
     dtype : str or None
-        None keeps the data type of a function's pipeline.
+        None keeps the data type of a pipeline returned by a function.
     device : torch.device
     attention_slicing, cpu_offload : bool
     """
@@ -103,7 +103,7 @@ class PipelineRecipe:
 
 @lru_cache(maxsize=2)
 def load_pipeline(recipe):
-    """Load the pipeline of a recipe to its device.
+    """Load the pipeline of a recipe onto its device.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def _add_lora(pipeline, lora):
 
 
 def _state(model):
-    """Return a cheap sign that a model is still the same within a process."""
+    """Return a cheap token that stays equal within a process as long as a model stays the same."""
     if isinstance(model, (str, os.PathLike)):
         return str(model), tuple(_files(Path(model)))
     # A copy of a function is the function itself. A copy of another callable is a new object that does the same.
@@ -232,7 +232,7 @@ def _state(model):
 
 
 def _content(path):
-    """Return a checksum of a model's files and their relative names, which ignores the place of the folder."""
+    """Return a checksum of a model's files and their relative names, wherever their folder is."""
     return joblib.hash([(file.relative_to(path).as_posix(), _sha256(file, *stat)) for file, *stat in _files(path)])
 
 

@@ -236,7 +236,7 @@ class MaskRegions(RegionDrawer):
     Parameters
     ----------
     masks : list of ndarray of shape (height, width) or of paths, default=None
-        Masks to draw from, marked as the guide on masks describes. None uses the masks of the real defects passed to
+        Masks to draw from, marked as described in the guide on masks. None uses the masks of the real defects passed to
         the ``fit`` of the augmenter.
     flip : bool, default=True
         Whether to mirror masks, along each axis with probability 1/2.
@@ -383,7 +383,7 @@ NAMED_REGIONS = {
 
 
 def region_drawers(regions):
-    """Return the region drawers that the parameter `regions` of an augmenter stands for, unless it is "auto".
+    """Return the region drawers that the `regions` parameter of an augmenter stands for, unless it is "auto".
 
     Parameters
     ----------

@@ -108,7 +108,7 @@ class AugmentedImages(list):
 
 
 def images_of(synthetic, sources):
-    """Return the images of synthetic defects, in the regions of interest of their sources.
+    """Return the images of synthetic defects, each with the region of interest of its source.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def synthesize(augmenter, n_samples, images, labels, masks, *, seed, memory=None
     Returns
     -------
     synthetic : SyntheticDefects
-        Result of the augmenter's ``sample``, which may have another type if the augmenter is foreign.
+        Result of the augmenter's ``sample``, which may have another type if the augmenter is not one of this library.
     """
     augmenter = clone_with_seed(augmenter, seed, memory=memory)
     random_state = augmenter.get_params(deep=False).get("random_state", seed)

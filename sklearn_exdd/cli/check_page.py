@@ -6,7 +6,7 @@ from sklearn_exdd._images import Masks, read_image
 from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_page
 
 _N_SHOWN = 12  # images shown for a finding
-_SIDE = 240  # pixels of the longer side of a shown image
+_SIDE = 240  # longer side of a shown image, in pixels
 _N_PICTURES = 1200  # images shown on a page: about 20 MB
 _MARK = np.array([255, 90, 0])  # colour of a mask
 

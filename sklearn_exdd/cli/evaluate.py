@@ -110,7 +110,8 @@ def _operating_points(detector, is_defect, scores, options):
 def _compare_maps(detector, data, rows, verbose):
     """Compute the figures of the maps. Defects without a mask, with an empty one or with an unusable one are left out.
 
-    A mask that cannot be used raises no error: the figures of the scores have been computed and must not be lost.
+    A mask that cannot be used raises no error: the figures of the scores have already been computed and must not be
+    lost.
     """
     roi = getattr(detector, "roi_", None)
     all_masks, masks, maps, empty, unusable = Masks(data.masks, len(data.X)), [], [], [], []

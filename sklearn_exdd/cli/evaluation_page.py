@@ -17,7 +17,7 @@ def percent(rate):
 
 
 def n_needed(rate):
-    """Return the number of calibration scores that it takes to promise a rate."""
+    """Return the number of calibration scores needed to promise a rate."""
     return ceil(1 / rate - 1 - 1e-9)
 
 

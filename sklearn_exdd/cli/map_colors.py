@@ -6,12 +6,12 @@ from sklearn_exdd._map_colors import HEAT_COLORS, heat_colors
 
 
 class MapColors:
-    """Colour scale of all maps of a report: linear up to the threshold, compressed above it, without an upper limit.
+    """Colour scale shared by all maps of a report: linear up to the threshold, compressed above, without an upper end.
 
     Parameters
     ----------
     some_maps : list of ndarray of shape (height, width)
-        Maps from which the lowest value of the scale, which is dark, is estimated.
+        Maps from which the lowest (dark) value of the scale is estimated.
     threshold : float
         Value in the middle of the scale.
 

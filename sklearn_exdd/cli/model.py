@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import persistence
 
-_SIDE = 256  # pixels a side of the image that a model is tried out on
+_SIDE = 256  # side, in pixels, of the image on which a model is tried out
 
 
 def check_place(path):
@@ -62,7 +62,7 @@ def load(path):
 
 
 def _try_out(detector, path):
-    """Score an image of noise, so that faults of the model or the machine are not reported for every image."""
+    """Score an image of noise, so that a fault of the model or the machine is not reported for every image."""
     roi = getattr(detector, "roi_", np.empty((_SIDE, _SIDE)))
     if roi is None:
         raise ValueError(

@@ -66,7 +66,8 @@ def as_picture(image):
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float
-        Unless the image is uint8, its largest value becomes white: 12-bit values in a 16-bit file would look black.
+        Unless the image is uint8, its largest value becomes white, because 12-bit values in a 16-bit file would look
+        black.
     """
     from PIL import Image
 
@@ -76,7 +77,7 @@ def as_picture(image):
 
 
 def fitted(picture, side):
-    """Shrink an image to at most `side` pixels a side; enlarge a small one by a whole factor."""
+    """Shrink an image to at most `side` pixels per side, or enlarge a small image by a whole factor."""
     if max(picture.size) >= side:
         picture = picture.copy()
         picture.thumbnail((side, side))

@@ -53,7 +53,7 @@ def load_labelled(folder, subset):
 
 
 def read_layout(folder, subset):
-    """Do as :func:`load_labelled`, with both parts if `subset` is None, and warn of the files that are left out."""
+    """Act as :func:`load_labelled`, but list both parts if `subset` is None, and warn of files that are left out."""
     if (folder / "index.csv").exists():
         return load_index(folder)
     if any(sub_folder(sub_folder(folder, part), "good").is_dir() for part in ("train", "test")):
@@ -68,7 +68,7 @@ def read_layout(folder, subset):
 def list_images(folder, model=None):
     """List all images at any depth, without masks, reports and files of the review page.
 
-    Files that may be images but have no supported format are named on the standard error.
+    Files that may be images but have no supported format are named on standard error.
 
     Parameters
     ----------

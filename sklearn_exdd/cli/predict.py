@@ -131,7 +131,7 @@ def _check_place(out):
 
 
 def _move(aside, out):
-    """Move the report to its place, and replace an earlier one."""
+    """Move the report to its place, replacing an earlier one."""
     earlier = aside.with_name(f"{aside.name}.earlier")
     if out.exists():
         out.rename(earlier)

@@ -9,7 +9,7 @@ from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_pag
 from sklearn_exdd.display.scores import count_scores, score_edges
 
 _N_BYTES = 30_000_000  # bytes of all images in the report; base64 adds a third
-_SIDES = (640, 480, 360, 270, 200, 150)  # pixels of the longer side; the first that gives small enough files is used
+_SIDES = (640, 480, 360, 270, 200, 150)  # longer sides in pixels; the first that gives small enough files is used
 _N_BINS = 40
 
 

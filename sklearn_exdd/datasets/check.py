@@ -40,7 +40,7 @@ def check_images(
     X : images
         Images as for `fit`: an array, or a list of arrays, Pillow images or paths.
     y : array-like of shape (n_images,), default=None
-        Labels of two classes, such as 0 and 1 or "good" and "bad". If None, all images are taken as normal.
+        Labels of two classes, such as 0 and 1 or "good" and "bad". If None, all images are taken to be normal.
     masks : array or list, default=None
         Mask of each image, or None for an image without a mask.
     groups : array-like of shape (n_images,), default=None
@@ -53,7 +53,7 @@ def check_images(
         before a detector in a Pipeline transform the images. With :class:`~sklearn_exdd.ExDDDetector`, 145 images of
         128 x 128 pixels took 6 s on one core. If None, scores are not checked.
     max_scored : int or None, default=500
-        Maximum number of normal images to fit the detector on, drawn by whole groups. None takes all.
+        Maximum number of normal images to fit the detector on, drawn in whole groups. None takes all.
     pos_label : object, default=None
         Label that stands for defect; recognised as in `fit` by default.
     verbose : int, default=0
@@ -85,20 +85,20 @@ def check_images(
     channels           error    some images are grey and some in colour
     blank              error    all pixels of an image are equal
     mask_unreadable    error    a mask cannot be read
-    mask_size          error    a mask has another size than its image
+    mask_size          error    a mask differs in size from its image
     mask_on_normal     error    a mask of a normal image marks pixels
     mask_full          error    a mask marks more than 90 % of the image
     mask_empty         error    a mask of a defect marks no pixel
     mask_placement     warning  most masks fit their images clearly better if all are mirrored or shifted alike
     score              warning  the left-out score of a normal image is far above the others
-    size               warning  an image has another size than the others
+    size               warning  an image differs in size from the others
     dark, bright       warning  the mean grey level is far from the others
     overexposed        warning  far more pixels are white than in the others
     blur               warning  fine details are fainter, compared with coarse ones, than in the others
     ================== ======== ======================================================================================
 
-    A value is far from the others if it lies more than three interquartile ranges beyond the quartiles. This takes at
-    least eight readable images.
+    A value is far from the others if it lies more than three interquartile ranges beyond the quartiles. This check
+    needs at least eight readable images.
 
     Near duplicates are copies (compressed, resized, brightened), photographs of one part, and parts cut from one piece.
     Rotated and mirrored copies are not found. If all parts look alike in detail, only images that are clearly more
@@ -135,7 +135,7 @@ def check_images(
 
 
 def _items(X):
-    """Return a list of images, without reading files, and the depth of integers or None, both as in `fit`."""
+    """Return a list of images, without reading files, and the bit depth of integers or None, both as in `fit`."""
     if getattr(X, "ndim", 1) > 1 or not holds_images(X) or not len(X):
         images = Images(X)
         return images.raw(), images.bits
@@ -147,7 +147,7 @@ def _items(X):
 
 
 def _readable_items(items):
-    """Do as :func:`_items` for a list with unreadable images, which do not influence the depth."""
+    """Act as :func:`_items` for a list with unreadable images, which do not influence the bit depth."""
     in_memory = {i: item for i, item in enumerate(items) if not _is_path(item) and _is_readable(item)}
     first_file = next((item for item in items if _is_path(item) and _is_readable(item)), None)
     deciding = [*in_memory.values(), *([] if first_file is None else [first_file])]
@@ -155,12 +155,12 @@ def _readable_items(items):
         return items, None
     try:
         bits = Images(deciding).bits
-    except ValueError:  # each image is readable alone: one of 16 bits is among images of 8 bits
+    except ValueError:  # each image alone is readable, so a 16-bit image must be among 8-bit images
         bits = 8
     for i, item in in_memory.items():
         try:
             (items[i],) = Images([item], bits=bits).raw()
-        except ValueError:  # the image of 16 bits, which is reported later
+        except ValueError:  # the 16-bit image, which is reported later
             continue
     return items, bits
 

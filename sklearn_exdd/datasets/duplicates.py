@@ -4,12 +4,12 @@ import numpy as np
 from scipy import fft, ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
-SIDE = 128  # pixels a side of reduced images
+SIDE = 128  # side of reduced images, in pixels
 _N_NEAREST = 8  # number of candidates for an image: those whose hashes differ in the fewest bits
 _REACH = SIDE // 10  # pixels by which a part may have moved
 _PADDING = 16  # pixels, at least _REACH
 _BLOCK = 32  # pixels
-_MIN_CORRELATION = 0.75  # different parts of cloth reach 0.75; copies by JPEG, resizing or a second photograph keep 0.8
+_MIN_CORRELATION = 0.75  # different parts of cloth reach 0.75; JPEG, resized and rephotographed copies keep 0.8
 _MARGIN = 0.5  # distance of a copy from other pairs, in z-transformed correlation, if all parts look alike
 _N_PAIRS = 300  # random pairs from which the usual correlation is estimated
 

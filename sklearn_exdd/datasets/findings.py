@@ -14,7 +14,7 @@ class Finding:
     kind : str
         Kind of finding, such as "duplicate" or "mask_empty"; :func:`check_images` lists all kinds.
     severity : {"error", "warning"}
-        Severity. An error makes `fit` fail or figures wrong. A warning may be harmless.
+        Severity. An error makes `fit` fail or distorts the figures. A warning may be harmless.
     indices : tuple of int
         Positions of the images in X.
     images : tuple of str
@@ -82,7 +82,7 @@ class Findings(list):
 
     @property
     def errors(self):
-        """Findings that make `fit` fail or figures wrong."""
+        """Findings that make `fit` fail or distort the figures."""
         return [finding for finding in self if finding.severity == "error"]
 
     def summary(self):

@@ -29,7 +29,7 @@ def _parts(subset):
 
 
 def sub_folder(folder, name):
-    """Return a sub-folder by its name, which need not exist; in any case if a single name matches."""
+    """Return a sub-folder by its name, regardless of case if a single name matches. It need not exist."""
     if os.path.lexists(folder / name):
         return folder / name
     found = Names((child.name, child) for child in folder.iterdir()).alike(name) if folder.is_dir() else []
@@ -66,7 +66,7 @@ def list_image_files(folder, part=".", left_out=None):
 
 
 def _check_inside(folder, files):
-    """Refuse files outside the folder: a folder from a stranger must not make us read other files."""
+    """Refuse files outside the folder, because a folder from a stranger must not make us read other files."""
     end = os.path.realpath(folder)
     for file in files:
         place = os.path.realpath(file)
@@ -195,7 +195,7 @@ def load_mvtec(path, subset=None):
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        Result as of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
+        Result like that of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
 
     Examples
     --------
@@ -235,7 +235,7 @@ def load_mvtec(path, subset=None):
 def load_ksdd2(path, subset=None):
     """List the images of KolektorSDD2 (Bozic, Tabernik, Skocaj, Computers in Industry, 2021).
 
-    An image is a defect if its mask marks a pixel, by the rule of `fit`. To find out, the masks are read. Files with
+    As in `fit`, an image is a defect if its mask marks a pixel. The masks are read to find out. Files with
     "(copy)" in their names, which are duplicates in the data set, are left out.
 
     Parameters
@@ -248,7 +248,7 @@ def load_ksdd2(path, subset=None):
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        Result as of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
+        Result like that of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
 
     Examples
     --------
@@ -322,7 +322,7 @@ def load_index(path):
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        Result as of :func:`load_folder`. If the column `group` is not blank, `groups` is an ndarray of shape
+        Result like that of :func:`load_folder`. If the column `group` is not blank, `groups` is an ndarray of shape
         (n_samples,), dtype str.
 
     Raises
@@ -330,7 +330,8 @@ def load_index(path):
     FileNotFoundError
         If the table, or a file named in it, does not exist.
     ValueError
-        If the table cannot be read, or a row is wrong. All wrong rows are reported together, up to ten of them by line.
+        If the table cannot be read, or a row is wrong. All wrong rows are reported together, up to ten of them with
+        their line numbers.
 
     Examples
     --------

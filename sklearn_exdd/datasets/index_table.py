@@ -10,7 +10,7 @@ from pathlib import Path
 from sklearn_exdd._images.files import Names
 
 _SEPARATORS = (",", ";", "\t")  # German Excel writes semicolons
-_N_FAULTS = 10  # wrong rows that a message names
+_N_FAULTS = 10  # number of wrong rows named in a message
 _BLANK = frozenset(["", "nan", "none", "null", "n/a", "#n/a", "<na>"])  # spellings of an empty cell
 
 
@@ -119,14 +119,14 @@ class RowFaults:
 
     @contextmanager
     def of(self, line):
-        """Keep an error that is raised for the row in a line, and go on."""
+        """Record an error raised for the row at a line number, and go on."""
         try:
             yield
         except (OSError, ValueError) as error:
             self._found.append((line, error))
 
     def raise_any(self):
-        """Raise one error for all wrong rows, if there are any, of the type of the first."""
+        """If there are wrong rows, raise one error for all of them, of the type of the first."""
         if not self._found:
             return
         kind = FileNotFoundError if isinstance(self._found[0][1], FileNotFoundError) else ValueError
@@ -153,7 +153,7 @@ class FileNames:
         self._folder, self._names = folder, None
 
     def locate(self, name):
-        """Find a file by its name, also with the separators of Windows; see :class:`Names` for other differences.
+        """Find a file by its name, which may contain Windows separators; see :class:`Names` for other differences.
 
         Returns
         -------

@@ -33,7 +33,7 @@ def pair_masks(pools, masks, mask_root, root):
                 f"The mask {str(mask)!r} has no defect image; expected {str(root / _without_mask(stem_of(place)))!r}"
                 ".<extension>, or a normal image of this name. Rename the mask or remove it."
             )
-        # Of a.png and a.jpg, the image with the suffix of the mask is preferred.
+        # If a mask fits both a.png and a.jpg, the image with the suffix of the mask is preferred.
         same = [image for image in images if image.name == mask.name]
         for image in same or images:
             if image in mask_of:

@@ -5,7 +5,7 @@ from scipy import fft, ndimage
 
 from sklearn_exdd.datasets.duplicates import SIDE
 
-MIN_MASKS = 8  # fewer masks give no reliable result
+MIN_MASKS = 8  # fewer masks do not give a reliable result
 _REACH = SIDE // 10  # largest shift that is tried, in pixels of the reduced image
 _PADDING = 16  # pixels, at least _REACH
 _LEAST_SHIFT = 2  # smallest shift that is reported, in pixels of the reduced image
@@ -24,7 +24,7 @@ def misplaced(images, masks):
     Parameters
     ----------
     images, masks : list of ndarray of shape (SIDE, SIDE)
-        Defect images in grey, and their masks as the share of each pixel covered. All are reduced to a common size.
+        Defect images in grey, and their masks as the covered share of each pixel. All are reduced to a common size.
 
     Returns
     -------

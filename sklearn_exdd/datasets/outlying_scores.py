@@ -7,7 +7,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from sklearn_exdd.datasets.photographs import MIN_IMAGES, far_out
 
-_LEAST = 0.1  # distance from the other scores, or of their logarithms, that is never far
+_LEAST = 0.1  # distance from the other scores, or between the logarithms, that never counts as far
 
 
 def outlying_scores(detector, items, groups, has_both_colours, max_scored):

@@ -9,7 +9,7 @@ from scipy import ndimage
 from sklearn_exdd.datasets.duplicates import SIDE
 
 MIN_IMAGES = 8  # fewer images do not show which values are usual
-_MAX_SIDE = 512  # pixels of the shorter side; larger images are reduced
+_MAX_SIDE = 512  # shorter side, in pixels, to which larger images are reduced
 _FENCE = 3  # interquartile ranges beyond the quartiles; values further away are far out (Tukey)
 
 

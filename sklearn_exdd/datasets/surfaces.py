@@ -119,7 +119,7 @@ def _centre(rng, shape):
 
 def _scratch(rng, shape):
     side = min(shape)
-    # Never quite horizontal: along the brush marks of metal it would be invisible.
+    # Never quite horizontal, because a line along the brush marks of metal would be invisible.
     length, angle, bend = rng.uniform(0.3, 0.8) * side, rng.uniform(0.25, np.pi - 0.25), rng.uniform(-0.3, 0.3)
     t = np.linspace(-0.5, 0.5, int(4 * length))
     row, col = _centre(rng, shape)
@@ -200,7 +200,7 @@ def _dent(rng, shape):
 
 
 _DEFECTS = {"scratch": _scratch, "crack": _crack, "pit": _pit, "stain": _stain, "dent": _dent}
-# Contrast with the texture around, from hard to easy to see. A thin defect needs more contrast than a wide one.
+# Contrast with the surrounding texture, from hard to easy to see. A thin defect needs more contrast than a wide one.
 _CONTRAST = {"scratch": (3, 5), "crack": (2.5, 5), "pit": (2.5, 5), "stain": (1.9, 3.2), "dent": (1.6, 3.2)}
 
 
@@ -236,7 +236,7 @@ def make_surface_defects(
     image_shape : tuple of (int, int), default=(128, 128)
         Height and width in pixels, each at least 32. Defects scale with the shorter side.
     texture : {"metal", "cast", "fabric", "tile"}, default="metal"
-        Brushed metal, a rough casting, woven cloth, or a smooth tile under slow shading.
+        Brushed metal, a rough casting, woven cloth, or a smooth tile under slowly varying light.
     defects : str, list of str or None, default=None
         Kinds of defect to draw from, one for each defect image: "scratch", "crack", "pit", "stain", "dent". None draws
         from all kinds.

@@ -261,7 +261,7 @@ class DefectMapDisplay:
         return self
 
     def _checked_data(self):
-        """Read images and masks, check that everything belongs together, and return images, maps and masks."""
+        """Read images and masks, check that all arguments fit together, and return images, maps and masks."""
         images = list(Images(self.images, name="images"))
         for name in ("maps", "scores", "masks", "labels", "predicted_masks", "explanations"):
             values = getattr(self, name)

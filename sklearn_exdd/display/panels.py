@@ -16,7 +16,7 @@ def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2
     shapes : list of tuple of int (height, width, ...)
         Shapes of the images. All panels of an image have the same size.
     n_panels, n_columns, n_lines : int
-        Number of panels per image, of images side by side, and of lines of text below each image.
+        Numbers of panels per image, of images side by side, and of lines of text below each image.
     n_title_lines : int, default=2
         Number of lines of text above each image.
     width : float, default=2.2
@@ -32,7 +32,7 @@ def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2
     import matplotlib.pyplot as plt
 
     gap, title, below, legend = 0.08, 0.13 + 0.16 * n_title_lines, 0.15 + 0.16 * n_lines, 0.35
-    # Each panel fits into a box of the given width and 4/3 of it in height.
+    # Each panel fits into a box of the given width, whose height is 4/3 of its width.
     sizes = [np.array(shape[:2]) * min(width / shape[1], 4 / 3 * width / shape[0]) for shape in shapes]
     heights = [max(height for height, _ in sizes[i : i + n_columns]) for i in range(0, len(sizes), n_columns)]
     tops = np.cumsum([0.05 + title] + [height + below + title for height in heights])

@@ -9,7 +9,7 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.display.panels import MASK_LINE, new_axes, outline, show, write_legend
 
 _PANEL_WIDTH = 1.8  # inches
-_LETTERS_PER_INCH = 12  # in a caption, including capitals
+_LETTERS_PER_INCH = 12  # estimate for captions, including capitals
 
 
 class SyntheticDefectsDisplay:
@@ -250,7 +250,7 @@ def _describe(origin, n_panels):
 def _surroundings(mask):
     """Return the range of rows and of columns around a mask, inside the image and of the same aspect ratio."""
     extents = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1) for axis in (1, 0)]
-    # 1.5 times the size of the defect, but at least a quarter of the image: less would only show pixels.
+    # 1.5 times the size of the defect, but at least a quarter of the image, because less would show only pixels.
     share = max(1.5 * (stop - start) / size for (start, stop), size in zip(extents, mask.shape))
     ranges = []
     for (start, stop), size in zip(extents, mask.shape):

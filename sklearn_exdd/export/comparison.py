@@ -10,11 +10,11 @@ from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
 from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
 
-# Relative to the largest of the score, the threshold and the numbers that cancel in them; for maps, relative to the
-# largest value. Rounding errors are at least ten times smaller.
+# Tolerance of scores, relative to the largest of the score, the threshold and the numbers that cancel in them, and of
+# maps, relative to their largest value. Rounding errors are at least ten times smaller.
 _SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
 _SHAPE = (97, 133)  # not multiples of any stride
-_BEYOND = 200  # pixels by which an image is larger than a tile
+_BEYOND = 200  # number of pixels by which an image is larger than a tile
 _LARGEST = 2304  # longest side of such an image: a longer one would take too long
 
 
@@ -124,7 +124,7 @@ def beyond_tiles(detector, dtype):
 
 def _has_foreign_network(extractor):
     """Return whether images are processed in tiles by a network whose margin is an estimate."""
-    # Only a LearnedFeatureExtractor has an encoder; given by name, it is one of the library.
+    # Only a LearnedFeatureExtractor has an encoder; an encoder given by name is one of the library.
     network = getattr(extractor, "encoder", extractor)
     return extractor.image_size is None and isinstance(network, ON_NETWORKS) and _only_size(network) is None
 

@@ -48,8 +48,8 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     ValueError
         If an ONNX file cannot reproduce the scores, or disagrees with the detector on `check`. The scores cannot be
         reproduced if the extractor was fitted in bfloat16, if a bank is searched by pynndescent, if the detector was
-        fitted on feature rows, or if torch cannot export the network. Regions of interest are limited to an
-        ExDDDetector or LinearProbeDetector, outside a combination, and one region for all images.
+        fitted on feature rows, or if torch cannot export the network. Regions of interest are supported only for an
+        ExDDDetector or LinearProbeDetector outside a combination, with one region for all images.
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
     FileNotFoundError

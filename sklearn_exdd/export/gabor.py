@@ -5,7 +5,8 @@ import numpy as np
 from sklearn_exdd.export import images
 from sklearn_exdd.features import gabor
 
-# Orientations filtered at a time: all at once would take 26 MB more at 512 x 512 pixels, two at a time more time.
+# Number of orientations filtered at a time. All at once would take 26 MB more at 512 x 512 pixels; two at a time would
+# be slower.
 _ORIENTATIONS = 4
 
 
@@ -62,7 +63,7 @@ def _cells(graph, planes, block):
 
 
 def _moments(graph, mean, variance, *windows):
-    """Return mean and standard deviation around each cell of the grid, for one window after the other."""
+    """Return mean and standard deviation around each cell of the grid, one window after another."""
     moments = []
     for window in windows:
         own_mean, own_variance = mean, variance

@@ -43,7 +43,7 @@ def features(graph, extractor, planes):
 
 
 def _views(graph, extractor, planes):
-    """Return the inputs of the network, as ``_prepare`` and ``_views`` of the extractor do."""
+    """Return the inputs of the network, computed as in ``_prepare`` and ``_views`` of the extractor."""
     if getattr(extractor, "brightness", "linear") == "linear":
         return [planes]
     logs = images.logarithms(graph, planes, efficientnet_lite._LOG_OFFSET)

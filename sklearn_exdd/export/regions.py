@@ -34,7 +34,7 @@ class Region:
         return self._grid.rings
 
     def filled(self, graph, planes):
-        """Replace pixels outside by the mean colour inside, rounded to 8 bits."""
+        """Replace pixels outside the region with the mean colour inside it, rounded to 8 bits."""
         inside = graph.Where(self.mask, planes, np.float32(0))
         total = graph.ReduceSum(graph.double(inside), [2, 3])
         levels = graph.Round(graph.Mul(graph.Div(total, np.float64(self.mask.sum())), np.float64(255)))
@@ -57,13 +57,13 @@ class Region:
         return graph.Gather(flat, positions, axis=1)
 
     def spread(self, graph, scores):
-        """Return the scores of these patches as maps, (batch, height', width'), that are lowest outside."""
+        """Return the scores of these patches as maps (batch, height', width'), lowest outside the region."""
         positions = np.full(self._grid.shape, self.n_patches)
         positions[self._grid.inside] = np.arange(self.n_patches)
         return graph.Gather(graph.Concat(scores, graph.ReduceMin(scores, [1]), axis=1), positions, axis=1)
 
     def lowest_outside(self, graph, pixel_maps):
-        """Give pixels outside the lowest value inside."""
+        """Give pixels outside the region the lowest value inside it."""
         lowest = graph.ReduceMin(graph.Where(self.mask, pixel_maps, np.float32(np.inf)), [1, 2])
         return graph.Where(self.mask, pixel_maps, lowest)
 

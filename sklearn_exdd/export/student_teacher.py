@@ -21,8 +21,8 @@ def max_size(detector, tiled=True):
     Returns
     -------
     max_size : int or None
-        Side of a tile, even if `tiled` is True, if the teacher normalises whole images, for instance by their median:
-        in larger images, it would see tiles instead.
+        Longest side. If the teacher normalises whole images, for instance by their median, this is the side of a tile
+        even if `tiled` is True: in larger images, the teacher would see tiles instead.
     """
     unit, teacher = detector.levels_[-1][1], detector.teacher_
     prepares = teacher is not None and type(teacher)._prepare is not BaseFeatureExtractor._prepare

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from sklearn_exdd.export.graph import OPSET
 
-# Different from each other and from any size fixed by a network, so the exporter does not mistake them for constants.
+# Sizes unlike each other and any size fixed by a network, so that the exporter does not mistake them for constants.
 _BATCH, _HEIGHT, _WIDTH = 2, 128, 160
 
 

@@ -48,7 +48,7 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
 
     See Also
     --------
-    kernel_distance : Unbiased, compares the defects alone, and is reliable from a few dozen images on.
+    kernel_distance : Unbiased distance that compares the defects alone and is reliable from a few dozen images on.
     frechet_distance : Computes the same distance with the feature extractors of this library.
 
     Notes
@@ -78,7 +78,7 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
         images.check_all()
     if not isinstance(weights, (str, PathLike)):
         raise TypeError(f"weights: expected the path of {_FILE}, got {weights!r}.")
-    read_state_dict(weights, weights_sha256, [_FILE])  # torch-fidelity would run whatever code the file holds
+    read_state_dict(weights, weights_sha256, [_FILE])  # because torch-fidelity would run any code in the file
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     metric = _metric(weights).to(device)
     for name, images in kinds.items():

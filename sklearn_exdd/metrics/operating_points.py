@@ -20,12 +20,12 @@ class OperatingPoint:
     rate : float or None
         Requested false-alarm rate, in (0, 1); None for the point with the lowest cost.
     promised_rate : float or None
-        Rate that the calibration scores can promise. It exceeds `rate` if there are too few of them.
+        Rate that the calibration scores can promise. It exceeds `rate` if there are too few scores.
     threshold : float
     n_false_alarms, n_normal : int
-        Number of normal images called defective, and of all normal images.
+        Number of normal images called defective, and number of all normal images.
     n_misses, n_defects : int
-        Number of defects called normal, and of all defects.
+        Number of defects called normal, and number of all defects.
     cost : float
         Total cost, ``cost_false_alarm * n_false_alarms + cost_miss * n_misses``.
 
@@ -93,10 +93,10 @@ def operating_points(
     takes ``1 / rate - 1`` calibration scores, or groups of them: 99 for a rate of 0.01. If there are only n and more
     are needed, the threshold is the highest score, and `promised_rate` is ``1 / (n + 1)``.
 
-    The threshold with the lowest cost is chosen on the given images, halfway between two of their scores. If several
-    thresholds cost the same, it is the highest. It therefore makes fewer mistakes on these images than on new ones;
-    the fewer the images, the larger the difference.
-    :class:`~sklearn.model_selection.TunedThresholdClassifierCV` chooses a threshold by cross-validation.
+    The threshold with the lowest cost lies halfway between two scores. If several thresholds cost the same, the highest
+    is chosen. Because it is chosen on the given images, it makes fewer mistakes on them than on new ones; the fewer the
+    images, the larger the difference. :class:`~sklearn.model_selection.TunedThresholdClassifierCV` chooses a threshold
+    by cross-validation.
 
     Examples
     --------

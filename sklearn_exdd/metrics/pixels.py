@@ -8,7 +8,7 @@ from sklearn.metrics import auc
 
 from sklearn_exdd._images import Masks, as_array, check_listed, check_no_table, is_missing, is_one_region
 
-_MAX_LABELS = 16  # most values in one mask if all maps together have only two
+_MAX_LABELS = 16  # largest number of values in one mask if all maps together have only two
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -148,7 +148,7 @@ def pixel_roc_auc_score(masks, maps, *, roi=None):
         Anomaly maps, higher = more defective, each of the shape of its mask.
     roi : array of shape (height, width), Pillow image, path, or list of these, default=None
         Region of interest: only pixels where this mask is True count. One mask for all images, or a list with one for
-        each of them, in any form that :func:`~sklearn_exdd.datasets.with_roi` accepts. None: all pixels count.
+        each of them, in any form that :func:`~sklearn_exdd.datasets.with_roi` accepts. None counts all pixels.
 
     Returns
     -------
@@ -260,7 +260,7 @@ def per_region_overlap_score(masks, maps, max_fpr=0.3, *, roi=None):
         raise ValueError(f"max_fpr: expected a number in (0, 1], got {max_fpr!r}. The customary value is 0.3.")
     found, above, at_or_above, n_normal = _operating_points(masks, maps, roi, region_weights=True)
     # The overlap is constant between two defect values, and rises along a straight line where defect and normal pixels
-    # tie. Two points per value describe the whole curve: false positives and overlap above the value, and at or above.
+    # tie. Two points per value describe the whole curve: false positives and overlap above and at the value.
     overlap = np.append(0.0, np.cumsum(found)) / found.sum()
     overlap = np.concatenate([[0.0], np.column_stack([overlap[:-1], overlap[1:]]).ravel(), [1.0]])
     fpr = np.concatenate([[0.0], np.column_stack([above, at_or_above]).ravel() / n_normal, [1.0]])

@@ -39,7 +39,7 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
 
     See Also
     --------
-    kernel_distance : Unbiased, with a standard error: the better choice below some hundred images.
+    kernel_distance : Unbiased distance with a standard error; the better choice for fewer than a few hundred images.
 
     Notes
     -----
@@ -47,13 +47,13 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
 
     .. math:: \|\mu_r - \mu_s\|^2 + \mathrm{tr}\left(C_r + C_s - 2 (C_r C_s)^{1/2}\right)
 
-    The features are those of patches, at most 16 per image, evenly spread. With masks, these are the patches that the
-    defect covers by half or more, or else the three that it covers most, as in :class:`~sklearn_exdd.ExDDDetector`.
+    The features are those of at most 16 patches per image, evenly spread. With masks, these are the patches of which
+    the defect covers at least half, or else the three that it covers most, as in :class:`~sklearn_exdd.ExDDDetector`.
     Each image has the same weight, however many patches it has. Features are standardised by the mean and standard
     deviation of the real patches, then scaled to unit length; otherwise, a few strong defects would decide the value.
     The real images thus set the scale, and swapping the two kinds changes the value. The value cannot be compared with
-    values of another extractor or another real set, nor with published ones, which use another network. As a
-    yardstick, compute the distance between two halves of the real images, split by part.
+    values of another extractor or another real set, nor with published ones, which use another network. As a yardstick,
+    compute the distance between two halves of the real images, split by part.
 
     The distance is biased: it falls as the number of images grows, and is > 0 between two halves of one set. Compare
     only values for equal numbers of images.
@@ -213,7 +213,7 @@ def _patches(feature_map, extractor, images, masks, index):
                 "Leave this image out, or pass no masks to compare whole images."
             )
         coverage = mask_coverage(mask, *extractor.patch_centers(feature_map.shape, mask.shape)).ravel()
-        # Thin defects may cover no patch by half: then take the three patches that they cover most.
+        # A thin defect may not cover half of any patch: then take the three patches that it covers most.
         shown = np.flatnonzero((coverage >= min(0.5, np.sort(coverage)[-3:][0])) & (coverage > 0))
     if len(shown) > _MAX_PATCHES:
         shown = shown[np.linspace(0, len(shown) - 1, _MAX_PATCHES).round().astype(int)]

@@ -16,7 +16,7 @@ from sklearn_exdd.monitor.image_statistics import PIXEL_STATISTICS, image_statis
 from sklearn_exdd.monitor.martingales import bet, no_bets, paying_change, smoothed_p_value
 
 _STATISTICS = ("score", *PIXEL_STATISTICS)
-_FEW = 20  # number of reference values below which drift is detected late or never
+_FEW = 20  # smallest number of reference values; with fewer, drift is detected late or never
 _MAX_POOL = 2**17  # values of each statistic kept for comparison with new ones
 _MAX_HISTORY = 2**12  # points of the curves in a DriftDisplay
 

@@ -18,8 +18,8 @@ from sklearn_exdd.neighbors.bounds import (
 
 _N_BOUNDS = 2**22  # bounds that each thread computes at a time: they fit into the cache
 _N_PROBES = 64  # queries on which a view is tried first
-_N_OUTRIGHT = 8  # queries measured against all rows, which takes no longer than preparing a view
-# Most sets that may hold a neighbour of a query, and most rows. If there are more, the next view is faster.
+_N_OUTRIGHT = 8  # so few queries are measured against all rows, which takes no longer than preparing a view
+# Largest numbers of sets and of rows that may hold a neighbour of a query. If there are more, the next view is faster.
 _N_LEFT = _N_MEASURED = 256
 _N_SETS = 32  # number of sets up to which all rows are compared directly
 
@@ -47,8 +47,8 @@ class ExactSearch:
 
     The first view has few dimensions: the coordinates in the directions in which rows differ most from their nearest
     neighbours, and the length of the remainder. By the triangle inequality, two points are never farther apart in this
-    view than in reality. The other views have all dimensions, in bfloat16, float32 and float64. Bfloat16
-    is only used if the processor has instructions for it, and then also in the first view.
+    view than in reality. The other views have all dimensions, in bfloat16, float32 and float64. Bfloat16 is used only
+    if the processor has instructions for it, and then also in the first view.
     """
 
     def __init__(self, rows, groups):

@@ -12,7 +12,7 @@ from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.features import EfficientNetLiteFeatureExtractor
 
-# A combination holds out a fifth of the normal images for its threshold. From fewer, it could promise too little.
+# A combination holds out a fifth of the normal images for its threshold. With fewer, it could promise too little.
 _MIN_NORMAL = 100
 _MIN_DEFECTS = 10
 _NETWORK_MINUTES = 5
@@ -34,7 +34,7 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
     Parameters
     ----------
     X, y, X_defect, masks, groups
-        Arguments of ``fit`` of the detector, see :class:`ExDDDetector`. Only their numbers matter; no image is read.
+        Arguments of the detector's ``fit``; see :class:`ExDDDetector`. Only their numbers matter; no image is read.
     minutes : float, default=15
         Time available for ``fit``, in minutes of one CPU core, > 0.
     random_state : int, RandomState instance or None, default=None
@@ -45,7 +45,7 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
     Returns
     -------
     detector : ExDDDetector or CombinedDefectDetector
-        Unfitted detector. Pass its ``fit`` the same X, y, X_defect, masks and groups.
+        Unfitted detector. Pass the same X, y, X_defect, masks and groups to its ``fit``.
 
     Notes
     -----
@@ -66,7 +66,7 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
     Normal images of one group count as one image.
 
     These rules were chosen on the development halves of two data sets, magnetic tiles and solar cells. Banks, the
-    linear probe and their combination were then measured on the other half of the solar cells, banks, networks and
+    linear probe and their combination were then measured on the other half of the solar cells, and banks, networks and
     their combinations on all tiles. The page on accuracy in the documentation has the figures.
 
     Examples

@@ -159,7 +159,7 @@ def heat(image, anomaly_map, threshold):
     image : ndarray of shape (height, width) or (height, width, 3)
     anomaly_map : ndarray of shape (height, width)
     threshold : float
-        Value that the colour scale reaches at least, so that maps of normal images stay dark.
+        Value that the colour scale always reaches, so that maps of normal images stay dark.
 
     Returns
     -------

@@ -80,7 +80,7 @@ class ReviewSession:
         return None if self.corrections is None else self.corrections.state.detector
 
     def sources(self):
-        """List the entries to make defects on: known normal images or, failing these, all images except defects."""
+        """List the entries to make defects on: known normal images or, if there are none, all images except defects."""
         entries = [entry for entry in self.folder.entries() if entry.label != 1]
         normal = [entry for entry in entries if entry.label == 0]
         return normal or entries
@@ -106,8 +106,8 @@ class ReviewSession:
         Returns
         -------
         left_out : list of (str, str)
-            Names and reasons, sorted by name: files that are not read, and images that could not be read so far, by
-            their thumbnails or by the detector.
+            Names and reasons, sorted by name: files that are not read, and images that could not be read so far, for a
+            thumbnail or by the detector.
         """
         reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
         found = {name: problem for name, (_, problem) in self._thumbnails.items()}
@@ -117,7 +117,7 @@ class ReviewSession:
         return sorted((name, reason) for name, reason in reasons.items() if reason)
 
     def takes_prompt(self, generator):
-        """Tell whether a generator takes a prompt."""
+        """Return whether a generator takes a prompt."""
         return hasattr(self.generators[generator], "prompts")
 
     def make(self, source, region, generator, *, prompt=None, seed=0):
