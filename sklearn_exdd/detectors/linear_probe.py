@@ -99,8 +99,8 @@ class LinearProbeDetector(BaseDefectDetector):
 
     .. math:: w_\mu \cdot f + w_\sigma \cdot (f - \mu)^2 / \sigma + b
 
-    where :math:`\mu` and :math:`\sigma` are the mean and deviation of the features :math:`f` over the image. The map shows
-    this contribution of each patch, smoothed.
+    where :math:`\mu` and :math:`\sigma` are the mean and deviation of the features :math:`f` over the image. The map
+    shows this contribution of each patch, smoothed.
 
     References
     ----------

@@ -32,13 +32,14 @@ class SegmentationDetector(BaseDefectDetector):
     feature_extractor : "learned" or LearnedFeatureExtractor, default="learned"
         Feature extractor to train, with all its parameters.
     n_networks : int, default=2
-        Number of networks to train, each with its own seed and synthetic defects. Maps are means of their logits [1]_. The AUROC of two networks trained on the same images may differ by several hundredths; the mean of several
+        Number of networks to train, each with its own seed and synthetic defects. Maps are means of their logits [1]_.
+        The AUROC of two networks trained on the same images may differ by several hundredths; the mean of several
         networks varies less.
     real_defects : {"half", "all"}, default="half"
         Networks to train on real defects, if any: every other network, starting with the first, or all networks.
         A network trained on a few real defects finds more defects of the same kinds and fewer of others; the mean of
-        networks trained with and without real defects finds more than either. Choose "all" if you have many defects of all
-        kinds.
+        networks trained with and without real defects finds more than either. Choose "all" if you have many defects of
+        all kinds.
     augmenter : object, default=None
         Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
         Pipeline step, or otherwise the augmenter of the extractor.
@@ -63,7 +64,7 @@ class SegmentationDetector(BaseDefectDetector):
         three colour channels. None leaves the images as they are; they must then be all grey or all colour.
     memory : str, path-like or joblib.Memory, default=None
         Cache for trained weights and maps, and for the images and the training of an `augmenter` without a `memory` of
-        its own. An ExDDDetector on "learned" features with the same memory and the same images reuses the trained weights.
+        its own. An ExDDDetector on "learned" features with the same memory and images reuses the trained weights.
     batch_size : int, default=16
         Number of images processed together.
     device : str, default=None
