@@ -349,7 +349,7 @@ def _is_installed(file):
 
 
 def _is_foreign(home, module):
-    """Tell whether a module is a library, or is installed with a different package than the module that refers to it."""
+    """Tell whether a module is a library, or comes with a different package than the module that refers to it."""
     if _is_library(home):
         return True
     file = getattr(sys.modules.get(home), "__file__", None) or ""

@@ -79,7 +79,7 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
 
 
 def _is_detector(estimator, method):
-    """Tell whether an estimator is a detector; one that merely holds a detector may also have scikit-learn's methods."""
+    """Tell whether an estimator is a detector; one that only holds a detector may also have scikit-learn's methods."""
     if isinstance(estimator, FrozenEstimator):
         return False
     is_holding = isinstance(estimator, Pipeline) or hasattr(estimator, "estimator")

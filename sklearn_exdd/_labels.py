@@ -68,7 +68,7 @@ def as_labels(y, n_samples):
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Array, list, Series or tensor. An object array that holds only numbers or only bools of one type gets their dtype.
+        Array, list, Series or tensor. An object array of numbers or bools of a single type gets their dtype.
     n_samples : int
 
     Returns
@@ -196,10 +196,10 @@ def find_positive(classes, pos_label):
     classes : ndarray of shape (1,) or (2,)
         Sorted labels in y.
     pos_label : object
-        Label chosen by the user. None selects the label that is known to mean defect ("bad", "NG"), or else the one
-        that is not known to mean normal ("good", "OK"); case is ignored. If no meaning is known, None selects the label
-        that sorts last, with a warning unless the labels are bool or numbers other than -1 and 1, which scikit-learn's outlier
-        detectors use in reverse.
+        Label chosen by the user. None selects the label known to mean defect ("bad", "NG") or, failing that, the
+        counterpart of a label known to mean normal ("good", "OK"); case is ignored. If neither label is known, None
+        selects the label that sorts last, with a warning unless the labels are bool or numbers other than -1 and 1,
+        which scikit-learn's outlier detectors use in reverse.
 
     Returns
     -------
