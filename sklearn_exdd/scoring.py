@@ -225,7 +225,7 @@ def mask_coverage(mask, row_centers, column_centers):
 
 
 def patches_on_mask(mask, row_centers, column_centers):
-    """Select the patches on a mask, which are those whose cells it covers by at least half.
+    """Select the patches on a mask: those with at least half of their cell covered.
 
     Parameters
     ----------

@@ -42,8 +42,8 @@ class FrozenEncoder:
         Parameters
         ----------
         planes : torch.Tensor of shape (n, n_planes, height, width)
-            Height and width are multiples of 16. The first plane is the brightness, from -1
-            (black) to 1 (white).
+            Height and width are multiples of 16. The first plane is the brightness, from -1 (black) to
+            1 (white).
 
         Returns
         -------

@@ -92,7 +92,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     weights_key_ : str
         Hash of the weights.
     seconds_ : float
-        Wall time of training in seconds, also if its result was read from `memory`.
+        Wall time of training in seconds, even if its result was read from `memory`.
 
     See Also
     --------
@@ -274,7 +274,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         validate_parts([self.augmenter, self.encoder])
 
     def _fit(self, X, y, masks):
-        """Fit; return all images, a flag for each defect image, and the feature maps of the normal images."""
+        """Fit; return all images, which of them show defects, and the feature maps of the normal images."""
         validate(self)
         images = X if isinstance(X, Images) else Images(X)
         is_defect = find_defects(y, len(images), self.pos_label)
