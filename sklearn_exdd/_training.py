@@ -85,7 +85,7 @@ def train(
         Budget in steps, and length of the schedule.
     max_seconds : float, default=None
         Budget in seconds of wall time. Training, with its schedule, ends when the first of the two budgets is used up.
-        Results then depend on the machine.
+        The result of a run with a time limit depends on the machine.
     seed : int, default=0
     learning_rate, weight_decay : float
     optimizer : str, default="AdamW"

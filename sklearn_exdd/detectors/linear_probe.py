@@ -37,7 +37,7 @@ class LinearProbeDetector(BaseDefectDetector):
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, to hold out of training for setting the threshold. 0 holds out no
+        Share of the normal images, in whole groups, that is held out of training to set the threshold. 0 holds out no
         images, so the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets
         its own.
     max_false_alarm_rate : float, default=0.01
@@ -47,7 +47,7 @@ class LinearProbeDetector(BaseDefectDetector):
         last.
     image_channels : {"grey", "colour"}, default=None
         Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all colour.
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Cache for feature maps, one entry per image, and for the images and the training of an `augmenter` without a
         `memory` of its own.

@@ -46,7 +46,7 @@ class PatchClassifierDetector(BaseDefectDetector):
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, to hold out of training for setting the threshold.
+        Share of the normal images, in whole groups, that is held out of training to set the threshold.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
@@ -54,7 +54,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         last.
     image_channels : {"grey", "colour"}, default=None
         Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all colour.
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Cache for feature maps, one entry per image, and for the images and the training of an `augmenter` without a
         `memory` of its own.

@@ -51,7 +51,7 @@ class SegmentationDetector(BaseDefectDetector):
         If an image scores below the threshold, its map is lowered by `image_weight` times the difference, so that
         pixels of an image that looks normal overall stand out less. 0 leaves maps unchanged.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, to hold out of training for setting the threshold. 0 holds out no
+        Share of the normal images, in whole groups, that is held out of training to set the threshold. 0 holds out no
         images, so the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets
         its own.
     max_false_alarm_rate : float, default=0.01
@@ -61,7 +61,7 @@ class SegmentationDetector(BaseDefectDetector):
         last.
     image_channels : {"grey", "colour"}, default=None
         Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all colour.
+        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Cache for trained weights and maps, and for the images and the training of an `augmenter` without a `memory` of
         its own. An ExDDDetector on "learned" features with the same memory and images reuses the trained weights.
