@@ -1,4 +1,4 @@
-"""Results cached by joblib.Memory, with checksums that reveal any damage to an entry."""
+"""Results cached by joblib.Memory, with checksums that reveal damaged entries."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ MEMORY = [str, os.PathLike, HasMethods("cache"), None]
 
 
 def cached(memory, kind, key, compute):
-    """Return the cached result of a key, or compute and cache it.
+    """Return the cached result for a key, or compute and cache it.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def cached(memory, kind, key, compute):
     key : str
         Fingerprint of everything that the result depends on.
     compute : callable
-        Function without arguments that returns the result, which is not None; called only if no result is cached.
+        Function that takes no arguments and returns the result (not None); called only if no result is cached.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def cached(memory, kind, key, compute):
 
 
 def load(memory, kind, key):
-    """Return the cached result of a key, or None if its entry is missing or damaged."""
+    """Return the cached result for a key, or None if its entry is missing or damaged."""
     if memory is None:
         return None
     entries, key = _entries(memory), _entry(kind, key)
@@ -54,7 +54,7 @@ def load(memory, kind, key):
     except _MissingEntry:
         return None
     except (TypeError, ValueError):
-        pass  # the entry is so damaged that it is not even a pair of bytes and checksum
+        pass  # the entry is so damaged that it is not even a pair of bytes and a checksum
     entries.call_and_shelve(key).clear()
     return None
 
@@ -95,7 +95,7 @@ def fingerprint(*things):
 
 
 def fingerprint_of_pixels(images, masks=None):
-    """Return a checksum of the pixels of images and masks, one image in memory at a time.
+    """Return a checksum of the pixels of images and masks, holding one image in memory at a time.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def as_memory(memory):
 
 
 def _entry(kind, key):
-    return f"{kind} {key} {versions()}"  # results computed from arrays alone depend on the library, too
+    return f"{kind} {key} {versions()}"  # even results computed from arrays alone depend on the library
 
 
 def _entries(memory):

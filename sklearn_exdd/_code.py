@@ -1,4 +1,4 @@
-"""Fingerprints of objects together with the code that they run, for the keys of caches."""
+"""Fingerprints of objects and the code that they run, for cache keys."""
 
 import copyreg
 import dis
@@ -23,7 +23,7 @@ import numpy as np
 #: Distributions whose versions are part of every key.
 VERSIONS = ("numpy", "pillow", "scikit-learn", "scipy", "torch")
 
-# Packages whose code is identified by their versions.
+# Packages whose code is identified by version.
 _LIBRARIES = {
     *("PIL", "diffusers", "huggingface_hub", "joblib", "numpy", "safetensors", "scipy", "sklearn", "sklearn_exdd"),
     *("threadpoolctl", "timm", "torch", "torchvision", "tqdm", "transformers"),
@@ -49,11 +49,11 @@ _KEYS = ("LOAD_CONST", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_GLOB
 
 
 def fingerprint_of_code(*things, packages=()):
-    """Return a checksum of objects, of the user's code that they run, and of the versions of the libraries behind it.
+    """Return a checksum of objects, of the user's code that they run, and of the versions of the libraries used.
 
     The checksum is the same in every process. Functions are identified by their bytecode, which is what runs even if
-    the file has been edited since, together with defaults, values of the closure, and the functions and constants that
-    the code refers to. Classes are identified by the methods and constants of the class and its bases. File names,
+    the file has been edited since, together with its defaults, closure values, and the functions and constants that the
+    code refers to. Classes are identified by the methods and constants of the class and its bases. File names,
     line numbers and comments make no difference. Code of this package and of the libraries it builds on is identified
     by name and version. A counter or a list that the code itself changes is not part of the checksum.
 
@@ -72,7 +72,7 @@ def fingerprint_of_code(*things, packages=()):
 
 
 def versions(*packages):
-    """Return the versions of this package, of the distributions in `VERSIONS`, and of further ones.
+    """Return the versions of this package, of the distributions in `VERSIONS`, and of any others named.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _installed_version(name):
 
 
 class _Walk:
-    """Walk through objects and code that visits each of them once."""
+    """Traversal of objects and code that visits each of them once."""
 
     def __init__(self):
         self._known, self._path = {}, []
@@ -115,7 +115,7 @@ class _Walk:
             digest = _hash(*self._parts(thing))
         finally:
             self._path.pop()
-        self._known[id(thing)] = thing, digest  # keeps the object alive, so that no other one gets its id
+        self._known[id(thing)] = thing, digest  # keeps the object alive, so that its id is not reused
         return digest
 
     def _parts(self, thing):
@@ -168,7 +168,7 @@ class _Walk:
         kind = self.digest(type(thing))
         try:
             reduced = thing.__reduce_ex__(4)
-        except Exception:  # objects that cannot be pickled, such as locks and open files, raise errors of many types
+        except Exception:  # objects that cannot be pickled, such as locks and open files, raise many types of errors
             return "state", kind, self.digest(getattr(thing, "__dict__", None))
         if isinstance(reduced, str):
             return "global", kind, reduced
@@ -190,7 +190,7 @@ class _Walk:
                 is_written = not (
                     name.startswith("__") or name in _NOT_CODE or _is_state(changed, "attribute", name, value)
                 )
-                if is_written or _is_code(value):  # Python also keeps data of its own in a class
+                if is_written or _is_code(value):  # Python also stores data of its own in classes
                     parts += [name, self.digest(value)]
         return parts
 
@@ -239,7 +239,7 @@ class _Walk:
         return "code", code.co_code, table, repr(arguments), repr(names), *map(self.digest, code.co_consts)
 
 
-# What a class or a function refers to
+# References of classes and functions
 
 
 def _codes_of(kind):
@@ -258,7 +258,7 @@ def _is_code(value):
 
 
 def _instructions(code):
-    """Yield some code and all code within it, each with its instructions."""
+    """Yield a code object and all code objects nested in it, each with its instructions."""
     yield code, [one for one in dis.get_instructions(code) if one.opname not in ("CACHE", "PRECALL")]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -267,7 +267,7 @@ def _instructions(code):
 
 @functools.lru_cache(maxsize=4096)
 def _global_names(code):
-    """Return the names of globals that some code refers to, with the attributes that it takes directly from each."""
+    """Return the names of globals that a code object uses, with the attributes that it reads directly from each."""
     names = {}
     for _, instructions in _instructions(code):
         for one, following in zip(instructions, [*instructions[1:], None]):
@@ -280,7 +280,7 @@ def _global_names(code):
 
 @functools.lru_cache(maxsize=4096)
 def _changed_names(code):
-    """Find the names that some code counts up, assigns or fills itself: they hold state rather than constants.
+    """Find the names that a code object itself increments, assigns or fills: they hold state rather than constants.
 
     The search recognises assignments to globals and outer variables, ``type(self).n += 1``, calls of methods such as
     ``append`` on a name or an attribute, and assignments to its items.
@@ -337,7 +337,7 @@ def _is_library(module):
 
 
 def _is_standard(top):
-    """Tell whether a module of this name is part of Python, and not a file of the user with the same name."""
+    """Tell whether a module of this name is part of Python, rather than a user's file of the same name."""
     if top not in sys.stdlib_module_names:
         return False
     file = getattr(sys.modules.get(top), "__file__", None)
@@ -349,7 +349,7 @@ def _is_installed(file):
 
 
 def _is_foreign(home, module):
-    """Tell whether a module is a library, or installed with another package than the module that refers to it."""
+    """Tell whether a module is a library, or comes with a different package than the module that refers to it."""
     if _is_library(home):
         return True
     file = getattr(sys.modules.get(home), "__file__", None) or ""

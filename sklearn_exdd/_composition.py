@@ -1,4 +1,4 @@
-"""Estimators that hold detectors: clones of their parts, and access to the detector in a Pipeline or a search."""
+"""Estimators that hold detectors: cloning of their parts, and access to the detector in a Pipeline or a search."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
     """Clone an estimator, seed the clone, give it a cache if it has none of its own, and unset its `pos_label`.
 
-    An estimator that holds others makes their labels itself: 1 means defect, whatever the labels in the user's y are.
+    An estimator that holds others makes their labels itself: 1 means defect, whatever the labels in the user's `y`.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
 
 
 def _is_detector(estimator, method):
-    """Tell whether an estimator is a detector; one that holds another may have methods of scikit-learn, too."""
+    """Tell whether an estimator is a detector; one that only holds a detector may also have scikit-learn's methods."""
     if isinstance(estimator, FrozenEstimator):
         return False
     is_holding = isinstance(estimator, Pipeline) or hasattr(estimator, "estimator")
@@ -98,8 +98,8 @@ def reaches(estimator, method, *, allow_frozen=True):
 def fitted_detector(estimator):
     """Return the fitted detector inside a Pipeline, a search or another estimator that holds one.
 
-    scikit-learn passes on only the methods that it knows. This function, :func:`predict_map`, :func:`inspect`,
-    :func:`iter_inspect`, :func:`explain` and :func:`partial_fit` give access to the others.
+    scikit-learn delegates only the methods that it knows. This function, :func:`predict_map`, :func:`inspect`,
+    :func:`iter_inspect`, :func:`explain` and :func:`partial_fit` give access to the other methods.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def fitted_detector(estimator):
     Returns
     -------
     detector : object
-        Detector itself, not a copy. It expects images as transformed by the steps before it.
+        The detector itself, not a copy. It expects images that the steps before it have transformed.
 
     Raises
     ------
@@ -139,12 +139,12 @@ def predict_map(estimator, X):
     estimator : object
         Estimator, as in :func:`fitted_detector`.
     X : images
-        Images, as for `predict` of the estimator; the steps before the detector transform them.
+        Images, as passed to the estimator's `predict`; the steps before the detector transform them.
 
     Returns
     -------
     maps : ndarray of shape (n_images, height, width), or list of such arrays
-        float32 maps, of the size of the images that reach the detector; a list if these sizes differ.
+        float32 maps, of the same size as the images that reach the detector; a list if these sizes differ.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def predict_map(estimator, X):
 
 
 def inspect(estimator, X, *, min_area=0, pixel_size=None):
-    """Return all results for each image, from one pass of the detector inside a Pipeline or a search.
+    """Return all results for each image from a single pass of the detector inside a Pipeline or a search.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def inspect(estimator, X, *, min_area=0, pixel_size=None):
         Estimator, as in :func:`fitted_detector`, but not a TunedThresholdClassifierCV or FixedThresholdClassifier,
         whose decisions are not those of the detector.
     X : images
-        Images, as for `predict` of the estimator; the steps before the detector transform them.
+        Images, as passed to the estimator's `predict`; the steps before the detector transform them.
     min_area, pixel_size : default=0 and None
         As in :meth:`ExDDDetector.predict_regions`.
 
@@ -204,14 +204,14 @@ def inspect(estimator, X, *, min_area=0, pixel_size=None):
 
 
 def iter_inspect(estimator, X, *, min_area=0, pixel_size=None):
-    """Yield all results for each image, one by one, with no more than a batch of images in memory.
+    """Yield all results for each image, one by one, with no more than one batch of images in memory.
 
     Parameters
     ----------
     estimator : object
         Estimator, as in :func:`inspect`.
     X : images or iterator of images
-        Images. The steps before the detector transform those of an iterator one by one, and others all at once.
+        Images. The steps before the detector transform images from an iterator one by one, and others all at once.
     min_area, pixel_size : default=0 and None
         As in :meth:`ExDDDetector.predict_regions`.
 
@@ -253,12 +253,12 @@ def explain(estimator, X):
         Estimator, as in :func:`fitted_detector`, with a detector that has the method `explain`: an ExDDDetector, or a
         CombinedDefectDetector with one among its members.
     X : images
-        Images, as for `predict` of the estimator; the steps before the detector transform them.
+        Images, as passed to the estimator's `predict`; the steps before the detector transform them.
 
     Returns
     -------
     explanations : list of dict
-        Explanations; see :meth:`ExDDDetector.explain`. Image numbers refer to the images passed to fit of the Pipeline.
+        Explanations; see :meth:`ExDDDetector.explain`. Image numbers refer to the images that were passed to `fit`.
 
     Raises
     ------
@@ -290,16 +290,16 @@ def partial_fit(estimator, X, y, masks=None, *, kinds=None):
         FrozenEstimator is refused, because it does not learn.
     X : images
     y : array-like of shape (n_images,)
-        Labels of X, from the classes seen in fit.
+        Labels of X, out of the classes seen in `fit`.
     masks : array or list, default=None
         Masks of the defect images, aligned with X.
     kinds : array-like of shape (n_images,), default=None
-        Kinds of the defects, aligned with X, for a detector that names them.
+        Kinds of the defects, aligned with X, for a detector that predicts kinds.
 
     Returns
     -------
     estimator : object
-        Estimator that was passed, which holds the corrected detector.
+        The estimator passed, which now holds the corrected detector.
 
     Raises
     ------

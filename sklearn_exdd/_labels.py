@@ -49,7 +49,7 @@ def are_paths(texts, n_samples):
     Returns
     -------
     bool
-        True if all texts have image suffixes, or name existing files and differ from the images in number.
+        True if all texts have image suffixes, or if they name existing files and their number differs from `n_samples`.
     """
     different = {text for text in texts if isinstance(text, str)}
     like_pictures = [PurePath(text).suffix.lower() in IMAGE_SUFFIXES for text in different]
@@ -63,12 +63,12 @@ def are_paths(texts, n_samples):
 
 
 def as_labels(y, n_samples):
-    """Return the labels as an array, by position, and refuse missing labels by their index.
+    """Return the labels as an array, by position; report missing labels by their index.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Array, list, Series or tensor. An array of dtype object that holds numbers or bool of one type gets their dtype.
+        Array, list, Series or tensor. An object array of numbers or bools of a single type gets their dtype.
     n_samples : int
 
     Returns
@@ -88,7 +88,7 @@ def as_labels(y, n_samples):
                     "Leave the image out, or label it."
                 )
     shape = getattr(y, "shape", ())
-    if len(shape) == 2 and shape[1] > 1:  # also in scikit-learn's wording
+    if len(shape) == 2 and shape[1] > 1:  # scikit-learn's wording, too
         raise ValueError(
             f"y should be a 1d array, got an array of shape {tuple(shape)} instead. A single defect image? Pass "
             "y[None]."
@@ -102,12 +102,12 @@ def as_labels(y, n_samples):
 
 
 def as_kinds(kinds, is_defect):
-    """Return the kinds of defects as texts, by position, and refuse kinds that contradict the labels.
+    """Return the kinds of defects as texts, by position; refuse kinds that contradict the labels.
 
     Parameters
     ----------
     kinds : array-like of shape (n_samples,)
-        Texts or whole numbers. A missing value (None, NaN or a blank text) and "defect", which the loaders use for a
+        Texts or whole numbers. A missing value (None, NaN or blank text) and "defect", which the loaders use for a
         defect without a name, mean an unknown kind. For a normal sample, the kind is missing or a word for normal.
     is_defect : ndarray of shape (n_samples,), bool
 
@@ -158,7 +158,7 @@ def _kind_name(kind, where):
 
 
 def labels_among(y, n_samples, classes):
-    """Return the labels of corrections, by position, and refuse labels that were not seen in fit.
+    """Return the labels of corrections, by position; refuse labels not seen in `fit`.
 
     Parameters
     ----------
@@ -196,10 +196,10 @@ def find_positive(classes, pos_label):
     classes : ndarray of shape (1,) or (2,)
         Sorted labels in y.
     pos_label : object
-        Label chosen by the user. None takes the label that is known to mean defect ("bad", "NG"), or the other one if
-        one is known to mean normal ("good", "OK"); case is ignored. If neither is known, it takes the label that sorts
-        last, with a warning unless the labels are bool or numbers other than -1 and 1, which scikit-learn's outlier
-        detectors use in reverse.
+        Label chosen by the user. None selects the label known to mean defect ("bad", "NG") or, failing that, the
+        counterpart of a label known to mean normal ("good", "OK"); case is ignored. If neither label is known, None
+        selects the label that sorts last, with a warning unless the labels are bool or numbers other than -1 and 1,
+        which scikit-learn's outlier detectors use in reverse.
 
     Returns
     -------
@@ -243,7 +243,7 @@ def meaning(label):
 
 
 def two_classes(y, pos_label):
-    """Return the sorted classes of y and the one that means defect, which is added if y has normal samples only.
+    """Return the sorted classes of y and the one that means defect, which is added if y has only normal samples.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ class CheckedParams:
         self._check_params()
 
     def _check_params(self):
-        """Refuse invalid values that pass the constraints. The constraints have already been checked."""
+        """Refuse invalid values that satisfy the constraints, which have already been checked."""
 
 
 def validate(estimator):
@@ -29,14 +29,14 @@ def validate(estimator):
 
 
 def validate_parts(parts):
-    """Check the parameters of the parts of an estimator that have a check, before the estimator computes anything."""
+    """Check the parameters of the parts of an estimator, where a check exists, before anything is computed."""
     for part in parts:
         if isinstance(part, CheckedParams):
             part._validate_params()
 
 
 def is_finite(value):
-    """Tell whether a value is a number that fits into a float."""
+    """Tell whether a value is a finite number that fits into a float."""
     return isinstance(value, Real) and abs(value) <= sys.float_info.max
 
 

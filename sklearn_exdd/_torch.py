@@ -1,4 +1,4 @@
-"""Use of torch: devices, precision, seeds, threads, and conversion from and to arrays."""
+"""Use of torch: devices, precision, seeds, threads, and conversion to and from arrays."""
 
 import os
 import sys
@@ -16,13 +16,13 @@ def _compute_in_one_thread():
         torch.set_num_threads(1)
 
 
-# A forked child inherits torch's thread pool without the threads, and would wait for them forever.
+# A forked child inherits torch's thread pool without its threads, and would wait for them forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_compute_in_one_thread)
 
 
 def resolve_device(device):
-    """Return the named device, or CUDA if available, or the CPU.
+    """Return the named device; if None, CUDA if it is available, else the CPU.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def resolve_device(device):
 
 
 def check_device(device):
-    """Refuse a device that cannot be used. For None there is nothing to check, and torch is not imported."""
+    """Refuse a device that cannot be used. None needs no check, so torch is not imported."""
     if device is not None:
         resolve_device(device)
 
@@ -89,7 +89,7 @@ def resize(image, shape):
 
 
 def resolve_precision(precision, device):
-    """Tell whether to compute in bfloat16: if requested, or for "auto" if the hardware does so fast.
+    """Tell whether to compute in bfloat16: if requested or, for "auto", if the hardware has instructions for it.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def resolve_precision(precision, device):
 
 
 def box_mean(planes, axis):
-    """Return the mean of the 31 pixels around each pixel along an axis, or of fewer at borders.
+    """Return the mean of the 31 pixels around each pixel along an axis, or of fewer pixels at borders.
 
     Cumulative sums make this five times faster than pooling.
     """

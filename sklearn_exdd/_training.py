@@ -1,8 +1,8 @@
 """Training loop for the small networks that are trained during fit.
 
 The library has its own loop because it needs budgets in steps or seconds, and resumed runs that equal uninterrupted
-ones bit for bit. With skorch, which counts in epochs, and with Lightning Fabric and accelerate, which leave the loop to
-the caller, all of this would still have to be written.
+ones bit for bit. skorch counts in epochs, and Lightning Fabric and accelerate leave the loop to the caller, so all of
+this would still have to be written.
 """
 
 import copy
@@ -32,11 +32,11 @@ class TrainingRun(NamedTuple):
     losses : ndarray of shape (n_steps,), float64
         Loss of every step, including steps before a resume.
     stopped_by : {"steps", "seconds", "plateau", "nan", "interrupt"}
-        Reason why the training ended.
+        Reason why training ended.
     seconds : float
         Total wall time, including the time before a resume.
     evaluations : ndarray of shape (n_evaluations, 2), float64
-        Number of steps done and loss, for each evaluation.
+        Number of completed steps and the loss, for each evaluation.
     """
 
     losses: np.ndarray
@@ -46,7 +46,7 @@ class TrainingRun(NamedTuple):
 
     @property
     def complete(self):
-        """Whether the training reached its planned end."""
+        """Whether training reached its planned end."""
         return self.stopped_by not in ("nan", "interrupt")
 
 
@@ -79,13 +79,13 @@ def train(
         Module to train, on its device. Afterwards it is in evaluation mode and has the averaged weights.
     loss_of_step : callable
         Function called as ``loss_of_step(step, random_state)`` that returns the scalar loss of step number `step`. The
-        loss must depend on the module and these arguments only. The RandomState is for this step alone. torch's own
-        generators are also seeded for each step (for dropout), and restored afterwards.
+        loss must depend only on the module and these arguments. Each step has a RandomState of its own. torch's global
+        generators are also seeded for each step (for dropout) and restored afterwards.
     max_steps : int
         Budget in steps, and length of the schedule.
     max_seconds : float, default=None
-        Budget in wall time. Training ends with the first budget used up; the schedule then ends with it. Such runs
-        differ from machine to machine.
+        Budget in seconds of wall time. Training, with its schedule, ends when the first of the two budgets is used up.
+        The result of a run with a time limit depends on the machine.
     seed : int, default=0
     learning_rate, weight_decay : float
     optimizer : str, default="AdamW"
@@ -95,18 +95,18 @@ def train(
         Decay of the exponential average of the weights, which warms up as (1 + n) / (10 + n); None keeps the last
         weights.
     clip_norm : float or None, default=1.0
-        Norm to which larger gradients are scaled down; None does not scale them.
+        Norm to which larger gradients are scaled down; None leaves gradients unchanged.
     patience : int, default=None
         Number of steps after which training ends if the smoothed loss has not fallen by 1 % or, with `evaluate`, if no
         evaluation was lower; None trains to the end.
     evaluate : callable, default=None
         Function called as ``evaluate(module)`` that returns a loss on held-out data. The module is in evaluation mode
-        and has the averaged weights; its buffers may be changed. The weights with the lowest loss are kept in the end.
+        and has the averaged weights; its buffers may be changed. The weights with the lowest loss are kept.
     evaluate_every : int, default=100
         Number of steps between evaluations; the last step is also evaluated.
     checkpoint : path-like, default=None
-        File from which the training resumes, if it exists, and to which the state is saved every `checkpoint_every`
-        steps. The caller deletes it once the result is safe.
+        File from which training resumes if it exists, and to which the state is saved every `checkpoint_every` steps.
+        The caller deletes the file once the result is safe.
     checkpoint_every : int, default=100
         Number of steps between checkpoints.
     verbose : int, default=0
@@ -255,7 +255,7 @@ def _load(checkpoint, settings, description):
         if state["settings"] == settings:
             return state
         reason = "one with other settings"
-    except Exception as error:  # damaged files raise errors of many types
+    except Exception as error:  # damaged files raise many types of errors
         reason = f"a damaged file ({type(error).__name__})"
     warn(
         f"{description}: expected a checkpoint of this run in {checkpoint}, got {reason}. Training starts anew.",
@@ -266,7 +266,7 @@ def _load(checkpoint, settings, description):
 
 
 def _save(checkpoint, state, description):
-    """Write a checkpoint atomically; return False, with a warning, if the disk refuses."""
+    """Write a checkpoint atomically; return False, with a warning, if it cannot be written."""
     import torch
 
     checkpoint, buffer = Path(checkpoint), io.BytesIO()

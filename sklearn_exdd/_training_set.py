@@ -1,4 +1,4 @@
-"""Training data: the samples of one class as fit received them, with their groups and masks."""
+"""Training data: the samples of one class as passed to `fit`, with their groups and masks."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from sklearn_exdd._labels import are_paths, as_kinds, as_labels, find_positive, 
 
 @dataclass
 class TrainingSet:
-    """Samples of one class, as fit received them.
+    """Samples of one class, as passed to `fit`.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class TrainingSet:
     synthetic : SyntheticDefects, default=None
         Defects that an earlier Pipeline step made on these images.
     kinds : ndarray of shape (n_samples,), dtype str, default=None
-        Kind of defect of each sample, "" for a sample without one; None if fit received no kinds.
+        Kind of defect of each sample, "" for a sample without one; None if no kinds were passed to `fit`.
     is_renumbered : bool, default=False
         Whether the sources of the synthetic defects are positions in this set. Otherwise, they are among `indices`.
     """
@@ -59,7 +59,7 @@ class TrainingSet:
         return replace(self, samples=self.samples.with_channels(n_channels))
 
     def check_all(self):
-        """Read every image and mask once, so that messages name the user's index of an invalid one."""
+        """Read every image and mask once, so that a message on an invalid one names the user's index."""
         self.samples.check_all()
         for i in range(len(self) if self.masks is not None else 0):
             self.masks.get(i, self.samples.shape(i))
@@ -93,10 +93,10 @@ class TrainingSet:
 
 
 def in_one_form(normal, defect):
-    """Read every image once, and convert images of at most 256 grey levels to uint8.
+    """Read every image once, and convert images with at most 256 grey levels to uint8.
 
-    Messages then name the user's index of an image, and the same pixels train the same network, whatever their dtype
-    was. Feature rows are left unchanged.
+    Messages then name the user's index of an image, and the same pixels train the same network, whatever their dtype.
+    Feature rows are left unchanged.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def in_one_form(normal, defect):
 
 
 def joined(normal, defect):
-    """Join the normal images and, after them, the defect images, if any.
+    """Concatenate the normal images and the defect images, if any.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def joined(normal, defect):
     Returns
     -------
     images, labels, masks : list
-        Labels are 0 and 1.
+        Labels are 0 (normal) and 1 (defect).
     """
     images, labels, masks = normal.samples.raw(), [0] * len(normal), [None] * len(normal)
     if defect is not None:
@@ -138,7 +138,7 @@ def joined(normal, defect):
 
 
 def hold_out(groups, fraction, random_state):
-    """Choose the normal samples to hold out from training: about a fraction of the groups, always whole groups.
+    """Choose the normal samples to hold out of training: about a fraction of the groups, always whole groups.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def split_by_class(samples, is_defect, groups, masks, kinds=None):
 
 
 def group_numbers(groups, n_samples):
-    """Assign numbers from 0 to the groups. A sample without a group (None, NaN or a blank text) gets its own group."""
+    """Assign numbers from 0 to the groups. A sample without a group (None, NaN or blank text) gets its own group."""
     if groups is None:
         return np.arange(n_samples)
     check_listed(groups, "groups")
@@ -193,7 +193,7 @@ def group_numbers(groups, n_samples):
         raise ValueError(f"groups: expected texts or numbers, got values that cannot be compared: {error}.") from error
     try:
         different = sorted(different)
-    except TypeError:  # texts and numbers: different programs may write the same number as one or the other
+    except TypeError:  # mixed texts and numbers: different programs may write the same number as either
         names = list(map(str, names))
         different = sorted(set(map(str, different)))
     number_of = {name: number for number, name in enumerate(different)}
@@ -204,7 +204,7 @@ def group_numbers(groups, n_samples):
 
 
 def hold_out_of_each_kind(groups, fraction, random_state):
-    """Hold out a share of the groups of each kind. Groups with images in the same parts are of one kind.
+    """Hold out a share of the groups of each kind. Groups are of one kind if they have images in the same parts.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def hold_out_of_each_kind(groups, fraction, random_state):
 
 
 def are_defect_images(y, X, holds_images=True):
-    """Tell whether the second argument of fit holds defect images rather than labels of X.
+    """Tell whether the second argument of `fit` holds defect images rather than labels of X.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def find_defects(y, n_images, pos_label):
 
 
 def images_by_class(images, y, masks, pos_label):
-    """Split the arguments of an augmenter's fit into training sets of normal and of defect images (or None)."""
+    """Split the arguments of an augmenter's `fit` into training sets of normal and of defect images (or None)."""
     if are_defect_images(y, images):
         numbers, defects = np.arange(len(images)), Images(y, "X_defect")
         apart = np.arange(len(defects))
@@ -291,7 +291,7 @@ def images_by_class(images, y, masks, pos_label):
 
 
 def with_marks(defect):
-    """Select the defect images with a mask that is not empty; return None if all images are without one."""
+    """Select the defect images with a mask that is not empty; return None if there are none."""
     masks = defect.masks
     rows = []
     for i in range(0 if masks is None else len(defect)):
@@ -302,7 +302,7 @@ def with_marks(defect):
 
 
 def by_brightness(training_set):
-    """Sort images by their mean brightness, which is the same in any dtype."""
+    """Sort images by mean brightness, which is the same in any dtype."""
     images = training_set.samples
     means = [images[i].mean(dtype=np.float64) for i in range(len(images))]
     return training_set.take(np.argsort(means, kind="stable"))

@@ -1,4 +1,4 @@
-"""Versions of everything that a bug report has to name."""
+"""Versions of everything that a bug report should name."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from sklearn_exdd import __version__
 
-_FOR_DEVELOPMENT = {"benchmark", "docs", "test"}  # extras that no user of the library needs
+_FOR_DEVELOPMENT = {"benchmark", "docs", "test"}  # extras that users of the library do not need
 
 
 def show_versions():

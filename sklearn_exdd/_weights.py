@@ -28,7 +28,7 @@ def write_weights(path, arrays):
     Returns
     -------
     written : bool
-        False, after a warning, if the disk refuses.
+        False, after a warning, if the file cannot be written.
     """
     from safetensors.numpy import save
 

@@ -1,4 +1,4 @@
-"""Greedy k-centre: selection of the rows to keep in a patch bank."""
+"""Greedy k-centre selection of the rows to keep in a patch bank."""
 
 import numbers
 
@@ -36,7 +36,7 @@ def greedy_k_center(X, n_select, *, start=0):
     Returns
     -------
     indices : ndarray of shape (n_select,), dtype intp
-        Row indices without repeats, in the order chosen.
+        Row indices without repeats, in order of selection.
 
     Raises
     ------
@@ -47,10 +47,10 @@ def greedy_k_center(X, n_select, *, start=0):
     Notes
     -----
     The textbook loop reads all rows once for each selected row. A minimum distance
-    that does not yet include the newest centres is an upper bound of the true one. As
+    that does not yet include the newest centres is an upper bound on the true one. As
     long as the best of the c farthest rows stays above the (outdated) value of the best
-    row outside them, the loop can therefore run among these c rows alone, on their
-    pairwise distances. Then all rows are updated with the whole batch of new centres.
+    row outside them, the loop can therefore run on these c rows alone, using their
+    pairwise distances. All rows are then updated with the whole batch of new centres.
     One matrix product, in bfloat16 if the processor has the instructions, bounds the
     distances from below, and only pairs that may lower a minimum are measured, in
     float64. The selection equals that of the textbook loop row for row; if distances
@@ -95,7 +95,7 @@ def farthest_first(X, nearest, n_select):
     Returns
     -------
     indices : ndarray of shape (n_select,), dtype intp
-        Row indices without repeats, in the order chosen.
+        Row indices without repeats, in order of selection.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def farthest_first(X, nearest, n_select):
 
 
 class _Cover:
-    """Rows, and the exact squared distance of each to the nearest centre; -inf for a centre."""
+    """Rows, with the exact squared distance of each to the nearest centre; -inf for a centre."""
 
     def __init__(self, X, nearest):
         self.X, self.nearest = X, nearest.astype(np.float64)
@@ -142,19 +142,19 @@ class _Cover:
         while start < len(self.X):
             if self._lower(slice(start, start + block), centers, matrix):
                 start += block
-            else:  # measuring the pairs that these loose bounds leave would take longer than computing tighter bounds
+            else:  # measuring the pairs left by these loose bounds would take longer than computing tighter bounds
                 self._products = self._products[1:]
                 self._prepare()
                 matrix = self._products[0].of_rows(self._points(centers))
 
     def _lower(self, rows, centers, matrix):
-        """Lower the distances of some rows; return False if too many pairs of row and centre are left to measure."""
+        """Lower the distances of some rows; return False if too many row-centre pairs are left to measure."""
         bounds = self._matrix[rows] @ matrix.T
         n_most = max(len(bounds), _SHARE_MEASURED * bounds.numel())
         is_open = bounds.amin(dim=1) < self._limits(rows)
         bounds, rows = bounds[is_open], rows.start + np.flatnonzero(is_open.numpy())
         left, near = self._left(bounds, rows)
-        if len(left) > n_most:  # measuring the centre that is likely nearest rules out most others
+        if len(left) > n_most:  # measuring the centre that is probably nearest rules out most others
             first = bounds.argmin(dim=1).numpy()
             self._measure(rows, centers[first])
             bounds[np.arange(len(rows)), first] = np.inf
@@ -165,7 +165,7 @@ class _Cover:
         return True
 
     def _left(self, bounds, rows):
-        """Return the pairs of row and centre that may be closer than the known distance of the row."""
+        """Return the row-centre pairs that may be closer than the known distance of the row."""
         return (pairs.numpy() for pairs in (bounds < self._limits(rows)[:, None]).nonzero(as_tuple=True))
 
     def _limits(self, rows):
@@ -180,7 +180,7 @@ class _Cover:
         np.minimum.at(self.nearest, rows, squared_distances(self.X, rows, self.X, centers, np.float64))
 
     def farthest(self, n_wanted):
-        """Return the next centres: all that the greedy loop finds among the farthest rows while it is exact."""
+        """Return the next centres: all that the greedy loop finds among the farthest rows while it remains exact."""
         nearest = self.nearest
         n_candidates = min(_N_CANDIDATES, len(nearest))
         order = np.argpartition(nearest, len(nearest) - n_candidates)
@@ -204,7 +204,7 @@ class _Cover:
 
 
 def project(X, n_components=128, *, random_state=None):
-    """Project rows to fewer dimensions before the selection.
+    """Project rows to fewer dimensions before selection.
 
     Parameters
     ----------

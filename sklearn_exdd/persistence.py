@@ -56,7 +56,7 @@ _HOME = {
 # Parameters that name folders of this machine. Their content may run code when it is read (joblib's caches are
 # pickles), so a file from elsewhere must not be able to name such a folder.
 _PLACES = {"memory"}
-# Present names and values, by the old ones that files written before a renaming contain.
+# Current names and values, keyed by the old ones in files written before they were renamed.
 _NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
 _NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
 _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}
@@ -68,17 +68,17 @@ def dump(estimator, path):
     Parameters
     ----------
     estimator : object
-        Estimator of this library, fitted or not. The file holds all of its state: its banks, the weights of its
+        Estimator of this library, fitted or not. The file holds its whole state: its banks, the weights of its
         networks and, for an augmenter, the normal images it paints on (only their paths if fit received paths).
         `memory` and metadata routing requests are left out.
     path : str or path-like
-        File to write, atomically. The format is safetensors, the usual suffix ``.safetensors``.
+        File to write, atomically. The format is safetensors, and the usual suffix is ``.safetensors``.
 
     Raises
     ------
     TypeError
         If the estimator holds an object that cannot be restored without running code from the file: a function, an
-        object of another library, or a feature extractor or augmenter of your own.
+        object from another library, or a feature extractor or augmenter of your own.
     FileNotFoundError
         If the folder does not exist.
 
@@ -88,9 +88,9 @@ def dump(estimator, path):
 
     Notes
     -----
-    The weights of a pretrained backbone are not in the file: the backbone is built again from its name, and a local
-    file of weights must still be in the same place. Pickle, joblib and skops.io work for all estimators, but the first
-    two run any code that a file contains.
+    The weights of a pretrained backbone are not in the file: the backbone is rebuilt from its name, and a local
+    file of weights must still be in the same place. Pickle, joblib and skops.io work for all estimators, but pickle and
+    joblib run any code that a file contains.
 
     Examples
     --------
@@ -132,8 +132,8 @@ def load(path):
     ----------
     path : str or path-like
         File to read. A file from an untrusted source can name only classes of this library and contains no code, and
-        memory use is proportional to its size. Its predictions, however, are up to its author, and names in it, such
-        as the id of a model, are looked up when they are used.
+        memory use is proportional to its size. Its author, however, controls its predictions, and names in it, such as
+        the ID of a model, are looked up when they are used.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def load(path):
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If the file is damaged, of another kind, or of a newer format than this version reads.
+        If the file is damaged, of another kind, or in a newer format than this version reads.
 
     See Also
     --------
@@ -182,7 +182,7 @@ def load(path):
                 return _made_own(json.loads(header["structure"]), tensors)
     except (MemoryError, OSError):
         raise
-    except Exception as error:  # damaged files raise errors of many types
+    except Exception as error:  # damaged files raise many types of errors
         raise ValueError(
             f"{path}: expected a file written by sklearn_exdd.persistence.dump, got another or a damaged one ({error})."
         ) from error
@@ -193,7 +193,7 @@ def load(path):
 
 
 class _Packer:
-    """Conversion of values to JSON, with their arrays stored separately.
+    """Conversion of values to JSON, with arrays stored separately.
 
     None, bool, int, float, str and list stand for themselves; any other value is an object whose first key names its
     kind.
@@ -252,7 +252,7 @@ class _Packer:
             if array.dtype.kind == "U":
                 packed["text"] = list(array.shape)
                 stored = np.ascontiguousarray(stored).reshape(-1, 1).view("<u4")
-            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # order affects rounding of products
+            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # order affects the rounding of products
                 packed["order"] = "F"
                 stored = stored.T
             name = where.partition(".")[2].encode("ascii", "backslashreplace").decode()
@@ -283,7 +283,7 @@ def _made(packed, tensors):
             return np.dtype(dtype).type(_made(item, tensors))
         case {"objects": [*items], "shape": [*shape]} if prod(shape) == len(items):
             array = np.empty(len(items), dtype=object)
-            for i, item in enumerate(items):  # assigned all at once, lists would become axes
+            for i, item in enumerate(items):  # if assigned all at once, lists would become axes
                 array[i] = _made(item, tensors)
             return array.reshape(shape)
         case {"array": str(name), "text": [*shape]}:
@@ -313,7 +313,7 @@ def _made_own(packed, tensors):
 
 
 def _renamed(kind, values):
-    """Return parameters or attributes of a class under their present names, with their present values."""
+    """Return parameters or attributes of a class under their current names, with their current values."""
     if kind.__name__ not in ("ExDDDetector", "StudentTeacherDetector"):
         return values
     return {

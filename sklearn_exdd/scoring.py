@@ -10,7 +10,7 @@ from sklearn_exdd._torch import resize
 
 
 def ratio_score(normal_distances, defect_distances, epsilon):
-    """Return the ratio score of patches, which is high where the defect bank is nearer than the normal one.
+    """Return the ratio score of patches, which is high where the defect bank is nearer than the normal bank.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def neighborhood_weight(distance, support_distances, n_features):
     Returns
     -------
     weight : float
-        ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``; 0.5,
-        which favours neither bank, without rows around m*.
+        ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``. If there
+        are no rows around m*, the weight is 0.5, which favours neither bank.
 
     References
     ----------
@@ -73,7 +73,7 @@ def neighborhood_weight(distance, support_distances, n_features):
 
 
 def top_mean(patch_scores, n_patches):
-    """Return the image score that is the mean of the highest patch scores.
+    """Return an image score: the mean of the highest patch scores.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ def top_mean(patch_scores, n_patches):
     4.0
     """
     n_patches = min(n_patches, len(patch_scores))
-    # Sorted, so that the sum does not depend on the order of the other patches.
+    # Sorted so that the sum does not depend on the order of the other patches.
     return np.sort(np.partition(patch_scores, -n_patches)[-n_patches:]).mean()
 
 
 def top_share_mean(pixel_map, share, position_map=None, region=None):
-    """Return the image score that is the mean of the highest pixels of a map.
+    """Return an image score: the mean of the highest pixels of a map.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def border_profile(patch_scores, rings, n_rings):
     rings : ndarray of shape (n,), int
         Number of patches between each patch and the border.
     n_rings : int
-        Number of rings with a factor of their own; patches farther inside are the
+        Number of rings with a factor of their own. Patches farther inside are the
         reference.
 
     Returns
@@ -159,7 +159,7 @@ def border_profile(patch_scores, rings, n_rings):
     for ring in range(n_rings + 1):
         inside = patch_scores[rings == ring]
         levels[ring] = np.quantile(inside, 0.9) if len(inside) else levels[ring - 1]
-    levels = np.where(np.isnan(levels), levels[-1], levels)  # nothing is known about outer rings without a patch
+    levels = np.where(np.isnan(levels), levels[-1], levels)  # nothing is known about outer rings without patches
     return np.maximum(levels / levels[-1], 1.0) if levels[-1] > 0 else np.ones(n_rings + 1)
 
 
@@ -175,7 +175,7 @@ def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
     column_centers : ndarray of shape (width',)
     image_shape : tuple of int (height, width)
     blur : float, default=0.0
-        Standard deviation of a Gaussian blur, in pixels, as by :func:`smooth`.
+        Standard deviation of a Gaussian blur, in pixels, as in :func:`smooth`.
 
     Returns
     -------
@@ -225,7 +225,7 @@ def mask_coverage(mask, row_centers, column_centers):
 
 
 def patches_on_mask(mask, row_centers, column_centers):
-    """Select the patches on a mask, which covers at least half of their cells.
+    """Select the patches on a mask: those with at least half of their cell covered.
 
     Parameters
     ----------
@@ -235,8 +235,8 @@ def patches_on_mask(mask, row_centers, column_centers):
     Returns
     -------
     on_mask : ndarray of shape (height', width'), bool
-        True for these patches. If a thin mask covers fewer than three by half, True for the
-        three patches that it covers most.
+        True for these patches. If the mask is so thin that they are fewer than three, True
+        for the three patches that it covers most.
 
     Examples
     --------
@@ -278,7 +278,7 @@ def smooth(pixel_map, sigma):
 
 
 def conformal_p_values(scores, calibration_scores, groups=None):
-    """Return the probability that a normal sample scores at least as high, which is small for an unusual sample.
+    """Return the probability that a normal sample scores at least as high; it is small for unusual samples.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def conformal_p_values(scores, calibration_scores, groups=None):
     calibration_scores : array-like of shape (n_calibrating,)
         Scores of normal samples, each computed by a detector that did not learn from the sample.
     groups : array-like of shape (n_calibrating,), default=None
-        Groups of the calibration samples; samples of one group are not independent. None takes each sample as a group
+        Groups of the calibration samples; samples of one group are not independent. None treats each sample as a group
         of its own.
 
     Returns
@@ -319,7 +319,7 @@ def conformal_p_values(scores, calibration_scores, groups=None):
     groups = np.arange(len(calibration)) if groups is None else groups
     _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(calibration)
-    # Rounded, so that the shares of a group add up to exactly 1.
+    # Rounded so that the shares of a group add up to exactly 1.
     reached = np.round(np.cumsum(1 / sizes[numbers[order]][::-1]), 9)
     reached = np.append(reached[::-1], 0.0)[np.searchsorted(calibration[order], scores)]
     return np.where(np.isnan(scores), np.nan, (1 + reached) / (1 + len(sizes)))
@@ -353,7 +353,7 @@ def conformal_threshold(scores, false_alarm_rate, groups=None):
     References
     ----------
     V. Vovk et al., "Algorithmic learning in a random world", 2005: split conformal
-    prediction; here with leave-one-out scores.
+    prediction, here with leave-one-out scores.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Input of images and masks: every image and mask that a user passes is read here."""
+"""Reading of images and masks: every image and mask that a user passes is read here."""
 
 from sklearn_exdd._images.containers import (
     as_array,

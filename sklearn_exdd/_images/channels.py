@@ -43,7 +43,7 @@ def _luma(image):
 
 
 class FileInChannels:
-    """File whose image is converted to grey or to three channels when it is read.
+    """File whose image is converted to grey or to three channels when read.
 
     ``np.asarray`` reads the file.
 

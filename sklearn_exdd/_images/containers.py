@@ -25,7 +25,7 @@ def is_picture(item):
 
 
 def is_missing(item):
-    """Tell whether an item is a missing value: None, NaN, NaT, pandas.NA, numpy.ma.masked or a blank text."""
+    """Tell whether an item is a missing value: None, NaN, NaT, pandas.NA, numpy.ma.masked or blank text."""
     if item is None or item is np.ma.masked or type(item).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(item, (str, bytes)):
@@ -45,7 +45,7 @@ def check_listed(values, name):
         Name of the parameter, for messages.
     """
     if hasattr(values, "ndim"):
-        return  # arrays, including sparse arrays, which may also be mappings
+        return  # arrays, including sparse arrays, which may be mappings as well
     if isinstance(values, Iterator):
         advice = f"list({name})"
     elif isinstance(values, Mapping):
@@ -64,7 +64,7 @@ def as_array(item, where):
     Parameters
     ----------
     item : array-like
-        Array-like, or a torch tensor on any device, with or without a gradient.
+        Array-like, including torch tensors on any device, with or without gradients.
     where : str
         Name of the item in messages.
 
@@ -116,7 +116,7 @@ def holds_images(X, name="X"):
     Parameters
     ----------
     X : object
-        Value of X or of X_defect.
+        Value passed as `X` or `X_defect`.
     name : str, default="X"
         Name of the parameter in messages.
 
@@ -188,7 +188,7 @@ def _is_number(text):
 
 
 def described(X):
-    """Describe a value passed in place of images, and its first item that is not missing, for a message."""
+    """Describe, for a message, a value passed in place of images, and its first item that is not missing."""
     shape = getattr(X, "shape", None)
     came = f"an array of shape {tuple(shape)}" if shape is not None else type(X).__name__
     if isinstance(X, (str, bytes)) or not hasattr(X, "__len__") or len(tuple(shape or (0,))) != 1 or len(X) == 0:

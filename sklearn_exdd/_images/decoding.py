@@ -1,21 +1,21 @@
-"""Decoding of image files and Pillow images to arrays."""
+"""Decoding of image files and Pillow images into arrays."""
 
 import os
 from contextlib import contextmanager
 
 import numpy as np
 
-# Suffixes by which image files in folders are recognised: every suffix in use for the formats in _FORMATS.
+# Suffixes by which image files in folders are recognised: all that are in use for the formats in _FORMATS.
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm"),
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpe", ".jfif", ".jfi", ".jif", ".mpo", ".dib", ".apng"),
     *(".avif", ".avifs"),
 )
 
-# Formats that cameras, scanners and painting programs write. Pillow reads more formats, but decodes one of them,
-# PostScript, with an external program, and does so for a file of any name.
+# Formats that cameras, scanners and painting programs write. Pillow reads more formats, but it decodes one of them,
+# PostScript, with an external program, whatever the file is called.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-_GREY = ("1", "L", "LA", "La", "F")  # grey modes, besides those of integers
+_GREY = ("1", "L", "LA", "La", "F")  # grey modes other than integer modes
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -33,9 +33,9 @@ def read_image(path, where=None, bits=None):
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
-        Image in uint8, uint16 or float32, turned upright as its EXIF tag says and without alpha. If the file holds
-        several images, this is the first. An image with a palette is grey if all colours of the palette are grey,
-        including unused ones.
+        Image in uint8, uint16 or float32, without alpha and turned upright according to its EXIF tag. If the file
+        holds several images, this is the first one. An image with a palette is grey if all colours of the palette,
+        including unused ones, are grey.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def _decoded_file(path, where, convert):
     try:
         with _opened(path) as picture:
             return convert(_upright(picture)), where
-    except Exception as error:  # decoders raise errors of many types
+    except Exception as error:  # decoders raise many types of errors
         raise _undecodable(
             error, where, f"Replace the file or leave it out; supported formats are {', '.join(_FORMATS)}."
         ) from error
@@ -113,7 +113,7 @@ def _undecodable(error, where, advice):
 
 
 def _upright(picture):
-    """Turn a Pillow image upright as its EXIF tag says. EXIF that cannot be read is ignored."""
+    """Turn a Pillow image upright according to its EXIF tag; unreadable EXIF data is ignored."""
     from PIL import Image
 
     picture.load()
@@ -127,7 +127,7 @@ def _upright(picture):
             7: Image.Transpose.TRANSVERSE,
             8: Image.Transpose.ROTATE_90,
         }.get(picture.getexif().get(_ORIENTATION))
-    except Exception:  # damaged EXIF is not worth losing the image
+    except Exception:  # damaged EXIF data is no reason to lose the image
         turn = None
     if turn is None:
         return picture
@@ -161,7 +161,8 @@ def levels_of(picture):
     Returns
     -------
     levels : ndarray of shape (height, width) or (height, width, 3)
-        Grey levels or colours. If the image has a palette with a colour, bool: False for black, True for the rest.
+        Grey levels or colours. If the image has a palette that is not all grey, bool: False for black, True for the
+        rest.
     opacity : ndarray of shape (height, width), uint8, or None
         None if the image has no transparency.
     is_lossy : bool
@@ -180,9 +181,9 @@ def levels_of(picture):
 
 
 def has_grey_palette(picture):
-    """Tell whether a Pillow image has a palette of greys only.
+    """Tell whether a Pillow image has a palette that contains only greys.
 
-    The palette decides, not the colours in use, so that images from one source are either all grey or all in colour.
+    The palette decides, not the colours in use, so that images from one source are either all grey or all colour.
     """
     if picture.mode not in ("P", "PA"):
         return False

@@ -1,4 +1,4 @@
-"""Digests of images, by which a detector recognises the images it was fitted on."""
+"""Digests of images, by which a detector recognises the images that it was fitted on."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Image files in a folder, recognised by their names, and the other files that have to be reported."""
+"""Image files in a folder, recognised by their names, and other files that have to be reported."""
 
 import os
 import unicodedata
@@ -20,7 +20,7 @@ _SIDECAR_SUFFIXES = frozenset(
     ]
 )
 _SIDECAR_NAMES = frozenset(["readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile"])
-# Files and folders that operating systems and network drives create on their own. Hidden ones need no entry.
+# Files and folders that operating systems and network drives create. Hidden ones need not be listed.
 _COMPANION_FILES = frozenset(["thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"])
 _COMPANION_FOLDERS = frozenset(
     [
@@ -47,8 +47,8 @@ def list_files(folder):
     Returns
     -------
     listing : Listing
-        `left_out` holds links to folders, which are not followed, and every file that may be an image but does not
-        have a suffix of a supported format. Hidden files, files that operating systems create, and sidecars (texts,
+        `left_out` holds links to folders, which are not followed, and files that may be images but do not have the
+        suffix of a supported format. Hidden files, files that operating systems create, and sidecars (texts,
         tables, documents, programs) are in neither list.
 
     Raises
@@ -72,7 +72,7 @@ def list_files(folder):
 
 
 def why_left_out(path):
-    """Return a message on why :func:`list_files` leaves out a file that may be an image."""
+    """Return a message that explains why :func:`list_files` leaves out a file that may be an image."""
     if path.is_dir():
         return "expected an image, got a link to a folder, which is not followed. Copy the images."
     came = f"the suffix {path.suffix!r}" if path.suffix else "none"
@@ -87,7 +87,7 @@ def _raise(error):
 
 
 def _leads_up(place, name):
-    """Tell whether a link closes a loop: it leads to the folder that holds the link, or to a folder above it."""
+    """Tell whether a link closes a loop: it leads to the folder that holds it, or to a folder above."""
     target = os.path.realpath(os.path.join(place, name))
     return Path(os.path.realpath(place)).is_relative_to(target)
 
@@ -105,10 +105,10 @@ def _is_companion(name):
 
 
 class Names:
-    """Lookup of values by name, which finds names that look the same.
+    """Lookup of values by name that also finds names that look the same.
 
     Names are compared in Unicode's composed form (NFC), because some systems write the same letter as two characters.
-    If no name is equal, case is ignored, provided that only one name then matches.
+    If no name is equal, case is ignored, provided that exactly one name then matches.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class Names:
         return self._exact.get(composed(name), [])
 
     def alike(self, name):
-        """Return a list of all values if exactly one name is equal up to case, otherwise an empty list."""
+        """Return a list of all values of the only name that is equal up to case, or an empty list."""
         found = self._folded.get(composed(name).casefold(), [])
         return [value for _, value in found] if len({one for one, _ in found}) == 1 else []
 

@@ -1,4 +1,4 @@
-"""Images: one validated image at a time."""
+"""Images, decoded and validated one at a time."""
 
 import copy
 import os
@@ -20,10 +20,10 @@ from sklearn_exdd._images.masks import Masks
 from sklearn_exdd._images.roi import ImageInRegion, filled, region_of, unwrapped, valid_outside, within_limits
 
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
-_MIN_SIDE = 16  # pixels; an array (h, w, 1), (h, w, 3) or (h, w, 4) with sides of at least this looks like one image
+_MIN_SIDE = 16  # pixels; an array (h, w, 1), (h, w, 3) or (h, w, 4) with sides at least this long looks like one image
 _ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 _CONVERT = "Convert all images to one of the two, as Pillow does with convert('L') or convert('RGB')"
-_NEAR = 0.1  # largest excess for which clipping is the likelier remedy
+_NEAR = 0.1  # largest excess for which clipping is the more likely remedy
 
 
 class Images:
@@ -37,17 +37,17 @@ class Images:
     name : str, default="X"
         Name of the images in messages.
     n_channels : int, default=None
-        Number of channels seen in fit, without alpha; None uses that of the first image.
+        Number of channels seen in `fit`, without alpha; None uses that of the first image.
     channels : {"grey", "colour"}, default=None
-        Kind of image to convert all images to; None leaves them unchanged.
+        Channels to convert all images to; None leaves the images unchanged.
     bits : {8, 16}, default=None
         Depth of images in integer types other than uint8 and uint16. None takes it from
         the uint8 or uint16 images passed with them, including files, or else from their
         largest value.
     first : int, default=0
-        Number of the first image in messages.
+        Index of the first image in messages.
     remedy : str, default="Convert all images ..."
-        Advice on an image that is grey among colour images, or the reverse. "{wanted}" in it becomes "grey" or
+        Advice for a grey image among colour images, or the reverse. "{wanted}" in it becomes "grey" or
         "colour".
 
     Notes
@@ -102,7 +102,7 @@ class Images:
     def bits(self):
         """Depth of the images (8 or 16), read from the first file if there are files; None for floats and bool.
 
-        An integer array passed to predict is then read at the depth of the files passed to fit.
+        An integer array passed to `predict` is then read at the depth of the files passed to `fit`.
         """
         if self._bits is None and any(_is_file(item) for item in self._items):
             index = next(i for i, item in enumerate(self._items) if _is_file(item))
@@ -114,7 +114,7 @@ class Images:
         same = copy.copy(self)
         if n_channels != self._n_channels:
             same._n_channels, same._expected_by = n_channels, "the other images"
-            same._shapes, same._layouts = {}, {}  # images read with another expected number are read again
+            same._shapes, same._layouts = {}, {}  # images read with a different expected number are read again
         return same
 
     def of_one_kind(self):
@@ -129,14 +129,14 @@ class Images:
         return same
 
     def check_all(self):
-        """Read every image once, so that an invalid one is reported now, with the user's index."""
+        """Read every image once, so that an invalid image is reported now, with the user's index."""
         for i in range(len(self)):
             self.shape(i)
 
     def as_uint8(self):
-        """Return the same images, with those of at most 256 grey levels converted to uint8.
+        """Return the same images, converting those with at most 256 grey levels to uint8.
 
-        The same pixels then train the same network, whatever their dtype was. Files stay files.
+        The same pixels thus train the same network, whatever their dtype was. Files remain files.
         """
         items = list(self._items)
         for i, item in enumerate(items):
@@ -160,7 +160,7 @@ class Images:
 
     @property
     def n_regions(self):
-        """Number of images that came with a region of interest, which may be the whole image."""
+        """Number of images that came with a region of interest, even if it is the whole image."""
         return sum(wrapped is not None for wrapped in self._regions or ())
 
     @property
@@ -176,12 +176,12 @@ class Images:
         return same
 
     def in_regions_of(self, others, positions):
-        """Return the same images, with the regions of interest of the images they were made from.
+        """Return the same images, with the regions of interest of the images that they were made from.
 
         Parameters
         ----------
         others : Images
-            Images that these were made from.
+            Images that these images were made from.
         positions : list of int or None
             Position in `others` of the source of each image; None if unknown.
         """
@@ -227,7 +227,7 @@ class Images:
         return self.where(index) if path is None else f"{self.where(index)} ({os.fspath(path)})"
 
     def shape(self, index):
-        """Return the height and width of an image, which is read if it has not been yet."""
+        """Return the height and width of an image, reading it if necessary."""
         if index not in self._shapes:
             self[index]
         return self._shapes[index]
@@ -261,13 +261,13 @@ class Images:
         return image
 
     def original(self, index):
-        """Return an image as the user passed it, but without alpha and with bool as uint8, as :meth:`restore` does."""
+        """Return an image as the user passed it, but, like :meth:`restore`, without alpha and with bool as uint8."""
         item, _ = self._item(index)
         item = item[..., :3] if item.ndim == 3 else item
         return item.astype(np.uint8) * 255 if item.dtype == bool else item
 
     def restore(self, index, pixels):
-        """Convert pixels in the form of ``images[index]`` back to the dtype and the dimensions of that image.
+        """Convert pixels in the form of ``images[index]`` back to the dtype and dimensions of the original image.
 
         Parameters
         ----------
@@ -277,7 +277,7 @@ class Images:
         Returns
         -------
         image : ndarray of shape (height, width) or (height, width, channels)
-            Image without alpha; uint8 in place of bool, which has no greys.
+            Image without alpha; uint8 instead of bool, because bool has no greys.
         """
         if index not in self._layouts:
             self[index]
@@ -339,7 +339,7 @@ def _read(file, where, bits=None):
 
 
 def _of_known_depth(items, name, bits, first):
-    """Convert integers of other types to uint8 or uint16, the same for all images; return images and depth."""
+    """Convert other integer types to uint8 or uint16, the same for all images; return images and depth."""
     if isinstance(items, np.ndarray):
         arrays, whole = {0: items}, True
     else:
@@ -389,7 +389,7 @@ def _as_unit_float(image, where):
         raise ValueError(f"{where}: expected at least one pixel, got shape {image.shape}.")
     if image.shape[2] == 4:
         image = image[..., :3]
-    # In C order, whatever order the user's array has: sums along other strides round differently.
+    # In C order, whatever the order of the user's array: sums along other strides round differently.
     if image.dtype == np.uint8:
         return np.divide(image, 255, dtype=np.float32, order="C")
     if image.dtype == np.uint16:

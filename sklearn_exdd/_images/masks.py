@@ -1,4 +1,4 @@
-"""Masks, and the rule for which of their pixels are marked."""
+"""Masks, and the rule that determines which of their pixels are marked."""
 
 import copy
 import os
@@ -19,7 +19,7 @@ _ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 
 
 class Masks:
-    """Masks of images: True on the defect; None for an image without a mask.
+    """Masks of images, which are True on the defect; None for an image without a mask.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Masks:
     name : str, default="masks"
         Name of the masks in messages.
     soft : bool, default=True
-        Whether to accept floats between 0 and 1. Metrics refuse them: they are usually maps passed in place of masks.
+        Whether to accept floats between 0 and 1. Metrics refuse them, because they are usually maps passed by mistake.
     """
 
     def __init__(self, masks, n_images, name="masks", soft=True):
@@ -110,8 +110,8 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
     with transparency          as above, where the opacity is marked by the rule of 8-bit grey
     ========================== ================================================================================
 
-    A colour image counts as grey if all of its pixels are grey, and so does an image with a palette of greys only.
-    Negative integers are errors, and so is black paint on a transparent background.
+    A colour image counts as grey if all of its pixels are grey, and an image with a palette if all colours of the
+    palette are grey. Negative integers are errors, and so is black paint on a transparent background.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Regions of interest: images in which only some of the pixels count."""
+"""Regions of interest: images in which only some pixels count."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from sklearn_exdd._images.masks import Masks
 
 
 class ImageInRegion:
-    """Image that counts only within a region of interest, as :func:`with_roi` returns it.
+    """Image with a region of interest outside of which pixels do not count, as returned by :func:`with_roi`.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ class ImageInRegion:
 
 
 def with_roi(X, roi):
-    """Attach regions of interest to images, so that a detector looks only there.
+    """Attach regions of interest to images, so that detectors inspect only these regions.
 
-    Pixels outside are replaced by the mean colour of the region before any feature is computed. Patches outside do not
+    Pixels outside a region are replaced by its mean colour before any feature is computed. Patches outside it do not
     enter memory banks, augmenters make no defects there, and scores, thresholds and pixel metrics ignore them.
 
     Parameters
@@ -40,7 +40,7 @@ def with_roi(X, roi):
         Array (n, height, width) or (n, height, width, channels), or list of arrays, Pillow images or paths.
     roi : array of shape (height, width), Pillow image, path, or list of these
         Mask that is True in the region of interest. Pass one mask for all images, or a list (or an array of shape
-        (n, height, width)) with one mask for each image, where None stands for the whole image.
+        (n, height, width)) with one mask for each image, where None means the whole image.
 
     Returns
     -------
@@ -51,13 +51,13 @@ def with_roi(X, roi):
     Raises
     ------
     ValueError
-        If the number of regions differs from that of the images, or a region is empty. The shape of a region is
+        If the number of regions differs from the number of images, or a region is empty. The shape of a region is
         checked only when its image is read.
 
     See Also
     --------
-    ExDDDetector.fit : Its `roi` parameter does the same for all images passed to it. A region shared by all of them is
-        kept for prediction.
+    ExDDDetector.fit : Does the same for all images passed to it, with its `roi` parameter. A region shared by all of
+        them is also used in predictions.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def with_roi(X, roi):
 
 
 def in_regions(X, roi):
-    """Attach regions of interest to images, see :func:`with_roi`; synthetic defects of X are left out."""
+    """Attach regions of interest to images (see :func:`with_roi`), dropping the synthetic defects of X."""
     if not holds_images(X):
         raise ValueError(f"X: {EXPECTED_IMAGES}; got {described(X)}.")
     if is_missing(roi):
@@ -99,7 +99,7 @@ def in_regions(X, roi):
 
 
 def in_region(X, region):
-    """Attach one region to the images of a list or an array that have none; return other containers unchanged."""
+    """Attach a region to the images in a list or an array that have none; return other containers unchanged."""
     shape = getattr(X, "shape", ())
     is_single_image = len(shape) == 3 and shape[2] in (1, 3, 4)
     if not isinstance(X, (list, tuple)) and (len(shape) not in (3, 4) or is_single_image):
@@ -117,7 +117,7 @@ def is_one_region(roi):
 
 
 def region_of(mask, where):
-    """Return a mask as a region of interest, but refuse an empty one."""
+    """Return a mask as a region of interest, refusing an empty mask."""
     if not mask.any():
         raise ValueError(f"{where}: expected a region of interest with at least one pixel, got an empty mask.")
     return mask
@@ -140,7 +140,7 @@ def filled(image, region):
 
 
 def valid_outside(image, region):
-    """Return an image whose floats outside a region are in [0, 1]: others are replaced by a value from inside.
+    """Return an image in which floats outside a region that are not in [0, 1] are replaced by a value from inside.
 
     Parameters
     ----------
@@ -164,9 +164,9 @@ def valid_outside(image, region):
 
 
 def within_limits(image, region):
-    """Return an image of wide integers whose values outside a region lie between the limits of those inside.
+    """Return an image of wide integers, with values outside a region clipped to the range of those inside.
 
-    Outside values thus do not decide the bit depth.
+    Values outside thus do not affect the bit depth.
     """
     is_wide = isinstance(image, np.ndarray) and image.dtype.kind in "iu" and image.dtype.itemsize > 1
     if region is None or not is_wide or image.dtype == np.uint16 or image.shape[:2] != region.shape:
@@ -177,12 +177,12 @@ def within_limits(image, region):
 
 
 def lowest_outside(pixel_map, region):
-    """Return a map with the values outside a region set to the lowest inside; None stands for the whole image."""
+    """Return a map with the values outside a region set to the lowest one inside; None means the whole image."""
     return pixel_map if region is None else np.where(region, pixel_map, pixel_map[region].min())
 
 
 def highest_inside(pixel_map, region):
-    """Return the highest value of a map within a region; None stands for the whole image."""
+    """Return the highest value of a map within a region; None means the whole image."""
     return float(pixel_map.max() if region is None else pixel_map[region].max())
 
 
@@ -197,7 +197,7 @@ def unwrapped(items):
     -------
     images : list
     regions : list of ImageInRegion or None
-        None for an image without a region; None in place of the list if all images are without one.
+        None for an image without a region; None in place of the list if no image has one.
     """
     wrapped = [ImageInRegion(None, item.region) if isinstance(item, ImageInRegion) else None for item in items]
     if all(item is None for item in wrapped):

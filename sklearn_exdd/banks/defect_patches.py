@@ -8,13 +8,13 @@ from sklearn_exdd import scoring
 from sklearn_exdd._cache import cached, fingerprint
 from sklearn_exdd.banks.patches import Patches
 
-# Without a mask, a patch of a defect image is taken to show the defect if it lies farther from the normal bank than
-# this share of the normal patches.
+# Without a mask, a patch of a defect image is assumed to show the defect if it lies farther from the normal bank than
+# this share of the normal patches do.
 NORMAL_SHARE = 0.99
 
 
 def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synthetic=False):
-    """Return the patches that a mask marks or, without a mask, the patches far from normal ones.
+    """Return the patches that a mask marks or, without a mask, the patches far from normal patches.
 
     Parameters
     ----------
@@ -23,10 +23,10 @@ def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synth
     extractor : BaseFeatureExtractor
         Fitted extractor.
     banks : DualBank
-        Banks, whose `memory` caches the patches.
+        Banks whose `memory` caches the patches.
     cutoff : float
-        Smallest distance to the normal bank at which a patch of an image without a mask is taken; the farthest patch
-        of such an image is always taken.
+        Smallest distance to the normal bank at which a patch of an image without a mask is selected; the farthest patch
+        of such an image is always selected.
     max_patches : int or None
         Largest number of patches per image; if there are more, this many are drawn at random.
     seed : int
@@ -66,7 +66,7 @@ def _find(defect, extractor, banks, cutoff, max_patches, seed, synthetic):
 
 
 def defect_rows(defect, index, grid, extractor, distances_of, cutoff_of, *, max_patches, random_state):
-    """Choose the patches of one image that show its defect.
+    """Select the patches of one image that show its defect.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def defect_rows(defect, index, grid, extractor, distances_of, cutoff_of, *, max_
     extractor : BaseFeatureExtractor
         Extractor of the patches.
     distances_of : callable
-        Function that returns the distances of the patches to normal ones; called only without a mask.
+        Function that returns the distances of the patches to normal patches; called only without a mask.
     cutoff_of : callable
-        Function that returns the smallest distance at which a patch is taken; called only without a mask.
+        Function that returns the smallest distance at which a patch is selected; called only without a mask.
     max_patches : int or None
         Largest number of patches; if there are more, this many are drawn at random.
     random_state : RandomState

@@ -1,4 +1,4 @@
-"""Dual memory bank: scores of patches and images by their distances to normal and to defect patches."""
+"""Dual memory bank: scores of patches and images based on distances to normal and defect patches."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.banks.top_patches import MIN_ROWS, top_scores
 
-# Number of rows of the defect bank whose distances are averaged with n_neighbors="auto". A
+# Number of rows of the defect bank whose distances are averaged if n_neighbors="auto". A
 # defect bank is small and also holds background, so a single row of it says little.
 DEFECT_NEIGHBORS = 9
 _N_QUERIES = 2**13  # patches searched together and cached as one entry
@@ -26,18 +26,18 @@ _EPSILON_SHARE = 0.5
 
 @dataclass(eq=False)
 class DualBank:
-    """Two MemoryBanks and the rule that scores patches and images by them.
+    """Two MemoryBanks and the rule for scoring patches and images with them.
 
     Parameters
     ----------
     normal : MemoryBank
         Bank of normal patches.
     defect : MemoryBank, default=None
-        Bank of defect patches; None without defects.
+        Bank of defect patches; None if there are no defects.
     epsilon : float, default=None
         Constant of the ratio score; None without a defect bank.
     border_profile : ndarray of shape (border_rings + 1,), default=None
-        Factors of the rings near the border, needed for relative scores and image scores and found by :meth:`scaled`.
+        Factors of the rings near the border, found by :meth:`scaled`; needed for relative scores and image scores.
     n_neighbors, image_score, n_top_patches, n_support, border_rings, memory
         See :class:`ExDDDetector`.
     """
@@ -54,7 +54,7 @@ class DualBank:
     memory: object = None
 
     def n_neighbors_in(self, bank):
-        """Return the number of rows of a bank with which a patch is compared."""
+        """Return the number of rows of a bank to compare with each patch."""
         if self.n_neighbors != "auto":
             return self.n_neighbors
         return 1 if bank is self.normal else min(DEFECT_NEIGHBORS, len(bank))
@@ -67,7 +67,7 @@ class DualBank:
         bank : MemoryBank
         features : ndarray of shape (n_patches, n_features) or LazyFeatures
         exclude : ndarray of shape (n_patches,), default=None
-            Group whose rows are left out for each patch, unless too few rows would remain.
+            Group whose rows are ignored for each patch, unless too few rows would remain.
 
         Returns
         -------
@@ -81,7 +81,7 @@ class DualBank:
         if self.memory is None:
             distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
             return distances.mean(axis=1), indices[:, 0]
-        # Enough for all candidates of a search, whose banks may have real or synthetic rows in common.
+        # Enough for all candidates of a search, whose banks may share real or synthetic rows.
         n_searched = min(max(_N_CACHED, 1 << (n_neighbors - 1).bit_length()), n_left)
         key = features.key if isinstance(features, LazyFeatures) else fingerprint(features)
         distances, nearest = self._cached_neighbors(bank, features, key, n_searched, exclude)
@@ -108,7 +108,7 @@ class DualBank:
         return cached(self.memory, "neighbours", key, search)
 
     def distances_of(self, patches, bank, verbose=0):
-        """Return distances and nearest rows of many patches, each without its own group, showing a progress bar."""
+        """Return distances and nearest rows of many patches, each without its own group, with a progress bar."""
         found = []
         with tqdm(total=len(patches), desc="neighbours", unit="patch", disable=not verbose) as progress:
             for start in range(0, len(patches), _N_QUERIES):
@@ -133,9 +133,9 @@ class DualBank:
         Returns
         -------
         banks : DualBank
-            Same banks with both values.
+            These banks with both values.
         patch_scores : PatchScores
-            Scores of the patches, each without the rows of its own group.
+            Scores of the patches, each computed without the rows of its own group.
         """
         banks, defect_distances = self, None
         if self.defect is not None:
@@ -149,7 +149,7 @@ class DualBank:
         return banks, scores
 
     def patch_scores(self, features, exclude=None):
-        """Return the scores of patches, and the distances behind them."""
+        """Return the scores of patches, and the distances that they are based on."""
         normal = self.distances(self.normal, features, exclude)
         return self.scores_at(normal, self.defect and self.distances(self.defect, features, exclude))
 
@@ -182,7 +182,7 @@ class DualBank:
                 yield scores.take(slice(start, stop)), features[start:stop], grid
 
     def relative_scores(self, patch_scores, rings):
-        """Return the patch scores from which image scores are computed, relative to the border profile."""
+        """Return patch scores relative to the border profile, from which image scores are computed."""
         if self.image_score != "top_mean":
             return patch_scores.normal_distances
         return patch_scores.scores / self.border_profile[np.minimum(rings, self.border_rings)]
@@ -263,7 +263,7 @@ class DualBank:
         ----------
         patches : Patches
         patch_scores : PatchScores
-            Scores of these patches, each without the rows of its own group.
+            Scores of these patches, each computed without the rows of its own group.
 
         Returns
         -------
@@ -286,7 +286,7 @@ class DualBank:
         Parameters
         ----------
         patch_scores : PatchScores
-            Scores of its patches, each without the rows of the group.
+            Scores of its patches, each computed without the rows of the group.
         rings, features
             Rings and features of its patches.
         group : int
@@ -320,7 +320,7 @@ class DualBank:
 
 
 def epsilon_of(defect_distances, epsilon):
-    """Return epsilon: the given float, or for "scale" a share of the median distance of normal patches to defects."""
+    """Return epsilon: the given float or, for "scale", a share of the median distance of normal patches to defects."""
     return max(_EPSILON_SHARE * float(np.median(defect_distances)), 1e-12) if epsilon == "scale" else float(epsilon)
 
 
@@ -352,7 +352,7 @@ def patch_batches(extractor, images):
 
 
 def cached_batches(extractor, images, memory):
-    """Group images into batches, without reading the images whose maps and neighbours are cached.
+    """Group images into batches without reading images whose maps and neighbours are cached.
 
     Parameters
     ----------
@@ -381,7 +381,7 @@ def cached_batches(extractor, images, memory):
 
 
 def _joined(parts):
-    """Concatenate arrays; a single one is not copied, as that of a large image takes much memory."""
+    """Concatenate arrays; a single array is not copied, because that of a large image takes a lot of memory."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -397,7 +397,7 @@ def _patches_of(extractor, images):
 
 
 class PatchScores(NamedTuple):
-    """Scores of patches, with the distances and nearest rows behind them; fields of a missing defect bank are None."""
+    """Scores of patches with their distances and nearest rows; fields of a missing defect bank are None."""
 
     scores: np.ndarray
     normal_distances: np.ndarray

@@ -1,4 +1,4 @@
-"""Vote on the kind of a defect by the rows of the defect bank nearest to its patches."""
+"""Vote on the kind of a defect among the rows of the defect bank that are nearest to its patches."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from sklearn_exdd.banks.memory_bank import MemoryBank
 
 
 class KindVoters:
-    """Rows of a defect bank that have a kind; each row votes for its own.
+    """Rows of a defect bank that have a kind; each row votes for its own kind.
 
     Parameters
     ----------
@@ -15,14 +15,14 @@ class KindVoters:
     kinds : ndarray of shape (n_rows,), dtype str
         Kind of each row; rows with "" do not vote.
     n_neighbors : int
-        Number of rows that vote on each patch; all rows with a kind if they are fewer.
+        Number of rows that vote on each patch. If fewer rows have a kind, all of them vote.
     """
 
     def __init__(self, bank, kinds, n_neighbors):
         rows = np.flatnonzero(kinds != "")
         self.kinds, self._numbers = np.unique(kinds[rows], return_inverse=True)
         self._n_neighbors = min(n_neighbors, len(rows))
-        # Only a few patches of each image are searched, too few for an index to repay its compilation.
+        # Only a few patches of each image are searched, too few for an index to pay off.
         self._bank = MemoryBank(bank.features[rows], algorithm="brute") if len(rows) else None
 
     def votes(self, features):

@@ -1,4 +1,4 @@
-"""Calibration: dual banks as they would be without some of the normal images."""
+"""Calibration with dual banks as they would be without some of the normal images."""
 
 from dataclasses import replace
 
@@ -12,12 +12,12 @@ from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.features.whitening import whitenings_without
 
 _N_FOLDS = 20
-_N_FOLDS_OF_INDEX = 4  # largest number of folds with an index, which is compiled for each fold
-_MAX_BYTES = 2**26  # size of the whitenings of all folds
+_N_FOLDS_OF_INDEX = 4  # largest number of folds if the bank has an index, which is compiled for each fold
+_MAX_BYTES = 2**26  # largest total size of the whitenings of all folds
 
 
 class LeftOutBanks:
-    """Dual banks that score normal images as if fit had not seen them.
+    """Dual banks that score normal images as if `fit` had not seen them.
 
     The normal images are divided into folds by groups. An image is scored without the bank rows of its own group, and
     with the whitening, `epsilon` and `border_profile` of the other folds.
@@ -27,7 +27,7 @@ class LeftOutBanks:
     banks : DualBank
         Banks of all images.
     fold_of_group : ndarray of shape (n_groups,), int
-        Fold of each group; -1 for a group in no fold, whose images are scored by `banks`.
+        Fold of each group; -1 for a group outside all folds, whose images are scored with `banks`.
     whitenings : list of (ndarray, ndarray) or None
         Whitening of each fold, as returned by :func:`whitenings_without`; None if features are not whitened.
     scales : list of (float, ndarray), default=None
@@ -58,7 +58,7 @@ class LeftOutBanks:
         left_out : LeftOutBanks
         """
         groups = patches.shuffled_groups(seed)
-        # The features of an extractor that learns from normal images depend on these images anyway.
+        # If an extractor learns from normal images, its features depend on these images anyway.
         is_whitened = extractor is not None and extractor.whiten and not extractor.learns_from_normals
         n_folds = min(len(groups), _N_FOLDS)
         if is_whitened:
@@ -74,7 +74,7 @@ class LeftOutBanks:
         return cls(banks, fold_of_group, whitenings)
 
     def __getstate__(self):
-        return {**self.__dict__, "_fold_banks": {}}  # built again when needed
+        return {**self.__dict__, "_fold_banks": {}}  # rebuilt when needed
 
     def __sizeof__(self):
         # Dask decides by size: it sends a large object to each worker once, but a small one with every task.
@@ -86,7 +86,7 @@ class LeftOutBanks:
         return LeftOutBanks(replace(self.banks, defect=defect), self.fold_of_group, self.whitenings)
 
     def distances_of(self, patches, kind, verbose=0):
-        """Return the distances of patches to a bank, and their nearest rows, using the banks of their folds.
+        """Return the distances of patches to a bank and their nearest rows, using the banks of their folds.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class LeftOutBanks:
         Returns
         -------
         left_out : LeftOutBanks
-            Same folds with `scales`, and with both values in `banks`.
+            These folds with `scales`, and with both values in `banks`.
         patch_scores : PatchScores
             Scores of the patches.
         """
@@ -152,7 +152,7 @@ class LeftOutBanks:
         return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
 
     def _scores_at(self, patches, normal, defect, epsilons):
-        """Score patches by distances, each with the epsilon of its fold; the last one is for patches in no fold."""
+        """Score patches by distances, each with the epsilon of its fold; the last is for patches outside all folds."""
         own = None
         if defect is not None:
             own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]
@@ -184,7 +184,7 @@ class LeftOutBanks:
         return scores, patches.take(np.concatenate(top))
 
     def inflation(self, patches):
-        """Return the factors by which the scores of images rise if the whitening leaves out their fold.
+        """Return the factors by which the scores of images rise if whitening leaves out their fold.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class LeftOutBanks:
         Returns
         -------
         factors : ndarray of shape (n_images,)
-            Ratios to the scores that leave out only the bank rows of the group of the image; at least 1.
+            Ratios to the scores that leave out only the bank rows of the image's group; at least 1.
         """
         if self.whitenings is None:
             return np.ones(len(patches.slices))

@@ -1,4 +1,4 @@
-"""Memory bank: patch features of one class, and where each came from."""
+"""Memory bank: patch features of one class and their origin."""
 
 import numbers
 
@@ -9,7 +9,7 @@ from sklearn_exdd._cache import fingerprint
 from sklearn_exdd.neighbors.bounds import check_distances
 from sklearn_exdd.neighbors.exact_search import ExactSearch
 
-# Above this number of rows, an index repays its compilation within a few hundred images (docs/performance.md).
+# Above this number of rows, compiling an index pays off within a few hundred images (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
 
 #: Provenance stored for each row, and its dtype.
@@ -17,7 +17,7 @@ PROVENANCE = {"image": np.intp, "row": np.float32, "column": np.float32, "group"
 
 
 class MemoryBank:
-    """Patch features with their provenance, searchable by nearest neighbours.
+    """Patch features with their provenance, searchable for nearest neighbours.
 
     Parameters
     ----------
@@ -27,11 +27,11 @@ class MemoryBank:
         Origin of each row: ``"image"`` (index of the image it came from), ``"row"`` and
         ``"column"`` (centre of the patch in pixels of that image), ``"group"`` (images
         of one group are left out together) and ``"synthetic"`` (made by an augmenter).
-        Missing keys get defaults: image and group number the rows, the others are 0 or
-        False.
+        Missing keys get defaults: the row number for "image" and "group", and 0 or False
+        for the others.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
-        "brute" is exact: matrix products bound all distances, and only the few rows
-        that may be nearest are measured. "pynndescent" compiles and builds an
+        "brute" is exact: matrix products bound all distances, and only the distances to
+        the few rows that may be nearest are measured. "pynndescent" compiles and builds an
         approximate index [1]_ at the first query, and keeps it. "auto" uses the index
         for banks of more than 100 000 rows.
     random_state : int, default=0
@@ -120,9 +120,9 @@ class MemoryBank:
 
     @property
     def parts(self):
-        """Real and synthetic rows, as pairs of row numbers and a bank of these rows; empty if the search is not exact.
+        """Real and synthetic rows, each as row numbers and a bank of these rows; empty if the search is not exact.
 
-        Candidates of a search that differ in synthetic defects then share the cached neighbours among the real rows.
+        Candidates of a search that differ only in synthetic defects thus share the cached neighbours among real rows.
         """
         if self._parts is None:
             self._parts, synthetic = [], self.provenance["synthetic"]
@@ -173,7 +173,7 @@ class MemoryBank:
         return len(self) - np.where(known[position] == groups, sizes[position], 0)
 
     def place(self, index):
-        """Return where a row comes from.
+        """Return the origin of a row.
 
         Parameters
         ----------
@@ -212,7 +212,7 @@ class MemoryBank:
         ------
         ValueError
             If `n_neighbors` is larger than the number of rows that are not excluded, or
-            if `X` has another number of features or holds numbers whose squares are too
+            if `X` has a different number of features or holds numbers whose squares are too
             large for its dtype.
         """
         X = check_array(X, dtype=self.features.dtype)
@@ -237,7 +237,7 @@ class MemoryBank:
         return self._search
 
     def _search_index(self, X, n_neighbors, exclude):
-        # If asked for one neighbour, the index finds 84 % of the true ones; if asked for ten, nearly all.
+        # Asked for one neighbour, the index finds 84 % of the true ones; asked for ten, nearly all.
         n_candidates = min(n_neighbors + 9 + (0 if exclude is None else 20), len(self))
         indices, distances = self._built_index().query(X, k=n_candidates)
         lost = ~np.isfinite(distances) | (indices < 0)
@@ -258,5 +258,5 @@ class MemoryBank:
         return self._index
 
     def __getstate__(self):
-        # The index is built again, not saved: the same rows and seed give the same index.
+        # The index is rebuilt rather than saved: the same rows and seed give the same index.
         return {**self.__dict__, "_index": None, "_search": None, "_parts": None}

@@ -1,4 +1,4 @@
-"""Patches of normal images: in memory, read from a cache, or in shards if there are too many."""
+"""Patches of normal images: held in memory, read from a cache, or in shards if there are too many."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
     Returns
     -------
     patches : Patches or Shards
-        Shards if there are more images than `shard_size`.
+        Patches of the normal images; Shards if there are more images than `shard_size`.
     """
 
     def extract():
@@ -43,7 +43,7 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
 
     if memory is None or not extractor.fits_in_shards:
         return extract()
-    # One entry holds the fitted attributes of the extractor and the positions of the patches. Another one holds the
+    # One entry holds the fitted attributes of the extractor and the positions of the patches. Another entry holds the
     # features, which are read only if needed.
     key = fingerprint(extractor.key, shard_size, normal.samples.raw(), normal.indices, normal.groups)
     entry = load(memory, "normal patches", key)
@@ -93,7 +93,7 @@ def _extract(normal, defect, extractor, shard_size, n_jobs, seed, verbose):
 
 def _fit_on_defects(normal, defect, extractor):
     """Fit an extractor that also learns from marked defects; return the feature maps of the normal images."""
-    normal.samples.check_all()  # messages then name the user's index of an image
+    normal.samples.check_all()  # so that messages name the user's index of an image
     defect = defect.with_channels(normal.samples.n_channels)
     defect.samples.check_all()
     if "pos_label" in extractor.get_params(deep=False):
@@ -103,7 +103,7 @@ def _fit_on_defects(normal, defect, extractor):
 
 
 def _consume(items):
-    """Yield the items of a list, removing each from the list to free its memory."""
+    """Yield the items of a list, removing each of them to free its memory."""
     items.reverse()
     while items:
         yield items.pop()

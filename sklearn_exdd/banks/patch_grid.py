@@ -1,4 +1,4 @@
-"""Grid of the patches of an image, some possibly outside its region of interest."""
+"""Grid of the patches of an image, some of which may lie outside its region of interest."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class PatchGrid(NamedTuple):
     ----------
     shape : tuple of int (height', width')
     inside : ndarray of shape (height', width'), bool, or None
-        Patches that touch the region of interest: only these have features and scores. None if all patches do.
+        Patches that touch the region of interest; only these have features and scores. None if all patches do.
     """
 
     shape: tuple
@@ -44,7 +44,7 @@ class PatchGrid(NamedTuple):
         return feature_map.reshape(-1, feature_map.shape[2]) if self.inside is None else feature_map[self.inside]
 
     def place(self, patch):
-        """Return the row and column in the grid of a patch, numbered among the patches with features."""
+        """Return the grid row and column of a patch, given its number among the patches with features."""
         position = patch if self.inside is None else np.flatnonzero(self.inside)[patch]
         return tuple(int(axis) for axis in np.unravel_index(position, self.shape))
 

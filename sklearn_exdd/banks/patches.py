@@ -1,4 +1,4 @@
-"""Patches: features of samples, one row per patch, and where each patch comes from."""
+"""Patches: features of samples, one row per patch, and the origin of each patch."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,16 +15,16 @@ from sklearn_exdd.features.whitening import moments_of
 
 
 class LazyFeatures:
-    """Rows of features that are identified by a key in a cache and read only if needed.
+    """Rows of features, identified by a cache key and read only if needed.
 
     Parameters
     ----------
     key : str
         Fingerprint of everything that the rows depend on.
     read : callable
-        Function without arguments that returns an ndarray of shape (n_patches, n_features).
+        Function that takes no arguments and returns an ndarray of shape (n_patches, n_features).
     memory : str or joblib.Memory
-        Cache of results computed from the rows.
+        Cache for results computed from the rows.
     """
 
     def __init__(self, key, read, memory):
@@ -58,7 +58,7 @@ class Patches:
     rings : ndarray of shape (n_patches,)
         Number of patches between each patch and the border of its image or of its region of interest.
     grids : list of PatchGrid, default=None
-        Grid of the patches of each image if the images have regions of interest; None if no patches are missing.
+        Grid of the patches of each image, if the images have regions of interest; None if no patches are missing.
     """
 
     features: np.ndarray
@@ -112,7 +112,7 @@ class Patches:
         return self.select(rows, self.features[rows])
 
     def moments_of_folds(self, fold_of_group, n_folds):
-        """Return the moments of the features of each fold of groups with a shift of 0; see :func:`moments_of`."""
+        """Return the moments (with a shift of 0) of the features in each fold of groups; see :func:`moments_of`."""
 
         def compute():
             features, folds = np.asarray(self.features), fold_of_group[self.groups]
@@ -124,7 +124,7 @@ class Patches:
         return cached(self.features.memory, "moments", fingerprint(self.features.key, fold_of_group, n_folds), compute)
 
     def coreset(self, size, method, seed):
-        """Choose rows for a memory bank.
+        """Select rows for a memory bank.
 
         Parameters
         ----------
@@ -136,9 +136,9 @@ class Patches:
         Returns
         -------
         rows : Patches
-            Chosen rows.
+            Selected rows.
         sample : Patches
-            Patches for estimating quantiles, here all of them.
+            Patches for estimating quantiles: here, all of them.
         n_patches : int
         """
         features = self.features
@@ -161,7 +161,7 @@ class Patches:
         return patches.take(np.sort(rows))
 
     def scored(self, left_out, patch_scores, samples, extractor, blur):
-        """Score normal samples as if fit had not seen them.
+        """Score normal samples as if `fit` had not seen them.
 
         Parameters
         ----------
@@ -189,7 +189,7 @@ class Patches:
         return scores, top_patches, map_maxima(self, patch_scores, samples, shapes, extractor, blur)
 
     def _image_shapes(self, images):
-        """Return the height and width of each image; with a cache, images are read once for all fits."""
+        """Return the height and width of each image. With a cache, images are read only once for all fits."""
 
         def compute():
             return [images.shape(i) for i in range(len(images))]
@@ -200,7 +200,7 @@ class Patches:
 
     @classmethod
     def from_rows(cls, training_set):
-        """Make patches of feature rows, one per sample."""
+        """Make patches from feature rows, one per sample."""
         provenance = {"image": training_set.indices, "group": training_set.groups}
         n_samples = len(training_set)
         zeros = np.zeros(n_samples, dtype=np.float32)
@@ -209,7 +209,7 @@ class Patches:
 
     @classmethod
     def from_maps(cls, maps, training_set, extractor, synthetic=False):
-        """Make patches of the positions of feature maps, image by image.
+        """Make patches from the positions of feature maps, image by image.
 
         Parameters
         ----------
@@ -253,7 +253,7 @@ class Patches:
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
         rings = np.concatenate([part.rings for part in parts])
-        # Allocate with torch: numpy asks for huge pages, and making room for these may take longer than the copying.
+        # Allocate with torch: numpy requests huge pages, and making room for them may take longer than the copying.
         shape, dtype = (len(rings), parts[0].features.shape[1]), parts[0].features.dtype
         features = torch.from_numpy(np.empty(0, dtype)).new_empty(shape).numpy()
         stop = len(features)
@@ -266,5 +266,5 @@ class Patches:
 
 
 def coreset_size(size, n_patches):
-    """Return the number of rows of a coreset: `size` if it is an int, otherwise that share of the patches."""
+    """Return the number of rows of a coreset: `size` if it is an int, otherwise `size` times the number of patches."""
     return min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)

@@ -1,4 +1,4 @@
-"""Normal images with more features than memory can hold: passes over shards, here or on many machines."""
+"""Normal images with more features than memory can hold: passes over shards, on one or many machines."""
 
 import copy
 from concurrent.futures import BrokenExecutor, CancelledError
@@ -17,18 +17,18 @@ from sklearn_exdd.banks.pixel_maps import map_maxima
 _N_SAMPLED = 20_000  # patches sampled to estimate quantiles
 _N_CALIBRATING = 1000  # images whose top patches are kept for later corrections
 _N_ATTEMPTS = 3
-# For a greedy coreset of n rows, this share is chosen from _CANDIDATES * n random patches, and the rest from the
-# _COVERED_WORST * n patches farthest from the rows chosen first.
+# For a greedy coreset of n rows, this share is selected from _CANDIDATES * n random patches, and the rest from the
+# _COVERED_WORST * n patches farthest from the rows selected first.
 _FIRST_SHARE = 0.3
 _CANDIDATES, _COVERED_WORST = 2, 6
 
 
 class Shards:
-    """Normal training images in shards; each pass over them extracts the features again, or reads them from a cache.
+    """Normal training images in shards; each pass over them recomputes the features or reads them from a cache.
 
     A pass runs one task for each shard under ``joblib.Parallel``. The task gets the images
-    of the shard (or their paths) and the extractor, and returns rows of patches or numbers,
-    which do not depend on how the images are divided. The class has the methods of :class:`Patches`.
+    of the shard (or their paths) and the extractor, and returns patches or numbers. The
+    results do not depend on how the images are divided. The class has the methods of :class:`Patches`.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Shards:
     size : int
         Number of images in a shard.
     n_jobs : int or None
-        Number of shards computed at a time.
+        Number of shards processed in parallel.
     seed : int
         Seed for choosing the images whose top patches are kept.
     verbose : int
@@ -54,7 +54,7 @@ class Shards:
         self._n_jobs, self._seed, self._verbose = n_jobs, seed, verbose
 
     def fit_extractor(self):
-        """Fit the extractor, which must learn nothing but the whitening."""
+        """Fit the extractor, which may learn only the whitening."""
 
         def run(function, *args):
             return self._run("features", _on_images, function, *args)
@@ -62,7 +62,7 @@ class Shards:
         self._extractor.fit_shards([part.samples for part in self._parts], run)
 
     def coreset(self, size, method, seed):
-        """Choose rows for a memory bank, as :meth:`Patches.coreset` does; the returned sample is random."""
+        """Select rows for a memory bank, as :meth:`Patches.coreset` does; the returned sample is random."""
         parts, keys, n_patches = self._draw(size, method, seed)
         order, n_rows = np.argsort(keys, kind="stable"), coreset_size(size, n_patches)
         sample = _take_across(parts, order[-_N_SAMPLED:])
@@ -87,7 +87,7 @@ class Shards:
         parts, distances = zip(*self._run("coreset", _rows_beyond, centers, limit, seed))
         worst = np.concatenate([project(part) for part in parts])
         last = coreset.farthest_first(worst, np.concatenate(distances), min(n_rows - n_first, len(worst)))
-        # If all rows beyond the limit are chosen and the bank is not full, any other rows fill it.
+        # If all rows beyond the limit are selected and the bank is not full, other rows fill it.
         others = np.setdiff1d(np.flatnonzero(_squared_distances(projected, centers) <= limit), first)
         others = others[: n_rows - n_first - len(last)]
         return Patches.concatenate([_take_across([candidates], np.append(first, others)), _take_across(parts, last)])
@@ -100,7 +100,7 @@ class Shards:
             wanted = _N_SAMPLED + (n_rows if method == "random" else _sample_size(_CANDIDATES, n_rows))
             if sum(map(len, parts)) >= min(wanted, n_patches):
                 return parts, np.concatenate(keys), n_patches
-            # Ten standard deviations more suffice, unless other images have more patches than the images read.
+            # A margin of ten standard deviations suffices, unless other images have more patches than those read.
             rate = (wanted + 10 * np.sqrt(wanted)) / n_patches
             parts, keys, counts = zip(*self._run("sample", _sampled, rate, seed))
             n_patches = sum(counts)
@@ -117,12 +117,12 @@ class Shards:
         return np.random.RandomState(seed).permutation(groups)
 
     def moments_of_folds(self, fold_of_group, n_folds):
-        """Return the moments of the features of each fold of groups; see :meth:`Patches.moments_of_folds`."""
+        """Return the moments of the features in each fold of groups; see :meth:`Patches.moments_of_folds`."""
         parts = self._run("whitening", _moments_of_folds, fold_of_group, n_folds)
         return [tuple(map(sum, zip(*own))) for own in zip(*parts)]
 
     def scored(self, left_out, patch_scores, samples, extractor, blur):
-        """Score the images, as :meth:`Patches.scored` does; the patch scores of the sample are not used.
+        """Score the images, as :meth:`Patches.scored` does; `patch_scores`, those of the sample, are not used.
 
         Top patches are returned for 1000 random images only.
         """
@@ -133,7 +133,7 @@ class Shards:
         return np.concatenate(scores), Patches.concatenate(filter(None, top_patches)), np.concatenate(maxima)
 
     def _run(self, name, task, *args):
-        """Run a task on each shard; return the list of its results."""
+        """Run a task on each shard and return the list of results."""
         extractor = copy.copy(self._extractor).set_params(n_jobs=1, verbose=0)
 
         def tasks():
@@ -176,7 +176,7 @@ def _patches_of(extractor, part):
 
 
 def _sampled(extractor, part, rate, seed):
-    """Return the patches whose random keys are below a rate, their keys, and the number of all patches."""
+    """Return the patches whose random keys are below a rate, their keys and the total number of patches."""
     chosen, keys, n_patches = [], [], 0
     for number, patches in zip(part.indices, _patches_of(extractor, part)):
         own = np.random.default_rng([seed, number]).random(len(patches))
@@ -188,7 +188,7 @@ def _sampled(extractor, part, rate, seed):
 
 
 def _rows_beyond(extractor, part, centers, limit, seed):
-    """Return the patches whose squared distance to the centres after projection exceeds a limit, and the distances."""
+    """Return patches whose squared distance to the centres, after projection, exceeds a limit, and the distances."""
     chosen, distances = [], []
     for patches in _patches_of(extractor, part):
         own = _squared_distances(coreset.project(patches.features, random_state=seed), centers)
@@ -207,7 +207,7 @@ def _moments_of_folds(extractor, part, fold_of_group, n_folds):
 
 
 def _scored(extractor, part, left_out, chosen, blur):
-    """Return the image scores, the top patches of the chosen images or None, and the maxima of the maps."""
+    """Return the image scores, the top patches of the chosen images (or None) and the maxima of the maps."""
     scores, top_patches, maxima = [], [], []
     for i, patches in enumerate(_patches_of(extractor, part)):
         patch_scores = left_out.patch_scores(patches)

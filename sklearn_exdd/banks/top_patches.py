@@ -1,29 +1,29 @@
-"""The patches that may be among the highest of their image: only these need an exact search of the normal bank."""
+"""Selection of the patches that may score highest in their image; only these need an exact search."""
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from sklearn_exdd import scoring
 
-_STEP = 16  # every 16th row of the normal bank bounds the distances to all of them
-MIN_ROWS = 1024  # of a normal bank for which bounds pay
+_STEP = 16  # every 16th row of the normal bank is used to bound the distances to all rows
+MIN_ROWS = 1024  # smallest number of rows of a normal bank for which bounds pay off
 _N_TOGETHER = 2048  # patches whose bounds are computed at a time
-_FIRST = 4  # times the patches that make up a score are searched first
+_FIRST = 4  # times as many patches as make up a score are searched first
 
 
 def top_scores(banks, features, grids):
-    """Return the image scores of a batch, the same as those from the scores of all patches, bit for bit.
+    """Return the image scores of a batch, equal to those computed from the scores of all patches, bit for bit.
 
     The distance of a patch to some rows of a bank is an upper bound on its distance to all rows. A patch whose score
-    at this bound is below the lowest of the highest scores found so far cannot be among them.
+    at this bound is below all of the highest scores found so far cannot be among them.
 
     Parameters
     ----------
     banks : DualBank
-        With ``image_score="top_mean"`` and an exact normal bank of at least MIN_ROWS rows.
+        Banks with ``image_score="top_mean"`` and an exact normal bank of at least MIN_ROWS rows.
     features : ndarray of shape (n_patches, n_features)
     grids : list of PatchGrid
-        Grids of the images of the batch, whose patches follow one another.
+        Grids of the images of the batch, in the order of their patches.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def top_scores(banks, features, grids):
 
     everything = np.arange(len(features))
     bounds = relative_scores(everything, _upper_bounds(banks, features))
-    bounds[np.isnan(bounds)] = np.inf  # the search says what is wrong with such features
+    bounds[np.isnan(bounds)] = np.inf  # the search reports what is wrong with such features
     is_searched = np.zeros(len(features), dtype=bool)
     for image in images:
         n_first = min(_FIRST * banks.n_top_patches, image.stop - image.start)
@@ -62,10 +62,10 @@ def top_scores(banks, features, grids):
 
 
 def _upper_bounds(banks, features):
-    """Return upper bounds of the mean distances to the nearest rows of the normal bank."""
+    """Return upper bounds on the mean distances to the nearest rows of the normal bank."""
     rows, n_neighbors = banks.normal.features[::_STEP], banks.n_neighbors_in(banks.normal)
     squares, factors = np.square(rows).sum(axis=1), np.ascontiguousarray(-2 * rows.T)
-    # More than rounding can take away, as a share of the squared norms.
+    # More than the largest rounding error, as a share of the squared norms.
     slack = (2 * rows.shape[1] + 16) * np.finfo(rows.dtype).eps
     bounds = np.empty(len(features))
     with np.errstate(invalid="ignore", over="ignore"):

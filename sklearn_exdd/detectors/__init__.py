@@ -1,1 +1,1 @@
-"""The detectors. Each has its own file or folder, and none imports another."""
+"""Detectors. Each has its own file or folder and imports no other detector."""

@@ -1,4 +1,4 @@
-"""A linear probe: one linear classifier of images on the means and deviations of their features."""
+"""Linear probe: a linear classifier of images based on the means and deviations of their features."""
 
 from numbers import Integral, Real
 
@@ -19,7 +19,7 @@ from sklearn_exdd.features.patch_regions import rows_inside
 
 
 class LinearProbeDetector(BaseDefectDetector):
-    r"""Detect defects by logistic regression on features that are pooled over each image.
+    r"""Detect defects by logistic regression on features pooled over each image.
 
     The features of an image are pooled to their means and standard deviations over all patches. A linear classifier
     learns from these and from image labels; it needs no masks.
@@ -27,11 +27,11 @@ class LinearProbeDetector(BaseDefectDetector):
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        Feature extractor, see :class:`ExDDDetector`.
+        Feature extractor; see :class:`ExDDDetector`.
     C : float, default=0.01
         Inverse strength of the regularisation, > 0, as in scikit-learn's LogisticRegression.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`.
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`.
     n_synthetic : int, default=100
         Number of synthetic defect images to make, if there is an `augmenter`.
     blur : float, default=4.0
@@ -81,26 +81,26 @@ class LinearProbeDetector(BaseDefectDetector):
         Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
         conformal quantile of these scores.
     false_alarm_rate_ : float
-        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
-        too few for it.
+        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
+        images are too few for it.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
 
     See Also
     --------
-    ExDDDetector : Needs no defects and finds defects of unknown kinds.
-    DefectClassifier : Trains the network itself, given about a hundred defects or more.
+    ExDDDetector : Needs no defect images and finds unknown kinds of defects.
+    DefectClassifier : Trains the network itself; needs about a hundred defects or more.
 
     Notes
     -----
-    The score is the log odds of a defect, with equal weights for both classes. A variance is the mean of squared
-    distances, so the score is exactly the mean over the patches of
+    The score is the log odds of a defect, with equal weights for both classes. Because a variance is the mean of
+    squared distances, the score is exactly the mean over the patches of
 
     .. math:: w_\mu \cdot f + w_\sigma \cdot (f - \mu)^2 / \sigma + b
 
-    with the mean :math:`\mu` and deviation :math:`\sigma` of the features :math:`f` over the image. The map shows
-    this contribution of each patch, smoothed.
+    where :math:`\mu` and :math:`\sigma` are the mean and deviation of the features :math:`f` over the image. The map
+    shows this contribution of each patch, smoothed.
 
     References
     ----------

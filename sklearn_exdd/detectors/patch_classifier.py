@@ -1,4 +1,4 @@
-"""A classifier of patches: any scikit-learn classifier in place of two memory banks."""
+"""Patch classifier: any scikit-learn classifier in place of two memory banks."""
 
 from functools import cache
 from numbers import Integral, Real
@@ -26,23 +26,23 @@ _MIN_PROBABILITY = 1e-6
 
 
 class PatchClassifierDetector(BaseDefectDetector):
-    """Detect and locate defects by a classifier that is trained on normal and on defect patches.
+    """Detect and locate defects with a classifier trained on normal and defect patches.
 
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        Feature extractor, see :class:`ExDDDetector`. Ignored if X holds features.
+        Feature extractor; see :class:`ExDDDetector`. Ignored if X holds features.
     classifier : object, default=None
-        Classifier with ``predict_proba``, which is cloned. None is a HistGradientBoostingClassifier.
+        Classifier with ``predict_proba``, which is cloned. None uses a HistGradientBoostingClassifier.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`.
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`.
     n_synthetic : int, default=100
         Number of synthetic defect images to make, if there is an `augmenter`.
     max_normal_patches, max_defect_patches : int or None, default=50 and 30
-        Number of patches to train on from each normal image, and from each defect image, where only patches that show
-        the defect are used. They are drawn at random. None uses all of them.
+        Number of patches, drawn at random, to train on from each normal image and each defect image. In defect images,
+        only patches that show the defect are used. None uses all of them.
     n_top_patches : int, default=10
-        Number of highest patch scores to average for the image score.
+        Number of highest patch scores whose mean is the image score.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
@@ -65,8 +65,8 @@ class PatchClassifierDetector(BaseDefectDetector):
     n_jobs : int, default=None
         Number of batches processed in parallel, by threads.
     random_state : int, RandomState instance or None, default=None
-        Seed for the choice of held-out images and patches, for the augmenter, and for a classifier whose own
-        random_state is None.
+        Seed for the choice of held-out images and of patches, for the augmenter, and for a classifier whose own
+        `random_state` is None.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -88,10 +88,10 @@ class PatchClassifierDetector(BaseDefectDetector):
         Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
         conformal quantile of these scores.
     false_alarm_rate_ : float
-        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
-        too few for it.
+        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
+        images are too few for it.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
     n_features_in_ : int
         Number of features, if X holds features.
@@ -103,7 +103,7 @@ class PatchClassifierDetector(BaseDefectDetector):
     Notes
     -----
     The score of a patch is the log odds that it shows a defect, between -13.8 and 13.8 (probabilities are clipped to
-    [1e-6, 1 - 1e-6]). Real defect images should have masks. Without a mask, the patches that lie farther from normal
+    [1e-6, 1 - 1e-6]). Real defect images should have masks. Without a mask, patches that lie farther from the normal
     patches than 99 % of normal patches do are assumed to show the defect.
 
     Examples

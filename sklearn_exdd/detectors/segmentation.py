@@ -1,4 +1,4 @@
-"""A detector that uses the segmentation head of learned extractors."""
+"""Detector that uses the segmentation heads of learned extractors."""
 
 from dataclasses import replace
 from numbers import Integral, Real
@@ -22,9 +22,9 @@ from sklearn_exdd.features.learned import LearnedFeatureExtractor
 
 
 class SegmentationDetector(BaseDefectDetector):
-    """Detect and locate defects by small networks that segment images.
+    """Detect and locate defects with small networks that segment images.
 
-    Each network is that of a :class:`LearnedFeatureExtractor`. `fit` trains it on crops of normal images with synthetic
+    Each network belongs to a :class:`LearnedFeatureExtractor`. `fit` trains it on crops of normal images with synthetic
     defects painted on them and, if available, on crops of real defects with masks. Nothing is downloaded.
 
     Parameters
@@ -32,16 +32,16 @@ class SegmentationDetector(BaseDefectDetector):
     feature_extractor : "learned" or LearnedFeatureExtractor, default="learned"
         Feature extractor to train, with all its parameters.
     n_networks : int, default=2
-        Number of networks to train, each with its own seed and synthetic defects. Maps are the means of their logits
-        [1]_. The AUROC of two networks trained on the same images may differ by several hundredths; the mean of several
+        Number of networks to train, each with its own seed and synthetic defects. Maps are means of their logits [1]_.
+        The AUROC of two networks trained on the same images may differ by several hundredths; the mean of several
         networks varies less.
     real_defects : {"half", "all"}, default="half"
-        Networks to train on real defects, if there are any: every second one, starting with the first, or all of them.
+        Networks to train on real defects, if any: every other network, starting with the first, or all networks.
         A network trained on a few real defects finds more defects of the same kinds and fewer of others; the mean of
-        networks with and without real defects finds more than either. Choose "all" if you have many defects of all
-        kinds.
+        networks trained with and without real defects finds more than either. Choose "all" if you have many defects of
+        all kinds.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
         Pipeline step, or otherwise the augmenter of the extractor.
     n_synthetic : int, default=300
         Number of synthetic defect images to make, if there is an `augmenter`.
@@ -64,7 +64,7 @@ class SegmentationDetector(BaseDefectDetector):
         three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Cache for trained weights and maps, and for the images and the training of an `augmenter` without a `memory` of
-        its own. An ExDDDetector on "learned" features with the same memory and the same images reuses the training.
+        its own. An ExDDDetector on "learned" features with the same memory and images reuses the trained weights.
     batch_size : int, default=16
         Number of images processed together.
     device : str, default=None
@@ -72,7 +72,7 @@ class SegmentationDetector(BaseDefectDetector):
     n_jobs : int, default=None
         Number of batches processed in parallel, by threads.
     random_state : int, RandomState instance or None, default=None
-        Seed for the choice of held-out images and for a `feature_extractor` whose own random_state is None.
+        Seed for the choice of held-out images and for a `feature_extractor` whose own `random_state` is None.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -90,21 +90,21 @@ class SegmentationDetector(BaseDefectDetector):
         Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
         conformal quantile of these scores.
     false_alarm_rate_ : float
-        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
-        too few for it.
+        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
+        images are too few for it.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
 
     See Also
     --------
-    ExDDDetector : Uses memory banks of the inner maps of the same network.
+    ExDDDetector : Can use memory banks of the inner maps of the same network.
     StudentTeacherDetector : Compares two networks.
 
     Notes
     -----
     For the image score, the mean logits of normal images at each place are subtracted (`position_map_` of each
-    extractor), because high logits that occur there in every image, for instance at the border, are not evidence of a
+    extractor), because logits that are high there in every image, for instance at the border, are not evidence of a
     defect. Maps are logits minus their mean over normal images, and `image_weight` makes the maps of different images
     comparable. Real defects without a mask are not used for training.
 

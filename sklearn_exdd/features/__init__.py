@@ -24,13 +24,13 @@ __all__ = [
 
 
 def make_feature_extractor(extractor="auto", **defaults):
-    """Make the extractor that a detector's ``feature_extractor`` parameter stands for.
+    """Make the extractor for the value of a detector's `feature_extractor` parameter.
 
     Parameters
     ----------
     extractor : str or object, default="auto"
-        Name of the extractor, or an object with ``transform(images)``, which is cloned. Names are "auto", which stands
-        for "efficientnet_lite0"; "efficientnet_lite0", "efficientnet_lite1" and "efficientnet_lite2"; "gabor";
+        Name of the extractor, or an object with ``transform(images)``, which is cloned. Names are "auto", which means
+        "efficientnet_lite0"; "efficientnet_lite0", "efficientnet_lite1" and "efficientnet_lite2"; "gabor";
         "learned"; the names of torchvision models; and "timm:" followed by the name of a timm model.
     **defaults
         Parameters, such as `batch_size` and `memory`, for an extractor given by name. In an object they only replace

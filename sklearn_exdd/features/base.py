@@ -36,11 +36,11 @@ class BaseFeatureExtractor(
     A subclass implements ``_extract(images)``, which takes float32 images of shape (n, height, width, channels) in
     [0, 1] and returns float32 feature maps of shape (n, height', width', n_features). Class attributes or properties
     describe the patches: patch i is centred at pixel ``offset + stride * i`` and depends on pixels at most `margin`
-    away, and images must have at least `min_size` pixels a side. Computations on the image as a whole belong in
+    away, and images must have at least `min_size` pixels a side. Computations on the whole image belong in
     ``_prepare(images)``, which runs before large images are cut into tiles. Parameters of the subclass are checked if
     it adds them to `_parameter_constraints`. Two class attributes describe its ``fit``: `learns_from_defects` is True
     if ``fit`` accepts ``y`` and ``masks`` and learns from marked defects; `fits_in_shards` is False if ``fit`` learns
-    more than the whitening (the default for a class that defines its own ``fit``).
+    anything besides the whitening (the default for a class that defines its own ``fit``).
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ class BaseFeatureExtractor(
         Whether ``fit`` learns to standardise the features and to whiten them by PCA (keeping 99.9 % of the variance,
         with variances shrunk halfway towards their mean).
     batch_size : int, default=16
-        Number of images of the same shape that are extracted together. On a CPU, batches of large images are smaller,
-        which saves memory and costs no time.
+        Number of images of the same shape to process together. On a CPU, batches of large images are smaller, which
+        saves memory and costs no time.
     memory : str, path-like or joblib.Memory, default=None
         Folder in which feature maps are cached, one entry per image. The key of an entry is a hash of the pixels, the
         parameters and the code of the extractor, and the versions of the libraries.
     n_jobs : int, default=None
-        Number of batches that are extracted in parallel, by threads that divide torch's threads among themselves. If
-        1, the next batch is read while the current one is extracted.
+        Number of batches to process in parallel, by threads that divide torch's threads among themselves. If 1, the
+        next batch is read while the current one is processed.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -87,11 +87,11 @@ class BaseFeatureExtractor(
     min_size = 1
     #: Whether ``fit(X, y, masks=)`` also learns from marked defects; if so, detectors pass them to it.
     learns_from_defects = False
-    #: Whether ``fit`` learns nothing but the whitening, which can be accumulated shard by shard.
+    #: Whether ``fit`` learns only the whitening, which can be accumulated shard by shard.
     fits_in_shards = True
-    # Distributions whose versions enter the key, in addition to those that enter every key.
+    # Distributions whose versions are part of the key, in addition to those that are part of every key.
     _packages = ()
-    # Number of pixels that a single CPU thread computes at a time; every operation would allocate larger buffers anew.
+    # Number of pixels that a CPU thread processes at a time. Larger buffers would be reallocated for every operation.
     _n_pixels = None
 
     _parameter_constraints = {
@@ -106,7 +106,7 @@ class BaseFeatureExtractor(
 
     @property
     def learns_from_normals(self):
-        """Whether ``fit`` learns more from normal images than the whitening, and may therefore memorise them."""
+        """Whether ``fit`` learns more than the whitening from normal images, and may therefore memorise them."""
         return not self.fits_in_shards
 
     _n_features_out = property(lambda self: self.n_features_out_)  # read by get_feature_names_out
@@ -208,7 +208,7 @@ class BaseFeatureExtractor(
         check_image_size(self.image_size)
 
     def _before_fit(self):
-        """Make the decisions that hold for the whole fit, before any feature is computed."""
+        """Make the decisions that apply to the whole fit, before any feature is computed."""
 
     def transform(self, X):
         """Compute the feature maps of images.
@@ -266,7 +266,7 @@ class BaseFeatureExtractor(
         """
         centers = []
         for n_patches, size, working_size in zip(map_shape, image_shape, self._working_shape(image_shape)):
-            if self.stride is None:  # unknown: assume that patches are evenly spread
+            if self.stride is None:  # unknown: assume that patches are evenly spaced
                 centers.append((np.arange(n_patches) + 0.5) * size / n_patches - 0.5)
             else:
                 positions = self.offset + self.stride * np.arange(n_patches)
@@ -358,7 +358,7 @@ class BaseFeatureExtractor(
         if self._n_pixels is not None and resolve_device(getattr(self, "device", None)).type == "cpu":
             import torch
 
-            # Threads that share an operation wait for each other at its end; more threads need longer operations.
+            # Threads that share an operation wait for each other at its end, so more threads need longer operations.
             n_pixels = self._n_pixels * torch.get_num_threads() ** 2
             n_together = max(1, n_pixels // (shape[0] * shape[1]))
         return [images[some] for some in gen_batches(len(images), n_together)]

@@ -47,10 +47,10 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
         Strides of the levels to use, out of 2, 4, 8, 16 and 32. These levels have 16, 24, 40, 112 and 320 features
         (lite2: 16, 24, 48, 120 and 352). There is one patch every ``min(strides)`` pixels.
     brightness : {"linear", "log", "both"}, default="log"
-        Brightness scale of the images that the network sees. "linear" passes the image unchanged. "log" takes
+        Brightness scale of the images passed to the network. "linear" passes the image unchanged. "log" takes
         ``log(image + 0.05)`` and subtracts its median over the image, channel by channel, which compensates for
         differences in exposure; a hyperbolic tangent then limits the values to [-1, 1], the range on which the network
-        was trained. "both" computes the features of both, first "linear" and then "log".
+        was trained. "both" concatenates the features of "linear" and "log", in this order.
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
@@ -194,7 +194,7 @@ class EfficientNetLite:
         path = self._path()
         module = timm.create_model(f"tf_{self.backbone}", pretrained=False, **options)
         state = read_state_dict(path)
-        # The file holds the same network: its entries have other names but come in the same order.
+        # The file holds the same network: its entries have different names but come in the same order.
         return load_state(module, dict(zip(module.state_dict(), state.values(), strict=True)), path, self.backbone)
 
     def _path(self):

@@ -1,4 +1,4 @@
-"""A frozen pretrained encoder, whose maps a segmentation network uses in addition to its own."""
+"""Frozen pretrained encoder, whose maps a segmentation network uses in addition to its own."""
 
 _STRIDES = (4, 8, 16)  # of the maps of the segmentation network
 _PROBE_SIZE = 64
@@ -10,7 +10,7 @@ class FrozenEncoder:
     Parameters
     ----------
     extractor : NetworkFeatureExtractor
-        Extractor whose layers have the strides 4, 8 and 16, or some of these, each once.
+        Extractor whose layers have distinct strides out of 4, 8 and 16.
 
     Attributes
     ----------
@@ -42,8 +42,8 @@ class FrozenEncoder:
         Parameters
         ----------
         planes : torch.Tensor of shape (n, n_planes, height, width)
-            Height and width are multiples of 16. The first plane is the brightness; its range from -1 to 1 corresponds
-            to black to white in an image.
+            Height and width are multiples of 16. The first plane is the brightness, from -1 (black) to
+            1 (white).
 
         Returns
         -------

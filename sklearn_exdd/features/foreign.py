@@ -1,4 +1,4 @@
-"""Any object with ``transform(images)`` as a feature extractor."""
+"""Wrapper that makes any object with ``transform(images)`` a feature extractor."""
 
 import numpy as np
 from sklearn.base import clone
@@ -18,13 +18,13 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
     extractor : object
         Object with ``transform(images)``, which takes float32 images of shape (n, height, width, channels) in [0, 1]
         and returns float feature maps of shape (n, height', width', n_features). If the object has ``fit(images)``, it
-        is called with a list of images of shape (height, width, channels). Patches are assumed to be evenly spread over
+        is called with a list of images of shape (height, width, channels). Patches are assumed to be evenly spaced over
         the image.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """
 
-    fits_in_shards = False  # it is not known what the object learns
+    fits_in_shards = False  # nothing is known about what the object learns
 
     _parameter_constraints = {
         **BaseFeatureExtractor._parameter_constraints,

@@ -29,10 +29,10 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
         Number of pyramid levels, in [1, 4]. Each level is half the size of the one before; with 4 levels, filters are
         about 11 to 88 pixels wide. Fewer levels allow smaller images.
     n_orientations : int, default=8
-        Number of filter orientations, evenly spread over 180 degrees.
+        Number of filter orientations, evenly spaced over 180 degrees.
     response : {"log", "linear"}, default="log"
         Scale of the features. "log" takes the logarithm of filter responses and of all standard deviations, so that
-        faint texture is judged relative to its usual strength; "linear" judges it by the difference.
+        faint texture is judged relative to its usual strength; "linear" judges it by the absolute difference.
     image_size, tile_size, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     whiten : bool, default=True
@@ -51,12 +51,12 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
 
     Notes
     -----
-    Light scales the brightness of a part, so all features are computed on ``log(image + 0.05)`` minus its mean over the
-    image. At each level, the modulus of a quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the
-    level) measures the strength of texture of this width and direction, whatever its phase [1]_. There is one patch
+    Lighting scales the brightness of a part, so all features are computed on ``log(image + 0.05)`` minus its mean over
+    the image. At each level, the modulus of a quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the
+    level) measures the strength of texture of this width and orientation, whatever its phase [1]_. There is one patch
     every 8 pixels. Its features are the mean and standard deviation of each modulus over about 16 pixels, and those of
-    the log image itself over 8 and 32 pixels. For colour images, those of the log ratios of red and of blue to green
-    over 8 and 32 pixels are added. If `response` is "log", every feature x except the means of the log image and of the
+    the log image itself over 8 and 32 pixels. Colour images also have those of the log ratios of red and of blue to
+    green over 8 and 32 pixels. If `response` is "log", every feature x except the means of the log image and of the
     log ratios is replaced by ``log(x + 0.004)``.
 
     References

@@ -38,8 +38,8 @@ _NOT_IN_TRAINING = {
 class LearnedFeatureExtractor(BaseFeatureExtractor):
     """Feature maps from a small segmentation network that ``fit`` trains to find defects on the user's own surfaces.
 
-    No weights are downloaded. The network of 0.4 million parameters learns from crops of the normal images, with and
-    without synthetic defects painted on them, and of real defects if ``fit`` receives any with masks.
+    No weights are downloaded. The network, with 0.4 million parameters, learns from crops of the normal images, with
+    and without synthetic defects painted on them, and of real defects if ``fit`` receives any with masks.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         :class:`BaseDefectAugmenter`. None mixes CutPaste's patches and scars with cracks and holes.
     encoder : str, NetworkFeatureExtractor or None, default=None
         Pretrained network whose maps are used in addition to the network's own: "efficientnet_lite0" (or `_lite1`,
-        `_lite2`), or an extractor with layers at the strides 4, 8 and 16, or at some of these, such as
+        `_lite2`), or an extractor with layers at strides 4, 8 and 16, or at some of these, such as
         ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``. It sees only the brightness
         of the image, and is not trained.
     n_synthetic : int, default=300
@@ -58,7 +58,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     max_steps : int, default=1000
         Number of training steps. The default takes three to four minutes on one core with bfloat16 instructions.
     max_seconds : float, default=None
-        Time limit for training, in seconds. If it ends training early, the weights depend on the machine.
+        Time limit for training, in seconds. If training is cut short, the weights depend on the machine.
     learning_rate : float, default=4e-3
         Highest learning rate, reached after a short warm-up.
     train_batch_size : int, default=16
@@ -102,10 +102,10 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     -----
     The input is ``log(image + 0.03)`` minus its median over the image, and its difference from its local means along
     columns and along rows. Each patch, one every 8 pixels, has 160 features before whitening: mean and deviation of the
-    maps at stride 4, and the encoder's and the decoder's maps at stride 8. With real defects, 20 % of the crops show
-    one, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic one, and 25 % no defect. Without
-    real defects, 75 % show a synthetic one. The network has seen the normal images in training and may rate them
-    slightly more normal than new ones, so determine thresholds for the logits on other images.
+    maps at stride 4, and the encoder's and the decoder's maps at stride 8. With real defects, 20 % of the crops show a
+    real defect, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic one, and 25 % none.
+    Without real defects, 75 % show a synthetic one. The network has seen the normal images in training and may rate
+    them as slightly more normal than new ones, so set thresholds for the logits on other images.
 
     Examples
     --------
@@ -208,7 +208,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         ----------
         X : images
         y : array-like of shape (n_samples,), default=None
-            Labels, 0 for normal images and 1 (or `pos_label`) for defects. None means that all images are normal.
+            Labels: 0 for normal images and 1 (or `pos_label`) for defects. None means that all images are normal.
         masks : array or list, default=None
             Masks of the defect images, aligned with X. Defect images whose mask is None are not used in training.
 
@@ -240,7 +240,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return [next(defect_maps if defect else normal_maps) for defect in is_defect]
 
     def defect_logits(self, X):
-        """Compute the logit of a defect that the segmentation head gives each pixel.
+        """Compute the defect logit of each pixel with the segmentation head.
 
         Parameters
         ----------
@@ -274,7 +274,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         validate_parts([self.augmenter, self.encoder])
 
     def _fit(self, X, y, masks):
-        """Fit; return all images, whether each is a defect, and the feature maps of the normal ones."""
+        """Fit; return all images, which of them show defects, and the feature maps of the normal images."""
         validate(self)
         images = X if isinstance(X, Images) else Images(X)
         is_defect = find_defects(y, len(images), self.pos_label)
@@ -286,7 +286,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         normal.check_masks_empty()
         marked = None if defect is None else with_marks(defect.with_channels(images.n_channels))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        # Sort the images, so that their order in X makes no difference.
+        # Sort the images so that their order in X makes no difference.
         ordered, ordered_marked = by_brightness(normal), marked and by_brightness(marked)
         key = None if self.memory is None else self._training_key(ordered, ordered_marked, seed)
         learned = load(self.memory, "segmentation network", key)
@@ -365,7 +365,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         for cells in _Head(self).iter_transform(normal):
             total = total + resize(cells, (_POSITION_GRID, _POSITION_GRID))[..., 0]
         mean = total / len(normal)
-        if self.flip:  # not quite symmetrical for images that end within a cell
+        if self.flip:  # not quite symmetrical if images end within a cell
             mean = (mean + mean[::-1] + mean[:, ::-1] + mean[::-1, ::-1]) / 4
         return ndimage.gaussian_filter(mean, 1, mode="nearest").astype(np.float32)
 
@@ -396,7 +396,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _planes(self, images):
-        """Return the input of the network, mirrored beyond the end to a whole number of its largest cells."""
+        """Return the input of the network, padded by mirroring to a whole number of its largest cells."""
         import torch
         from torch.nn import functional
 
@@ -422,7 +422,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
 
 class _Head(BaseFeatureExtractor):
-    """The segmentation head of a learned extractor as an extractor, so that its logits use tiles and the cache."""
+    """Segmentation head of a learned extractor, itself an extractor so that its logits use tiles and the cache."""
 
     stride = _HEAD_STRIDE
     offset = (_HEAD_STRIDE - 1) / 2

@@ -36,10 +36,10 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
     n_input_channels : int, default=3
         Number of channels that the module expects. Grey images are repeated along the channels.
     mean, std : tuple of float
-        Mean and standard deviation with which the module's input is normalised; by default, those of ImageNet.
+        Mean and standard deviation used to normalise the module's input; by default, those of ImageNet.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision in which the network computes. "auto" selects bfloat16 if the hardware has instructions for it, which
-        is about twice as fast, else float32. A fitted extractor keeps its precision, see `precision_`. Features are
+        is about twice as fast, else float32. A fitted extractor keeps its precision; see `precision_`. Features are
         float32 in any case.
     device : str, default=None
         Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
@@ -149,14 +149,14 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
 
 @dataclass(frozen=True)
 class TracedModule:
-    """A torch module that torch.fx cuts off after the named layers."""
+    """Torch module that torch.fx truncates after the named layers."""
 
     build: object
     layers: tuple
     n_channels: int
 
     def load(self, folded=True):
-        """Build the module, cut it off, and determine its stride and the centre of its first patch."""
+        """Build the module, truncate it, and determine its stride and the centre of its first patch."""
         from torchvision.models.feature_extraction import create_feature_extractor
 
         module = copy.deepcopy(self.build()).eval().requires_grad_(False)
@@ -185,7 +185,7 @@ def _check_outputs(network, probe, outputs):
     for name, output in outputs.items():
         if output.ndim != 4:
             raise ValueError(f"{expected} {tuple(output.shape)} from {name!r}.")
-        if output.shape[1] == output.shape[2]:  # either as many channels as rows, or channels last
+        if output.shape[1] == output.shape[2]:  # either channels come last, or there are as many of them as rows
             narrow = network(probe[..., : _PROBE_SIZE // 2]) if narrow is None else narrow
             if narrow[name].shape[3] == output.shape[3]:
                 raise ValueError(

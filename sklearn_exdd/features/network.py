@@ -1,4 +1,4 @@
-"""Base class of extractors with torch networks: precision, device, loading of the network, joining of its levels."""
+"""Base class of extractors with torch networks: precision, device, loading the network, joining its levels."""
 
 import math
 from abc import abstractmethod
@@ -18,10 +18,10 @@ _LOADING = Lock()  # torch.fx modifies torch itself while it traces
 
 
 class NetworkFeatureExtractor(BaseFeatureExtractor):
-    """Base of the extractors whose features a torch network computes.
+    """Base of the extractors that compute features with a torch network.
 
     A subclass implements ``_source()``, which returns a hashable object whose ``load(folded)`` builds a
-    :class:`LoadedNetwork`. Each process loads the network of equal sources only once. The network is not part of a
+    :class:`LoadedNetwork`. Each process loads the network only once for equal sources. The network is not part of a
     pickle.
 
     Parameters
@@ -30,7 +30,7 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
         Odd size of the windows over which outputs are averaged, with stride 1.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision in which the network computes. "auto" selects bfloat16 if the hardware has instructions for it, which
-        is about twice as fast, else float32. A fitted extractor keeps its precision, see `precision_`. Features are
+        is about twice as fast, else float32. A fitted extractor keeps its precision; see `precision_`. Features are
         float32 in any case.
     device : str, default=None
         Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
@@ -99,10 +99,10 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
 
     @abstractmethod
     def _source(self):
-        """Return a hashable object that loads the network and is its key in a cache of the process."""
+        """Return a hashable object that loads the network and serves as its key in a per-process cache."""
 
     def network(self, folded=True):
-        """Return the network, cut off after its last layer in use. Each process builds it only once.
+        """Return the network, truncated after the last layer in use. Each process builds it only once.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
         return *super()._cache_key(), self._resolved_precision(), self._source()
 
     def _normalisation(self, loaded):
-        """Return the mean and the standard deviation with which the network's input channels are normalised."""
+        """Return the mean and standard deviation used to normalise the network's input channels."""
         return loaded.mean, loaded.std
 
     def _views(self, images):
@@ -171,7 +171,7 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network that is ready to compute, with the positions of its outputs in the image.
+    """Network that is ready for use, with the positions of its outputs in the image.
 
     Parameters
     ----------
@@ -179,13 +179,13 @@ class LoadedNetwork:
         Network that maps a batch (n, n_channels, height, width) to a list or dict of outputs (n, n_maps, height',
         width').
     strides : tuple of int, or None
-        Number of pixels between two positions of each output, or None if the outputs do not fit a grid.
+        Number of pixels between neighbouring positions of each output, or None if the outputs do not fit a grid.
     offsets : tuple of float
         Pixel at which the first position of each output is centred.
     n_channels : int
         Number of input channels.
     mean, std : tuple of float
-        Mean and standard deviation with which the input is normalised.
+        Mean and standard deviation used to normalise the input.
     kind : str
         Name of the network, for messages.
     aligned : bool
@@ -263,7 +263,7 @@ def _interpolated(output, axis, size, scale, shift):
 
 
 def _enlarged(output, shape):
-    """Enlarge an output, by whole factors if possible, so that positions do not depend on the image's size."""
+    """Enlarge an output, by integer factors if possible, so that positions do not depend on the image size."""
     from torch.nn import functional
 
     scale = [round(size / own) for size, own in zip(shape, output.shape[2:])]
@@ -305,8 +305,8 @@ def first_center(probe, output):
     Returns
     -------
     offset : float
-        The nearest to the measured offset out of 0 (networks that pad both sides equally), ``(stride - 1) / 2``
-        (networks that cut the image into cells) and ``stride - 1`` (TensorFlow networks, which pad the far side).
+        Whichever is nearest to the measured offset: 0 (networks that pad both sides equally), ``(stride - 1) / 2``
+        (networks that cut the image into cells) or ``stride - 1`` (TensorFlow networks, which pad the far side).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Patches of feature maps that lie in the region of interest of their image."""
+"""Selection of the patches that lie in the region of interest of their image."""
 
 from sklearn_exdd.scoring import mask_coverage
 

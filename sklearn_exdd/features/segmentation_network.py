@@ -5,26 +5,26 @@ import numpy as np
 from sklearn_exdd._torch import arrays_of, box_mean, seeded
 from sklearn_exdd._training import train
 
-_N_REDUCED = {4: 16, 8: 32, 16: 64}  # number of maps to which a pretrained encoder's are reduced, by stride
+_N_REDUCED = {4: 16, 8: 32, 16: 64}  # number of maps to which those of a pretrained encoder are reduced, by stride
 
 
 def segmentation_network(n_planes, encoder=None):
-    """Build an encoder and a decoder, of 0.4 million parameters, that mark defects.
+    """Build an encoder-decoder network, with 0.4 million parameters, that marks defects.
 
     Parameters
     ----------
     n_planes : int
         Number of input planes; the first is the brightness.
     encoder : FrozenEncoder, default=None
-        Pretrained encoder, whose maps the decoder uses in addition to those of the network. Its weights are not part of
-        the weights of the network.
+        Pretrained encoder whose maps the decoder uses in addition to the network's own. Its weights are not part of the
+        network's weights.
 
     Returns
     -------
     network : torch.nn.Module
         ``network(planes)`` maps planes of shape (n, n_planes, height, width), with a height and a width that are
         multiples of 16, to logits of shape (n, 1, height / 4, width / 4). ``network.levels(planes)`` returns inner maps
-        of the shapes (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8) and (n, 64, height / 8, width / 8),
+        of shapes (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8) and (n, 64, height / 8, width / 8),
         followed by the logits.
 
     Notes
@@ -83,7 +83,7 @@ def segmentation_network(n_planes, encoder=None):
 
 
 def segmentation_loss(logits, targets, top=12):
-    """Compute the loss of defect logits: 4 focal + 0.5 Dice + 0.1 cross-entropy of the image.
+    """Compute the loss of defect logits: 4 x focal + 0.5 x Dice + 0.1 x cross-entropy of the image.
 
     Parameters
     ----------

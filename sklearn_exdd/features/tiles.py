@@ -16,10 +16,10 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
     stride : int
         Number of pixels between two patches.
     unit : int
-        Spacing, in pixels, of the positions at which tiles may start; a multiple of the strides of all layers and of
-        all pyramid levels.
+        Spacing, in pixels, of the positions at which tiles may start: a multiple of the strides of all layers and
+        pyramid levels.
     margin : int
-        Distance, in pixels, up to which a patch depends on its surroundings.
+        Largest distance, in pixels, of a pixel that a patch depends on.
     min_size : int
         Smallest side of the images that `extract` accepts.
 

@@ -37,7 +37,7 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
     random_state : int, default=0
         Seed of random weights.
     mean, std : tuple of float, default=None
-        Mean and standard deviation with which the input is normalised. None takes those of the model's configuration.
+        Mean and standard deviation used to normalise the input. None uses those of the model's configuration.
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
@@ -63,8 +63,8 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
     Coarser levels are interpolated at the patch centres of the finest level. Images are padded to a multiple of the
     coarsest stride by repeating their last pixels. Position embeddings of transformers are interpolated to the size of
     the image. The blocks of a transformer with a single stride are normalised by its final normalisation layer. Images
-    with a side longer than `tile_size` are computed in tiles: a patch of a transformer then attends only to the patches
-    of its tile, and position embeddings describe its position within the tile.
+    with a side longer than `tile_size` are processed in tiles: a patch of a transformer then attends only to the
+    patches of its tile, and position embeddings describe its position within the tile.
 
     Examples
     --------
@@ -184,7 +184,7 @@ class TimmModel:
             close = get_close_matches(name, timm.list_models(), n=3)
             near = f" Similar names: {', '.join(close)}." if close else ""
             raise ValueError(f"backbone: expected a name of timm.list_models(), got {name!r}.{near}")
-        with seeded(self.random_state):  # a model draws initial weights even if they are replaced
+        with seeded(self.random_state):  # a model draws initial weights even if they are replaced later
             if self.weights == "pretrained":
                 return self._pretrained(timm, options)
             module = self._untrained(timm, options)
@@ -254,5 +254,5 @@ class TimmModel:
         """Return the configuration of the pretrained weights, or None if they do not exist."""
         try:
             return timm.models.get_pretrained_cfg(self.backbone)
-        except RuntimeError:  # an unknown tag in the name
+        except RuntimeError:  # the name has an unknown tag
             return None

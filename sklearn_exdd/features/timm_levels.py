@@ -33,7 +33,7 @@ class TimmLevels:
     offsets: tuple = None
 
     def load(self, folded=True):
-        """Build the model, cut it off after its last level in use, and determine the centres of its patches."""
+        """Build the model, truncate it after the last level in use, and determine the centres of its patches."""
         model = self._flexible_model().eval().requires_grad_(False)
         if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
             raise self._refused("it has no forward_intermediates")
@@ -120,7 +120,8 @@ def _takes(model, n_channels, shape):
 def _cut(model, name, layers, unit, size, norm):
     """Return a module that pads images to a multiple of `unit` and computes the levels, but nothing beyond them.
 
-    If `size` is not None, it refuses images of any other size. An export pads by itself and uses only ``levels``.
+    If `size` is not None, the module refuses images of any other size. An export does its own padding and uses only
+    ``levels``.
     """
     from torch import nn
     from torch.nn import functional

@@ -13,7 +13,7 @@ from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
-_TRANSFORMERS = ("maxvit_", "swin_", "vit_")  # they accept only one image size, or put the channels last
+_TRANSFORMERS = ("maxvit_", "swin_", "vit_")  # accept only one image size, or put the channels last
 
 
 class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
@@ -130,7 +130,7 @@ class TorchvisionModel:
                 f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}."
                 + (f" Similar names: {', '.join(near)}." if near else "")
             )
-        with seeded(self.random_state):  # a model draws initial weights even if they are replaced
+        with seeded(self.random_state):  # a model draws initial weights even if they are replaced later
             return self._model(models)
 
     def _model(self, models):

@@ -9,7 +9,7 @@ from sklearn_exdd.augment import DefectPasteAugmenter, default_augmenter
 from sklearn_exdd.augment.synthetic import images_of, synthesize
 
 _SCALE = (0.75, 1.3)  # range of the factor by which crops are enlarged
-_STRETCH = 1.15  # largest factor by which one axis is enlarged more than the other
+_STRETCH = 1.15  # largest ratio between the factors by which the two axes are enlarged
 _LARGEST_CELL = 16  # largest cell of the network, in pixels
 _COVERAGE = 0.25  # share of a target cell that must show a defect for the cell to count as one
 # Shares of the crops by their source, with and without real defects.
@@ -18,7 +18,7 @@ _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
 
 
 def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, stride, planes_of, seed, memory=None):
-    """Cut crops from normal images, from images with synthetic defects and, if there are any, with real defects.
+    """Cut crops from normal images, images with synthetic defects and, if there are any, images with real defects.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     n_synthetic : int
         Number of images with synthetic defects from which crops are cut.
     n_crops : int
-        Number of crops, which rounding may change slightly.
+        Approximate number of crops; rounding may change it slightly.
     size : int
         Side of a crop, in pixels.
     stride : int
@@ -40,7 +40,7 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
         float32.
     seed : int
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache of an `augmenter` without a `memory` of its own.
+        Cache for an `augmenter` without a `memory` of its own.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def _as_images(synthetic, normal):
 
 
 def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
-    """Cut crops and targets from one source, equally many from each image; with masks, each crop shows a defect."""
+    """Cut crops and targets, the same number from each image of a source; with masks, each crop shows a defect."""
     grid = size // stride
     crops, targets = [], []
     for i, share in enumerate(np.array_split(np.arange(n_crops), len(images))):
@@ -93,7 +93,7 @@ def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
 
 
 def _window(shape, size, marked, random_state):
-    """Draw top, left, height and width of a crop to be resized to `size`, around a defect pixel if there are any."""
+    """Draw top, left, height and width of a crop to be resized to `size`, around a defect pixel if there is one."""
     stretch = np.exp(random_state.uniform(-0.5, 0.5) * np.log(_STRETCH) * np.array([1, -1]))
     sides = np.rint(size / (random_state.uniform(*_SCALE) * stretch)).astype(int)
     window = []
@@ -104,14 +104,14 @@ def _window(shape, size, marked, random_state):
             low, high = -side // 3, max(-side // 3, own - side + side // 3)
         else:
             low, high = at - int(0.85 * side), at - int(0.15 * side)
-        # A crop may reach beyond the end, as in prediction, where images that end within a cell are mirrored.
+        # A crop may extend past the image, as in prediction, where images that end within a cell are mirrored.
         last = max(0, own - side + random_state.randint(_LARGEST_CELL))
         window.append(int(np.clip(random_state.randint(low, high + 1), 0, last)))
     return (*window, *sides)
 
 
 def _cut(planes, window):
-    """Cut a window out of planes, which are mirrored if they are too small for it."""
+    """Cut a window out of planes, mirroring planes that are too small for it."""
     top, left, height, width = window
     cut = planes[top : top + height, left : left + width]
     missing = [(0, side - own) for side, own in zip((height, width), cut.shape)]

@@ -1,4 +1,4 @@
-"""Weights files of backbones, both local ones and those that other libraries have downloaded."""
+"""Weights files of backbones, both local files and those that other libraries have downloaded."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ def read_state_dict(path, sha256=None, names=()):
     Parameters
     ----------
     path : str or path-like
-        Path of a safetensors file, if its suffix is `.safetensors`, or else of a torch file.
+        Path of a safetensors file if its suffix is `.safetensors`, otherwise of a torch file.
     sha256 : str, default=None
         Expected SHA-256 of the file in hexadecimal digits.
     names : sequence of str, default=()
@@ -96,7 +96,7 @@ def _short(error):
 def file_sha256(weights):
     """Return the SHA-256 of a weights file, or None if the file does not exist.
 
-    The hash tells models apart whose weights have the same path.
+    The hash distinguishes models whose weights have the same path.
     """
     if weights is None or not Path(weights).is_file():
         return None

@@ -47,13 +47,13 @@ def whitening_of(shift, moments, share=_VARIANCE_SHARE):
     moments : tuple
         Moments that :func:`moments_of` returns for this shift.
     share : float, default=0.999
-        Share of the variance that the kept directions explain, in (0, 1).
+        Share of the variance explained by the directions that are kept, in (0, 1).
 
     Returns
     -------
     mean : ndarray of shape (n_features,), float32
     components : ndarray of shape (n_features, n_kept), float32
-        Matrix that whitens: ``(patches - mean) @ components`` are the whitened patches.
+        Whitening matrix: ``(patches - mean) @ components`` are the whitened patches.
     """
     count, total, products = moments
     mean = total / count
@@ -72,7 +72,7 @@ def whitening_of(shift, moments, share=_VARIANCE_SHARE):
 
 
 def whitenings_without(mean, components, moments):
-    """Return, for each fold, the map from features whitened on all images to features whitened without the fold.
+    """Return, for each fold, the map from features whitened with all images to features whitened without the fold.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def whitenings_without(mean, components, moments):
     The features before whitening are recovered from the whitened ones, except for the directions with the least
     variance (0.1 %), which whitening drops. Nearly all of the recovered variance is kept, so that about as many
     directions remain as if the features had been whitened without the fold. This matters because an image stands out in
-    directions in which the others hardly vary.
+    directions in which the other images hardly vary.
     """
     mean, components = mean.astype(np.float64), components.astype(np.float64)
     back = np.linalg.pinv(components)

@@ -1,4 +1,4 @@
-"""The base class of the detectors."""
+"""Base class of the detectors."""
 
 from sklearn_exdd.detectors.base.detector import BaseDefectDetector
 

@@ -8,7 +8,7 @@ from sklearn_exdd._images import highest_inside
 
 
 class CalibratedDecisions:
-    """The part of a detector that turns scores into decisions.
+    """Part of a detector that turns scores into decisions.
 
     The detector defines ``_score(samples)``, and its ``_fit`` calls ``_set_threshold``.
     """
@@ -25,7 +25,7 @@ class CalibratedDecisions:
         scores : ndarray of shape (n_samples,), float64
         """
         check_is_fitted(self)
-        # The dtype is that of the threshold: a float32 score could be rounded to the other side of it.
+        # Same dtype as the threshold: a float32 score could be rounded to the other side of it.
         return np.asarray(self._score(self._samples(X)), dtype=np.float64)
 
     def decision_function(self, X):
@@ -70,7 +70,7 @@ class CalibratedDecisions:
         -------
         p_values : ndarray of shape (n_samples,), float64
             P-values in (0, 1]; a small value means that the sample is unlikely to be normal. Without groups in `fit`,
-            they are ``(1 + #{calibration_scores_ >= score}) / (n + 1)``, see :func:`scoring.conformal_p_values`.
+            they are ``(1 + #{calibration_scores_ >= score}) / (n + 1)``; see :func:`scoring.conformal_p_values`.
 
         Raises
         ------
@@ -79,13 +79,13 @@ class CalibratedDecisions:
 
         Notes
         -----
-        A normal image that is exchangeable with those of `fit` has a p-value of at most alpha with probability at most
-        alpha; with ``groups=`` in `fit`, this holds for one image of a new group. `predict` calls a sample a defect if
-        and only if its p-value is at most `false_alarm_rate_`, which is `max_false_alarm_rate` unless there were too
-        few normal images for it.
+        A normal image that is exchangeable with those passed to `fit` has a p-value of at most alpha with probability
+        at most alpha; with ``groups=`` in `fit`, this holds for one image of a new group. `predict` calls a sample a
+        defect if and only if its p-value is at most `false_alarm_rate_`, which is `max_false_alarm_rate` unless there
+        were too few normal images for that.
 
         If `threshold_` is changed after `fit`, or by a TunedThresholdClassifierCV around the detector, decisions change
-        and p-values do not. Samples called defects then have p-values of at most
+        but p-values do not. Samples called defects then have p-values of at most
         ``(1 + #{calibration_scores_ > threshold}) / (n + 1)``, the rate that this threshold guarantees.
 
         Examples
@@ -120,9 +120,9 @@ class CalibratedDecisions:
         scores : array-like of shape (n_calibrating,)
             Scores of normal samples, each computed as if `fit` had not seen the sample.
         indices : ndarray of shape (n_calibrating,), int
-            Positions of these samples in the X of `fit`.
+            Positions of these samples in the X passed to `fit`.
         map_maxima : array-like of shape (n_calibrating,), default=None
-            Maxima of the maps of these samples, computed in the same way; None without maps.
+            Maxima of the maps of these samples, computed in the same way; None if there are no maps.
         """
         rate, groups = self.max_false_alarm_rate, self._groups_at(indices)
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, rate, groups)
@@ -141,7 +141,7 @@ class CalibratedDecisions:
         self._set_threshold(scores, held_out.indices, maxima)
 
     def _groups_at(self, indices):
-        """Return the groups of samples at these positions in the X of `fit`; later samples are their own groups."""
+        """Return the groups of samples at positions in the X passed to `fit`; later samples are their own groups."""
         known = getattr(self, "_groups", np.empty(0, dtype=int))  # detectors saved by older versions have no groups
         groups = len(known) + indices
         is_known = indices < len(known)

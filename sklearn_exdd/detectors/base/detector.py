@@ -1,4 +1,4 @@
-"""The base class of the detectors: it prepares training data and predicts labels."""
+"""Base class of the detectors, which prepares training data and predicts labels."""
 
 import copy
 from abc import abstractmethod
@@ -33,7 +33,7 @@ from sklearn_exdd.features import make_feature_extractor
 
 
 class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, ClassifierMixin, BaseEstimator):
-    """Base class of the detectors: it prepares the data for ``fit`` and turns scores into decisions.
+    """Base class of the detectors, which prepares the data for ``fit`` and turns scores into decisions.
 
     A subclass has the parameters `pos_label` and `max_false_alarm_rate` and defines two methods:
 
@@ -133,10 +133,10 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
             is a group of its own.
         roi : array of shape (height, width), Pillow image or path, or list of these, default=None
-            Region of interest: a mask that is True on the pixels to inspect, see
-            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images of `fit`, is stored as `roi_`
-            and also applies to predictions. A list has one mask for each image of X; images to predict must then carry
-            their own masks, which ``with_roi`` attaches.
+            Region of interest: a mask that is True on the pixels to inspect; see
+            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images passed to `fit`, is stored as
+            `roi_`, and also applies to predictions. A list has one mask for each image of X; images to predict must
+            then carry their own masks, which ``with_roi`` attaches.
 
         Returns
         -------
@@ -174,15 +174,15 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         validate_parts([getattr(self, "augmenter", None)])  # before features are extracted
 
     def _become(self, updated):
-        """Take over all attributes of an updated copy in one step, and return self.
+        """Take over all attributes of an updated copy in a single step, and return self.
 
-        An interrupted fit thus changes nothing, and other threads see the old attributes or the new ones, never a mix.
+        An interrupted fit thus changes nothing, and other threads see either the old attributes or the new ones.
         """
         self.__dict__ = updated.__dict__
         return self
 
     def _snapshot(self):
-        """Return an estimator with the present attributes of this one, unaffected by later changes."""
+        """Return an estimator with the current attributes of this one, unaffected by later changes."""
         twin = object.__new__(type(self))
         twin.__dict__ = self.__dict__
         return twin
@@ -198,7 +198,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
     def is_training_image(self, X):
         """Tell which images were used in ``fit`` or ``partial_fit``.
 
-        Their scores are lower than those of new images, so figures that include them are too good.
+        Their scores are lower than those of new images, so metrics that include them are too good.
 
         Parameters
         ----------
@@ -210,9 +210,9 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
         Notes
         -----
-        Images in memory are recognised by their pixels at 8 bits, files by their bytes or, if `fit` received arrays, by
-        their pixels. Arrays are not recognised if `fit` received files. Images that were cropped, resized or compressed
-        again are not recognised either.
+        Images in memory are recognised by their pixels at 8 bits, and files by their bytes or, if `fit` received
+        arrays, by their pixels. Arrays are not recognised if `fit` received files. Images that were cropped, resized or
+        compressed again are not recognised either.
         """
         check_is_fitted(self)
         samples = self._samples(X)
@@ -270,7 +270,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return self._in_region(self._images(X, "X", first))
 
     def _in_region(self, images):
-        """Restrict images to the region of interest of `fit`, unless they carry their own."""
+        """Restrict images to the region of interest passed to `fit`, unless they carry their own."""
         name, n_images, n_with, roi = images.name, len(images), images.n_regions, getattr(self, "roi_", None)
         if roi is not None:
             return images.within(roi)
@@ -287,7 +287,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return images
 
     def _images(self, X, name, first=0):
-        """Return Images that are read with the channels and bits of those in `fit`."""
+        """Return Images to be read with the channels and bits of those passed to `fit`."""
         n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
         remedy = "Convert it"
         if hasattr(self, "image_channels"):
@@ -375,7 +375,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         self.n_channels_ = normal.samples.n_channels
 
     def _synthesize(self, normal, defect, seed, default=None):
-        """Return the synthetic defects that came with the images or that the augmenter makes; None without either.
+        """Return the synthetic defects that came with the images or that the augmenter makes, or None.
 
         Parameters
         ----------
@@ -404,7 +404,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return [position_of.get(self._provenance(i).get("source")) for i in range(len(self.synthetic_.images))]
 
     def _synthetic_groups(self, normal, unknown):
-        """Return the group of the source image of each synthetic defect, or a new one from `unknown` on if unknown."""
+        """Return the group of each synthetic defect's source image; unknown ones get new groups from `unknown` on."""
         sources = self._synthetic_sources(normal)
         return np.array([unknown + i if one is None else normal.groups[one] for i, one in enumerate(sources)])
 

@@ -14,7 +14,7 @@ _BATCH_SIZE = 16  # number of images to take from an iterator at a time, if the 
 
 
 class Inspection:
-    """The part of a detector that locates defects.
+    """Part of a detector that locates defects.
 
     The detector defines ``_maps(images)``, which returns a list of maps. It may define ``_inspected(images)``, which
     yields the score, the map and the explanation (or None) of each image from a single pass. A detector with `kinds_`
@@ -83,7 +83,7 @@ class Inspection:
         return _stacked([detector._mask(score, *found) for score, *found in detector._marked(images)])
 
     def predict_regions(self, X, *, min_area=0, pixel_size=None):
-        """Find the connected regions of the masks, with their places and sizes.
+        """Find the connected regions of the masks, with their positions and sizes.
 
         Parameters
         ----------
@@ -98,16 +98,16 @@ class Inspection:
         -------
         regions : list of list of Bunch
             Regions of each image, sorted by their peaks, highest first. The list is empty if the mask is. Pixels that
-            touch at a corner are connected. A region has
+            touch at a corner are connected. Each region has
 
-            * `box`: (top, left, bottom, right), so that ``image[top:bottom, left:right]`` shows it;
+            * `box`: (top, left, bottom, right), so that ``image[top:bottom, left:right]`` shows the region;
             * `area`: number of pixels;
             * `centroid`, `peak`: (row, column) of its centre of mass and of its highest pixel;
             * `peak_score`, `mean_score`: the highest and the mean value of the map in the region;
-            * `equivalent_diameter`: diameter of a circle of the same area.
+            * `equivalent_diameter`: diameter of a circle with the same area.
 
-            With `pixel_size`, lengths are in millimetres, areas in square millimetres, and places in millimetres from
-            the upper left corner of the image. Without it, the centre of the first pixel is (0, 0).
+            With `pixel_size`, lengths are in millimetres, areas in square millimetres, and positions in millimetres
+            from the upper left corner of the image. Without it, the centre of the first pixel is (0, 0).
 
         Raises
         ------
@@ -185,8 +185,8 @@ class Inspection:
         Parameters
         ----------
         X : images or iterator of images
-            Images, or an iterator over them, such as a generator of arrays or of paths. From an iterator, `batch_size`
-            images are taken at a time. The images of a list of paths are also read only when needed.
+            Images, or an iterator over them, such as a generator of arrays or of paths. `batch_size` images
+            at a time are taken from an iterator. Images in a list of paths are also read only when needed.
         min_area, pixel_size : default=0 and None
             As in :meth:`predict_regions`.
 
@@ -248,7 +248,7 @@ class Inspection:
             n_taken += len(items)
 
     def _located(self, X, method, instead, first=0):
-        """Return validated Images, and refuse feature rows, which have no pixels."""
+        """Return validated Images; refuse feature rows, which have no pixels."""
         samples = self._samples(X, first)
         if not isinstance(samples, Images):
             raise ValueError(f"{method}: expected images, got feature rows, which have no map. Use {instead}.")

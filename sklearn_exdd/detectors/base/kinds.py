@@ -1,4 +1,4 @@
-"""Kinds of defect: predictions of detectors that learn the kinds from the defects in fit."""
+"""Kinds of defects: predictions of detectors that learn the kinds from the defects passed to `fit`."""
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -8,9 +8,9 @@ from sklearn_exdd._images import Images
 
 
 class KindPredictions:
-    """The part of a detector that predicts the kinds of defects.
+    """Part of a detector that predicts the kinds of defects.
 
-    A detector that knows kinds sets `kinds_`. Its ``_inspected(images)`` then yields the votes of each image as a
+    A detector that has learned kinds sets `kinds_`. Its ``_inspected(images)`` then yields the votes of each image as a
     fourth value, a dict from kinds to shares that starts with the winner, and ``_row_votes(rows)`` yields the score and
     the votes of each feature row.
     """
@@ -46,10 +46,10 @@ class KindPredictions:
             normal image is None, NaN, "" or a word such as "normal" or "good". The kind of a defect may be unknown:
             None, NaN, "" or "defect". The `kinds` from the loaders can be passed unchanged.
         roi : array of shape (height, width), Pillow image or path, or list of these, default=None
-            Region of interest: a mask that is True on the pixels to inspect, see
-            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images of `fit`, is stored as `roi_`
-            and also applies to predictions. A list has one mask for each image of X; images to predict must then carry
-            their own masks, which ``with_roi`` attaches.
+            Region of interest: a mask that is True on the pixels to inspect; see
+            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images passed to `fit`, is stored as
+            `roi_`, and also applies to predictions. A list has one mask for each image of X; images to predict must
+            then carry their own masks, which ``with_roi`` attaches.
 
         Returns
         -------
@@ -75,7 +75,7 @@ class KindPredictions:
         -------
         kinds : ndarray of shape (n_samples,), dtype object
             Values of `kinds_`. The kind is None for an image that `predict` calls normal, and for all images if no
-            defect in `fit` had a kind.
+            defect passed to `fit` had a kind.
         votes : ndarray of shape (n_samples,), dtype float64
             Share of the votes for the predicted kind, in [0, 1]; 0 if the kind is None.
 
@@ -89,7 +89,7 @@ class KindPredictions:
         For each of the `n_top_patches` patches with the highest scores, the `n_neighbors` nearest rows of the defect
         bank that have a kind vote for it. The majority wins; in a tie, the kind of the nearest row wins.
         Apart from the top patch, patches take part only if they lie farther from the normal bank than 99 % of the
-        normal patches, because most of the others show the surroundings of a small defect.
+        normal patches, because most of the other patches show the surroundings of a small defect.
 
         The predicted kind is always a known one: a defect of a new kind is assigned the kind nearest to it. The share
         of the votes is not a probability.

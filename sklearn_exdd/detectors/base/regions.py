@@ -1,4 +1,4 @@
-"""Regions: the connected marked pixels of a map, and their sizes."""
+"""Regions: connected marked pixels of a map, and their sizes."""
 
 from numbers import Real
 

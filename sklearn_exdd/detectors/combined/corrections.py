@@ -1,4 +1,4 @@
-"""Corrections of a fitted combination: its members learn, then scales and thresholds are computed again."""
+"""Corrections of a fitted combination: its members learn, then scales and thresholds are recomputed."""
 
 import copy
 from warnings import warn
@@ -14,7 +14,7 @@ from sklearn_exdd.detectors.combined.members import corrected, has, learns_kinds
 
 
 class Corrections:
-    """The part of :class:`CombinedDefectDetector` that learns from corrected samples."""
+    """Part of :class:`CombinedDefectDetector` that learns from corrected samples."""
 
     __metadata_request__partial_fit = {"kinds": True}
 
@@ -45,8 +45,8 @@ class Corrections:
         Raises
         ------
         ValueError
-            If a held-out image of `fit` is missing or has changed, if the corrections call all held-out images defects,
-            or if `kinds` are given and no detector accepts them.
+            If an image that `fit` held out is missing or has changed, if the corrections call all held-out images
+            defects, or if `kinds` are given and no detector accepts them.
 
         Warns
         -----
@@ -57,9 +57,9 @@ class Corrections:
         Notes
         -----
         A correction may change the scale of the scores: for example, the first defect turns the distances of an
-        ExDDDetector into ratios. All detectors therefore score the held-out images of `fit` again, and the medians and
-        interquartile ranges of the scores, the moments of the maps, `threshold_` and `pixel_threshold_` are computed
-        again. The weights do not change.
+        ExDDDetector into ratios. All detectors therefore score the held-out images again, and the medians and
+        interquartile ranges of the scores, the moments of the maps, `threshold_` and `pixel_threshold_` are recomputed.
+        The weights do not change.
 
         Unlike in an ExDDDetector, `threshold_` is not computed from corrected images, because a single false alarm
         would raise it to its own score. A similar image may thus still be a false alarm, with a lower score.
@@ -69,7 +69,7 @@ class Corrections:
         that is corrected to a defect is dropped. If fewer than two held-out images remain unknown to the detectors (or
         none, if there was only one), the scales are also computed from known ones, and a warning is given.
 
-        Copies of the detectors are corrected. If one of them fails, the combination does not change.
+        The corrections are made in copies of the detectors. If one of them fails, the combination does not change.
         """
         if not hasattr(self, "detectors_"):
             return self.fit(X, y, masks=masks, kinds=kinds)

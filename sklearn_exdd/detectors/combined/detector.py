@@ -1,4 +1,4 @@
-"""A combination of detectors: the weighted mean of their standardised scores and maps."""
+"""Combination of detectors: the weighted mean of their standardised scores and maps."""
 
 from numbers import Real
 
@@ -42,10 +42,10 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
     ----------
     detectors : list of (str, detector) tuples
         Names and detectors, as in a VotingClassifier: parameters are set as ``name__parameter``, and "drop" in place of
-        a detector leaves it out. A detector has ``fit(X, y, masks=, groups=)`` and ``score_samples``, which is higher
+        a detector excludes it. A detector has ``fit(X, y, masks=, groups=)`` and ``score_samples``, which is higher
         for defects. It may have ``predict_map``, and it may be a Pipeline that ends in a detector. Its own threshold is
         not used. Detectors are cloned and fitted, even if they are fitted already. A FrozenEstimator is used as it is;
-        it must have been fitted on other images than the combination.
+        it must have been fitted on different images from the combination.
     weights : array-like of shape (n_detectors,), default=None
         Weights of the detectors, > 0. None weights them equally.
     validation_fraction : float, default=0.2
@@ -62,7 +62,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
     n_jobs : int, default=None
         Number of detectors fitted in parallel, each in its own process.
     random_state : int, RandomState instance or None, default=None
-        Seed for the choice of held-out images and for detectors whose own random_state is None.
+        Seed for the choice of held-out images and for detectors whose own `random_state` is None.
 
     Attributes
     ----------
@@ -78,10 +78,10 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
         conformal quantile of these scores.
     false_alarm_rate_ : float
-        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
-        too few for it.
+        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
+        images are too few for it.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images. Only
         set if any detector has maps.
     score_centers_, score_scales_ : ndarray of shape (n_detectors,)
@@ -99,7 +99,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
     Scores of training images are too low, more so for a network than for a memory bank. If they were used to
     standardise scores, detectors would be weighted by how well they memorise images. Holding out images reduces the
     number of normal training images. The alternative, cross-fitting, needs one more fit per fold, and its threshold
-    refers to the scores of other networks than those in use.
+    refers to the scores of networks other than those in use.
 
     The scales are computed from the same images as the threshold. A single extreme image hardly changes an
     interquartile range, whereas it would increase a standard deviation and thus lower its own standardised score.
@@ -256,7 +256,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         weights = np.ones(len(self.detectors)) if self.weights is None else finite_numbers(self.weights)
         members, kept = [], []
         for (name, detector), weight in zip(self.detectors, weights):
-            seed = int(random_state.randint(2**31 - 1))  # also for dropped ones, so the others keep their seeds
+            seed = int(random_state.randint(2**31 - 1))  # also for dropped ones, so that the others keep their seeds
             if not is_dropped(detector):
                 members.append((name, clone_with_seed(detector, seed)))
                 kept.append(weight)

@@ -9,16 +9,16 @@ from sklearn_exdd._images import ImageInRegion, Images, are_known, training_dige
 
 @dataclass
 class HeldOut:
-    """Normal samples that the detectors were not fitted on, and their scores by the combination.
+    """Normal samples that the detectors were not fitted on, with their scores from the combination.
 
     Parameters
     ----------
     samples : list of str, path-like or ndarray, or ndarray of shape (n_samples, n_features)
-        Images as fit received them (files by their paths), or feature rows.
+        Images as passed to `fit` (files by their paths), or feature rows.
     groups, indices : ndarray of shape (n_samples,), int
         Groups and indices of the samples, as in a TrainingSet.
     scores : ndarray of shape (n_samples,)
-        Scores of the combination, each standardised on the other groups.
+        Scores from the combination, each standardised on the other groups.
     maxima : ndarray of shape (n_samples,) or None
         Maxima of the maps of the combination, standardised in the same way; None without maps.
     is_unseen : ndarray of shape (n_samples,), bool
@@ -38,7 +38,7 @@ class HeldOut:
 
     @classmethod
     def from_training_set(cls, normal, has_maps):
-        """Keep the samples of a training set, without scores.
+        """Build from the samples of a training set, without scores.
 
         Arrays are copied, because views would keep all images of `fit` in memory.
         """
@@ -102,7 +102,7 @@ def moments(pixel_map, region):
 
 
 def pooled(moments):
-    """Return the mean and the standard deviation (1 instead of 0) of all map pixels of each detector.
+    """Return the mean and standard deviation (1 if it is 0) of all map pixels of each detector.
 
     `moments` has the shape (n_detectors, n_images, 3).
     """

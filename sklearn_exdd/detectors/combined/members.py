@@ -1,4 +1,4 @@
-"""The members of a combination: their capabilities, fits and corrections."""
+"""Members of a combination: their capabilities, fits and corrections."""
 
 import copy
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from sklearn.utils.validation import has_fit_parameter
 from sklearn_exdd._composition import explain, fitted_detector, follow_to_detector, predict_map, reaches
 from sklearn_exdd.detectors.base import BaseDefectDetector
 
-_BATCH_SIZE = 16  # number of images that a detector of another library scores at a time
+_BATCH_SIZE = 16  # number of images that a detector from another library scores at a time
 
 
 def is_dropped(detector):

@@ -1,4 +1,4 @@
-"""Explanations of a combination: the share of each member in a score, and the explanations of the members."""
+"""Explanations of a combination: the share of each member in a score, and the members' explanations."""
 
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -9,7 +9,7 @@ from sklearn_exdd.detectors.combined.members import has, is_frozen, renumbered, 
 
 
 class Reasons:
-    """The part of :class:`CombinedDefectDetector` that explains scores."""
+    """Part of :class:`CombinedDefectDetector` that explains scores."""
 
     @available_if(where_a_member_has("explain"))
     def explain(self, X):
@@ -30,10 +30,10 @@ class Reasons:
             * "score": score of the sample, as from `score_samples`;
             * "shares": dict from the name of each detector to its weighted standardised score. The shares add up to the
               score; a share > 0 means more like a defect than the median held-out image;
-            * "detectors": dict from the name of each detector with `explain` to its explanation, see
+            * "detectors": dict from the name of each detector with `explain` to its explanation; see
               :meth:`ExDDDetector.explain`. It contains the detector's own scores and distances. Training images are
-              numbered as in the fit of the combination, followed by the corrections in their order; those of a
-              FrozenEstimator are numbered as in its own fit.
+              numbered as in the combination's `fit`, followed by the corrections in order; those of a
+              FrozenEstimator are numbered as in its own `fit`.
         """
         check_is_fitted(self)
         one, samples = self._snapshot(), self._samples(X)

@@ -24,7 +24,7 @@ from sklearn_exdd.features.weights import file_sha256
 
 _WEIGHTS, _CHECKPOINT = "weights.safetensors", "training.pt"
 _N_STATISTICS = 20  # maximum number of batches used to estimate the statistics of batch normalisation
-# Parameters that affect the training, in addition to the images, the seed and the initial weights.
+# Parameters that affect training, in addition to the images, the seed and the initial weights.
 _TRAINED_FROM = (
     "backbone",
     "layer",
@@ -39,10 +39,10 @@ _TRAINED_FROM = (
 
 
 class DefectClassifier(BaseDefectDetector):
-    """Detect defects by a network that is trained on normal and on defect images, as in DIAG.
+    """Detect defects with a network trained on normal and defect images, as in DIAG.
 
-    The defects are synthetic ones from an `augmenter` (zero-shot), real ones, or both (full-shot). A torchvision
-    backbone with global average pooling and one logit is trained with the binary cross-entropy. Because the pooling is
+    The defects are synthetic defects from an `augmenter` (zero-shot), real ones, or both (full-shot). A torchvision
+    backbone with global average pooling and one logit is trained with binary cross-entropy. Because the pooling is
     linear, the score is the mean of the logits of all patches, and these logits are the class-activation map.
 
     Parameters
@@ -59,11 +59,11 @@ class DefectClassifier(BaseDefectDetector):
         Layer whose maps are pooled. None selects the last maps of the backbone. "layer3" of a ResNet gives a smaller
         network with a map of twice the resolution.
     image_size : int, tuple (height, width) or None, default=224
-        Size that images are resized to: an int is the length of the shorter side, a tuple does not keep the aspect
+        Size that images are resized to: an int is the length of the shorter side; a tuple does not keep the aspect
         ratio. None keeps the size of each image. Smaller images of a training batch are padded by mirroring to the size
         of the largest one; images are not padded in predictions.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
         Pipeline step, or otherwise real defects only.
     n_synthetic : int, default=100
         Number of synthetic defect images to make, if there is an `augmenter`.
@@ -72,8 +72,8 @@ class DefectClassifier(BaseDefectDetector):
         classes the same weight in the loss, and None does neither. With the first two, probabilities assume equally
         many normal and defect images.
     validation_fraction : float, default=0.2
-        Share of the images, in whole groups, that is held out of training to set the threshold, from the normal images,
-        and to decide when training ends. A synthetic defect is held out together with its source.
+        Share of the images, in whole groups, that is held out of training to set the threshold (from the normal images
+        among them) and to decide when training ends. A synthetic defect is held out together with its source.
     patience : int or None, default=5
         Number of epochs without a lower loss on the held-out images after which training ends. The weights with the
         lowest loss are kept. None trains for the full number of steps and keeps the last weights.
@@ -82,7 +82,7 @@ class DefectClassifier(BaseDefectDetector):
     max_steps : int, default=None
         Maximum number of training steps. An epoch has as many steps as there are batches of training images.
     max_seconds : float, default=None
-        Time limit for the training. If it is reached, the weights depend on the speed of the machine.
+        Time limit for training, in seconds. If it is reached, the weights depend on the speed of the machine.
     learning_rate : float, default=1e-4
         Learning rate of Adam, constant after a short warm-up.
     train_batch_size : int, default=32
@@ -122,10 +122,10 @@ class DefectClassifier(BaseDefectDetector):
         Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
         conformal quantile of these scores.
     false_alarm_rate_ : float
-        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
-        too few for it.
+        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
+        images are too few for it.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
     weights_ : dict of str to ndarray
         State dict of the trained network.
@@ -142,10 +142,10 @@ class DefectClassifier(BaseDefectDetector):
     of the held-out normal images. With ``patience=None``, the guarantee on false alarms is exact. Otherwise, the
     held-out images also determine the epoch, so their scores are slightly too low. With fewer than
     ``1 / max_false_alarm_rate - 1`` of them (99 for a rate of .01, out of about 500 normal images), the guarantee is
-    weaker, see `false_alarm_rate_`. ``predict`` uses the threshold, not a probability of 0.5.
+    weaker; see `false_alarm_rate_`. ``predict`` uses the threshold, not a probability of 0.5.
 
     During training, batch normalisation uses the statistics of the batches, as usual in fine-tuning. Running averages
-    lag behind in a short training. The statistics for predictions are therefore estimated afterwards, with fixed
+    lag behind in a short training run. The statistics for predictions are therefore estimated afterwards, with fixed
     weights, on up to 20 batches of training images.
 
     References

@@ -1,4 +1,4 @@
-"""The network of the defect classifier, and maps of its logits."""
+"""Network of the defect classifier, and maps of its logits."""
 
 import copy
 from functools import lru_cache
@@ -166,7 +166,7 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
             return maps
 
     network, stride, offset = extractor.network(folded=False)
-    trunk = copy.deepcopy(network)  # the original is cached in the process for other estimators
+    trunk = copy.deepcopy(network)  # the original is cached within the process for other estimators
     with torch.inference_mode(), seeded(seed):
         maps = PatchLogits(trunk, 1, stride, offset).maps(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE))
     with seeded(seed):

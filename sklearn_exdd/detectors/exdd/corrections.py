@@ -12,7 +12,7 @@ from sklearn_exdd.banks.pixel_maps import map_maxima
 
 
 class Corrections:
-    """The part of :class:`ExDDDetector` that learns from corrected samples."""
+    """Part of :class:`ExDDDetector` that learns from corrected samples."""
 
     def partial_fit(self, X, y, masks=None, *, classes=None, kinds=None):
         """Add corrected samples to the banks: false alarms (normal) and misses (defect).
@@ -37,7 +37,7 @@ class Corrections:
         -----
         A false alarm adds the patches that score above the threshold or lie farther from the normal bank than normal
         patches usually do. A miss adds its defect patches. Images of earlier calls are not needed: the detector keeps
-        the patches with the highest scores of each normal training image and computes `threshold_` again from them.
+        the patches with the highest scores of each normal training image and recomputes `threshold_` from them.
         `epsilon_` and the feature extractor do not change.
         """
         if not hasattr(self, "normal_bank_"):
@@ -56,7 +56,7 @@ class Corrections:
         self._n_images += len(y)
         self._n_groups += len(y)
         banks, calibration = self._banks(), self._calibration
-        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # older files have none
+        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # older files do not have it
         if normal is not None:
             patches = self._patches(normal)
             normal.check_masks_empty()

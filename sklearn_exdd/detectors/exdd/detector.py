@@ -27,10 +27,10 @@ from sklearn_exdd.features import make_feature_extractor
 
 
 class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
-    """Detect and locate defects by the distances of patches to normal and to defect patches.
+    """Detect and locate defects by the distances of patches to normal and defect patches.
 
-    One memory bank holds the patch features of normal images, another one those of defects. The score of a patch is
-    ``d_normal / (d_defect + epsilon)``, which is high if the patch is far from normal patches and close to defect
+    One memory bank holds the patch features of normal images, and another holds those of defects. The score of a patch
+    is ``d_normal / (d_defect + epsilon)``, which is high if the patch is far from normal patches and close to defect
     patches. Without defect images, the score is ``d_normal``.
 
     Parameters
@@ -39,9 +39,9 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         Feature extractor. "auto" is a small pretrained network, :class:`EfficientNetLiteFeatureExtractor`. "gabor" uses
         filters and needs no weights. "learned" is a network that `fit` trains, :class:`LearnedFeatureExtractor`. Other
         values are the name of a torchvision model ("wide_resnet50_2"), "timm:" followed by the name of a timm model, or
-        any object with ``transform(images)``, see :class:`BaseFeatureExtractor`. Ignored if X holds features.
+        any object with ``transform(images)``; see :class:`BaseFeatureExtractor`. Ignored if X holds features.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects for the defect bank, see :class:`BaseDefectAugmenter`. It has
+        Augmenter that makes synthetic defects for the defect bank; see :class:`BaseDefectAugmenter`. It has
         ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``. The result of ``sample`` unpacks into images and
         masks. It may have `provenance`, with a dict for each image that contains "source" (index of the normal training
         image) and "prompt".
@@ -52,10 +52,10 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         normal bank and 9 for the defect bank, or all rows of a smaller defect bank.
     epsilon : float or "scale", default="scale"
         Constant added to d_defect. "scale" is half the median d_defect of the normal training patches. A float > 0 is
-        used as it is; with the published value of 1e-6, the noise in a tiny d_defect decides.
+        used as it is; with the published value of 1e-6, noise in a tiny d_defect determines the score.
     normal_coreset, defect_coreset : int or float, default=5000 and 5000
-        Size of each bank: an int is a number of rows (all if there are fewer), a float in (0, 1] a share of the patches
-        (published: 0.01 and 0.1).
+        Size of each bank: an int is a number of rows (all rows if there are fewer); a float in (0, 1] is a share of the
+        patches (published: 0.01 and 0.1).
     coreset : {"random", "greedy"}, default="random"
         Method that selects the rows of the banks. "greedy" is k-centre, as published: it keeps d_normal accurate, but
         it distorts the ratio because it thins out dense regions of normal patches.
@@ -67,7 +67,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         score, that of the patch farthest from the normal bank, with neighbourhood weights (see Notes). "exdd_code"
         follows the authors' code and takes the distance to the defect bank from the patch farthest from that bank.
     n_top_patches : int, default=10
-        Number of patch scores to average for "top_mean"; 1 is the maximum.
+        Number of patch scores to average for "top_mean"; 1 gives the maximum.
     n_support : int, default=3
         Number of rows around the nearest row, including itself, that determine its weight for "exdd" and "exdd_code".
     border_rings : int, default=4
@@ -76,7 +76,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
-        Algorithm of the neighbour search, see :class:`MemoryBank`.
+        Algorithm of the neighbour search; see :class:`MemoryBank`.
     max_false_alarm_rate : float, default=0.01
         Share of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
@@ -128,14 +128,14 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         Scores of normal samples of X, each computed as if `fit` had not seen the sample; NaN for all other samples.
         `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n normal images (or groups) are
-        too few for it.
+        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n normal images (or
+        groups) are too few for it.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps behind `calibration_scores_`. Not
         set if X holds features.
     epsilon_ : float or None
-        Constant added to d_defect; None without defects.
+        Constant added to d_defect; None if there are no defects.
     border_profile_ : ndarray of shape (border_rings + 1,)
         Usual scores near the border, relative to the interior: the 90 % quantile of the scores of normal patches at a
         distance of 0, 1, ... patches from the border, divided by that of the patches farther inside, at least 1.
@@ -158,10 +158,10 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     The threshold needs no separate images. Each normal training image is scored without the bank rows of its own group,
     with the whitening, epsilon and border profile of the other images (in up to 20 folds), and `threshold_` is the
     conformal quantile of these scores. If the extractor itself learns from the images, this is not enough: a share
-    `validation_fraction` of the images is then held out, and the threshold is computed from these.
+    `validation_fraction` of the images is then held out, and the threshold is computed from them.
 
     If `fit` works in shards, `epsilon_` and `border_profile_` are estimated from 20 000 random patches, and
-    `threshold_` is computed from all images; `partial_fit` computes it again from 1000 of them. A greedy coreset is
+    `threshold_` is computed from all images; `partial_fit` recomputes it from 1000 of them. A greedy coreset is
     first selected from random patches, and then from the patches that these cover worst.
 
     "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest d_n. The weight w is
@@ -420,7 +420,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         return self._dual_bank(self.normal_bank_, self.defect_bank_, self.epsilon_, self.border_profile_)
 
     def _keep(self, banks, image_scores, indices, top_patches, inflation, maxima):
-        """Set the fitted attributes, including those that a correction needs to compute the thresholds again.
+        """Set the fitted attributes, including those that a correction needs to recompute the thresholds.
 
         `_heights` are the maxima of the maps, divided by the scores of the images. A correction knows only the top
         patches, so it scales the maximum of a map with the score.

@@ -1,4 +1,4 @@
-"""Kinds of defect in an ExDDDetector, from the kinds of the rows of its defect bank."""
+"""Kinds of defects in an ExDDDetector, based on the kinds of the rows of its defect bank."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from sklearn_exdd.detectors.base.kinds import KindPredictions
 
 
 class Kinds(KindPredictions):
-    """The part of :class:`ExDDDetector` that assigns kinds to the rows of the defect bank and counts their votes."""
+    """Part of :class:`ExDDDetector` that assigns kinds to the rows of the defect bank and counts their votes."""
 
     __metadata_request__partial_fit = {"kinds": True}
 

@@ -10,7 +10,7 @@ from sklearn_exdd.banks.pixel_maps import pixel_map
 
 
 class Predictions:
-    """The part of :class:`ExDDDetector` that scores, locates and explains."""
+    """Part of :class:`ExDDDetector` that scores, locates and explains defects."""
 
     def _score(self, samples):
         banks = self._banks()

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from sklearn_exdd.detectors.student_teacher.networks import FLOOR
 
-_KEPT_PIXELS = 100_000_000  # decoded pixels to keep in memory (400 MB); further images are read again each time
+_KEPT_PIXELS = 100_000_000  # decoded pixels to keep in memory (400 MB); any further images are read anew each time
 _SCALE = (0.75, 1.3)
 _ASPECT = 0.15
 _ROTATION = 6.0  # degrees
@@ -178,7 +178,7 @@ class DefectCrops:
 
 def shares_of(synthetic, real):
     """Return the shares of a batch, given the available defects."""
-    # The network would memorise a few defects that it sees all the time.
+    # The network would memorise a few defects if it saw them all the time.
     strength = 0 if real is None else min(1, len(real.images) / _MANY_REAL)
     in_place, pasted, made = strength * np.array(_WITH_REAL) + (1 - strength) * np.array(_WITHOUT_REAL)
     if real is None or all(mask is None for mask in real.masks):
@@ -187,7 +187,7 @@ def shares_of(synthetic, real):
 
 
 def crop_shape(images, size, unit):
-    """Return the height and width of crops: multiples of `unit`, at most `size`, no larger than the images need."""
+    """Return the height and width of crops: multiples of `unit`, at most `size`, and no larger than images need."""
     longest = [max(images.shape(i)[axis] for i in range(len(images))) for axis in (0, 1)]
     return tuple(max(unit, min(size // unit, -(-length // unit)) * unit) for length in longest)
 

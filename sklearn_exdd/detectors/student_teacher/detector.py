@@ -25,7 +25,7 @@ _POSITION_IMAGES = 300  # maximum number of normal images for the position map
 
 
 class StudentTeacherDetector(BaseDefectDetector):
-    """Detect and locate defects where the features of a student and a teacher differ.
+    """Detect and locate defects by differences between the features of a student and a teacher.
 
     A frozen teacher describes the surface at several scales. The student, an encoder and a decoder, sees images with
     synthetic defects and learns to predict the teacher's features of the same images without the defects. A small
@@ -46,23 +46,23 @@ class StudentTeacherDetector(BaseDefectDetector):
     channels : tuple of int, default=(24, 48, 96)
         Number of channels of each level of a learned teacher, at strides 4, 8, 16 and so on.
     symmetric : bool, default=False
-        Whether the student has the teacher's architecture and no decoder, for comparisons. False for an extractor.
+        Whether the student has the teacher's architecture and no decoder, for comparisons. False for extractors.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects, see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
         Pipeline step, or otherwise a mixture of CutPaste patches and scars, cracks and holes.
     n_synthetic : int, default=300
         Number of synthetic defect images. Each is used many times: cropped, rotated, scaled, and moved to other images.
     cosine_weight : float, default=1.0
-        Weight of the cosine loss, ``1 - cos`` between the features, averaged over the places and summed over the
+        Weight of the cosine loss, ``1 - cos`` between the features, averaged over positions and summed over
         levels. 0 switches it off.
     segmentation_weight : float, default=1.0
-        Weight of the segmentation loss, focal and L1. 0 switches it off, and the map is the cosine distance.
+        Weight of the segmentation loss (focal and L1). 0 switches it off; the map is then the cosine distance.
     focal_gamma : float, default=4.0
         Exponent of the focal loss; higher values reduce the influence of easy pixels.
     training : {"joint", "two_stage"}, default="joint"
         Order of training. "two_stage" trains the student with the cosine loss, then the head with a frozen student.
     map_source : {"auto", "segmentation", "cosine", "both"}, default="auto"
-        Source of maps and scores: the logits of the segmentation, ``1 - cos`` summed over the levels, or the sum of
+        Source of maps and scores: the logits of the segmentation, ``1 - cos`` summed over levels, or the sum of
         both, each standardised on the held-out normal images. "auto" is "segmentation" if there is a head.
     top_share : float, default=0.005
         Share of the pixels, in (0, 1], with the highest values in the map. Their mean is the image score.
@@ -72,9 +72,9 @@ class StudentTeacherDetector(BaseDefectDetector):
     crop_size : int, default=160
         Side of the training crops, in pixels.
     max_steps : int, default=1000
-        Number of training steps; 30 % of them are for a learned teacher.
+        Number of training steps, 30 % of which are for the teacher if it is learned.
     max_seconds : float, default=None
-        Time limit for the training. If it is reached, the weights depend on the speed of the machine.
+        Time limit for training, in seconds. If it is reached, the weights depend on the speed of the machine.
     train_batch_size : int, default=16
         Number of crops in a training step.
     learning_rate : float, default=3e-3
@@ -128,15 +128,15 @@ class StudentTeacherDetector(BaseDefectDetector):
         Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
         conformal quantile of these scores.
     false_alarm_rate_ : float
-        Rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal images are
-        too few for it.
+        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
+        images are too few for it.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked, see
+        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
 
     Notes
     -----
-    If t and s are the vectors of the teacher and the student at a place, the student minimises
+    Let t and s be the vectors of the teacher and the student at one position. The student minimises
     ``1 - cos(t(clean), s(corrupted))``, summed over the levels. For real defects, only their surroundings count. The
     input of the head is ``t / |t| * s / |s|``, both of the corrupted image, as in prediction. A defect image without a
     mask contributes only through the mean of its highest logits.

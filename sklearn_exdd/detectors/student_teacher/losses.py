@@ -1,18 +1,18 @@
-"""Losses of the student-teacher. Importing this module imports torch."""
+"""Losses of the student-teacher detector. Importing this module imports torch."""
 
 import torch
 from torch.nn import functional
 
 from sklearn_exdd.detectors.student_teacher.networks import cosines, normalized, products
 
-_COVERED = 0.2  # a cell is a target if the defect covers more than this share of it
+_COVERED = 0.2  # a cell is a target if a defect covers more than this share of it
 # Weights in the segmentation loss, relative to the L1 loss.
 _FOCAL, _POSITIVE, _IMAGE = 8.0, 3.0, 0.1
 _TOP_SHARE = 0.01  # share of the logits of a crop, the highest ones, whose mean classifies the crop
 
 
 def teacher_loss(teacher, head, gamma):
-    """Return the loss function of a learned teacher, which takes a batch."""
+    """Return the loss function of a learned teacher; it takes a batch."""
 
     def loss_of(batch):
         return segmentation_loss(head(normalized(teacher(batch.corrupted, batch.medians))), batch, gamma)
@@ -21,7 +21,7 @@ def teacher_loss(teacher, head, gamma):
 
 
 def student_loss(network, cosine_weight, segmentation_weight, gamma):
-    """Return the loss function of student and head with a frozen teacher, which takes a batch."""
+    """Return the loss function of student and head with a frozen teacher; it takes a batch."""
 
     def loss_of(batch):
         with torch.no_grad():
@@ -53,7 +53,7 @@ def cosine_loss(targets, rebuilt, normal):
     """Return 1 - cos, averaged where `normal`, of shape (n, 1, height, width), is 1, and summed over the levels."""
     total = 0
     for distances in cosines(targets, rebuilt):
-        # A place counts only if all pixels of its cell are normal.
+        # A position counts only if all pixels of its cell are normal.
         valid = 1 - functional.max_pool2d(1 - normal, normal.shape[2] // distances.shape[1])[:, 0]
         total = total + (valid * distances).sum() / valid.sum().clamp(min=1)
     return total

@@ -1,4 +1,4 @@
-"""The networks of the student-teacher detector. Importing this module imports torch."""
+"""Networks of the student-teacher detector. Importing this module imports torch."""
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A small encoder that returns a list of maps, finest first, each with twice the stride of the previous one."""
+    """Small encoder that returns a list of maps, finest first, each with twice the stride of the previous one."""
 
     def __init__(self, source, n_inputs, channels, first_stride=4):
         super().__init__()
@@ -161,7 +161,7 @@ def enlarge(x, factor):
 
 
 def normalized(maps):
-    """Scale the vector at each place to a norm equal to the square root of its number of channels."""
+    """Scale the vector at each position to a norm equal to the square root of its number of channels."""
     return [functional.normalize(level.float(), dim=1) * level.shape[1] ** 0.5 for level in maps]
 
 
@@ -216,7 +216,7 @@ class Trained(nn.Module):
 
 
 def products(seen, rebuilt):
-    """Return the inputs of the head: the products of the components of both vectors, of a size of about 1."""
+    """Return the inputs of the head: the products of the components of both vectors, with a size of about 1."""
     return [one * other for one, other in zip(normalized(seen), normalized(rebuilt))]
 
 
@@ -226,7 +226,7 @@ def cosines(targets, rebuilt):
 
 
 def predict(network, logs, medians, tile_size):
-    """Return logits (0 without a head) and cosine distances, (2, height', width'), of an image, in tiles if large."""
+    """Return logits (0 without a head) and cosine distances of an image, (2, height', width'), in tiles if large."""
     device = next(network.parameters()).device
     stride, unit = network.levels[0][1], network.levels[-1][1]
     height, width = logs.shape[1:]
@@ -249,7 +249,7 @@ def predict(network, logs, medians, tile_size):
 
 
 def _tiles(size, step, margin):
-    """Return (start, stop) along an axis for each tile, without and with its margin."""
+    """Return (start, stop) of each tile along an axis, without and with its margin."""
     if size <= step:
         return [((0, size), (0, size))]
     return [

@@ -1,4 +1,4 @@
-"""The training of the student-teacher detector. Importing this module does not import torch."""
+"""Training of the student-teacher detector. Importing this module does not import torch."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -93,7 +93,7 @@ class Training:
         real : TrainingSet or None
             Defect images to train on.
         synthesize : callable
-            Function without arguments that returns SyntheticDefects or None. Called only if something is trained.
+            Function that takes no arguments and returns SyntheticDefects or None; called only if something is trained.
 
         Returns
         -------
