@@ -47,8 +47,8 @@ client.get_task_stream()  # start recording tasks for the figure below
 # %%
 # Fit and search
 # --------------
-# ``shard_size`` is the number of images per task. With "auto", features that take less than 1 GiB,
-# as here, are kept in memory and the fit is not distributed.
+# ``shard_size`` is the number of images per task. The default, "auto", would not distribute a fit
+# as small as this one: it keeps features in memory if they take at most 1 GiB.
 detector = ExDDDetector(shard_size=8, random_state=0)
 search = GridSearchCV(ExDDDetector(random_state=0), {"epsilon": ["scale", 1e-6]}, scoring="average_precision", cv=3)
 with joblib.parallel_config(backend="dask"):
@@ -66,8 +66,8 @@ for candidate, precision in zip(search.cv_results_["params"], search.cv_results_
 # Timeline of the tasks
 # ---------------------
 # A fit makes four passes over the shards: to learn the scale of the features, to draw patches for
-# the bank, to learn the scale without each fold of the images, and to score each image for the
-# threshold. Between two passes, one machine merges the results. A search creates one task per
+# the bank, to learn the scale again with each fold of the images left out, and to score each image
+# for the threshold. Between two passes, one machine merges the results. A search creates one task per
 # candidate and fold.
 names = {
     "_on_images": ("fit: feature scale", "#56B4E9"),

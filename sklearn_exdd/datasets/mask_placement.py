@@ -24,7 +24,8 @@ def misplaced(images, masks):
     Parameters
     ----------
     images, masks : list of ndarray of shape (SIDE, SIDE)
-        Defect images in grey, and their masks as the covered share of each pixel. All are reduced to a common size.
+        Grey images with defects, and their masks, all reduced to a common size. A pixel of a mask is the share of its
+        area that the mask covers.
 
     Returns
     -------
@@ -35,8 +36,9 @@ def misplaced(images, masks):
     Notes
     -----
     A single mask proves nothing, because many defects are fainter than the texture around them. All masks are therefore
-    moved alike. The contrast of a pixel is the rank of its difference from its surroundings. The mean contrast under
-    the masks must be higher in the other place by four standard errors, and for 7 of 10 masks.
+    moved alike. The contrast of a pixel is the rank of its difference from its surroundings. A move is reported if it
+    raises the mean contrast under the masks by more than four standard errors and raises the contrast under at least
+    7 of 10 masks.
     """
     if len(masks) < MIN_MASKS:
         return None
