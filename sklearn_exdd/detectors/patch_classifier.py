@@ -40,9 +40,9 @@ class PatchClassifierDetector(BaseDefectDetector):
         Number of synthetic defect images to make, if there is an `augmenter`.
     max_normal_patches, max_defect_patches : int or None, default=50 and 30
         Number of patches, drawn at random, to train on from each normal image and each defect image. In defect images,
-        only patches that show the defect are used. None uses all of them.
+        only patches that show the defect are used. None sets no limit.
     n_top_patches : int, default=10
-        Number of highest patch scores whose mean is the image score.
+        Number of patch scores to average: the image score is the mean of the highest ones.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2

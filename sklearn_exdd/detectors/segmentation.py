@@ -46,7 +46,7 @@ class SegmentationDetector(BaseDefectDetector):
     n_synthetic : int, default=300
         Number of synthetic defect images to make, if there is an `augmenter`.
     top_share : float, default=0.003
-        Share of the pixels, in (0, 1], with the highest logits. Their mean is the image score.
+        Share of the pixels to average, in (0, 1]: the image score is the mean of the highest logits.
     image_weight : float, default=1.0
         If an image scores below the threshold, its map is lowered by `image_weight` times the difference, so that
         pixels of an image that looks normal overall stand out less. 0 leaves maps unchanged.
@@ -104,7 +104,7 @@ class SegmentationDetector(BaseDefectDetector):
     Notes
     -----
     For the image score, the mean logits of normal images at each place are subtracted (`position_map_` of each
-    extractor), because logits that are high there in every image, for instance at the border, are not evidence of a
+    extractor). If logits are high at one place in every image, for instance at the border, they are not evidence of a
     defect. Maps are logits minus their mean over normal images, and `image_weight` makes the maps of different images
     comparable. Real defects without a mask are not used for training.
 

@@ -86,7 +86,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
     After each reset, the bound `alpha` applies anew.
 
     Calibration scores, for which a memory bank leaves out the image, have approximately but not exactly the
-    distribution of new scores. All other reference values are exact, and so are the scores with "unseen". The promise
+    distribution of new scores. All other reference values, and the scores with "unseen", have it exactly. The promise
     does not hold for images that are not exchangeable even without drift, such as several images of each part in turn:
     pass one image per part.
 

@@ -12,7 +12,8 @@ from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.features import EfficientNetLiteFeatureExtractor
 
-# A combination holds out a fifth of the normal images for its threshold. With fewer, it could promise too little.
+# A combination holds out a fifth of the normal images for its threshold. If there are fewer than 100 normal images, the
+# fifth is too small for a useful limit on false alarms.
 _MIN_NORMAL = 100
 _MIN_DEFECTS = 10
 _NETWORK_MINUTES = 5
@@ -66,8 +67,8 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
     Normal images of one group count as one image.
 
     These rules were chosen on the development halves of two data sets, magnetic tiles and solar cells. Banks, the
-    linear probe and their combination were then measured on the other half of the solar cells, and banks, networks and
-    their combinations on all tiles. The page on accuracy in the documentation has the figures.
+    linear probe and their combination were then measured on the other half of the solar cells. Banks, networks and
+    their combinations were measured on all tiles. The page on accuracy in the documentation has the figures.
 
     Examples
     --------

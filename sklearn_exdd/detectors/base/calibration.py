@@ -141,7 +141,7 @@ class CalibratedDecisions:
         self._set_threshold(scores, held_out.indices, maxima)
 
     def _groups_at(self, indices):
-        """Return the groups of samples at positions in the X passed to `fit`; later samples are their own groups."""
+        """Return the groups of samples by position in the X of `fit`; each sample added later is a group of its own."""
         known = getattr(self, "_groups", np.empty(0, dtype=int))  # detectors saved by older versions have no groups
         groups = len(known) + indices
         is_known = indices < len(known)

@@ -76,7 +76,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
     _parameter_constraints = {}
 
-    # Masks and groups are aligned with X, so routing may slice them. X_defect is not: every fold would get all of it.
+    # Routing may slice masks and groups, which are aligned with X, but not X_defect: every fold would get all of it.
     __metadata_request__fit = {"masks": True, "groups": True, "roi": True, "X_defect": metadata_routing.UNUSED}
     __metadata_request__partial_fit = {"masks": True, "classes": metadata_routing.UNUSED}
 
@@ -86,8 +86,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Parameters
         ----------
         **params : dict
-            Parameters of the detector and of its parts. ``feature_extractor__image_size=96`` first replaces a name,
-            such as "auto", with its extractor.
+            Parameters of the detector and of its parts. If `feature_extractor` is a name such as "auto",
+            ``feature_extractor__image_size=96`` first replaces the name with the extractor that it stands for.
 
         Returns
         -------
@@ -119,15 +119,15 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             [0, 1], a list of such images or of Pillow images, which may differ in size, or a list of file paths, which
             are read when needed. A two-dimensional array holds features, one patch per sample.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X. The defect label is `pos_label`; if that is None, it is a known name such as "bad" or "NG",
-            used alongside "good" or "OK", or otherwise ``classes_[1]``. y may also be the defect images themselves, as
-            in ``fit(X_normal, X_defect)``. If None, all samples of X are normal.
+            Labels of X. `pos_label` means defect. If it is None, a known name tells which label means defect ("bad",
+            "NG") or normal ("good", "OK"). If neither label is known, ``classes_[1]`` means defect. y may also be the
+            defect images, as in ``fit(X_normal, X_defect)``. If y is None, all samples of X are normal.
         X_defect : images or array-like of shape (n_defects, n_features), default=None
             Defect images, if y is None.
         masks : array or list, default=None
             Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
-            a mask. They are aligned with X if y holds labels (masks of normal images are None or empty), and with the
-            defect images otherwise.
+            a mask. If y holds labels, masks are aligned with X, and those of normal images are None or empty.
+            Otherwise, masks are aligned with the defect images.
         groups : array-like of shape (n_samples,), default=None
             Groups of the samples of X. Images of one group, such as several photographs of one part, are not
             independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
@@ -210,9 +210,9 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
         Notes
         -----
-        Images in memory are recognised by their pixels at 8 bits, and files by their bytes or, if `fit` received
-        arrays, by their pixels. Arrays are not recognised if `fit` received files. Images that were cropped, resized or
-        compressed again are not recognised either.
+        If `fit` received files, they are recognised by their bytes, and arrays are not recognised. If `fit` received
+        arrays, both arrays and files are recognised by their pixels at 8 bits. Images that were cropped, resized or
+        compressed again are never recognised.
         """
         check_is_fitted(self)
         samples = self._samples(X)

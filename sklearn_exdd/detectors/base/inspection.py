@@ -64,7 +64,7 @@ class Inspection:
 
         `pixel_threshold_` is the conformal quantile of the maxima of normal maps, each computed as if `fit` had not
         seen its image. The share of new normal images whose map exceeds it anywhere is therefore at most
-        `false_alarm_rate_`. Because of `threshold_`, at most the same share has marked pixels.
+        `false_alarm_rate_`. At most the same share has marked pixels, because only images called defects have any.
 
         Examples
         --------

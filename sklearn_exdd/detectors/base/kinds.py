@@ -28,15 +28,15 @@ class KindPredictions:
             [0, 1], a list of such images or of Pillow images, which may differ in size, or a list of file paths, which
             are read when needed. A two-dimensional array holds features, one patch per sample.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X. The defect label is `pos_label`; if that is None, it is a known name such as "bad" or "NG",
-            used alongside "good" or "OK", or otherwise ``classes_[1]``. y may also be the defect images themselves, as
-            in ``fit(X_normal, X_defect)``. If None, all samples of X are normal.
+            Labels of X. `pos_label` means defect. If it is None, a known name tells which label means defect ("bad",
+            "NG") or normal ("good", "OK"). If neither label is known, ``classes_[1]`` means defect. y may also be the
+            defect images, as in ``fit(X_normal, X_defect)``. If y is None, all samples of X are normal.
         X_defect : images or array-like of shape (n_defects, n_features), default=None
             Defect images, if y is None.
         masks : array or list, default=None
             Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
-            a mask. They are aligned with X if y holds labels (masks of normal images are None or empty), and with the
-            defect images otherwise.
+            a mask. If y holds labels, masks are aligned with X, and those of normal images are None or empty.
+            Otherwise, masks are aligned with the defect images.
         groups : array-like of shape (n_samples,), default=None
             Groups of the samples of X. Images of one group, such as several photographs of one part, are not
             independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
@@ -86,10 +86,11 @@ class KindPredictions:
 
         Notes
         -----
-        For each of the `n_top_patches` patches with the highest scores, the `n_neighbors` nearest rows of the defect
-        bank that have a kind vote for it. The majority wins; in a tie, the kind of the nearest row wins.
-        Apart from the top patch, patches take part only if they lie farther from the normal bank than 99 % of the
-        normal patches, because most of the other patches show the surroundings of a small defect.
+        The `n_top_patches` patches with the highest scores take part. For each of them, the `n_neighbors` nearest rows
+        of the defect bank vote, each for its own kind. Rows without a kind are ignored. The kind with the most votes
+        wins; in a tie, the kind of the nearest row wins.
+        All patches but the top one must also lie farther from the normal bank than 99 % of the normal patches. If a
+        defect is small, most of the other patches only show its surroundings.
 
         The predicted kind is always a known one: a defect of a new kind is assigned the kind nearest to it. The share
         of the votes is not a probability.

@@ -62,12 +62,14 @@ class Corrections:
         The weights do not change.
 
         Unlike in an ExDDDetector, `threshold_` is not computed from corrected images, because a single false alarm
-        would raise it to its own score. A similar image may thus still be a false alarm, with a lower score.
+        would raise the threshold to the score of that image. A similar image may thus still be a false alarm, although
+        its score is lower than before.
 
         If a held-out image is itself corrected to normal, it keeps its previous standardised score and map maximum,
         because the detectors now know it, and the scales are computed from the other held-out images. A held-out image
-        that is corrected to a defect is dropped. If fewer than two held-out images remain unknown to the detectors (or
-        none, if there was only one), the scales are also computed from known ones, and a warning is given.
+        that is corrected to a defect is dropped. If fewer than two held-out images remain unknown to the detectors, the
+        scales are also computed from known ones, and a warning is given. A combination that held out a single image
+        does so only when that image becomes known.
 
         The corrections are made in copies of the detectors. If one of them fails, the combination does not change.
         """

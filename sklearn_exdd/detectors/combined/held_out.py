@@ -58,7 +58,7 @@ class HeldOut:
 
 
 def _kept(item, path, region):
-    """Return the path of an image from a file, or a copy of another image, with its region of interest as an array."""
+    """Return the path of an image if it has one, or else a copy of its pixels; a region of interest stays attached."""
     if isinstance(item, ImageInRegion):
         return ImageInRegion(_kept(item.image, path, None), region)
     return np.array(item) if path is None else path
@@ -86,7 +86,7 @@ def check_unchanged(images, digests):
 
 
 def spread(scores):
-    """Return the interquartile range of each row; if it is 0, the standard deviation, and if that is 0, 1."""
+    """Return the interquartile range of each row, or its standard deviation if that is 0, or 1 if both are 0."""
     widths = np.subtract(*np.percentile(scores, [75, 25], axis=1))
     widths = np.where(widths > 0, widths, scores.std(axis=1))
     return np.where(widths > 0, widths, 1.0)

@@ -33,7 +33,7 @@ def has(detector, method):
 
 
 def where_a_member_has(method):
-    """Return a function that checks whether any detector of a combination has a method, fitted ones if possible."""
+    """Return a function that checks whether any detector of a combination, fitted or not, has a method."""
 
     def check(combination):
         members = getattr(combination, "detectors_", None)
@@ -154,7 +154,7 @@ def _to_correct(detector, X=None):
 
 
 def renumbered(explanation, numbers):
-    """Replace a detector's numbers of training images in an explanation with the user's."""
+    """Replace a member's indices of training images in an explanation with the user's indices, `numbers`."""
     known = {"normal_image"} if explanation.get("synthetic") else {"normal_image", "defect_image"}
     return {
         key: renumbered(value, numbers)

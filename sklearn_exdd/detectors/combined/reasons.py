@@ -49,7 +49,7 @@ class Reasons:
         return [one._reason(*both) for both in zip(one._scores_of_all(samples).T, zip(*own))]
 
     def _reason(self, scores, explanations):
-        """Combine the scores and explanations of a sample by the members; None without an explanation."""
+        """Combine the members' scores and explanations of a sample; return None if no member explains it."""
         if not hasattr(self, "_numbers") or all(own is None for own in explanations):
             return None
         shares = self._shares(scores)

@@ -75,7 +75,7 @@ class DefectClassifier(BaseDefectDetector):
         Share of the images, in whole groups, that is held out of training to set the threshold (from the normal images
         among them) and to decide when training ends. A synthetic defect is held out together with its source.
     patience : int or None, default=5
-        Number of epochs without a lower loss on the held-out images after which training ends. The weights with the
+        Number of epochs to wait for a lower loss on the held-out images before training ends. The weights with the
         lowest loss are kept. None trains for the full number of steps and keeps the last weights.
     n_epochs : int, default=30
         Maximum number of epochs.
@@ -140,9 +140,10 @@ class DefectClassifier(BaseDefectDetector):
     -----
     Scores are logits. A network memorises its training images, so `threshold_` is the conformal quantile of the scores
     of the held-out normal images. With ``patience=None``, the guarantee on false alarms is exact. Otherwise, the
-    held-out images also determine the epoch, so their scores are slightly too low. With fewer than
-    ``1 / max_false_alarm_rate - 1`` of them (99 for a rate of .01, out of about 500 normal images), the guarantee is
-    weaker; see `false_alarm_rate_`. ``predict`` uses the threshold, not a probability of 0.5.
+    held-out images also determine the epoch, so their scores are slightly too low. If fewer than
+    ``1 / max_false_alarm_rate - 1`` normal images are held out, the guarantee is weaker; see `false_alarm_rate_`. A
+    rate of 0.01 needs 99 held-out images, and so about 500 normal images in all. ``predict`` uses the threshold, not a
+    probability of 0.5.
 
     During training, batch normalisation uses the statistics of the batches, as usual in fine-tuning. Running averages
     lag behind in a short training run. The statistics for predictions are therefore estimated afterwards, with fixed

@@ -21,7 +21,7 @@ _PROBE_SIZE, _MAX_STRIDE = 512, 64  # pixels; used to find the last maps of a ba
 
 
 class PatchLogitMaps(BaseFeatureExtractor):
-    """Extractor whose feature maps are the logits of a network, with the sizes, tiles and batches of its base."""
+    """Extractor whose feature maps are the logits of a network; the base class resizes, tiles and batches images."""
 
     margin = 4 * _MAX_STRIDE
 

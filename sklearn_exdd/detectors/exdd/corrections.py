@@ -85,7 +85,7 @@ class Corrections:
         self._remember(normal, defect)
 
     def _new_maxima(self, normal, patches, scores):
-        """Return the maxima of the maps of new normal images, whose patches are the last of those scored."""
+        """Return the maxima of the maps of new normal images; the last rows of `scores` belong to their patches."""
         shapes = [normal.samples.shape(i) for i in range(len(normal))]
         own = scores.take(slice(len(scores.scores) - len(patches), None))
         return map_maxima(patches, own, normal.samples, shapes, self.feature_extractor_, self.blur)

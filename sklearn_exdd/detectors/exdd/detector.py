@@ -48,8 +48,8 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     n_synthetic : int, default=100
         Number of synthetic defect images to make, if there is an `augmenter`.
     n_neighbors : int or "auto", default="auto"
-        Number of nearest rows of a bank whose mean distance is the distance of a patch to the bank. "auto" is 1 for the
-        normal bank and 9 for the defect bank, or all rows of a smaller defect bank.
+        Number of rows to average: the distance of a patch to a bank is its mean distance to this number of nearest
+        rows. "auto" is 1 for the normal bank and 9 for the defect bank, or all rows of a smaller defect bank.
     epsilon : float or "scale", default="scale"
         Constant added to d_defect. "scale" is half the median d_defect of the normal training patches. A float > 0 is
         used as it is; with the published value of 1e-6, noise in a tiny d_defect determines the score.
@@ -69,7 +69,8 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     n_top_patches : int, default=10
         Number of patch scores to average for "top_mean"; 1 gives the maximum.
     n_support : int, default=3
-        Number of rows around the nearest row, including itself, that determine its weight for "exdd" and "exdd_code".
+        Number of bank rows that determine the neighbourhood weight for "exdd" and "exdd_code": the row nearest to the
+        patch, and the rows nearest to that row.
     border_rings : int, default=4
         Number of rings of patches along the border whose scores are divided by `border_profile_` for "top_mean". 0
         treats all patches equally.
@@ -161,8 +162,8 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     `validation_fraction` of the images is then held out, and the threshold is computed from them.
 
     If `fit` works in shards, `epsilon_` and `border_profile_` are estimated from 20 000 random patches, and
-    `threshold_` is computed from all images; `partial_fit` recomputes it from 1000 of them. A greedy coreset is
-    first selected from random patches, and then from the patches that these cover worst.
+    `threshold_` is computed from all images; `partial_fit` recomputes it from 1000 of them. The first rows of a greedy
+    coreset are selected from random patches, and the others from the patches farthest from these first rows.
 
     "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest d_n. The weight w is
     ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around the row nearest to f*, where s is the distance to
@@ -339,7 +340,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         )
 
     def _scored(self, calibrating, left_out):
-        """Score images that `fit` has not seen like :meth:`LeftOutBanks.score_images`, with one image in memory."""
+        """Score unseen images, of which one is in memory at a time; see :meth:`LeftOutBanks.score_images`."""
         calibrating, scores, top_patches, maxima = calibrating.with_channels(self.n_channels_), [], [], []
         extractor = self.feature_extractor_
         maps = extractor.iter_transform(calibrating.samples)

@@ -29,8 +29,8 @@ class StudentTeacherDetector(BaseDefectDetector):
 
     A frozen teacher describes the surface at several scales. The student, an encoder and a decoder, sees images with
     synthetic defects and learns to predict the teacher's features of the same images without the defects. A small
-    network, the head, segments the defects from the products of both. By default `fit` also trains the teacher, so
-    nothing is downloaded.
+    network, the head, segments the defects from the products of the features of teacher and student. By default `fit`
+    also trains the teacher, so nothing is downloaded.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         Source of maps and scores: the logits of the segmentation, ``1 - cos`` summed over levels, or the sum of
         both, each standardised on the held-out normal images. "auto" is "segmentation" if there is a head.
     top_share : float, default=0.005
-        Share of the pixels, in (0, 1], with the highest values in the map. Their mean is the image score.
+        Share of the pixels to average, in (0, 1]: the image score is the mean of the highest values in the map.
     position_map : bool, default=False
         Whether to subtract the mean map of normal training images for the image score. This helps if false alarms are
         more frequent at certain places, such as the borders, and defects are not.
@@ -113,7 +113,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     levels_ : list of (int, int)
         Number of channels and stride of each level.
     losses_ : dict of str to ndarray
-        Loss of each step of "teacher", "student" and "head", for those that were trained separately.
+        Loss of each training step of "teacher", "student" and "head"; in joint training, "student" includes the head.
     position_map_ : ndarray of shape (24, 24), float32, or None
         Mean map of normal images, shrunk towards zero (Stein) by the variance expected from chance alone.
     map_scale_ : ndarray of shape (2, 2)
@@ -137,9 +137,9 @@ class StudentTeacherDetector(BaseDefectDetector):
     Notes
     -----
     Let t and s be the vectors of the teacher and the student at one position. The student minimises
-    ``1 - cos(t(clean), s(corrupted))``, summed over the levels. For real defects, only their surroundings count. The
-    input of the head is ``t / |t| * s / |s|``, both of the corrupted image, as in prediction. A defect image without a
-    mask contributes only through the mean of its highest logits.
+    ``1 - cos(t(clean), s(corrupted))``, summed over the levels. In images of real defects, only the surroundings
+    count, because there is no clean image. The input of the head is ``t / |t| * s / |s|``, both of the corrupted image,
+    as in prediction. A defect image without a mask contributes only through the mean of its highest logits.
 
     References
     ----------

@@ -8,7 +8,7 @@ from sklearn_exdd.detectors.student_teacher.networks import cosines, normalized,
 _COVERED = 0.2  # a cell is a target if a defect covers more than this share of it
 # Weights in the segmentation loss, relative to the L1 loss.
 _FOCAL, _POSITIVE, _IMAGE = 8.0, 3.0, 0.1
-_TOP_SHARE = 0.01  # share of the logits of a crop, the highest ones, whose mean classifies the crop
+_TOP_SHARE = 0.01  # a crop is classified by the mean of this share of its logits, the highest ones
 
 
 def teacher_loss(teacher, head, gamma):
@@ -50,7 +50,7 @@ def clean_maps(teacher, seen, batch):
 
 
 def cosine_loss(targets, rebuilt, normal):
-    """Return 1 - cos, averaged where `normal`, of shape (n, 1, height, width), is 1, and summed over the levels."""
+    """Return 1 - cos, averaged over the places where `normal` (n, 1, height, width) is 1 and summed over the levels."""
     total = 0
     for distances in cosines(targets, rebuilt):
         # A position counts only if all pixels of its cell are normal.

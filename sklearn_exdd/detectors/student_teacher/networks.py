@@ -226,7 +226,7 @@ def cosines(targets, rebuilt):
 
 
 def predict(network, logs, medians, tile_size):
-    """Return logits (0 without a head) and cosine distances of an image, (2, height', width'), in tiles if large."""
+    """Return logits (0 without a head) and cosine distances of an image, (2, height', width'). Tile large images."""
     device = next(network.parameters()).device
     stride, unit = network.levels[0][1], network.levels[-1][1]
     height, width = logs.shape[1:]

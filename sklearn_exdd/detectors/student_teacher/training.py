@@ -98,7 +98,8 @@ class Training:
         Returns
         -------
         losses : dict of str to ndarray
-            Loss of each step of "teacher", "student" and "head", for those that are trained separately.
+            Loss of each training step of "teacher" (if it is learned), "student" and "head". In joint training,
+            "student" includes the head.
         """
         from sklearn_exdd.detectors.student_teacher.networks import Trained
 
