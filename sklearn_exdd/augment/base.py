@@ -92,9 +92,10 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
 class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
     """Base class of the augmenters, which make synthetic defects on the user's normal images.
 
-    A subclass implements ``_default_regions()`` and ``_paint(image, region, random_state)``, which returns the image
-    with a defect and a dict of additional provenance. A subclass that learns also implements ``_learn(images, defects,
-    masks, random_state)``, whose result may depend only on the parameters named in `_learned_from`.
+    A subclass implements ``_default_regions()`` and ``_paint(image, region, random_state)``. ``_paint`` returns a pair:
+    the image with a defect, and a dict of additional provenance. A subclass that learns also implements
+    ``_learn(images, defects, masks, random_state)``, whose result may depend only on the parameters named in
+    `_learned_from`.
 
     Parameters
     ----------
@@ -115,13 +116,14 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         with a warning.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images, and for trained weights if there are any. A later call, or a call after an
-        interruption, continues from the cache if the images, parameters, code, library versions and seed (an int passed
-        as `random_state`) are the same.
+        interruption, continues from the cache if the images, parameters, code, library versions and seed are the same.
+        Pass an int as `random_state` to keep the seed the same.
     pos_label : object, default=None
         Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
         last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
+        of a sample of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -183,7 +185,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         self : object
         """
         given = Images(X)
-        # Colour loses nothing and leaves the choice between grey and colour to later steps of a Pipeline.
+        # Converting grey images to colour loses nothing, and later steps of a Pipeline can still choose either.
         images = given.of_one_kind()
         self.in_colour_ = images is not given
         normal, defect = images_by_class(images, y, masks, self.pos_label)
@@ -396,7 +398,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         for _ in range(_MAX_DRAWS):
             region, content = draw()
             if foreground is not None:
-                # If most of the region lies outside, another place is better than a fragment.
+                # If most of the region lies outside the foreground, draw it elsewhere rather than keep a fragment.
                 region = region & foreground if (region & foreground).sum() >= region.sum() / 2 else region & False
             if region.sum() >= MIN_AREA:
                 return region, content
@@ -443,6 +445,6 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             return None
         hidden = _NOT_IN_KEY.union(self._not_in_key)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in hidden}
-        # Entries name their source and their model, and the model differs after an interrupted training run.
+        # Entries name their source and model, so both belong to the key. An interrupted training gives another model.
         key = self._key({**params, "sources_": self.sources_, "model_": getattr(self, "model_", None)})
         return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")

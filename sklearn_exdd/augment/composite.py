@@ -10,7 +10,7 @@ from sklearn_exdd._images import Images
 # A pixel belongs to the mask if it changed by more than this share of the texture's standard deviation.
 _CHANGE = 0.25
 MIN_AREA = 8  # smallest area of a defect, in pixels
-# Names of the provenance that augmenters add to the result of their `_paint`.
+# Provenance names that an augmenter's `_paint` may not return, because the library sets them.
 _RESERVED = {"augmenter", "source", "region", "contrast", "visible", "seed", "number", "n_redraws"}
 
 

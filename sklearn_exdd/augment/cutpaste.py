@@ -34,7 +34,8 @@ class CutPasteDefectAugmenter(BaseDefectAugmenter):
         Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
         last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
+        of a sample of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 

@@ -50,7 +50,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     correlation_length : float, default=3.0
         Standard deviation, in pixels, of the Gaussian that smooths the noise.
     min_timestep : int, default=30
-        Smallest timestep, of 1000, at which noise is added. The steps below it clean up.
+        Smallest timestep, of 1000, at which noise is added. Steps below it add no noise and only clean up the image.
     strength : float, default=0.4
         Share of the chain to run, in (0, 1]. The region is first noised to this share of the timesteps; at 1, nothing
         of the source is left in it.
@@ -100,7 +100,8 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
         last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
+        of a sample of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -129,12 +130,12 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         x_{t-1} <- x_{t-1} + a sqrt(alpha_{t-1}) r (sqrt(1 - h) f_t + sqrt(h) o).
 
     Here a is the amplitude, alpha the scheduler's cumulative alpha (so that a refers to the clean image), f_t a smooth
-    field drawn at each step, o an offset of either sign drawn once per defect, and h = 0.3. The model is trained to
-    remove white noise (``x_{t-1} + a z_t``, as in RealNet [2]_, which scales it by the scheduler's sigma). It therefore
-    denoises white noise away or leaves it as salt and pepper. In regions thinner than the correlation length, fresh
-    draws would cancel out along the curve, so that h approaches 1 there. Outside the region, x follows the noised
-    source. Large regions are generated in overlapping tiles, and the predictions of the tiles are averaged at each
-    step [3]_.
+    field drawn at each step, o an offset of either sign drawn once per defect, and h = 0.3. White noise would be added
+    as ``x_{t-1} + a z_t``; RealNet [2]_ adds it this way, scaled by the scheduler's sigma. But the model is trained to
+    remove white noise, and therefore denoises it away or leaves it as salt and pepper. Along a curve thinner than the
+    correlation length, fresh draws of f_t would cancel out, so h approaches 1 in such a region. Outside the region, x
+    follows the noised source. Large regions are generated in overlapping tiles, and the predictions of the tiles are
+    averaged at each step [3]_.
 
     References
     ----------

@@ -15,9 +15,10 @@ _RING = 5  # width, in pixels, of the surroundings whose brightness is matched t
 
 
 class DefectPasteAugmenter(BaseDefectAugmenter):
-    """Augmenter that pastes real defects onto normal images, flipped, rotated, scaled, moved and matched in brightness.
+    """Augmenter that flips, rotates, scales and moves real defects and pastes them onto normal images.
 
-    It turns a few real defects into many, on other surfaces and in other places. It needs defect images with masks.
+    It turns a few real defects into many, on other surfaces and in other places, and matches their brightness to the
+    new place. It needs defect images with masks.
 
     Parameters
     ----------
@@ -46,7 +47,8 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
         last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
+        of a sample of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -151,7 +153,7 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         return Drawn(self.images_, index, region, "defect", content)
 
     def _placed(self, images, index, center, random_state):
-        """Return the region and content of a random defect at a given place, or at a random one."""
+        """Return the region and content of a random defect at a given place, or at a random place."""
         number = random_state.randint(len(self.defects_))
         piece, mask = self.defects_[number]
         flips = random_state.choice([-1, 1], size=2) if self.flip else np.ones(2)

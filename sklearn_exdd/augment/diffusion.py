@@ -108,15 +108,15 @@ def perturbation_of(kind, inside, n_channels, *, sign, correlation_length, n_ste
     Returns
     -------
     draw : callable
-        Function ``draw(alpha)`` of the cumulative alpha of the timestep, which returns an ndarray of shape (n_channels,
-        height, width) in units of the amplitude.
+        Function called as ``draw(alpha)`` with the cumulative alpha of the timestep. It returns an ndarray of shape
+        (n_channels, height, width), in units of the amplitude.
     """
     shape, step = inside.shape, _REFERENCE_STEPS / n_steps
     if kind == "white":
         return lambda alpha: np.sqrt(step) * random_state.standard_normal((n_channels, *shape))
     depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    # Independent draws would cancel out along a curve thinner than the correlation length. More of the noise is held
-    # there, and it is smoothed more.
+    # Independent draws would cancel out along a curve thinner than the correlation length. For such a curve, a larger
+    # share of the noise is drawn once and held for all steps, and all noise is smoothed more.
     thinness = correlation_length / (2 * np.percentile(depth[inside], 95))
     length = correlation_length * max(1, thinness)
     held = 1 if kind == "held" else max(_HELD, thinness**2 / (1 + thinness**2))
@@ -133,7 +133,7 @@ def perturbation_of(kind, inside, n_channels, *, sign, correlation_length, n_ste
 
 
 def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timestep, random_state):
-    """Run the reverse chain on a window, which follows the noised source outside the region.
+    """Run the reverse chain on a window; outside the region, the chain follows the noised source.
 
     Parameters
     ----------

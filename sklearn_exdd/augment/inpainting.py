@@ -35,10 +35,10 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     Parameters
     ----------
     model : str, path or callable, default="diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
-        Id of a pipeline on the hub, which is downloaded when the first image is made (DIAG's by default: about 7 GB
-        with ``variant="fp16"``, twice that otherwise); folder written by ``pipeline.save_pretrained(folder)``; or
-        function without arguments that makes and returns a pipeline. A pipeline itself is refused, because ``clone``
-        would copy it.
+        Id of a pipeline on the hub, folder written by ``pipeline.save_pretrained(folder)``, or function without
+        arguments that makes and returns a pipeline. A pipeline on the hub is downloaded when the first image is made.
+        The default, DIAG's pipeline, takes about 7 GB with ``variant="fp16"`` and twice that otherwise. A pipeline
+        itself is refused, because ``clone`` would copy it.
     prompts : str or list of str, default=("white marks on the wall", "copper metal scratches")
         Descriptions of the defects, from which one is drawn for each image (DIAG's by default).
     prompt_shares : array-like of shape (n_prompts,), default=None
@@ -92,7 +92,8 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
         last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
+        of a sample of 100.
     verbose : int, default=0
         If > 0, show a progress bar. If > 1, also show the progress bars of the pipeline.
 
@@ -108,8 +109,8 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
     Nothing is trained [1]_ [2]_. A pipeline is loaded once per process, when the first image is made, and is stored
     neither in the estimator nor in its pickle. Arguments that a pipeline does not accept are left out, with a warning.
     Grey images are painted as RGB and converted back. Painted images have 8 bits per channel. Safety checkers are not
-    loaded, because they would blacken harmless images of metal. If a pipeline returned by a function has one, it stays
-    in use, and images that it blackens are drawn again.
+    loaded, because they would blacken harmless images of metal. If a pipeline returned by a function has a safety
+    checker, the checker stays in use, and images that it blackens are drawn again.
 
     Networks see the region at an eighth of the working size. Without `padding_mask_crop`, thin regions get lost.
 

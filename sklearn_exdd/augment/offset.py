@@ -28,8 +28,8 @@ class OffsetDefectAugmenter(BaseDefectAugmenter):
     softness : tuple of (float, float), default=(0.5, 3)
         Range of the width of the soft edge, in pixels.
     mottling : float, default=0.2
-        Standard deviation of the smooth noise around 1 that multiplies the offset, with a correlation length of 4
-        pixels. 0 adds no mottling.
+        Standard deviation of the mottling, a smooth noise around 1 that multiplies the offset. Its correlation length
+        is 4 pixels. 0 adds no mottling.
     n_synthetic : int, default=100
         Number of synthetic images that ``fit_transform`` attaches.
     regions : str, region drawer or list of them, default="auto"
@@ -48,7 +48,8 @@ class OffsetDefectAugmenter(BaseDefectAugmenter):
         Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
         last.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i: a sample of 50 is the start of one of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
+        of a sample of 100.
     verbose : int, default=0
         If > 0, show a progress bar.
 

@@ -159,7 +159,7 @@ def quiet(verbose):
         from transformers.utils import logging as transformers_logging
 
         bars = [module for module in (diffusers_logging, transformers_logging) if module.is_progress_bar_enabled()]
-    # SDXL casts its decoder twice per image, and diffusers warns each time that a model is not loaded this way.
+    # SDXL casts its decoder twice per image, and diffusers warns each time that a cast is the wrong way to load.
     chatter = logging.getLogger("diffusers.models.modeling_utils")
     level = chatter.level
     with warnings.catch_warnings():
@@ -227,12 +227,13 @@ def _state(model):
     """Return a cheap token that stays equal within a process as long as a model stays the same."""
     if isinstance(model, (str, os.PathLike)):
         return str(model), tuple(_files(Path(model)))
-    # A copy of a function is the function itself. A copy of another callable is a new object that does the same.
+    # A function is its own token, because a copy of it is the function itself. A copy of another callable is a new
+    # object that does the same, so the token is a fingerprint of its code.
     return model if isinstance(model, FunctionType) else fingerprint_of_code(model)
 
 
 def _content(path):
-    """Return a checksum of a model's files and their relative names, wherever their folder is."""
+    """Return a checksum of a model's files and their relative names, which does not depend on where their folder is."""
     return joblib.hash([(file.relative_to(path).as_posix(), _sha256(file, *stat)) for file, *stat in _files(path)])
 
 

@@ -23,10 +23,11 @@ class SyntheticDefects:
     masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
         Masks that are True where an image may differ from its source. Everywhere else, the two are equal.
     provenance : list of dict
-        Dict of each image with at least "augmenter" and "region" (names of classes; as region, "defect" for a real
-        defect with its own region, "given" for a region passed to ``paint``), "source" (index of the normal image in
-        the X passed to ``fit``, or None), "seed", "contrast" (mean change within the mask, divided by the standard
-        deviation of the texture), "n_redraws", and "prompt" and "model" (or None).
+        Dict of each image with at least these keys: "augmenter", "region", "source", "seed", "contrast", "n_redraws",
+        "prompt" and "model". "augmenter" and "region" are names of classes, except that "region" is "defect" for a real
+        defect with its own region, and "given" for a region passed to ``paint``. "source" is the index of the normal
+        image in the X passed to ``fit``, or None. "contrast" is the mean change within the mask, divided by the
+        standard deviation of the texture. "prompt" and "model" may be None.
 
     Examples
     --------

@@ -34,7 +34,7 @@ class DefectMapDisplay:
     masks : array-like of shape (n_images, height, width) or list of (array-like or None), default=None
         True masks; `None` stands for an image without a defect.
     labels : array-like of shape (n_images,), default=None
-        1 (or True) for a defect. By default, if masks are given, an image is a defect if its mask marks a pixel.
+        1 (or True) for a defect. By default, with `masks`, each image whose mask marks a pixel is a defect.
     predicted_masks : array-like of shape (n_images, height, width) or list of array-like, default=None
         Pixels that the detector marks, as returned by `predict_mask`. By default, the pixels of the map above the
         threshold.

@@ -32,7 +32,7 @@ def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2
     import matplotlib.pyplot as plt
 
     gap, title, below, legend = 0.08, 0.13 + 0.16 * n_title_lines, 0.15 + 0.16 * n_lines, 0.35
-    # Each panel fits into a box of the given width, whose height is 4/3 of its width.
+    # Each panel fits into a box of the given width, and the height of the box is 4/3 of this width.
     sizes = [np.array(shape[:2]) * min(width / shape[1], 4 / 3 * width / shape[0]) for shape in shapes]
     heights = [max(height for height, _ in sizes[i : i + n_columns]) for i in range(0, len(sizes), n_columns)]
     tops = np.cumsum([0.05 + title] + [height + below + title for height in heights])

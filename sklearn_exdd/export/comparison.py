@@ -10,8 +10,8 @@ from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
 from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
 
-# Tolerance of scores, relative to the largest of the score, the threshold and the numbers that cancel in them, and of
-# maps, relative to their largest value. Rounding errors are at least ten times smaller.
+# The tolerance of scores is relative to the largest of the score, the threshold and the numbers that cancel in them.
+# The tolerance of maps is relative to their largest value. Rounding errors are at least ten times smaller.
 _SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
 _SHAPE = (97, 133)  # not multiples of any stride
 _BEYOND = 200  # number of pixels by which an image is larger than a tile

@@ -60,7 +60,7 @@ def outputs(graph, detector, planes, tiled=True):
 
 
 def bare(estimator):
-    """Return the detector inside a FrozenEstimator or a Pipeline of augmenters, which leave images unchanged."""
+    """Return the detector inside a FrozenEstimator or a Pipeline of augmenters. Augmenters leave images unchanged."""
     while isinstance(estimator, (FrozenEstimator, Pipeline)):
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator

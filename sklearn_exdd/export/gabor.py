@@ -77,7 +77,8 @@ def _moments(graph, mean, variance, *windows):
 def _spread(graph, mean, variance, window, axis):
     """Return mean and variance over a window of cells along an axis, from the means and variances of the cells.
 
-    The variance is the sum of that within the cells and that of their means, so no large numbers are subtracted.
+    The variance over the window is computed as the sum of the variance within the cells and the variance of their
+    means, so no large numbers are subtracted.
     """
     means = _shifted(graph, mean, len(window), axis)
     center = graph.Sum(*(graph.Mul(one, np.float32(weight)) for one, weight in zip(means, window)))

@@ -130,13 +130,13 @@ def _enlarged_to_finest(graph, outputs):
         return outputs
     shapes = [images.shape_of(graph, output) for output in outputs]
     areas = graph.Concat(*(graph.Unsqueeze(graph.Mul(*shape), [0]) for shape in shapes), axis=0)
-    largest = graph.ArgMax(areas, axis=0, keepdims=0)  # the first of them
+    largest = graph.ArgMax(areas, axis=0, keepdims=0)  # the first one if several are the largest
     finest = [graph.Gather(graph.vector(*sides), largest) for sides in zip(*shapes)]
     joined = []
     for output, shape in zip(outputs, shapes):
         ratios = [graph.Div(graph.double(size), graph.double(own)) for size, own in zip(finest, shape)]
         factors = [graph.Round(ratio) for ratio in ratios]
-        # If integer factors would not reach the end, the grid is stretched.
+        # If maps enlarged by the integer factors would not reach the end of the finest grid, they are stretched to it.
         reach = [
             graph.GreaterOrEqual(graph.Mul(factor, graph.double(own)), graph.double(size))
             for factor, own, size in zip(factors, shape, finest)

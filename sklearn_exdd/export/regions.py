@@ -45,7 +45,10 @@ class Region:
         return self._taken(graph, maps, np.flatnonzero(self._grid.inside))
 
     def rows(self, graph, maps):
-        """Arrange these patches in rows, (batch, n_rows, n_columns, n_features); the last row repeats patches."""
+        """Arrange the patches that touch the region in rows, (batch, n_rows, n_columns, n_features).
+
+        If the last row is not full, it repeats the last patch.
+        """
         n_columns = min(_ROW, self.n_patches)
         positions = np.pad(np.flatnonzero(self._grid.inside), (0, -self.n_patches % n_columns), mode="edge")
         taken = self._taken(graph, maps, positions)
@@ -57,7 +60,14 @@ class Region:
         return graph.Gather(flat, positions, axis=1)
 
     def spread(self, graph, scores):
-        """Return the scores of these patches as maps (batch, height', width'), lowest outside the region."""
+        """Return patch scores as maps (batch, height', width'), with the lowest score outside the region.
+
+        Parameters
+        ----------
+        graph : Graph
+        scores : str
+            Scores of the patches that touch the region, of shape (batch, n_patches).
+        """
         positions = np.full(self._grid.shape, self.n_patches)
         positions[self._grid.inside] = np.arange(self.n_patches)
         return graph.Gather(graph.Concat(scores, graph.ReduceMin(scores, [1]), axis=1), positions, axis=1)

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 
 from sklearn_exdd.export.graph import OPSET
 
-# Sizes unlike each other and any size fixed by a network, so that the exporter does not mistake them for constants.
+# Sizes that differ from each other and from any size fixed by a network. Otherwise, the exporter could mistake them
+# for constants.
 _BATCH, _HEIGHT, _WIDTH = 2, 128, 160
 
 
@@ -22,7 +23,7 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
     n_planes : int
         Number of channels of the planes (batch, n_planes, height, width).
     unit : int, default=1
-        Divisor of the sides of the planes.
+        Number of pixels that both sides of the planes are multiples of.
     size : tuple of int (height, width), default=None
         Only size of the planes; None for any size.
     others : sequence of (int, int), default=()
