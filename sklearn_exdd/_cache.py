@@ -84,7 +84,7 @@ def fingerprint(*things):
             total.update(f"list {len(thing)} {fingerprint(*map(_as_array, thing))}".encode())
         elif isinstance(thing, os.PathLike) or (isinstance(thing, str) and os.path.exists(thing)):
             stat = os.stat(thing) if os.path.exists(thing) else None  # reading the file will raise the error
-            state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # no tool can reset the last one, ctime
+            state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # tools can reset mtime, but not ctime
             total.update(f"file {os.path.abspath(thing)} {state}".encode())
         elif isinstance(thing, np.ndarray) and thing.dtype.kind in "buif":
             total.update(f"{thing.dtype} {thing.shape}".encode())

@@ -51,11 +51,11 @@ _KEYS = ("LOAD_CONST", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_GLOB
 def fingerprint_of_code(*things, packages=()):
     """Return a checksum of objects, of the user's code that they run, and of the versions of the libraries used.
 
-    The checksum is the same in every process. Functions are identified by their bytecode, which is what runs even if
-    the file has been edited since, together with its defaults, closure values, and the functions and constants that the
-    code refers to. Classes are identified by the methods and constants of the class and its bases. File names,
-    line numbers and comments make no difference. Code of this package and of the libraries it builds on is identified
-    by name and version. A counter or a list that the code itself changes is not part of the checksum.
+    The checksum is the same in every process. A function is identified by its bytecode, its defaults, its closure
+    values, and the functions and constants that it refers to. The source file does not count, because it may have been
+    edited since the function was loaded. Classes are identified by the methods and constants of the class and its
+    bases. File names, line numbers and comments make no difference. Code of this package and of the libraries it builds
+    on is identified by name and version. A counter or a list that the code itself changes is not part of the checksum.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ class _Walk:
             if value is not function and not _is_state(changed, "global", name, value):
                 parts += ["global", name, *self._reference(value, attributes, top)]
         for name, value in sorted(vars(function).items()):
-            # A wrapped function is also in the closure.
+            # `__wrapped__` is skipped, because the wrapped function is also in the closure.
             if name != "__wrapped__" and not _is_state(changed, "attribute", name, value):
                 parts += ["attribute", name, self.digest(value)]
         return parts
@@ -318,7 +318,7 @@ def _is(instruction, *names):
 
 
 def _is_instance(instruction):
-    """Tell whether an attribute belongs to a local variable other than `cls`: each instance has its own."""
+    """Tell whether an attribute is read from a local variable other than `cls`, so that each instance has its own."""
     return instruction is not None and instruction.opname.startswith("LOAD_FAST") and instruction.argval != "cls"
 
 

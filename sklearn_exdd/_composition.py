@@ -79,7 +79,10 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
 
 
 def _is_detector(estimator, method):
-    """Tell whether an estimator is a detector; one that only holds a detector may also have scikit-learn's methods."""
+    """Tell whether an estimator is a detector itself.
+
+    A Pipeline or a search that only holds a detector is not one, even if scikit-learn gives it the method.
+    """
     if isinstance(estimator, FrozenEstimator):
         return False
     is_holding = isinstance(estimator, Pipeline) or hasattr(estimator, "estimator")
@@ -211,7 +214,7 @@ def iter_inspect(estimator, X, *, min_area=0, pixel_size=None):
     estimator : object
         Estimator, as in :func:`inspect`.
     X : images or iterator of images
-        Images. The steps before the detector transform images from an iterator one by one, and others all at once.
+        Images. The steps before the detector transform images from an iterator one by one, and a list or array at once.
     min_area, pixel_size : default=0 and None
         As in :meth:`ExDDDetector.predict_regions`.
 

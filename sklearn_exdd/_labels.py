@@ -198,8 +198,8 @@ def find_positive(classes, pos_label):
     pos_label : object
         Label chosen by the user. None selects the label known to mean defect ("bad", "NG") or, failing that, the
         counterpart of a label known to mean normal ("good", "OK"); case is ignored. If neither label is known, None
-        selects the label that sorts last, with a warning unless the labels are bool or numbers other than -1 and 1,
-        which scikit-learn's outlier detectors use in reverse.
+        selects the label that sorts last. This causes a warning unless the labels are bool or numbers. The numbers -1
+        and 1 also cause a warning, because scikit-learn's outlier detectors call outliers -1.
 
     Returns
     -------

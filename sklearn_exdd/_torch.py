@@ -16,7 +16,7 @@ def _compute_in_one_thread():
         torch.set_num_threads(1)
 
 
-# A forked child inherits torch's thread pool without its threads, and would wait for them forever.
+# A forked child inherits torch's thread pool but not the threads in it, and would wait for them forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_compute_in_one_thread)
 

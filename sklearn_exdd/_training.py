@@ -84,7 +84,7 @@ def train(
     max_steps : int
         Budget in steps, and length of the schedule.
     max_seconds : float, default=None
-        Budget in seconds of wall time. Training, with its schedule, ends when the first of the two budgets is used up.
+        Budget in seconds of wall time. Training and its schedule end when the first of the two budgets is used up.
         The result of a run with a time limit depends on the machine.
     seed : int, default=0
     learning_rate, weight_decay : float
@@ -101,7 +101,7 @@ def train(
         evaluation was lower; None trains to the end.
     evaluate : callable, default=None
         Function called as ``evaluate(module)`` that returns a loss on held-out data. The module is in evaluation mode
-        and has the averaged weights; its buffers may be changed. The weights with the lowest loss are kept.
+        and has the averaged weights; `evaluate` may change its buffers. The weights with the lowest loss are kept.
     evaluate_every : int, default=100
         Number of steps between evaluations; the last step is also evaluated.
     checkpoint : path-like, default=None

@@ -193,7 +193,7 @@ def group_numbers(groups, n_samples):
         raise ValueError(f"groups: expected texts or numbers, got values that cannot be compared: {error}.") from error
     try:
         different = sorted(different)
-    except TypeError:  # mixed texts and numbers: different programs may write the same number as either
+    except TypeError:  # Texts and numbers are mixed. Compare all as texts: 7 and "7" may mean the same group.
         names = list(map(str, names))
         different = sorted(set(map(str, different)))
     number_of = {name: number for number, name in enumerate(different)}

@@ -46,13 +46,13 @@ def greedy_k_center(X, n_select, *, start=0):
 
     Notes
     -----
-    The textbook loop reads all rows once for each selected row. A minimum distance
-    that does not yet include the newest centres is an upper bound on the true one. As
-    long as the best of the c farthest rows stays above the (outdated) value of the best
-    row outside them, the loop can therefore run on these c rows alone, using their
-    pairwise distances. All rows are then updated with the whole batch of new centres.
-    One matrix product, in bfloat16 if the processor has the instructions, bounds the
-    distances from below, and only pairs that may lower a minimum are measured, in
+    The textbook loop reads all rows once for each selected row. This function runs the
+    loop on the c farthest rows alone, using their pairwise distances. The other rows keep
+    their distances to the earlier centres, which are upper bounds on the distances to all
+    centres. The loop therefore remains exact while the farthest of the c rows is farther
+    than every such bound. All rows are then updated with the whole batch of new centres.
+    For this, one matrix product bounds the distances from below (in bfloat16 if the
+    processor has the instructions). Only pairs that may lower a minimum are measured in
     float64. The selection equals that of the textbook loop row for row; if distances
     tie, the lowest index wins.
 

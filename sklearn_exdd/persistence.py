@@ -56,7 +56,7 @@ _HOME = {
 # Parameters that name folders of this machine. Their content may run code when it is read (joblib's caches are
 # pickles), so a file from elsewhere must not be able to name such a folder.
 _PLACES = {"memory"}
-# Current names and values, keyed by the old ones in files written before they were renamed.
+# Current names and values that replace the old ones in files written before a renaming. The old ones are the keys.
 _NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
 _NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
 _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}
@@ -131,9 +131,9 @@ def load(path):
     Parameters
     ----------
     path : str or path-like
-        File to read. A file from an untrusted source can name only classes of this library and contains no code, and
-        memory use is proportional to its size. Its author, however, controls its predictions, and names in it, such as
-        the ID of a model, are looked up when they are used.
+        File to read. Even a file from an untrusted source can name only classes of this library and contains no code,
+        and memory use is proportional to its size. However, the author of the file controls what the estimator
+        predicts, and names in the file, such as the ID of a model, are looked up when the estimator uses them.
 
     Returns
     -------
@@ -283,7 +283,7 @@ def _made(packed, tensors):
             return np.dtype(dtype).type(_made(item, tensors))
         case {"objects": [*items], "shape": [*shape]} if prod(shape) == len(items):
             array = np.empty(len(items), dtype=object)
-            for i, item in enumerate(items):  # if assigned all at once, lists would become axes
+            for i, item in enumerate(items):  # one by one, because numpy would turn lists into axes of the array
                 array[i] = _made(item, tensors)
             return array.reshape(shape)
         case {"array": str(name), "text": [*shape]}:

@@ -38,7 +38,7 @@ def ratio_score(normal_distances, defect_distances, epsilon):
 
 
 def neighborhood_weight(distance, support_distances, n_features):
-    """Return the softmax share of a nearest distance among the distances to the rows around that row.
+    """Return the softmax share of the distance to the nearest bank row; the rows around it have the other shares.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
 
 
 def mask_coverage(mask, row_centers, column_centers):
-    """Return the share of the cell of each patch that a mask covers.
+    """Return, for each patch, the share of its cell that a mask covers.
 
     Parameters
     ----------
@@ -250,7 +250,10 @@ def patches_on_mask(mask, row_centers, column_centers):
 
 @lru_cache(maxsize=4)  # the images of a batch mostly have the same shape
 def _interpolation_matrix(centers, size, blur):
-    """Return the weight of each centre for each pixel of an axis, including the blur, which is linear and separable."""
+    """Return the weight of each centre for each pixel of an axis.
+
+    The weights include the blur, which is possible because it is linear and separable.
+    """
     weights = np.stack([np.interp(np.arange(size), centers, unit) for unit in np.eye(len(centers))], axis=1)
     return ndimage.gaussian_filter1d(weights, blur, axis=0) if blur else weights
 

@@ -45,7 +45,7 @@ def check_listed(values, name):
         Name of the parameter, for messages.
     """
     if hasattr(values, "ndim"):
-        return  # arrays, including sparse arrays, which may be mappings as well
+        return  # an array is accepted even if it is also a mapping, as some sparse arrays are
     if isinstance(values, Iterator):
         advice = f"list({name})"
     elif isinstance(values, Mapping):
@@ -188,7 +188,7 @@ def _is_number(text):
 
 
 def described(X):
-    """Describe, for a message, a value passed in place of images, and its first item that is not missing."""
+    """Describe a value passed in place of images for a message: its type, and the first item that is not missing."""
     shape = getattr(X, "shape", None)
     came = f"an array of shape {tuple(shape)}" if shape is not None else type(X).__name__
     if isinstance(X, (str, bytes)) or not hasattr(X, "__len__") or len(tuple(shape or (0,))) != 1 or len(X) == 0:

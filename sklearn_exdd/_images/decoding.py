@@ -12,8 +12,8 @@ IMAGE_SUFFIXES = (
     *(".avif", ".avifs"),
 )
 
-# Formats that cameras, scanners and painting programs write. Pillow reads more formats, but it decodes one of them,
-# PostScript, with an external program, whatever the file is called.
+# Formats that cameras, scanners and painting programs write. Pillow reads more formats, which are refused: for one
+# of them, PostScript, it would start an external program, and a PostScript file may have any name, such as part.png.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _GREY = ("1", "L", "LA", "La", "F")  # grey modes other than integer modes
 _ORIENTATION = 0x0112  # EXIF tag

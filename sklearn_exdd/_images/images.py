@@ -23,7 +23,7 @@ _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 _MIN_SIDE = 16  # pixels; an array (h, w, 1), (h, w, 3) or (h, w, 4) with sides at least this long looks like one image
 _ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 _CONVERT = "Convert all images to one of the two, as Pillow does with convert('L') or convert('RGB')"
-_NEAR = 0.1  # largest excess for which clipping is the more likely remedy
+_NEAR = 0.1  # largest excess of floats beyond [0, 1] for which the message advises clipping
 
 
 class Images:
@@ -41,9 +41,9 @@ class Images:
     channels : {"grey", "colour"}, default=None
         Channels to convert all images to; None leaves the images unchanged.
     bits : {8, 16}, default=None
-        Depth of images in integer types other than uint8 and uint16. None takes it from
-        the uint8 or uint16 images passed with them, including files, or else from their
-        largest value.
+        Depth of images in integer types other than uint8 and uint16. If None,
+        the depth of the uint8 or uint16 images in X, including files, is used, or else the
+        largest value of the other integers decides.
     first : int, default=0
         Index of the first image in messages.
     remedy : str, default="Convert all images ..."
@@ -261,7 +261,7 @@ class Images:
         return image
 
     def original(self, index):
-        """Return an image as the user passed it, but, like :meth:`restore`, without alpha and with bool as uint8."""
+        """Return an image as the user passed it, except that alpha is removed and bool becomes uint8."""
         item, _ = self._item(index)
         item = item[..., :3] if item.ndim == 3 else item
         return item.astype(np.uint8) * 255 if item.dtype == bool else item
@@ -339,7 +339,7 @@ def _read(file, where, bits=None):
 
 
 def _of_known_depth(items, name, bits, first):
-    """Convert other integer types to uint8 or uint16, the same for all images; return images and depth."""
+    """Convert images of other integer types to uint8 or uint16, one type for all; return all images and the depth."""
     if isinstance(items, np.ndarray):
         arrays, whole = {0: items}, True
     else:

@@ -107,11 +107,11 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
     wider integers             > 127 if the largest value is 255; > 32767 if it is from 32768 to 65535; else > 0
     colour, palette in colour  any colour but black
     JPEG                       > half of the largest value of any channel, and > 16: compression blurs values
-    with transparency          as above, where the opacity is marked by the rule of 8-bit grey
+    with transparency          as above, but only where the opacity is marked by the rule of 8-bit grey
     ========================== ================================================================================
 
-    A colour image counts as grey if all of its pixels are grey, and an image with a palette if all colours of the
-    palette are grey. Negative integers are errors, and so is black paint on a transparent background.
+    A colour image counts as grey if all of its pixels are grey. An image with a palette counts as grey if all colours
+    of the palette are grey. Negative integers are errors, and so is black paint on a transparent background.
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ def in_regions(X, roi):
 
 
 def in_region(X, region):
-    """Attach a region to the images in a list or an array that have none; return other containers unchanged."""
+    """Attach a region to each image without one in a list or an array; return other containers unchanged."""
     shape = getattr(X, "shape", ())
     is_single_image = len(shape) == 3 and shape[2] in (1, 3, 4)
     if not isinstance(X, (list, tuple)) and (len(shape) not in (3, 4) or is_single_image):
@@ -140,7 +140,7 @@ def filled(image, region):
 
 
 def valid_outside(image, region):
-    """Return an image in which floats outside a region that are not in [0, 1] are replaced by a value from inside.
+    """Replace pixels outside a region by a pixel from inside if they hold floats outside [0, 1].
 
     Parameters
     ----------

@@ -267,7 +267,7 @@ def _positive(text):
 
 
 def _params(text):
-    """Parse parameters from JSON. Lists become tuples, as parameters in Python are."""
+    """Parse parameters from JSON. Lists become tuples, because the parameters expect tuples."""
     try:
         params = json.loads(text)
     except ValueError as error:

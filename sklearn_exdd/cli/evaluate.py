@@ -146,7 +146,10 @@ def _compare_maps(detector, data, rows, verbose):
 
 
 def _read_mask(masks, index, pixel_map, is_defect, roi):
-    """Return the mask of an image in the region of interest or None, and the problem with the mask or None."""
+    """Return the mask of an image, within the region of interest, and the problem with the mask.
+
+    The mask is None if the image has no usable mask. The problem is None if there is none.
+    """
     try:
         mask = masks.get(index, pixel_map.shape)
     except (OSError, ValueError) as error:

@@ -74,7 +74,7 @@ def list_images(folder, model=None):
     ----------
     folder : pathlib.Path
     model : pathlib.Path, default=None
-        Model file, which is not an image, wherever it is.
+        Model file. It is never listed, even if it lies in the folder.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def list_files(folder, model=None):
     ----------
     folder : pathlib.Path
     model : pathlib.Path, default=None
-        Model file, which is not an image, wherever it is.
+        Model file. It is never listed, even if it lies in the folder.
 
     Returns
     -------
@@ -156,7 +156,8 @@ def ask_each(method, paths, what, verbose):
             batch = paths[start : start + _BATCH_SIZE]
             try:
                 answers = [(result, None) for result in method(batch)]
-            except Exception:  # one by one, to find out which; an image may make a decoder raise anything
+            # A decoder may raise anything. Ask for the images one by one to find out which of them fail.
+            except Exception:
                 answers = [_ask_one(method, path) for path in batch]
             progress.update(len(batch))
             yield from answers
@@ -165,7 +166,7 @@ def ask_each(method, paths, what, verbose):
 def ask_scores(detector, paths, verbose):
     """Yield the score and problem of each image, as :func:`ask_each` does. A score that is not finite is a problem."""
     for score, problem in ask_each(detector.score_samples, paths, "scores", verbose):
-        if problem is None and not isfinite(score):  # it would never be above the threshold
+        if problem is None and not isfinite(score):  # NaN would never be above the threshold
             score, problem = None, f"expected a finite score, got {score}."
         yield score, problem
 
@@ -173,7 +174,7 @@ def ask_scores(detector, paths, verbose):
 def _ask_one(method, path):
     try:
         return method([path])[0], None
-    except ImportError:  # it would be the same for every image
+    except ImportError:  # a missing package is missing for every image
         raise
     except (OSError, ValueError) as error:
         return None, re.sub(r"^X\[0\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)

@@ -102,7 +102,7 @@ def check_images(
 
     Near duplicates are copies (compressed, resized, brightened), photographs of one part, and parts cut from one piece.
     Rotated and mirrored copies are not found. If all parts look alike in detail, only images that are clearly more
-    alike are found.
+    alike than the other images are found.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def check_images(
 
 
 def _items(X):
-    """Return a list of images, without reading files, and the bit depth of integers or None, both as in `fit`."""
+    """Return the images as a list of arrays and paths, and the bit depth of integers (or None), as `fit` sees them."""
     if getattr(X, "ndim", 1) > 1 or not holds_images(X) or not len(X):
         images = Images(X)
         return images.raw(), images.bits
@@ -358,7 +358,7 @@ class _Check:
             self.add("mask_placement", "warning", rows, message)
 
     def find_outlying_scores(self, detector, max_scored):
-        """Find normal images that look unlike the others to a detector fitted on these."""
+        """Find normal images that look unlike the others to a detector fitted on normal images."""
         rows = np.array([row for row in sorted(self.photographs) if not self.is_defect[row]], dtype=int)
         if detector is None:
             self.not_checked.append("scores of normal images: pass a detector, such as detector=ExDDDetector().")

@@ -10,7 +10,7 @@ _REACH = SIDE // 10  # pixels by which a part may have moved
 _PADDING = 16  # pixels, at least _REACH
 _BLOCK = 32  # pixels
 _MIN_CORRELATION = 0.75  # different parts of cloth reach 0.75; JPEG, resized and rephotographed copies keep 0.8
-_MARGIN = 0.5  # distance of a copy from other pairs, in z-transformed correlation, if all parts look alike
+_MARGIN = 0.5  # distance by which the z-transformed correlation of copies must exceed that of usual pairs
 _N_PAIRS = 300  # random pairs from which the usual correlation is estimated
 
 
@@ -126,7 +126,7 @@ def _least(details):
     """Return the correlation that copies must exceed: the 0.9 quantile over random pairs, plus a margin."""
     n_images = len(details)
     rng = np.random.RandomState(0)
-    if n_images < 10:  # many of the few pairs may be copies
+    if n_images < 10:  # too few pairs: many of them may be copies, and their quantile would not be usual
         return _MIN_CORRELATION
     first = rng.randint(n_images, size=_N_PAIRS)
     second = (first + rng.randint(1, n_images, size=_N_PAIRS)) % n_images

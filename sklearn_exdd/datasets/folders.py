@@ -368,7 +368,8 @@ def load_index(path):
                 )
             X.append(image)
             masks.append(mask)
-            # The type of a normal image may be that of its product. A type such as "good" does not name a defect.
+            # Ignore the type of a normal image, which may name its product. Also ignore a type such as "good", which
+            # does not name a defect.
             is_kind = is_defect and kind and meaning(kind) is not False
             kinds.append(kind if is_kind else "defect" if is_defect else "normal")
             groups.append(group)

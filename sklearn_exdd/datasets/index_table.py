@@ -126,7 +126,7 @@ class RowFaults:
             self._found.append((line, error))
 
     def raise_any(self):
-        """If there are wrong rows, raise one error for all of them, of the type of the first."""
+        """If there are wrong rows, raise one error for all of them; the first row decides its type."""
         if not self._found:
             return
         kind = FileNotFoundError if isinstance(self._found[0][1], FileNotFoundError) else ValueError

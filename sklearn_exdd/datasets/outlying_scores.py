@@ -1,4 +1,4 @@
-"""Outlying scores: normal images that look unlike the others to a detector fitted on these."""
+"""Outlying scores: normal images that look unlike the others to a detector fitted on normal images."""
 
 import numpy as np
 from sklearn.base import clone
@@ -7,7 +7,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from sklearn_exdd.datasets.photographs import MIN_IMAGES, far_out
 
-_LEAST = 0.1  # distance from the other scores, or between the logarithms, that never counts as far
+_LEAST = 0.1  # distance from the quartiles of the scores (of their logarithms, if all are > 0) that never counts as far
 
 
 def outlying_scores(detector, items, groups, has_both_colours, max_scored):

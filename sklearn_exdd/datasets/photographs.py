@@ -1,4 +1,4 @@
-"""Photographs: size, exposure and sharpness of images, and images that differ from the others in them."""
+"""Photographs: size, exposure and sharpness of images, and detection of images that differ from the others."""
 
 import hashlib
 from dataclasses import dataclass
@@ -89,7 +89,10 @@ def _sharpness(grey):
 
 
 def _energy(details):
-    """Return the median of the mean squares in 8 x 8 blocks that are not constant: a defect fills few of them."""
+    """Return the median of the mean squares in a grid of 8 x 8 blocks, leaving out constant blocks.
+
+    A defect fills few blocks and therefore hardly affects the median.
+    """
     rows, columns = (max(1, length // 8) for length in details.shape)
     cut = details[: details.shape[0] // rows * rows, : details.shape[1] // columns * columns]
     blocks = cut.reshape(cut.shape[0] // rows, rows, cut.shape[1] // columns, columns)

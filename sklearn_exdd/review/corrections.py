@@ -58,7 +58,7 @@ class Corrections:
     Parameters
     ----------
     detector : object
-        Fitted detector. Corrections are applied to copies of it, which list them in their attribute `corrections_`.
+        Fitted detector. Corrections are applied to copies of it; the attribute `corrections_` of a copy lists them.
     folder : ReviewFolder
         Folder that keeps each decision before it is applied.
     busy : threading.Lock

@@ -32,8 +32,9 @@ class Guard:
     Notes
     -----
     A web site whose name is made to point to this machine (DNS rebinding) is recognised by the Host header, which
-    contains the name of the site; IP addresses and localhost cannot be forged. Pages of other origins are recognised by
-    the Origin header, which browsers send with each handshake of a web socket and each request other than a plain GET.
+    contains the name of the site. Requests to IP addresses and localhost are accepted, because a site cannot make its
+    name look like these. Pages of other origins are recognised by the Origin header, which browsers send with each
+    handshake of a web socket and each request other than a plain GET.
     """
 
     def __init__(self, app, token, names=()):
@@ -74,7 +75,7 @@ class Guard:
         return compare_digest(given.encode(), self.token.encode())
 
     def _refusal(self, scope):
-        """Return the reason to refuse a request, whoever sends it, or None."""
+        """Return the reason to refuse a request even if it carries the secret, or None."""
         host, origin = _header(scope, b"host"), _header(scope, b"origin")
         if not self._is_known(host):
             return f"Expected a request for an IP address or for {' or '.join(sorted(self.names))}, got another name."

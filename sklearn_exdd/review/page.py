@@ -156,7 +156,7 @@ class CorrectPanel:
         """Score all images with the detector; start again whenever it changes."""
         entries, corrections = self.session.folder.entries(), self.session.corrections
         state, judged = corrections.state, []
-        # Ask the loaded detector too: it may have been corrected before it had scored all images.
+        # Ask the loaded detector, too: a correction may have replaced it before it had scored all images.
         questions = [(entry, one) for one in (corrections.loaded, state) for entry in entries]
         questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
         if corrections.loaded is state:

@@ -31,7 +31,7 @@ class Made(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Verdict of a detector on an image: its score minus the threshold, or the problem; the other one is None."""
+    """Verdict of a detector on an image: the score minus the threshold, or else None and the problem."""
 
     entry: object
     score: object
@@ -106,8 +106,8 @@ class ReviewSession:
         Returns
         -------
         left_out : list of (str, str)
-            Names and reasons, sorted by name: files that are not read, and images that could not be read so far, for a
-            thumbnail or by the detector.
+            Names and reasons, sorted by name. The files are those that are never read, and images for which a thumbnail
+            or the detector has failed so far.
         """
         reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
         found = {name: problem for name, (_, problem) in self._thumbnails.items()}

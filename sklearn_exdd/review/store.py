@@ -326,9 +326,9 @@ def load_review(path):
         kinds : ndarray of shape (n_decisions,), dtype str
             For a normal image, "normal". For a defect, its prompt if it was generated from one, otherwise "defect".
         provenance : list of dict, length n_decisions
-            Decisions: "what" ("accepted" or "corrected"), "source" (path, relative to the folder, of the image or, for
-            a synthetic defect, of the normal image that it was made on), "time" and, for a synthetic defect,
-            "generator", "prompt", "model" and "seed".
+            Decisions: "what" ("accepted" or "corrected"), "source" and "time". "source" is a path relative to the
+            folder: that of the corrected image, or of the normal image that a synthetic defect was made on. Synthetic
+            defects also have "generator", "prompt", "model" and "seed".
 
     Raises
     ------
