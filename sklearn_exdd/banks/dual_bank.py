@@ -83,8 +83,8 @@ class DualBank:
         if self.memory is None:
             distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
             return distances.mean(axis=1), indices[:, 0]
-        # Find enough neighbours for all candidates of a search for parameters. The banks of candidates may share real or
-        # synthetic rows.
+        # Find enough neighbours for all candidates of a search for parameters. The banks of candidates may share real
+        # or synthetic rows.
         n_searched = min(max(_N_CACHED, 1 << (n_neighbors - 1).bit_length()), n_left)
         key = features.key if isinstance(features, LazyFeatures) else fingerprint(features)
         distances, nearest = self._cached_neighbors(bank, features, key, n_searched, exclude)

@@ -152,7 +152,7 @@ class LeftOutBanks:
         return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
 
     def _scores_at(self, patches, normal, defect, epsilons):
-        """Score patches by distances, each with its fold's epsilon; the last epsilon is for patches outside all folds."""
+        """Score patches by distances, each with its fold's epsilon; the last epsilon is for those outside all folds."""
         own = None
         if defect is not None:
             own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]

@@ -103,9 +103,9 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     The input is ``log(image + 0.03)`` minus its median over the image, and the differences of this brightness from its
     local means along columns and along rows. There is one patch every 8 pixels. Before whitening, it has 160 features:
     mean and deviation of the maps at stride 4, and maps of the network's two halves at stride 8. With real defects,
-    20 % of the crops show a real defect, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic one,
-    and 25 % none. Without real defects, 75 % show a synthetic one. The network has seen the normal images in training
-    and may rate them as slightly more normal than new ones, so set thresholds for the logits on other images.
+    20 % of the crops show a real defect, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic
+    one, and 25 % none. Without real defects, 75 % show a synthetic one. The network has seen the normal images in
+    training and may rate them as slightly more normal than new ones, so set thresholds for the logits on other images.
 
     Examples
     --------
