@@ -19,7 +19,9 @@ from sklearn_exdd.banks.top_patches import MIN_ROWS, top_scores
 # defect bank is small and also holds background, so a single row of it says little.
 DEFECT_NEIGHBORS = 9
 _N_QUERIES = 2**13  # patches searched together and cached as one entry
-_N_CACHED = 16  # neighbours in a cache entry, which also serves smaller numbers; for more, the next power of two
+# Number of neighbours in a cache entry, which thus serves all smaller numbers, too. If more neighbours are needed, an
+# entry has as many as the next power of two.
+_N_CACHED = 16
 # epsilon="scale" is this share of the median distance of normal patches to the defect bank.
 _EPSILON_SHARE = 0.5
 
@@ -81,7 +83,8 @@ class DualBank:
         if self.memory is None:
             distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
             return distances.mean(axis=1), indices[:, 0]
-        # Enough for all candidates of a search, whose banks may share real or synthetic rows.
+        # Find enough neighbours for all candidates of a search for parameters. The banks of candidates may share real
+        # or synthetic rows.
         n_searched = min(max(_N_CACHED, 1 << (n_neighbors - 1).bit_length()), n_left)
         key = features.key if isinstance(features, LazyFeatures) else fingerprint(features)
         distances, nearest = self._cached_neighbors(bank, features, key, n_searched, exclude)
@@ -108,7 +111,7 @@ class DualBank:
         return cached(self.memory, "neighbours", key, search)
 
     def distances_of(self, patches, bank, verbose=0):
-        """Return distances and nearest rows of many patches, each without its own group, with a progress bar."""
+        """Return distances and nearest rows of many patches, ignoring the rows of each patch's group; show progress."""
         found = []
         with tqdm(total=len(patches), desc="neighbours", unit="patch", disable=not verbose) as progress:
             for start in range(0, len(patches), _N_QUERIES):

@@ -50,7 +50,7 @@ class LeftOutBanks:
         extractor : BaseFeatureExtractor or None
             Extractor fitted on these images; None for feature rows.
         n_groups : int
-            Number of groups, including groups without patches here.
+            Number of groups, including groups to which none of `patches` belong.
         seed : int
 
         Returns
@@ -58,7 +58,7 @@ class LeftOutBanks:
         left_out : LeftOutBanks
         """
         groups = patches.shuffled_groups(seed)
-        # If an extractor learns from normal images, its features depend on these images anyway.
+        # If an extractor learns from normal images, its features depend on them whatever the whitening.
         is_whitened = extractor is not None and extractor.whiten and not extractor.learns_from_normals
         n_folds = min(len(groups), _N_FOLDS)
         if is_whitened:
@@ -109,7 +109,7 @@ class LeftOutBanks:
         return distances.astype(found[0].dtype), indices
 
     def scaled(self, patches, normal_distances, *, epsilon="scale", verbose=0):
-        """Find `epsilon` and `border_profile`, from all images and from all images outside each fold.
+        """Find `epsilon` and `border_profile` from all images and, for each fold, from the images outside it.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class LeftOutBanks:
         return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
 
     def _scores_at(self, patches, normal, defect, epsilons):
-        """Score patches by distances, each with the epsilon of its fold; the last is for patches outside all folds."""
+        """Score patches by distances, each with its fold's epsilon; the last epsilon is for those outside all folds."""
         own = None
         if defect is not None:
             own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]
@@ -194,7 +194,8 @@ class LeftOutBanks:
         Returns
         -------
         factors : ndarray of shape (n_images,)
-            Ratios to the scores that leave out only the bank rows of the image's group; at least 1.
+            Score with the whitening and `scales` of the image's fold, divided by the score that leaves out only the
+            bank rows of the image's group; at least 1.
         """
         if self.whitenings is None:
             return np.ones(len(patches.slices))

@@ -122,7 +122,8 @@ class MemoryBank:
     def parts(self):
         """Real and synthetic rows, each as row numbers and a bank of these rows; empty if the search is not exact.
 
-        Candidates of a search that differ only in synthetic defects thus share the cached neighbours among real rows.
+        In a search for parameters, candidates that differ only in their synthetic defects thus share the cached
+        neighbours among real rows.
         """
         if self._parts is None:
             self._parts, synthetic = [], self.provenance["synthetic"]

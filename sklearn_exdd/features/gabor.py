@@ -54,10 +54,11 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
     Lighting scales the brightness of a part, so all features are computed on ``log(image + 0.05)`` minus its mean over
     the image. At each level, the modulus of a quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the
     level) measures the strength of texture of this width and orientation, whatever its phase [1]_. There is one patch
-    every 8 pixels. Its features are the mean and standard deviation of each modulus over about 16 pixels, and those of
-    the log image itself over 8 and 32 pixels. Colour images also have those of the log ratios of red and of blue to
-    green over 8 and 32 pixels. If `response` is "log", every feature x except the means of the log image and of the
-    log ratios is replaced by ``log(x + 0.004)``.
+    every 8 pixels. Its features are the mean and standard deviation of each modulus over about 16 pixels, and the mean
+    and standard deviation of the log image itself over 8 and 32 pixels. Colour images have two more planes: the log
+    ratio of red to green and that of blue to green. Their mean and standard deviation over 8 and 32 pixels are
+    features, too. If `response` is "log", every feature x except the means of the log image and of the log ratios is
+    replaced by ``log(x + 0.004)``.
 
     References
     ----------

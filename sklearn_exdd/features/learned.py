@@ -38,8 +38,8 @@ _NOT_IN_TRAINING = {
 class LearnedFeatureExtractor(BaseFeatureExtractor):
     """Feature maps from a small segmentation network that ``fit`` trains to find defects on the user's own surfaces.
 
-    No weights are downloaded. The network, with 0.4 million parameters, learns from crops of the normal images, with
-    and without synthetic defects painted on them, and of real defects if ``fit`` receives any with masks.
+    No weights are downloaded. The network has 0.4 million parameters. It learns from crops of the normal images, with
+    and without synthetic defects painted on them, and from crops of any real defects that ``fit`` receives with masks.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     encoder : str, NetworkFeatureExtractor or None, default=None
         Pretrained network whose maps are used in addition to the network's own: "efficientnet_lite0" (or `_lite1`,
         `_lite2`), or an extractor with layers at strides 4, 8 and 16, or at some of these, such as
-        ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``. It sees only the brightness
-        of the image, and is not trained.
+        ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``. This network sees only the
+        brightness of the image, and is not trained.
     n_synthetic : int, default=300
         Number of synthetic defect images from which crops are cut.
     crop_size : int, default=160
@@ -77,7 +77,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     pos_label : object, default=None
         Label of defect images in `y`. None selects a known name ("bad", "NG"), or else the greater label.
     random_state : int, RandomState instance or None, default=0
-        Seed of the crops, the weights and, unless it has its own, the augmenter.
+        Seed of the crops, of the weights, and of an augmenter that has no seed of its own.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`. `whiten` is True by default; `memory` also caches the trained weights.
 
@@ -100,12 +100,12 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
     Notes
     -----
-    The input is ``log(image + 0.03)`` minus its median over the image, and its difference from its local means along
-    columns and along rows. Each patch, one every 8 pixels, has 160 features before whitening: mean and deviation of the
-    maps at stride 4, and the encoder's and the decoder's maps at stride 8. With real defects, 20 % of the crops show a
-    real defect, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic one, and 25 % none.
-    Without real defects, 75 % show a synthetic one. The network has seen the normal images in training and may rate
-    them as slightly more normal than new ones, so set thresholds for the logits on other images.
+    The input is ``log(image + 0.03)`` minus its median over the image, and the differences of this brightness from its
+    local means along columns and along rows. There is one patch every 8 pixels. Before whitening, it has 160 features:
+    mean and deviation of the maps at stride 4, and maps of the network's two halves at stride 8. With real defects,
+    20 % of the crops show a real defect, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic
+    one, and 25 % none. Without real defects, 75 % show a synthetic one. The network has seen the normal images in
+    training and may rate them as slightly more normal than new ones, so set thresholds for the logits on other images.
 
     Examples
     --------

@@ -116,7 +116,7 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
         stride : int or None
             Stride of the finest layer, as in :class:`BaseFeatureExtractor`.
         offset : float
-            Offset of the finest layer, likewise.
+            Offset of the finest layer, as in :class:`BaseFeatureExtractor`.
         """
         validate(self)
         loaded = self._loaded(folded)

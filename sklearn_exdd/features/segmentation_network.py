@@ -5,7 +5,7 @@ import numpy as np
 from sklearn_exdd._torch import arrays_of, box_mean, seeded
 from sklearn_exdd._training import train
 
-_N_REDUCED = {4: 16, 8: 32, 16: 64}  # number of maps to which those of a pretrained encoder are reduced, by stride
+_N_REDUCED = {4: 16, 8: 32, 16: 64}  # number of maps, by stride, to which a pretrained encoder's maps are reduced
 
 
 def segmentation_network(n_planes, encoder=None):
@@ -22,8 +22,8 @@ def segmentation_network(n_planes, encoder=None):
     Returns
     -------
     network : torch.nn.Module
-        ``network(planes)`` maps planes of shape (n, n_planes, height, width), with a height and a width that are
-        multiples of 16, to logits of shape (n, 1, height / 4, width / 4). ``network.levels(planes)`` returns inner maps
+        ``network(planes)`` maps planes of shape (n, n_planes, height, width) to logits of shape (n, 1, height / 4,
+        width / 4). Height and width must be multiples of 16. ``network.levels(planes)`` returns inner maps
         of shapes (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8) and (n, 64, height / 8, width / 8),
         followed by the logits.
 

@@ -19,7 +19,7 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
         Spacing, in pixels, of the positions at which tiles may start: a multiple of the strides of all layers and
         pyramid levels.
     margin : int
-        Largest distance, in pixels, of a pixel that a patch depends on.
+        Largest distance, in pixels, between the centre of a patch and a pixel that the patch depends on.
     min_size : int
         Smallest side of the images that `extract` accepts.
 

@@ -30,7 +30,7 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
         its blocks. Negative indices count from the end. None selects the levels at strides 8 and 16; for a transformer
         with a single stride, the blocks at half and at three quarters of its depth.
     weights : {"pretrained"}, path or None, default="pretrained"
-        "pretrained" for the weights that timm downloads, the path of a local state dict (of torch or safetensors), or
+        "pretrained" for the weights that timm downloads; the path of a local state dict (of torch or safetensors); or
         None for random weights drawn from `random_state`.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.

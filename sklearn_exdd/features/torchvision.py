@@ -28,8 +28,8 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         Names of the layers to use. None selects the last outputs at strides 8 and 16, such as ``("layer2", "layer3")``
         of a ResNet, as in ExDD.
     weights : str, path or None, default="IMAGENET1K_V1"
-        Name of the weights, which torchvision downloads once into its own cache, the path of a local state dict (of
-        torch or safetensors), or None for random weights drawn from `random_state`.
+        A name, for which torchvision downloads the weights once into its own cache; the path of a local state dict (of
+        torch or safetensors); or None for random weights drawn from `random_state`.
     weights_sha256 : str, default=None
         Expected SHA-256 of a local file, in hexadecimal digits.
     random_state : int, default=0

@@ -11,7 +11,7 @@ from sklearn_exdd.augment.synthetic import images_of, synthesize
 _SCALE = (0.75, 1.3)  # range of the factor by which crops are enlarged
 _STRETCH = 1.15  # largest ratio between the factors by which the two axes are enlarged
 _LARGEST_CELL = 16  # largest cell of the network, in pixels
-_COVERAGE = 0.25  # share of a target cell that must show a defect for the cell to count as one
+_COVERAGE = 0.25  # share of a target cell that must show a defect for the cell to count as defective
 # Shares of the crops by their source, with and without real defects.
 _SHARES = {"real": 0.2, "pasted": 0.35, "synthetic": 0.2, "clean": 0.25}
 _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}

@@ -93,7 +93,8 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
         weights = _weights(patches, starts)
         moments.append((weights @ patches, np.cov(patches, rowvar=False, aweights=weights)))
     (real_mean, real_covariance), (synthetic_mean, synthetic_covariance) = moments
-    # The trace of the root of the product, from factors of both: no rounding error can make a root complex.
+    # The trace of the root of the product of both covariances. It is computed from a factor of each, because rounding
+    # errors then cannot make a root complex.
     overlap = np.linalg.svd(_factor(real_covariance).T @ _factor(synthetic_covariance), compute_uv=False).sum()
     distance = np.sum((real_mean - synthetic_mean) ** 2)
     distance += np.trace(real_covariance) + np.trace(synthetic_covariance) - 2 * overlap
@@ -118,8 +119,8 @@ def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, f
         Squared maximum mean discrepancy, at most 16, lower = more alike; no unit. It is unbiased: for images of the
         same kind, it varies around 0 and can be slightly negative, however few images there are.
     standard_error : float
-        Standard error of the distance over other images of the same kinds. If several images show the same part, they
-        are not independent, and the true error is larger.
+        Standard error of the distance: how much it would vary with other images of the same kinds. If several images
+        show the same part, they are not independent, and the true error is larger.
 
     Notes
     -----
@@ -134,9 +135,9 @@ def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, f
     .. math:: \frac{1}{m (m - 1)} \sum_{r \ne r'} K_{rr'} + \frac{1}{n (n - 1)} \sum_{s \ne s'} K_{ss'}
               - \frac{2}{m n} \sum_{r, s} K_{rs}
 
-    Patches of the same image are never compared with each other. They are always alike, so the distance would be biased
-    and would depend on the size of the defects. While [1]_ averages over random subsets, this function uses all pairs
-    and no random numbers. The standard error is a jackknife estimate over images.
+    Patches of the same image are never compared with each other. They are always alike, so comparing them would bias
+    the distance and make it depend on the size of the defects. While [1]_ averages over random subsets, this function
+    uses all pairs and no random numbers. The standard error is a jackknife estimate over images.
 
     References
     ----------
@@ -202,7 +203,7 @@ def _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, mi
 
 
 def _patches(feature_map, extractor, images, masks, index):
-    """Return features of at most `_MAX_PATCHES` patches of one image, from those on the defect or from all."""
+    """Return features of at most `_MAX_PATCHES` patches of one image, out of those on the defect or out of all."""
     shown = np.arange(feature_map.shape[0] * feature_map.shape[1])
     if masks is not None:
         mask = masks.get(index, images.shape(index))

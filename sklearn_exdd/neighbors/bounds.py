@@ -82,7 +82,7 @@ class Float64Product:
 
     @staticmethod
     def reach(limits):
-        """Return the largest possible bounds of squared distances that do not exceed the limits."""
+        """Return the largest bounds that squared distances within the limits can have."""
         return limits
 
     @classmethod
@@ -115,9 +115,9 @@ class BFloat16Product(Float32Product):
 
     Notes
     -----
-    By the Cauchy-Schwarz inequality, ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``, which takes two more
-    columns. Squared lengths take two columns each to keep enough digits. Sums are accumulated in float32 and rounded
-    once at the end.
+    By the Cauchy-Schwarz inequality, ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``, where ``q^`` and
+    ``r^`` are the rounded points. The last two terms take one more column each. Squared lengths take two columns each
+    to keep enough digits. Sums are accumulated in float32 and rounded once at the end.
     """
 
     farthest = np.iinfo(np.int16).max
@@ -160,7 +160,8 @@ class BFloat16Product(Float32Product):
     def comparable(numbers):
         import torch
 
-        # The bits of floats have the order of the floats, unless both are < 0, and integers are compared much faster.
+        # Integers are compared much faster. The bits of two floats, read as integers, have the order of the floats
+        # unless both are < 0.
         return numbers.bfloat16().view(torch.int16).numpy()
 
 

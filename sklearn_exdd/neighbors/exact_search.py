@@ -19,7 +19,8 @@ from sklearn_exdd.neighbors.bounds import (
 _N_BOUNDS = 2**22  # bounds that each thread computes at a time: they fit into the cache
 _N_PROBES = 64  # queries on which a view is tried first
 _N_OUTRIGHT = 8  # so few queries are measured against all rows, which takes no longer than preparing a view
-# Largest numbers of sets and of rows that may hold a neighbour of a query. If there are more, the next view is faster.
+# Largest number of sets of rows, and of rows, left in which a query may still have a neighbour. If more are left, the
+# next view is faster.
 _N_LEFT = _N_MEASURED = 256
 _N_SETS = 32  # number of sets up to which all rows are compared directly
 
@@ -43,7 +44,7 @@ class ExactSearch:
     rows with the smallest bounds are measured exactly, from differences. Then all rows are measured whose bounds do not
     exceed the largest of these distances, so no neighbour can be missed. Queries with too many such rows go on to the
     next view, which is more expensive and tighter. If a view fails for most of the first queries, it is not used for
-    the rest. A view is prepared only once it is needed for more than a few queries.
+    the rest. A view is prepared only when more than a few queries need it.
 
     The first view has few dimensions: the coordinates in the directions in which rows differ most from their nearest
     neighbours, and the length of the remainder. By the triangle inequality, two points are never farther apart in this
