@@ -35,7 +35,7 @@ X, y = np.concatenate([normal, defect]), np.repeat([0, 1], [len(normal), len(def
 # From normal rows alone, the detector draws a band around the curve. It does not know where
 # defects are, so the band is equally wide everywhere. With known defects, the boundary moves
 # away from them and leaves more room elsewhere. An isolation forest knows one class only. A
-# support-vector classifier knows both, but calls any row far from all training rows normal.
+# support-vector classifier knows both, but takes any row far from all training rows for normal.
 models = {
     "ExDD, normal rows only": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(normal),
     "ExDD, both banks": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(X, y),
