@@ -291,7 +291,7 @@ def images_by_class(images, y, masks, pos_label):
 
 
 def with_marks(defect):
-    """Select the defect images with a mask that is not empty; return None if there are none."""
+    """Select the defect images with a mask that is not empty; return None if all are without one."""
     masks = defect.masks
     rows = []
     for i in range(0 if masks is None else len(defect)):

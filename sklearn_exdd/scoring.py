@@ -52,8 +52,8 @@ def neighborhood_weight(distance, support_distances, n_features):
     Returns
     -------
     weight : float
-        ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``. If there
-        are no rows around m*, the weight is 0.5, which favours neither bank.
+        ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``. Without
+        rows around m*, the weight is 0.5, which favours neither bank.
 
     References
     ----------

@@ -127,7 +127,7 @@ def _upright(picture):
             7: Image.Transpose.TRANSVERSE,
             8: Image.Transpose.ROTATE_90,
         }.get(picture.getexif().get(_ORIENTATION))
-    except Exception:  # damaged EXIF data is no reason to lose the image
+    except Exception:  # damaged EXIF data must not lose the image
         turn = None
     if turn is None:
         return picture

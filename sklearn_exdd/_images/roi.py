@@ -7,7 +7,7 @@ from sklearn_exdd._images.masks import Masks
 
 
 class ImageInRegion:
-    """Image with a region of interest outside of which pixels do not count, as returned by :func:`with_roi`.
+    """Image with a region of interest, so that pixels outside it do not count, as returned by :func:`with_roi`.
 
     Parameters
     ----------

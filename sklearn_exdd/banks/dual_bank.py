@@ -35,7 +35,7 @@ class DualBank:
     normal : MemoryBank
         Bank of normal patches.
     defect : MemoryBank, default=None
-        Bank of defect patches; None if there are no defects.
+        Bank of defect patches; None without defects.
     epsilon : float, default=None
         Constant of the ratio score; None without a defect bank.
     border_profile : ndarray of shape (border_rings + 1,), default=None
@@ -136,7 +136,7 @@ class DualBank:
         Returns
         -------
         banks : DualBank
-            These banks with both values.
+            Copy of the banks with both values.
         patch_scores : PatchScores
             Scores of the patches, each computed without the rows of its own group.
         """

@@ -124,7 +124,7 @@ class LeftOutBanks:
         Returns
         -------
         left_out : LeftOutBanks
-            These folds with `scales`, and with both values in `banks`.
+            Copy of this object with `scales`, and with both values in `banks`.
         patch_scores : PatchScores
             Scores of the patches.
         """

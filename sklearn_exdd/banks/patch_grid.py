@@ -1,4 +1,4 @@
-"""Grid of the patches of an image, some of which may lie outside its region of interest."""
+"""The grid of the patches of an image, which marks those outside its region of interest."""
 
 from typing import NamedTuple
 

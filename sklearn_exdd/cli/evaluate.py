@@ -148,7 +148,7 @@ def _compare_maps(detector, data, rows, verbose):
 def _read_mask(masks, index, pixel_map, is_defect, roi):
     """Return the mask of an image, within the region of interest, and the problem with the mask.
 
-    The mask is None if the image has no usable mask. The problem is None if there is none.
+    The mask is None if the image has no usable mask. The problem is None if the mask can be used.
     """
     try:
         mask = masks.get(index, pixel_map.shape)

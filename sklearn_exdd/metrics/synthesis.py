@@ -47,9 +47,9 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
 
     .. math:: \|\mu_r - \mu_s\|^2 + \mathrm{tr}\left(C_r + C_s - 2 (C_r C_s)^{1/2}\right)
 
-    The features are those of at most 16 patches per image, evenly spread. With masks, these are the patches of which
-    the defect covers at least half, or else the three that it covers most, as in :class:`~sklearn_exdd.ExDDDetector`.
-    Each image has the same weight, however many patches it has. Features are standardised by the mean and standard
+    The features are those of at most 16 patches per image, evenly spread. With masks, these are the patches whose area
+    the defect covers by at least half, or else the three that it covers most, as in
+    :class:`~sklearn_exdd.ExDDDetector`. Each image has the same weight, however many patches it has. Features are standardised by the mean and standard
     deviation of the real patches, then scaled to unit length; otherwise, a few strong defects would decide the value.
     The real images thus set the scale, and swapping the two kinds changes the value. The value cannot be compared with
     values of another extractor or another real set, nor with published ones, which use another network. As a yardstick,

@@ -80,7 +80,7 @@ class ReviewSession:
         return None if self.corrections is None else self.corrections.state.detector
 
     def sources(self):
-        """List the entries to make defects on: known normal images or, if there are none, all images except defects."""
+        """List the entries to make defects on: known normal images or, without any, all images except defects."""
         entries = [entry for entry in self.folder.entries() if entry.label != 1]
         normal = [entry for entry in entries if entry.label == 0]
         return normal or entries

@@ -122,7 +122,7 @@ class CalibratedDecisions:
         indices : ndarray of shape (n_calibrating,), int
             Positions of these samples in the X passed to `fit`.
         map_maxima : array-like of shape (n_calibrating,), default=None
-            Maxima of the maps of these samples, computed in the same way; None if there are no maps.
+            Maxima of the maps of these samples, computed in the same way; None without maps.
         """
         rate, groups = self.max_false_alarm_rate, self._groups_at(indices)
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, rate, groups)

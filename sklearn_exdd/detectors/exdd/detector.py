@@ -136,7 +136,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps behind `calibration_scores_`. Not
         set if X holds features.
     epsilon_ : float or None
-        Constant added to d_defect; None if there are no defects.
+        Constant added to d_defect; None without defects.
     border_profile_ : ndarray of shape (border_rings + 1,)
         Usual scores near the border, relative to the interior: the 90 % quantile of the scores of normal patches at a
         distance of 0, 1, ... patches from the border, divided by that of the patches farther inside, at least 1.
@@ -340,7 +340,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         )
 
     def _scored(self, calibrating, left_out):
-        """Score unseen images, of which one is in memory at a time; see :meth:`LeftOutBanks.score_images`."""
+        """Score unseen images, one in memory at a time; see :meth:`LeftOutBanks.score_images`."""
         calibrating, scores, top_patches, maxima = calibrating.with_channels(self.n_channels_), [], [], []
         extractor = self.feature_extractor_
         maps = extractor.iter_transform(calibrating.samples)

@@ -72,7 +72,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     crop_size : int, default=160
         Side of the training crops, in pixels.
     max_steps : int, default=1000
-        Number of training steps, 30 % of which are for the teacher if it is learned.
+        Number of training steps, 30 % of them for the teacher if it is learned.
     max_seconds : float, default=None
         Time limit for training, in seconds. If it is reached, the weights depend on the speed of the machine.
     train_batch_size : int, default=16
@@ -138,7 +138,7 @@ class StudentTeacherDetector(BaseDefectDetector):
     -----
     Let t and s be the vectors of the teacher and the student at one position. The student minimises
     ``1 - cos(t(clean), s(corrupted))``, summed over the levels. In images of real defects, only the surroundings
-    count, because there is no clean image. The input of the head is ``t / |t| * s / |s|``, both of the corrupted image,
+    count, because no clean image exists. The input of the head is ``t / |t| * s / |s|``, both of the corrupted image,
     as in prediction. A defect image without a mask contributes only through the mean of its highest logits.
 
     References
