@@ -49,11 +49,12 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
 
     The features are those of at most 16 patches per image, evenly spread. With masks, these are the patches whose area
     the defect covers by at least half, or else the three that it covers most, as in
-    :class:`~sklearn_exdd.ExDDDetector`. Each image has the same weight, however many patches it has. Features are standardised by the mean and standard
-    deviation of the real patches, then scaled to unit length; otherwise, a few strong defects would decide the value.
-    The real images thus set the scale, and swapping the two kinds changes the value. The value cannot be compared with
-    values of another extractor or another real set, nor with published ones, which use another network. As a yardstick,
-    compute the distance between two halves of the real images, split by part.
+    :class:`~sklearn_exdd.ExDDDetector`. Each image has the same weight, however many patches it has. Features are
+    standardised by the mean and standard deviation of the real patches, then scaled to unit length; otherwise, a few
+    strong defects would decide the value. The real images thus set the scale, and swapping the two kinds changes the
+    value. The value cannot be compared with values of another extractor or another real set, nor with published ones,
+    which use another network. As a yardstick, compute the distance between two halves of the real images, split by
+    part.
 
     The distance is biased: it falls as the number of images grows, and is > 0 between two halves of one set. Compare
     only values for equal numbers of images.
