@@ -82,7 +82,10 @@ class Images:
             raise ValueError(f"{name}: expected at least one image, got none.")
         self._numbers = range(first, first + len(X))
         if self._regions is not None:
-            X = [within_limits(item, self.region(i)) for i, item in enumerate(X)]
+            X = [
+                within_limits(item, self.region(i)) if isinstance(item, np.ndarray) else item
+                for i, item in enumerate(X)
+            ]
         X, self._bits = _of_known_depth(X, name, bits, first)
         self._items = X if channels is None else _converted(X, channels)
         self._shapes = {}

@@ -168,7 +168,7 @@ def within_limits(image, region):
 
     Values outside thus do not affect the bit depth.
     """
-    is_wide = isinstance(image, np.ndarray) and image.dtype.kind in "iu" and image.dtype.itemsize > 1
+    is_wide = image.dtype.kind in "iu" and image.dtype.itemsize > 1
     if region is None or not is_wide or image.dtype == np.uint16 or image.shape[:2] != region.shape:
         return image
     inside = image[region]
