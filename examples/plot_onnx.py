@@ -10,7 +10,7 @@ can run it with onnxruntime.
 # %%
 # Fit and export
 # --------------
-# Before the file is written, its predictions are compared with the detector's.
+# The exported model is run and compared with the detector, and the file is written only if their predictions agree.
 from pathlib import Path
 from tempfile import mkdtemp
 

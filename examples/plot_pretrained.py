@@ -10,7 +10,8 @@ the number of normal images, so compare them on your own images.
 # %%
 # The images show a rough casting with scratches, pits, stains and dents. Each detector learns from 5 to 40 normal
 # images and ranks 90 new ones. The area under the ROC curve is 1 if every defect scores higher than every normal
-# image, and 0.5 by chance. The training images are drawn three times.
+# image, and 0.5 by chance. Each detector is fitted
+# three times, each time on different normal images.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_auc_score

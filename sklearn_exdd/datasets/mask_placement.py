@@ -24,8 +24,8 @@ def misplaced(images, masks):
     Parameters
     ----------
     images, masks : list of ndarray of shape (SIDE, SIDE)
-        Grey images with defects, and their masks, all reduced to a common size. A pixel of a mask is the share of its
-        area that the mask covers.
+        Grey images with defects, and their masks, all reduced to a common size. The value of a mask pixel is the
+        share of its area that the mask covers.
 
     Returns
     -------
