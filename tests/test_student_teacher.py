@@ -490,6 +490,17 @@ def test_a_large_image_in_tiles_is_as_the_whole(fitted):
     np.testing.assert_allclose(tiled, whole, atol=2e-2)
 
 
+@pytest.mark.slow
+def test_tiles_of_the_default_networks_leave_no_seams(surfaces):
+    X, y, masks = surfaces
+    params = {"max_steps": 30, "n_synthetic": 8, "crop_size": 64, "train_batch_size": 4, "precision": "float32"}
+    detector = StudentTeacherDetector(random_state=0, **params)
+    detector.fit(X, y, masks=[mask if label else None for mask, label in zip(masks, y)])
+    image = make_surface_defects(1, image_shape=(64, 900), random_state=0)[0]
+    whole, tiled = (detector.set_params(tile_size=size).predict_map(image) for size in (1024, 256))
+    np.testing.assert_allclose(tiled, whole, atol=1e-5 * np.abs(whole).max())
+
+
 def test_images_smaller_than_the_stride_are_refused(fitted, normals):
     with pytest.raises(ValueError, match=r"X\[1\]: expected at least 8 x 8 pixels, as the networks need, got 7 x 9"):
         fitted.predict([normals[0], normals[0][:7, :9]])

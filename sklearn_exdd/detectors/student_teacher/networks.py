@@ -11,7 +11,7 @@ _GAINS = (2.5, 5.0, 5.0)  # scale the inputs of an untrained network to a standa
 FLOOR = 0.03  # added to the brightness before the logarithm, to limit the noise of black pixels
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HEAD_CHANNELS = 32
-_MARGIN = 128  # width in pixels of the surroundings of a tile that its map may depend on
+_MARGIN = 224  # width in pixels of the surroundings of a tile that its map may depend on
 
 
 class Contrast(nn.Module):
