@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import cached, fingerprint, load, store
 from sklearn_exdd.banks.memory_bank import MemoryBank
-from sklearn_exdd.banks.patch_grid import PatchGrid
+from sklearn_exdd.banks.patch_grid import patches_of
 from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.banks.top_patches import MIN_ROWS, top_scores
 
@@ -343,7 +343,7 @@ def patch_batches(extractor, images):
         Grids of the images of the batch.
     """
     rows, grids, n_patches = [], [], 0
-    for own_rows, grid in _patches_of(extractor, images):
+    for own_rows, grid in patches_of(extractor, images):
         rows.append(own_rows)
         grids.append(grid)
         n_patches += len(own_rows)
@@ -377,7 +377,7 @@ def cached_batches(extractor, images, memory):
         read = partial(_read_rows, extractor, some)
         grids = load(memory, "patch grids", key)
         if grids is None:
-            rows, grids = zip(*_patches_of(extractor, some))
+            rows, grids = zip(*patches_of(extractor, some))
             read, grids = partial(np.concatenate, rows), list(grids)
             store(memory, "patch grids", key, grids)
         yield LazyFeatures(key, read, memory), grids
@@ -389,14 +389,7 @@ def _joined(parts):
 
 
 def _read_rows(extractor, images):
-    return np.concatenate([rows for rows, _ in _patches_of(extractor, images)])
-
-
-def _patches_of(extractor, images):
-    """Yield the features and the grid of the patches of each image."""
-    for i, feature_map in enumerate(extractor.iter_transform(images)):
-        grid = PatchGrid.of_map(feature_map, images, i, extractor)
-        yield grid.rows_of(feature_map), grid
+    return np.concatenate([rows for rows, _ in patches_of(extractor, images)])
 
 
 class PatchScores(NamedTuple):

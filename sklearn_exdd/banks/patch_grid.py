@@ -57,6 +57,13 @@ class PatchGrid(NamedTuple):
         return scores_map
 
 
+def patches_of(extractor, images):
+    """Yield the features and the PatchGrid of the patches of each image."""
+    for i, feature_map in enumerate(extractor.iter_transform(images)):
+        grid = PatchGrid.of_map(feature_map, images, i, extractor)
+        yield grid.rows_of(feature_map), grid
+
+
 def border_rings(map_shape):
     """Count the patches between each patch of a map and the border of the map; return a flat array."""
     rows, columns = (np.minimum(np.arange(size), np.arange(size)[::-1]) for size in map_shape[:2])

@@ -18,7 +18,7 @@ from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_rows
 from sklearn_exdd.banks.memory_bank import MemoryBank
-from sklearn_exdd.banks.patch_grid import PatchGrid
+from sklearn_exdd.banks.patch_grid import patches_of
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
 
@@ -214,7 +214,10 @@ class PatchClassifierDetector(BaseDefectDetector):
         """Return a bank of the patches of normal samples, with their groups."""
         if not normal.has_images:
             return MemoryBank(normal.samples, {"group": normal.groups})
-        parts = [_some(rows, self.max_normal_patches, random_state) for rows, _ in self._patches_of(normal.samples)]
+        parts = [
+            _some(rows, self.max_normal_patches, random_state)
+            for rows, _ in patches_of(self.feature_extractor_, normal.samples)
+        ]
         return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
 
     def _defect_patches(self, defect, normals, random_state):
@@ -229,7 +232,7 @@ class PatchClassifierDetector(BaseDefectDetector):
 
         defect = defect.with_channels(self.n_channels_)
         chosen = []
-        for i, (patches, grid) in enumerate(self._patches_of(defect.samples)):
+        for i, (patches, grid) in enumerate(patches_of(self.feature_extractor_, defect.samples)):
             rows = defect_rows(
                 defect,
                 i,
@@ -244,15 +247,9 @@ class PatchClassifierDetector(BaseDefectDetector):
         return np.concatenate(chosen)
 
     def _synthetic_set(self, normal):
-        images = self._synthetic_images(normal)
+        images, (_, masks) = self._synthetic_images(normal), self.synthetic_
         numbers = np.arange(len(images))
-        return TrainingSet(images, numbers, numbers, Masks(self.synthetic_.masks, len(images)))
-
-    def _patches_of(self, images):
-        """Yield the features and the grid of the patches of each image."""
-        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
-            grid = PatchGrid.of_map(feature_map, images, i, self.feature_extractor_)
-            yield grid.rows_of(feature_map), grid
+        return TrainingSet(images, numbers, numbers, Masks(masks, len(images)))
 
     def _patch_scores(self, features):
         probabilities = self.classifier_.predict_proba(features)[:, 1]
@@ -261,14 +258,14 @@ class PatchClassifierDetector(BaseDefectDetector):
     def _score(self, samples):
         if not isinstance(samples, Images):
             return self._patch_scores(samples)
-        patches = self._patches_of(samples)
+        patches = patches_of(self.feature_extractor_, samples)
         return np.array([scoring.top_mean(self._patch_scores(rows), self.n_top_patches) for rows, _ in patches])
 
     def _maps(self, images):
         return [pixels for _, pixels, _ in self._inspected(images)]
 
     def _inspected(self, images):
-        for i, (rows, grid) in enumerate(self._patches_of(images)):
+        for i, (rows, grid) in enumerate(patches_of(self.feature_extractor_, images)):
             scores = self._patch_scores(rows)
             pixels = pixel_map(scores.astype(np.float32), grid, images.shape(i), self.feature_extractor_, self.blur)
             yield scoring.top_mean(scores, self.n_top_patches), pixels, None

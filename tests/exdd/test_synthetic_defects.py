@@ -14,7 +14,7 @@ from naive_exdd import (
 )
 from sklearn.base import BaseEstimator
 
-from sklearn_exdd import ExDDDetector
+from sklearn_exdd import ExDDDetector, LinearProbeDetector, PatchClassifierDetector
 
 
 class Synthetic:
@@ -192,3 +192,25 @@ def test_a_synthetic_explanation_has_its_prompt(squares, cells):
         assert explanation["synthetic"] is False
         assert explanation["defect_image"] == index
         assert explanation["prompt"] is None
+
+
+class PairAugmenter(BaseEstimator):
+    """Augmenter of somebody else, whose samples are plain images and masks."""
+
+    def fit(self, X, y=None, *, masks=None):
+        self.images_ = np.stack([np.asarray(image) for image, label in zip(X, y) if label == 0])
+        return self
+
+    def sample(self, n_samples, random_state=None):
+        masks = np.zeros((n_samples, *self.images_.shape[1:3]), dtype=bool)
+        masks[:, 20:30, 20:30] = True
+        return np.where(masks, 255, self.images_[:n_samples]).astype(np.uint8), masks
+
+
+@pytest.mark.parametrize("kind", [ExDDDetector, PatchClassifierDetector, LinearProbeDetector])
+def test_samples_may_be_a_pair_of_images_and_masks(kind, surfaces):
+    X, y, _ = surfaces
+    detector = kind("gabor", augmenter=PairAugmenter(), n_synthetic=4, random_state=0).fit(X[y == 0])
+    images, masks = detector.synthetic_
+    assert len(images) == len(masks) == 4
+    assert np.isfinite(detector.score_samples(X)).all()

@@ -401,7 +401,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         """Return the position of the normal image that each synthetic defect was made on, or None if unknown."""
         has_indices = self.synthetic_ is normal.synthetic and not normal.is_renumbered
         position_of = {number: i for i, number in enumerate(normal.indices if has_indices else range(len(normal)))}
-        return [position_of.get(self._provenance(i).get("source")) for i in range(len(self.synthetic_.images))]
+        images, _ = self.synthetic_
+        return [position_of.get(self._provenance(i).get("source")) for i in range(len(images))]
 
     def _synthetic_groups(self, normal, unknown):
         """Return the group of each synthetic defect's source image; unknown ones get new groups from `unknown` on."""
@@ -410,8 +411,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
     def _synthetic_images(self, normal):
         """Return the synthetic defects as Images, with the regions of interest of their source images."""
-        images = Images(self.synthetic_.images, "synthetic images")
-        return images.in_regions_of(normal.samples, self._synthetic_sources(normal))
+        images, _ = self.synthetic_
+        return Images(images, "synthetic images").in_regions_of(normal.samples, self._synthetic_sources(normal))
 
     def _provenance(self, index):
         provenance = getattr(self.synthetic_, "provenance", None)

@@ -392,10 +392,10 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
 
     def _synthetic_set(self, normal):
         """Return the synthetic defects as a training set, in the groups of their source images."""
-        images = self._synthetic_images(normal)
+        images, (_, masks) = self._synthetic_images(normal), self.synthetic_
         groups = self._synthetic_groups(normal, self._n_groups)
         self._n_groups += len(images)
-        return TrainingSet(images, np.arange(len(images)), groups, Masks(self.synthetic_.masks, len(images)))
+        return TrainingSet(images, np.arange(len(images)), groups, Masks(masks, len(images)))
 
     def _bank(self, patches, kind, n_patches):
         size = getattr(self, f"{kind}_coreset")
