@@ -305,7 +305,9 @@ class Images:
         item, where = self._items[index], self._place(index)
         if _is_file(item):
             item = _read(item, where, self._bits)
-        return valid_outside(item, self.region(index)), where
+        if item.dtype.kind == "f":  # the region, perhaps a file, is not read for other images
+            item = valid_outside(item, self.region(index))
+        return item, where
 
 
 def _item(item, where, bits):

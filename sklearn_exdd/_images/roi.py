@@ -140,19 +140,19 @@ def filled(image, region):
 
 
 def valid_outside(image, region):
-    """Replace pixels outside a region by a pixel from inside if they hold floats outside [0, 1].
+    """Replace pixels of floats outside a region by a pixel from inside if they are not in [0, 1].
 
     Parameters
     ----------
-    image : ndarray of shape (height, width) or (height, width, channels)
-        Returned unchanged if it holds no floats or differs in shape from the region.
+    image : ndarray of shape (height, width) or (height, width, channels), float
+        Returned unchanged if it differs in shape from the region.
     region : ndarray of shape (height, width), bool, or None
 
     Returns
     -------
     image : ndarray
     """
-    if region is None or image.dtype.kind != "f" or image.shape[:2] != region.shape:
+    if region is None or image.shape[:2] != region.shape:
         return image
     is_valid = (image >= 0) & (image <= 1)  # False for NaN
     is_invalid = ~region & ~(is_valid.all(axis=2) if image.ndim == 3 else is_valid)
