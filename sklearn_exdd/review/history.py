@@ -49,6 +49,8 @@ class History:
         states = [*(step.before for step in steps), state]
         compared = [await run.io_bound(self.corrections.changes, *pair) for pair in pairwise(states)]
         total, n_left_out = await run.io_bound(self.corrections.changes, self.corrections.loaded, state)
+        if self.corrections.state is not state:  # corrected or undone in the meantime: another refresh follows
+            return
         self.about.text = self._about(steps, n_left_out)
         self.table.clear()
         with self.table:

@@ -43,10 +43,10 @@ def plain(text):
 
 
 def tell(message, kind="info"):
-    """Show a message; an error stays for 20 s, or until it is closed."""
-    stays = (
-        {"timeout": 20_000, "close_button": "Close", "multi_line": True} if kind == "negative" else {"timeout": 2000}
-    )
+    """Show a message for 2 s; a warning or an error stays for 20 s, or until it is closed."""
+    stays = {"timeout": 2000}
+    if kind in ("warning", "negative"):
+        stays = {"timeout": 20_000, "close_button": "Close", "multi_line": True}
     ui.notify(plain(message), type=kind, position="top", **stays)
 
 
@@ -67,7 +67,7 @@ class Gallery:
 
     def __init__(self, title, session, pictures, on_pick, on_draw):
         self.session, self.pictures, self.on_pick, self.on_draw = session, pictures, on_pick, on_draw
-        self.items, self.picked, self.buttons = [], None, {}
+        self.items, self.picked, self.buttons, self.drawn = [], None, {}, None
         with ui.row().classes("w-full items-center"):
             ui.label(title).classes(TITLE)
             ui.space()
@@ -89,12 +89,14 @@ class Gallery:
         thumbnails = [await run.io_bound(self.session.thumbnail, entry) for entry, _, _ in items]
         if self.shown is not shown:  # another page has been requested in the meantime
             return
-        self.row.clear()
-        self.buttons = {}
-        with self.row:
-            for (entry, caption, color), thumbnail in zip(items, thumbnails):
-                self._thumbnail(entry, caption, color, *thumbnail)
-        self._mark()
+        if self.drawn != (items, thumbnails):  # otherwise the buttons stay, so that no click on them is lost
+            self.drawn = items, thumbnails
+            self.row.clear()
+            self.buttons = {}
+            with self.row:
+                for (entry, caption, color), thumbnail in zip(items, thumbnails):
+                    self._thumbnail(entry, caption, color, *thumbnail)
+            self._mark()
         await self.on_draw()
 
     def _thumbnail(self, entry, caption, color, content, problem):
@@ -124,6 +126,7 @@ class Gallery:
     def _mark(self):
         for name, button in self.buttons.items():
             button.style(replace="box-shadow: 0 0 0 2px #0ea5e9" if name == self.picked else "")
+            button.props["aria-pressed"] = str(name == self.picked).lower()
 
 
 class LeftOut:
