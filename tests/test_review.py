@@ -63,7 +63,8 @@ def region():
 
 
 def lines_of(folder):
-    return (folder.path / "review" / "decisions.jsonl").read_text().splitlines()
+    lines = (folder.path / "review" / "decisions.jsonl").read_text().splitlines()
+    return [line for line in lines if line]
 
 
 # Folder

@@ -298,7 +298,8 @@ class ReviewFolder:
         place = self._own(_FILE)
         place.parent.mkdir(exist_ok=True)
         with open(place, "a+b") as file:
-            # If a crash has left an incomplete line, start a new one.
+            # If a crash has left an incomplete line, start a new one. A line that another process is still writing also
+            # looks incomplete; the blank line that follows it then is skipped by readers.
             torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             file.write(b"\n" * torn + json.dumps(decision).encode() + b"\n")
             file.flush()
