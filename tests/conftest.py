@@ -26,14 +26,15 @@ SLOW_DOCTESTS = {
     *("PatchClassifierDetector", "SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
 }
 
+# Fixtures that run a whole benchmark; the tests that use them are extended.
+LONG_RUNS = {"ksdd2_run", "mvtec_run"}
+
 # The longest tests. They repeat, on other models or in other processes, what quicker tests check.
 EXTENDED = (
     "test_common.py::test_a_detector_leaves_its_input_as_it_is[SegmentationDetector]",
     "test_common.py::test_an_array_a_list_and_paths_are_the_same[SegmentationDetector]",
     "test_common.py::test_batches_and_jobs_change_nothing[{'n_jobs'",
     "test_common.py::test_scikit_learn_finds_nothing_wrong[ExDDDetector(epsilon=1e-06",
-    "test_benchmarks.py::test_diag_trains",
-    "test_benchmarks.py::test_mvtec_trains",
     "test_export_linear_probe.py::test_the_recommended_combination",
     "test_export_networks.py::test_a_file_with_a_network",
     "test_export_networks.py::test_a_segmentation_of_two_networks",
@@ -57,16 +58,22 @@ EXTENDED = (
     "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[vit_small_patch14_reg4",
     "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[vit_small_patch16_dinov3",
     "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[eva02",
-    "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[scores-pool",
+    "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[scores-",
     "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[maps-pool",
-    "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[rows-pool",
+    "test_fork.py::test_what_a_forked_child_computes_ends_and_is_right[rows-",
+    "test_search.py::test_parameters_of_an_extractor_that_is_given_by_name_can_be_searched[PatchClassifierDetector",
+    "test_large.py::test_neither_the_shards_nor_the_processes_change_a_fit[{}]",
+    "test_search_costs.py::test_a_search_trains_a_classifier_once_for_each_fold",
+    "test_timm.py::test_outputs_are_those_of_timm[swin_tiny_patch4_window7_224-layers4-True",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[swin_tiny",
 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if any(name in item.nodeid for name in EXTENDED):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if any(name in item.nodeid for name in EXTENDED) or fixtures & LONG_RUNS:
             item.add_marker(pytest.mark.extended)
         if isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
             item.add_marker(pytest.mark.slow)
