@@ -341,7 +341,7 @@ def test_a_damaged_entry_is_made_again_with_a_warning(name, damage, normals, tmp
     made()
     (entry,) = tmp_path.iterdir()
     damage(entry / name)
-    message = r"000001\.json: expected a finished sample, got a damaged one \(.*\); it is made again"
+    message = r"000001\.json: expected a finished sample, got a damaged one \(.*\)\. The sample is made again"
     with pytest.warns(RuntimeWarning, match=message) as warned:
         again = counting(tmp_path).fit(normals).sample(3)
     assert len(warned) == 1

@@ -125,13 +125,13 @@ def test_images_smaller_than_the_crop_are_painted_on_but_not_learned_from(fitted
 def test_normals_that_are_all_too_small_are_refused():
     X = [surfaces(n=1)[0, :20], surfaces(n=1)[0, :25, :28]]
     with pytest.raises(
-        ValueError, match=r"of at least crop_size=32 pixels a side, got at most 25 x 28 pixels. Lower crop_size"
+        ValueError, match=r"sides >= crop_size=32 pixels, got images of at most 25 x 28 pixels. Lower crop_size"
     ):
         tiny().fit(X)
 
 
 def test_constant_normals_are_refused():
-    with pytest.raises(ValueError, match=r"X: expected normal images with some texture .*, got constant ones"):
+    with pytest.raises(ValueError, match=r"X: expected normal images with some texture .*, got constant images"):
         tiny().fit(np.full((3, 40, 40), 100, dtype=np.uint8))
 
 

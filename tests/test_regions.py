@@ -544,7 +544,7 @@ def test_the_masks_of_fit_are_taken_where_none_are_given():
     ("drawer", "message"),
     [
         (MaskRegions(), r"^regions: expected masks of real defects in fit for MaskRegions\(\), got none"),
-        (MaskRegions([np.zeros((64, 96))]), r"^masks\[0\]: expected a mask that marks some pixels, got an empty one"),
+        (MaskRegions([np.zeros((64, 96))]), r"^masks\[0\]: expected a mask that marks some pixels, got an empty mask"),
         (
             MaskRegions([hand_drawn((50, 96))], move=False),
             r"^masks: expected the shape of the image, \(64, 96\), for move=False, got \(50, 96\)",

@@ -1,4 +1,4 @@
-"""Base class of the augmenters: source images, regions, visibility, masks, provenance and the cache."""
+"""Base class of the augmenters. It draws regions, checks that defects are visible, and caches the samples."""
 
 from abc import abstractmethod
 from numbers import Integral, Real
@@ -22,28 +22,28 @@ from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foregr
 from sklearn_exdd.augment.sample_cache import SampleCache
 from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
 
-_MAX_DRAWS = 100  # draws of a region until one lies on the foreground
-# Parameters that do not change the images of a fitted augmenter.
+_MAX_DRAWS = 100  # maximum number of draws until a region lies on the foreground
+# Parameters left out of the cache key, because they do not change the images of a fitted augmenter.
 _NOT_IN_KEY = {"n_synthetic", "memory", "pos_label", "random_state", "verbose"}
 
 
 class DefectAugmenterMixin(CheckedParams, TransformerMixin):
-    """Transformer methods of an augmenter: ``fit_transform`` attaches defects, ``transform`` changes nothing."""
+    """Mixin that makes augmenters transformers. ``fit_transform`` attaches defects; ``transform`` changes nothing."""
 
     __metadata_request__fit = {"masks": True}
-    _postpones = False  # whether fit leaves learning to the first call of sample or paint
+    _postpones = False  # whether fit postpones learning to the first call of sample or paint
 
     def fit_transform(self, X, y=None, *, masks=None):
         """Fit the augmenter and attach `n_synthetic` synthetic defects to the images.
 
-        With ``n_synthetic=0``, nothing is learned until ``sample`` or ``paint`` is called.
+        If `n_synthetic` is 0, the augmenter learns only when ``sample`` or ``paint`` is called.
 
         Parameters
         ----------
         X : images
         y : array-like of shape (n_samples,) or images, default=None
         masks : array or list, default=None
-            As in :meth:`fit`.
+            See :meth:`fit` for X, y and masks.
 
         Returns
         -------
@@ -67,7 +67,7 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
             del self._postpones
 
     def transform(self, X):
-        """Return X unchanged, because images to predict on are never augmented.
+        """Return X unchanged. Only training images are augmented, never images to predict on.
 
         Parameters
         ----------
@@ -90,54 +90,54 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
 
 
 class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
-    """Base class of the augmenters, which make synthetic defects on the user's normal images.
+    """Base class of the augmenters. An augmenter makes synthetic defects on normal images of the user.
 
-    A subclass implements ``_default_regions()`` and ``_paint(image, region, random_state)``. ``_paint`` returns a pair:
-    the image with a defect, and a dict of additional provenance. A subclass that learns also implements
-    ``_learn(images, defects, masks, random_state)``, whose result may depend only on the parameters named in
-    `_learned_from`.
+    A subclass implements ``_default_regions()`` and ``_paint(image, region, random_state)``. The first method returns
+    the default region drawers. The second method returns the image with a defect and a dict of additional provenance.
+    A subclass that learns also implements ``_learn(images, defects, masks, random_state)``. It lists in `_learned_from`
+    all parameters that affect learning.
 
     Parameters
     ----------
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"
-        Shapes and places of the defects: "perlin", "ridged", "crack", "rectangle", "masks" (the masks of the real
-        defects), an object such as :class:`PerlinRegions`, or a list of these, from which one is drawn for each image.
-        "auto" uses the real masks if ``fit`` received any, and otherwise the default of the augmenter.
+        Shapes and positions of the defects. A region drawer is named ("perlin", "ridged", "crack", "rectangle" or
+        "masks") or passed as an object, such as :class:`PerlinRegions`. From a list, one drawer is selected at random
+        for each image. "masks" draws the masks of the real defects. "auto" means "masks" if ``fit`` received masks, and
+        the default of the augmenter otherwise.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie: "otsu" for a part in front of a plain background, or a function that
-        takes an image, float32 (height, width, channels) in [0, 1], and returns a bool mask (height, width). None
-        allows the whole image.
+        Area of the image in which defects may lie. "otsu" finds a part in front of a plain background. A function
+        receives an image (float32 in [0, 1], of shape (height, width, channels)) and returns a bool mask of shape
+        (height, width). None allows the whole image.
     min_contrast : float, default=1.0
-        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
+        Minimum contrast of a defect. The contrast is the mean change of the pixels, divided by the standard deviation
+        of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
-        with a warning.
+        Maximum number of redraws per defect. If all tries are too faint, the try with the highest contrast is kept, and
+        a warning is issued.
     memory : str, path-like or joblib.Memory, default=None
-        Cache folder for finished images, and for trained weights if there are any. A later call, or a call after an
-        interruption, continues from the cache if the images, parameters, code, library versions and seed are the same.
-        Pass an int as `random_state` to keep the seed the same.
+        Cache folder for finished images and trained weights. A later call uses the cache if the images, parameters,
+        code, library versions and seed are unchanged. After an interruption, it continues with the missing images. Pass
+        an int as `random_state` to keep the seed unchanged.
     pos_label : object, default=None
-        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label of defect images in y. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
-        of a sample of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i. The first 50 images of a sample of 100 are
+        therefore the same as a sample of 50.
     verbose : int, default=0
         If > 0, show a progress bar.
 
     Examples
     --------
-    A subclass of an existing augmenter only needs ``_paint``. A direct subclass of this class also declares its
-    parameters.
+    A subclass of an existing augmenter only implements ``_paint``. A direct subclass of BaseDefectAugmenter also
+    implements ``_default_regions`` and declares its parameters.
 
     >>> import numpy as np
     >>> from sklearn_exdd import BaseDefectAugmenter, PerlinDefectAugmenter
     >>> from sklearn_exdd.datasets import make_surface_defects
     >>> class SpeckDefectAugmenter(PerlinDefectAugmenter):
-    ...     '''Bright specks of one grey level.'''
-    ...
     ...     def _paint(self, image, region, random_state):
     ...         level = random_state.uniform(0.8, 1)
     ...         return np.where(region[..., None], level, image), {"level": level}
@@ -149,7 +149,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     _learned_from = ()
     _not_in_key = ()
-    _packages = ()  # distributions whose versions the images depend on, besides those in every cache key
+    _packages = ()  # additional packages whose versions the cache key contains, because they affect the images
 
     _parameter_constraints = {
         "n_synthetic": [Interval(Integral, 0, None, closed="left")],
@@ -165,27 +165,28 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, masks=None):
-        """Store the normal images to paint on, and learn from the images if the augmenter has anything to learn.
+        """Store the normal images, on which defects are painted later. An augmenter that learns is trained here.
 
         Parameters
         ----------
         X : images
-            Array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in [0, 1], list
-            of such images of different sizes, or list of file paths. If X has both grey and colour images, all defects
-            are made in colour; a detector with `image_channels` converts them together with the images.
+            Images in one of three forms: an array (n, height, width) or (n, height, width, channels) of uint8, uint16,
+            bool, or float in [0, 1]; a list of such images or of Pillow images; or a list of file paths. The images of
+            a list may differ in size. Files are read when they are needed. If X has both grey and colour images, all
+            defects are made in colour. A detector with `image_channels` converts them together with the images.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X, 0 for the normal images, which are painted on; or the defect images themselves, as in
-            ``fit(X_normal, X_defect)``. None means that all images are normal.
+            Labels of X, or the defect images themselves, as in ``fit(X_normal, X_defect)``. Defects are painted on the
+            images with the normal label, such as 0. None means that all images are normal.
         masks : array or list, default=None
-            Masks of the defect images, with None for an image without a mask. They are aligned with X if y holds
-            labels, and with the defect images otherwise.
+            Masks of the defects: one item per image of X if y holds labels, or one item per defect image in y. The item
+            of an image without a mask is None.
 
         Returns
         -------
         self : object
         """
         given = Images(X)
-        # Converting grey images to colour loses nothing, and later steps of a Pipeline can still choose either.
+        # Converting grey images to colour loses nothing. Later steps of a Pipeline can still convert all to grey.
         images = given.of_one_kind()
         self.in_colour_ = images is not given
         normal, defect = images_by_class(images, y, masks, self.pos_label)
@@ -208,7 +209,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             if defects is not None:
                 defect_masks = own_masks and [own_masks.get(i, defects.shape(i)) for i in range(len(defects))]
                 self.pixels_hash_ += fingerprint_of_pixels(defects, defect_masks)
-        vars(self).pop("_postponed", None)  # left by an earlier fit
+        vars(self).pop("_postponed", None)  # may be left from an earlier fit
         if self._postpones:
             self._postponed = defects, own_masks and own_masks.raw(), random_state.get_state()
         else:
@@ -223,7 +224,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         n_samples : int
             Number of defects to make, at least 1.
         random_state : int, RandomState instance or None, default=None
-            Seed of the defects. None uses the seed of the augmenter.
+            Seed of the defects. None uses the seed drawn by ``fit``.
 
         Returns
         -------
@@ -238,7 +239,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             seed = int(check_random_state(random_state).randint(2**31 - 1))
         cache = self._sample_cache(seed)
         samples = []
-        # fit has checked the region drawers. Checking them again for each region could take longer than drawing it.
+        # fit has already checked the region drawers. Repeating that for every region could take longer than drawing.
         with config_context(skip_parameter_validation=True):
             for number in tqdm(range(n_samples), desc="synthetic defects", unit="image", disable=not self.verbose):
                 sample = cache and cache.read(number)
@@ -251,8 +252,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         if faint:
             warn(
                 f"{len(faint)} of {n_samples} synthetic defects (the first is number {faint[0]}) stayed below "
-                f"min_contrast={self.min_contrast} after {self.max_redraws} redraws. For each, the try with the "
-                f"highest contrast is kept. Make the defects stronger, or lower min_contrast.",
+                f"min_contrast={self.min_contrast} after {self.max_redraws} redraws. For each of these, the try with "
+                f"the highest contrast is kept. Make the defects stronger, or lower min_contrast.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -265,13 +266,13 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         ----------
         image : array of shape (height, width) or (height, width, channels), or path
         region : array of shape (height, width)
-            Mask that marks where the defect goes.
+            Mask that is True where the defect may be painted.
         random_state : int, RandomState instance or None, default=None
 
         Returns
         -------
         synthetic : SyntheticDefects
-            Single image, with its mask and provenance.
+            One image with a defect, and its mask and provenance.
         """
         check_is_fitted(self)
         self._learn_postponed()
@@ -280,7 +281,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         region = Masks([region], 1, "region").get(0, images.shape(0))
         region = images.within_region(0, region)
         if region is None or not region.any():
-            raise ValueError("region: expected a mask that marks where the defect goes, got an empty one.")
+            raise ValueError("region: expected a mask that marks where the defect goes, got an empty mask.")
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         random_state = np.random.RandomState(seed)
         image, mask, provenance = self._tries(lambda _: Drawn(images, 0, region, "given"), random_state)
@@ -292,10 +293,10 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             validate_parts(region_drawers(regions))
 
     def _learn(self, images, defects, masks, random_state):
-        """Learn from the normal images, and from the defects if there are any."""
+        """Learn from the normal images and, unless `defects` is None, from the defects."""
 
     def _learn_postponed(self):
-        """Learn now if ``fit_transform`` postponed it because no defects were asked for."""
+        """Learn now if ``fit_transform`` postponed learning, as it does for ``n_synthetic=0``."""
         if hasattr(self, "_postponed"):
             defects, masks, state = self._postponed
             random_state = np.random.RandomState()
@@ -305,7 +306,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     @abstractmethod
     def _paint(self, image, region, random_state):
-        """Return the image with a defect in the region, and a dict of additional provenance.
+        """Paint a defect in a region. Return the painted image and a dict of additional provenance.
 
         Parameters
         ----------
@@ -316,7 +317,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
     @abstractmethod
     def _default_regions(self):
-        """Return the region drawer, or a list of them, for regions="auto" without real masks."""
+        """Return the region drawer, or a list of drawers, that "auto" means if ``fit`` received no masks."""
 
     def _one(self, number, seed):
         random_state = np.random.RandomState(np.random.SeedSequence([seed, number]).generate_state(4))
@@ -334,7 +335,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         return self._paint(drawn.images[drawn.index], drawn.region, random_state)
 
     def _tries(self, draw, random_state):
-        """Paint until the defect is visible, or return the try with the highest contrast."""
+        """Paint until a defect is visible. If no try is visible, return the try with the highest contrast."""
         best = None
         for n_redraws in range(self.max_redraws + 1):  # noqa: B007
             drawn = draw(random_state)
@@ -358,8 +359,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         image, mask, provenance = best
         if not mask.any():
             raise ValueError(
-                f"{type(self).__name__}: expected a change that can be seen on {drawn.images.where(drawn.index)}, got "
-                f"none in {self.max_redraws + 1} tries. Use larger regions or stronger defects."
+                f"{type(self).__name__}: expected a visible change on {drawn.images.where(drawn.index)}, got none "
+                f"in {self.max_redraws + 1} tries. Use larger regions or stronger defects."
             )
         return image, mask, {**provenance, "n_redraws": n_redraws}
 
@@ -390,7 +391,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         return self._on_foreground(draw, index, type(drawer).__name__)[0]
 
     def _on_foreground(self, draw, index, name):
-        """Draw a region, and the content that comes with it, until it lies on the foreground of an image."""
+        """Repeat a draw of a region, with its content, until the region lies on the foreground of an image."""
         shape = self.images_.shape(index)
         foreground, region_of_interest = self._foreground(index), self.images_.region(index)
         if region_of_interest is not None:
@@ -398,7 +399,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         for _ in range(_MAX_DRAWS):
             region, content = draw()
             if foreground is not None:
-                # If most of the region lies outside the foreground, draw it elsewhere rather than keep a fragment.
+                # If most of the region lies outside the foreground, draw another one instead of keeping a fragment.
                 region = region & foreground if (region & foreground).sum() >= region.sum() / 2 else region & False
             if region.sum() >= MIN_AREA:
                 return region, content
@@ -424,15 +425,14 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         if self.pixels_hash_ is None:
             raise ValueError("memory: expected a folder that was set before fit, got None in fit. Call fit again.")
         values = {name: self._key_of(name, value) for name, value in sorted(params.items())}
-        key = fingerprint_of_code(type(self), values, self.pixels_hash_, self.seed_, packages=self._packages)
-        return key[:20]
+        return fingerprint_of_code(type(self), values, self.pixels_hash_, self.seed_, packages=self._packages)[:20]
 
     def _key_of(self, name, value):
-        """Return the value that stands for a parameter in the cache key."""
+        """Return the value that represents a parameter in the cache key."""
         return value
 
     def _fit_dir(self):
-        """Return the folder of the trained weights, keyed by all that they depend on, or None without a cache."""
+        """Return the cache folder of the trained weights, or None if there is no cache."""
         folder = folder_of(self.memory)
         if folder is None:
             return None
@@ -443,8 +443,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         folder = folder_of(self.memory)
         if folder is None:
             return None
-        hidden = _NOT_IN_KEY.union(self._not_in_key)
-        params = {name: value for name, value in self.get_params(deep=False).items() if name not in hidden}
-        # Entries name their source and model, so both belong to the key. An interrupted training gives another model.
+        names = self.get_params(deep=False).keys() - _NOT_IN_KEY.union(self._not_in_key)
+        params = {name: getattr(self, name) for name in names}
+        # Samples name their source and model, so the key contains both. An interrupted training gives another model.
         key = self._key({**params, "sources_": self.sources_, "model_": getattr(self, "model_", None)})
         return SampleCache(folder / f"{type(self).__name__}-{key}-{seed}")

@@ -1,4 +1,4 @@
-"""Region drawers that draw thin curves, such as scratches and cracks, as boolean masks."""
+"""Region drawers for thin curves, such as scratches and cracks."""
 
 import numpy as np
 from scipy import ndimage
@@ -7,23 +7,23 @@ from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.noise import correlated_noise, ridge_distance
 from sklearn_exdd.augment.region_drawer import RegionDrawer
 
-_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours belong to the same curve
+_EIGHT = np.ones((3, 3), dtype=bool)  # 8-connectivity: diagonal neighbours belong to the same curve
 
 
 class RidgedRegions(RegionDrawer):
-    """Thin curves along level lines of a smooth random field: scratches and short bends.
+    """Region drawer for scratches and short bent lines. They follow level lines of a smooth random field.
 
     Parameters
     ----------
     width : tuple of (float, float), default=(1.5, 5)
-        Range of the curve's width, in pixels.
+        Range of the width of the curve, in pixels.
     length : tuple of (float, float), default=(0.15, 0.7)
-        Range of the curve's extent, as a share of the image's shorter side.
+        Range of the extent of the curve, as a fraction of the shorter side of the image.
     elongation : tuple of (float, float), default=(1, 10)
-        Range of the curve's straightness, drawn on a logarithmic scale: at 1 the curve winds like a crack, at 10 it is
-        nearly straight like a scratch.
+        Range of the elongation, which makes the curve straight. At 1, the curve winds like a crack. At 10, it is nearly
+        straight, like a scratch. Values are drawn on a logarithmic scale.
     angle : tuple of (float, float), default=(0, 180)
-        Range of the curve's direction, in degrees; 0 is along the rows.
+        Range of the direction of the curve, in degrees. At 0, the curve runs along the rows.
 
     Examples
     --------
@@ -68,24 +68,26 @@ class RidgedRegions(RegionDrawer):
 
 
 class CrackRegions(RegionDrawer):
-    """Long, thin, wavering lines: cracks.
+    """Region drawer for cracks, drawn as long, thin, wavering lines.
 
     Parameters
     ----------
     width : tuple of (float, float), default=(1, 3.5)
-        Range of the line's width, in pixels. The width varies by about a third along the line, and both ends taper to
+        Range of the width of the line, in pixels. The width varies by about a third along the line. Both ends taper to
         a point.
     length : tuple of (float, float), default=(0.1, 1)
-        Range of the line's length, as a share of the image's longer side. Parts beyond the border are cut off.
+        Range of the length of the line, as a fraction of the longer side of the image. Parts of the line beyond the
+        border are cut off.
     waviness : tuple of (float, float), default=(0.05, 0.5)
-        Range of the standard deviation of the line's direction, in radians.
+        Range of the standard deviation of the direction along the line, in radians.
     angle : tuple of (float, float), default=(0, 180)
-        Range of the line's mean direction, in degrees; 0 is along the rows.
+        Range of the mean direction of the line, in degrees. At 0, the line runs along the rows.
 
     Notes
     -----
-    The direction is a smooth Gaussian process around its mean, because a crack keeps its course, whereas a random walk
-    would curl. A random point of the line is placed at a random position in the image.
+    The direction of the line varies around its mean as a smooth Gaussian process, because a crack keeps its general
+    direction. If the direction followed a random walk, the line would curl. The line is moved so that a random point of
+    it lies at a random position in the image.
 
     Examples
     --------
@@ -109,7 +111,7 @@ class CrackRegions(RegionDrawer):
             check_interval(name, getattr(self, name), low)
 
     def _draw(self, shape, random_state, masks):
-        n_steps = max(4, round(random_state.uniform(*self.length) * max(shape)))  # steps of one pixel
+        n_steps = max(4, round(random_state.uniform(*self.length) * max(shape)))  # each step is one pixel long
         direction = np.deg2rad(random_state.uniform(*self.angle))
         direction = direction + random_state.uniform(*self.waviness) * _wander(n_steps, 12, random_state)
         path = np.cumsum([np.sin(direction), np.cos(direction)], axis=1).T
@@ -135,5 +137,5 @@ class CrackRegions(RegionDrawer):
 
 
 def _wander(n_steps, length, random_state):
-    """Return smooth noise along a line."""
+    """Return smooth noise with one value for each step along a line."""
     return correlated_noise((1, n_steps + 4 * length), (0, length), random_state)[0, :n_steps]

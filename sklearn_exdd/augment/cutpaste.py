@@ -1,4 +1,4 @@
-"""CutPaste: pieces of a normal image pasted where they do not belong."""
+"""Augmenter that follows CutPaste and copies pieces of a normal image to other positions."""
 
 from numbers import Real
 
@@ -10,45 +10,46 @@ from sklearn_exdd.augment.regions import RectangleRegions
 
 
 class CutPasteDefectAugmenter(BaseDefectAugmenter):
-    """Augmenter that pastes pieces of an image elsewhere in the same image, as CutPaste's patches and scars.
+    """Augmenter that copies a piece of an image to another position in the same image, as in CutPaste [1]_.
 
     Parameters
     ----------
     jitter : float, default=0.1
-        Largest relative change of a piece's brightness and contrast, in [0, 1] (published: 0.1).
+        Maximum relative change of the brightness and the contrast of a piece, in [0, 1]. The published value is 0.1.
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"
-        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
-        half patches and half scars, as published.
+        Shapes and positions of the defects; see :class:`BaseDefectAugmenter`. If ``fit`` receives no masks of real
+        defects, "auto" draws patches (rectangles) and scars (thin, rotated rectangles), half of each as published.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
+        Area of the image in which defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
-        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
+        Minimum contrast of a defect. The contrast is the mean change of the pixels, divided by the standard deviation
+        of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
-        with a warning.
+        Maximum number of redraws per defect. If all tries are too faint, the try with the highest contrast is kept, and
+        a warning is issued.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
-        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label of defect images in y. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
-        of a sample of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i. The first 50 images of a sample of 100 are
+        therefore the same as a sample of 50.
     verbose : int, default=0
         If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X passed to ``fit``.
+        Index of each normal image in the X passed to ``fit``.
     seed_ : int
-        Seed of ``sample()``.
+        Seed that ``sample`` uses if its `random_state` is None.
 
     See Also
     --------
-    DefectPasteAugmenter : Pastes real defects.
+    DefectPasteAugmenter : Augmenter that pastes real defects.
 
     References
     ----------
@@ -95,7 +96,7 @@ class CutPasteDefectAugmenter(BaseDefectAugmenter):
         self.verbose = verbose
 
     def _default_regions(self):
-        # In images of 256 x 256 pixels, published scars are 2 to 16 pixels wide and 10 to 25 pixels long.
+        # The published scars are 2 to 16 pixels wide and 10 to 25 pixels long, in images of 256 x 256 pixels.
         return [RectangleRegions(), RectangleRegions(area=(0.0005, 0.006), aspect=(1.5, 10), angle=(-45, 45))]
 
     def _paint(self, image, region, random_state):

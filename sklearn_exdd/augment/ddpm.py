@@ -1,4 +1,4 @@
-"""Defects from a diffusion model of the normal surfaces, perturbed within a region."""
+"""Augmenter with a diffusion model of the normal surface. Perturbing its reverse chain makes defects."""
 
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -25,117 +25,128 @@ from sklearn_exdd.augment.diffusion import (
 )
 from sklearn_exdd.augment.regions import PerlinRegions
 
-_POOL_PIXELS = 2**23  # pixels of the crops that training batches are drawn from: 2048 crops of 64 x 64
+_POOL_PIXELS = 2**23  # number of pixels in all training crops: 2048 crops of 64 x 64 pixels
 
 
 class DDPMDefectAugmenter(BaseDefectAugmenter):
-    """Augmenter with a diffusion model that is trained on the normal images, without a download.
+    """Augmenter with a diffusion model. The model is trained on the normal images and needs no download.
 
-    ``fit`` trains a small DDPM on crops of the normal images. To make a defect, the model generates the surface of a
-    region anew, while Gaussian noise that it does not expect is added after every reverse step. The rest of the image
-    is kept.
+    ``fit`` trains a small diffusion model (DDPM) on crops of the normal images. To make a defect, the model generates
+    the surface within a region anew. After every reverse step, Gaussian noise that the model does not expect is added
+    to the region. The rest of the image is unchanged.
 
     Parameters
     ----------
     perturbation : {"correlated", "white", "held"}, default="correlated"
-        Noise added to the region after each reverse step, see Notes. "correlated" is smooth Gaussian noise that is
-        mostly drawn anew, "white" is white Gaussian noise of constant variance (the literal reading of [1]_), and
-        "held" is smooth noise that is drawn once per defect.
+        Noise added to the region after each reverse step; see Notes.
+
+        * "correlated": smooth Gaussian noise, mostly drawn anew at each step.
+        * "white": white Gaussian noise of constant variance, the literal reading of [1]_.
+        * "held": smooth Gaussian noise, drawn once per defect.
     amplitude : tuple of (float, float), default=(0.2, 0.5)
-        Range of the standard deviation of the added noise, drawn once per defect. The normal texture has a standard
-        deviation of 0.5. White noise needs about (0.4, 0.8) to be visible.
+        Range of the standard deviation of the added noise. One value is drawn per defect. For comparison, the normal
+        texture has a standard deviation of 0.5. White noise needs a range of about (0.4, 0.8) to be visible.
     sign : {"both", "dark", "bright"}, default="both"
-        Direction of the noise that is drawn once per defect; "both" draws dark twice as often as bright. Ignored for
-        white noise.
+        Direction of the offset, which is the part of the noise that is drawn once per defect. "both" draws dark twice
+        as often as bright. White noise has no offset and ignores `sign`.
     correlation_length : float, default=3.0
         Standard deviation, in pixels, of the Gaussian that smooths the noise.
     min_timestep : int, default=30
-        Smallest timestep, of 1000, at which noise is added. Steps below it add no noise and only clean up the image.
+        Minimum timestep (out of 1000) at which noise is added. The steps at smaller timesteps add no noise. They only
+        clean up the image.
     strength : float, default=0.4
-        Share of the chain to run, in (0, 1]. The region is first noised to this share of the timesteps; at 1, nothing
-        of the source is left in it.
+        Fraction of the chain to run, in (0, 1]. The chain starts from the source image, noised to this fraction of the
+        timesteps. At 1, nothing of the source image is left in the region.
     n_inference_steps : int, default=25
-        Number of DDIM steps of the whole chain. The amplitude per step is adapted to this number, so that defects
-        hardly depend on it.
+        Number of DDIM steps of the whole chain. The noise per step is scaled to the number of steps, so the defects
+        hardly depend on this number.
     context : int, default=16
-        Smallest number of pixels around the region that the model sees, as far as the image extends.
+        Minimum margin around the region that the model sees, in pixels. The margin ends at the border of the image.
     crop_size : int, default=64
-        Side, in pixels, of the training crops and of the tiles that the model generates. Smaller images are extended by
-        mirroring, but at least one normal image must be this large.
+        Side, in pixels, of the training crops and of the tiles that the model generates. At least one normal image must
+        be this large. To paint on a smaller image, the image is extended by mirroring.
     block_out_channels : tuple of int, default=(16, 32, 64, 96)
-        Numbers of channels of the U-Net at each resolution, multiples of 8.
+        Number of channels of the U-Net at each resolution. Each number is a multiple of 8.
     max_steps : int, default=1400
-        Largest number of training steps; 1400 take about 8 minutes on one core.
+        Maximum number of training steps. 1400 steps take about 8 minutes on one core.
     max_seconds : float, default=None
-        Time limit for training, in seconds. If training reaches it, the weights depend on the machine.
+        Time limit for training, in seconds. If training reaches the limit, the weights depend on the machine.
     patience : int or None, default=500
-        Number of steps after which training ends if the smoothed loss has not fallen by 1 %; None trains to the end.
+        Number of steps within which the smoothed loss must fall by 1 %. Otherwise, training ends early. None disables
+        this rule.
     learning_rate : float, default=2e-3
         Learning rate of AdamW, with a cosine schedule.
     train_batch_size : int, default=8
         Number of crops per training step.
     flip : bool, default=False
-        Whether to mirror the training crops along both axes. This suits surfaces that look the same whichever side the
-        light comes from.
+        Whether to mirror training crops at random along both axes. This suits surfaces that look the same in light from
+        any side.
     batch_size : int, default=8
-        Number of tiles to generate at a time.
+        Number of tiles that the model generates at a time.
     device : str, default=None
         Device of the model, for example "cpu" or "cuda:0". None uses CUDA if available.
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"
-        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
-        compact Perlin blobs and thin curves.
+        Shapes and positions of the defects; see :class:`BaseDefectAugmenter`. If ``fit`` receives no masks of real
+        defects, "auto" draws compact Perlin blobs and thin curves.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
+        Area of the image in which defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=0.5
-        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
+        Minimum contrast of a defect. The contrast is the mean change of the pixels, divided by the standard deviation
+        of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
-        with a warning.
+        Maximum number of redraws per defect. If all tries are too faint, the try with the highest contrast is kept, and
+        a warning is issued.
     memory : str, path-like or joblib.Memory, default=None
-        Cache folder for finished images; see :class:`BaseDefectAugmenter`. It also keeps the trained weights, as
-        safetensors, and lets an interrupted training run resume.
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`. The folder also stores the trained weights
+        as safetensors. An interrupted training run is resumed from the folder.
     pos_label : object, default=None
-        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label of defect images in y. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
-        of a sample of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i. The first 50 images of a sample of 100 are
+        therefore the same as a sample of 50.
     verbose : int, default=0
         If > 0, show a progress bar.
 
     Attributes
     ----------
     weights_ : dict of str to ndarray, float32
-        Weights of the diffusers ``UNet2DModel``, averaged over the steps.
+        Weights of the ``UNet2DModel`` of diffusers, averaged over the training steps.
     scale_ : float
-        Divisor of the contrasts that the model sees.
+        Number by which contrasts are divided before the model sees them.
     losses_ : ndarray of shape (n_steps,)
-        Mean squared error of each training step; 1 for a model that has learned nothing.
+        Mean squared error of each training step. The error of a model that has learned nothing is 1.
     model_ : str
         Fingerprint of the weights, recorded in the provenance of each image.
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X passed to ``fit``.
+        Index of each normal image in the X passed to ``fit``.
     seed_ : int
-        Seed of ``sample()``.
+        Seed that ``sample`` uses if its `random_state` is None.
 
     Notes
     -----
-    The method follows the abstract of [1]_, the only part of the paper known to us: a DDPM trained on normal images,
-    Gaussian perturbations of constant variance, and Perlin masks. The details are ours. The model works on
-    ``log((image + 0.1) / (local mean + 0.1))``, divided by twice its standard deviation. The chain starts from the
-    source noised to timestep ``1000 * strength``. After each DDIM step, noise is added within the region r:
+    The method follows the abstract of [1]_, the only part of the paper known to us. The abstract names a DDPM trained
+    on normal images, Gaussian perturbations of constant variance, and Perlin masks. The details are our own.
+
+    The model works on the contrast ``log((image + 0.1) / (local mean + 0.1))``, divided by twice its standard
+    deviation. The chain starts from the source image, noised to timestep ``1000 * strength``. After each DDIM step,
+    noise is added within the region r:
 
         x_{t-1} <- x_{t-1} + a sqrt(alpha_{t-1}) r (sqrt(1 - h) f_t + sqrt(h) o).
 
-    Here a is the amplitude, alpha the scheduler's cumulative alpha (so that a refers to the clean image), f_t a smooth
-    field drawn at each step, o an offset of either sign drawn once per defect, and h = 0.3. White noise would be added
-    as ``x_{t-1} + a z_t``; RealNet [2]_ adds it this way, scaled by the scheduler's sigma. But the model is trained to
-    remove white noise, and therefore denoises it away or leaves it as salt and pepper. Along a curve thinner than the
-    correlation length, fresh draws of f_t would cancel out, so h approaches 1 in such a region. Outside the region, x
-    follows the noised source. Large regions are generated in overlapping tiles, and the predictions of the tiles are
-    averaged at each step [3]_.
+    Here, a is the amplitude, and alpha is the scheduler's cumulative alpha. The factor sqrt(alpha) makes a refer to the
+    clean image. The smooth field f_t is drawn at each step. The offset o, of either sign, is drawn once per defect. The
+    weight h is 0.3. In a curve thinner than the correlation length, independent draws of f_t would cancel out.
+    Therefore, h approaches 1 in such a region.
+
+    White noise z_t is added as ``x_{t-1} + a z_t``. RealNet [2]_ also adds white noise, scaled by the scheduler's
+    sigma. But the model is trained to remove white noise. It therefore removes this perturbation as well, or leaves it
+    as salt-and-pepper noise.
+
+    Outside the region, x is the noised source image. Large regions are generated in overlapping tiles. At each step,
+    the predictions for the tiles are averaged where they overlap [3]_.
 
     References
     ----------
@@ -259,8 +270,9 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         check_interval("amplitude", self.amplitude, 0)
         if not (self._timesteps()[1:] >= self.min_timestep).any():
             raise ValueError(
-                f"n_inference_steps: expected a step that reaches at least min_timestep={self.min_timestep} and adds "
-                f"noise, got none with {self.n_inference_steps} steps and strength={self.strength}. Raise one of them."
+                f"n_inference_steps: expected at least one step that ends at min_timestep={self.min_timestep} or above "
+                f"and adds noise, got no such step with n_inference_steps={self.n_inference_steps} and "
+                f"strength={self.strength}. Raise n_inference_steps or strength."
             )
         channels = self.block_out_channels
         if len(channels) == 0 or any(not isinstance(n, Integral) or n < 8 or n % 8 for n in channels):
@@ -276,7 +288,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
     # Training
 
     def _learn(self, images, defects, masks, random_state):
-        self._module = None  # built when needed, and never stored
+        self._module = None  # built on first use, and never pickled
         seed = int(random_state.randint(2**31 - 1))
         folder = self._fit_dir()
         learned = None if folder is None else read_weights(folder / "weights.safetensors")
@@ -290,13 +302,13 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         self.model_ = f"DDPM {checksum(learned)[:12]}"
 
     def _crops(self, images, random_state):
-        """Relative contrast of random crops, (n, crop_size, crop_size, channels), from one pass over the images."""
+        """Return the relative contrast of random crops, as an array (n, crop_size, crop_size, channels)."""
         size = self.crop_size
         large = [i for i in range(len(images)) if min(images.shape(i)) >= size]
         if not large:
             largest = max((images.shape(i) for i in range(len(images))), key=min)
             raise ValueError(
-                f"X: expected a normal image of at least crop_size={size} pixels a side, got at most "
+                f"X: expected at least one normal image with sides >= crop_size={size} pixels, got images of at most "
                 f"{largest[0]} x {largest[1]} pixels. Lower crop_size."
             )
         crops = []
@@ -317,7 +329,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
         scale = 2 * np.sqrt(np.mean(np.square(crops), dtype=np.float64))
         if not scale > 1e-6:
             raise ValueError(
-                "X: expected normal images with some texture to learn from, got constant ones. Pass other images."
+                "X: expected normal images with some texture to learn from, got constant images. Pass other images."
             )
         crops = torch.from_numpy((crops / scale).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
         module = self._build(crops.shape[1], seed).to(device)
@@ -330,7 +342,7 @@ class DDPMDefectAugmenter(BaseDefectAugmenter):
                     flipped = random_state.randint(2, size=(len(batch), 1, 1, 1)) > 0
                     batch = torch.where(torch.from_numpy(flipped), batch.flip(axis), batch)
             noise = torch.from_numpy(random_state.standard_normal(batch.shape).astype(np.float32))
-            # Timesteps are spread over the chain, because the loss depends on them more than on anything else.
+            # The timesteps of a batch are spread over the whole chain, because the loss depends mostly on the timestep.
             spread = (np.arange(len(batch)) + random_state.uniform(size=len(batch))) / len(batch)
             timesteps = torch.from_numpy((N_TIMESTEPS * spread).astype(np.int64))
             noised = scheduler.add_noise(batch, noise, timesteps).to(device)

@@ -1,4 +1,4 @@
-"""Real defects, cut along their masks and pasted onto normal images."""
+"""Augmenter that cuts real defects along their masks and pastes them onto normal images."""
 
 from numbers import Real
 
@@ -11,60 +11,62 @@ from sklearn_exdd._params import check_interval
 from sklearn_exdd.augment.base import BaseDefectAugmenter
 from sklearn_exdd.augment.composite import Drawn
 
-_RING = 5  # width, in pixels, of the surroundings whose brightness is matched to the new place
+_RING = 5  # width, in pixels, of the ring around a defect where brightness is measured
 
 
 class DefectPasteAugmenter(BaseDefectAugmenter):
     """Augmenter that flips, rotates, scales and moves real defects and pastes them onto normal images.
 
-    It turns a few real defects into many, on other surfaces and in other places, and matches their brightness to the
-    new place. It needs defect images with masks.
+    A few real defects become many, on other images and at other positions. The brightness of a defect is matched to its
+    new surroundings. ``fit`` needs defect images with masks.
 
     Parameters
     ----------
     flip : bool, default=True
-        Whether to mirror defects, along each axis with probability 1/2.
+        Whether to mirror defects at random. Each axis is mirrored with probability 1/2.
     rotation : float, default=15.0
-        Largest rotation of a defect in either direction, in degrees.
+        Maximum rotation of a defect, in degrees, clockwise or counterclockwise.
     scale : tuple of (float, float), default=(0.8, 1.25)
         Range of the scale factor of a defect.
     contrast : tuple of (float, float), default=(0.7, 1.2)
-        Range of the factor applied to a defect's contrast with its surroundings.
+        Range of the factor that multiplies the contrast between a defect and its surroundings.
     feather : float, default=1.5
-        Standard deviation, in pixels, of the Gaussian that softens the edge.
+        Standard deviation, in pixels, of the Gaussian that softens the edge of a pasted defect.
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
+        Area of the image in which defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
-        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
+        Minimum contrast of a defect. The contrast is the mean change of the pixels, divided by the standard deviation
+        of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
-        with a warning.
+        Maximum number of redraws per defect. If all tries are too faint, the try with the highest contrast is kept, and
+        a warning is issued.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
-        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label of defect images in y. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
-        of a sample of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i. The first 50 images of a sample of 100 are
+        therefore the same as a sample of 50.
     verbose : int, default=0
         If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X passed to ``fit``.
+        Index of each normal image in the X passed to ``fit``.
     defects_ : list of tuple (ndarray, ndarray)
-        Image pieces with the real defects, float32 (height, width, channels), and their masks.
+        Pairs of an image piece with a real defect (float32 of shape (height, width, channels)) and the mask of the
+        defect (bool of shape (height, width)).
     seed_ : int
-        Seed of ``sample()``.
+        Seed that ``sample`` uses if its `random_state` is None.
 
     Notes
     -----
-    Let L be the logarithm of the brightness. The defect's difference, ``L - mean of L around it``, is multiplied by a
-    factor drawn from `contrast` and added to the mean of L around the new place.
+    Let L be the logarithm of the brightness. First, the mean of L around the defect is subtracted from L. This
+    difference is then multiplied by a factor drawn from `contrast` and added to the mean of L around the new position.
 
     Examples
     --------
@@ -84,7 +86,7 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         "contrast": [tuple, list],
         "feather": [Interval(Real, 0, None, closed="left")],
     }
-    regions = "auto"  # not a parameter, because a defect comes with its own region
+    regions = "auto"  # not a parameter, because the shape of a real defect is its region
 
     def __init__(
         self,
@@ -153,14 +155,14 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         return Drawn(self.images_, index, region, "defect", content)
 
     def _placed(self, images, index, center, random_state):
-        """Return the region and content of a random defect at a given place, or at a random place."""
+        """Move a random defect to `center`, or to a random position if it is None. Return its region and content."""
         number = random_state.randint(len(self.defects_))
         piece, mask = self.defects_[number]
         flips = random_state.choice([-1, 1], size=2) if self.flip else np.ones(2)
         angle = np.deg2rad(random_state.uniform(-self.rotation, self.rotation))
         scale = random_state.uniform(*self.scale)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        back = np.diag(flips) @ turn.T / scale  # maps the new place to the piece
+        back = np.diag(flips) @ turn.T / scale  # maps positions in the image to positions in the piece
         corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * (np.array(mask.shape) - 1) / 2
         reach = np.abs(corners @ np.linalg.inv(back).T).max(axis=0)
         shape = np.array(images.shape(index))
@@ -183,14 +185,14 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
 
     def _paint_drawn(self, drawn, random_state):
         image = drawn.images[drawn.index]
-        if drawn.content is None:  # a given region: centre the defect in it, and show only the part inside
+        if drawn.content is None:  # the user gave a region: centre the defect in it; pixels outside are not painted
             center = np.argwhere(drawn.region).mean(axis=0)
             content = self._placed(drawn.images, drawn.index, center, random_state)[1]
         else:
             content = drawn.content
         number, window, mask, piece = content
         painted = image.copy()
-        floor = 0.1 * image.mean() + 1e-4  # keeps the logarithm of dark pixels from exploding
+        floor = 0.1 * image.mean() + 1e-4  # limits the logarithm of dark pixels
         target = np.log(image[window] + floor)
         piece = np.log(piece + floor)
         ring = ndimage.binary_dilation(mask, iterations=1 + _RING) & ~ndimage.binary_dilation(mask, iterations=1)

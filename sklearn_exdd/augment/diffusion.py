@@ -1,4 +1,4 @@
-"""The reverse diffusion chain on a window of an image, and the perturbation that makes a defect."""
+"""Reverse diffusion chain on a window of an image, and the perturbation of the chain that makes a defect."""
 
 from itertools import pairwise
 
@@ -8,22 +8,22 @@ from scipy import ndimage
 from sklearn_exdd.augment.noise import correlated_noise
 
 N_TIMESTEPS = 1000
-_REFERENCE_STEPS = 25  # number of steps of the chain that amplitudes refer to
-FLOOR = 0.1  # added to the brightness and its local mean before dividing, so that black pixels show little noise
-_HELD = 0.3  # share of the variance of "correlated" noise that is drawn once per defect
-_MOTTLING = 0.5  # standard deviation of the offset within a defect, relative to the offset
-_TINT = 0.2  # standard deviation of the offset between the channels of a colour image
-_EDGE = 2.5  # pixels over which a defect fades
+_REFERENCE_STEPS = 25  # number of DDIM steps for which amplitudes are defined
+FLOOR = 0.1  # added to the brightness and to its local mean before division; limits the noise of black pixels
+_HELD = 0.3  # fraction of the variance of "correlated" noise that is drawn once per defect
+_MOTTLING = 0.5  # relative standard deviation of the offset between the pixels of a defect
+_TINT = 0.2  # relative standard deviation of the offset between the channels of a colour image
+_EDGE = 2.5  # width, in pixels, of the edge over which a defect fades out
 
 
 class Tiles:
-    """Overlapping tiles of a window, over which the model's predictions are averaged (MultiDiffusion)."""
+    """Overlapping tiles of a window. Predictions of the model are averaged where tiles overlap (MultiDiffusion)."""
 
     def __init__(self, inside, size, batch_size):
         self.size, self.batch_size = size, batch_size
         starts = [np.linspace(0, own - size, 1 + -(-(own - size) // (size // 2))).astype(int) for own in inside.shape]
         corners = [(top, left) for top in starts[0] for left in starts[1]]
-        # Predictions outside the region are not used.
+        # Leave out tiles without a pixel of the region, because predictions outside the region are not used.
         self.corners = [(y, x) for y, x in corners if inside[y : y + size, x : x + size].any()]
 
     def predict(self, module, window, timestep, device):
@@ -44,14 +44,14 @@ class Tiles:
 
 
 def make_scheduler():
-    """Return the noise schedule of training and of the reverse chain."""
+    """Return the noise schedule that training and the reverse chain use."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(num_train_timesteps=N_TIMESTEPS)
 
 
 def relative_contrast(image, box, blur):
-    """Return the contrast relative to the local brightness within a box, and that brightness."""
+    """Return the logarithm of the image divided by its local brightness, and the local brightness, within a box."""
     reach = int(3 * blur)
     top, left = max(0, box[0] - reach), max(0, box[1] - reach)
     wide = image[top : box[2] + reach, left : box[3] + reach]
@@ -61,7 +61,7 @@ def relative_contrast(image, box, blur):
 
 
 def window_around(region, context, size):
-    """Return a box (top, left, bottom, right) around a region and its context, with sides of at least `size`."""
+    """Return a box (top, left, bottom, right) that contains a region and its context. Each side is at least `size`."""
     box = []
     for axis, own in ((1, region.shape[0]), (0, region.shape[1])):
         marked = np.flatnonzero(region.any(axis=axis))
@@ -72,18 +72,19 @@ def window_around(region, context, size):
 
 
 def timesteps_of(strength, n_steps):
-    """Return the timesteps that the reverse chain visits; the last, -1, is the clean image.
+    """Return the timesteps of the reverse chain. The last timestep, -1, stands for the clean image.
 
     Parameters
     ----------
     strength : float
-        Share of the chain to run, in (0, 1].
+        Fraction of the chain to run, in (0, 1].
     n_steps : int
         Number of DDIM steps of the whole chain.
 
     Returns
     -------
-    timesteps : ndarray of int, descending
+    timesteps : ndarray of int
+        Timesteps in descending order.
     """
     n_run = max(1, round(strength * n_steps))
     return np.rint(np.linspace(strength * N_TIMESTEPS, 0, n_run + 1)).astype(int) - 1
@@ -102,21 +103,21 @@ def perturbation_of(kind, inside, n_channels, *, sign, correlation_length, n_ste
     correlation_length : float
         Standard deviation, in pixels, of the Gaussian that smooths the noise.
     n_steps : int
-        Number of DDIM steps of the whole chain; the perturbation per step adapts to it.
+        Number of DDIM steps of the whole chain. With more steps, the perturbation per step is weaker.
     random_state : RandomState
 
     Returns
     -------
     draw : callable
-        Function called as ``draw(alpha)`` with the cumulative alpha of the timestep. It returns an ndarray of shape
-        (n_channels, height, width), in units of the amplitude.
+        Function called as ``draw(alpha)``, where alpha is the cumulative alpha of the timestep. It returns the
+        perturbation in units of the amplitude, as an ndarray of shape (n_channels, height, width).
     """
     shape, step = inside.shape, _REFERENCE_STEPS / n_steps
     if kind == "white":
         return lambda alpha: np.sqrt(step) * random_state.standard_normal((n_channels, *shape))
     depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    # Independent draws would cancel out along a curve thinner than the correlation length. For such a curve, a larger
-    # share of the noise is drawn once and held for all steps, and all noise is smoothed more.
+    # Independent draws would cancel out in a curve thinner than the correlation length. For such a curve, a larger
+    # fraction of the noise is drawn once and held for all steps. All noise is also smoothed more.
     thinness = correlation_length / (2 * np.percentile(depth[inside], 95))
     length = correlation_length * max(1, thinness)
     held = 1 if kind == "held" else max(_HELD, thinness**2 / (1 + thinness**2))
@@ -133,21 +134,22 @@ def perturbation_of(kind, inside, n_channels, *, sign, correlation_length, n_ste
 
 
 def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timestep, random_state):
-    """Run the reverse chain on a window; outside the region, the chain follows the noised source.
+    """Generate the region of a window anew with the reverse chain. The rest of the window is returned unchanged.
 
     Parameters
     ----------
     module : UNet2DModel
     clean : ndarray of shape (height, width, channels)
+        Window of the source image, as relative contrast.
     inside : ndarray of shape (height, width), bool
         Region to generate anew.
     tiles : Tiles
     timesteps : ndarray of int
         Timesteps as returned by :func:`timesteps_of`.
     perturbation : callable
-        Function whose result, ``perturbation(alpha)``, is added after each step.
+        Function called as ``perturbation(alpha)``. Its result is added after each step.
     min_timestep : int
-        Smallest timestep at which the perturbation is added.
+        Minimum timestep at which the perturbation is added.
     random_state : RandomState
 
     Returns
@@ -165,7 +167,7 @@ def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timest
     noised = scheduler.add_noise(clean, noise, torch.tensor(timesteps[0]))
     for timestep, following in pairwise(timesteps):
         expected = tiles.predict(module, noised, int(timestep), device)
-        # One DDIM step, which adds no noise of its own.
+        # Make one DDIM step. The step itself adds no noise.
         denoised = (noised - (1 - alphas[timestep]).sqrt() * expected) / alphas[timestep].sqrt()
         if following < 0:
             break

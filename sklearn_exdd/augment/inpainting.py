@@ -1,4 +1,4 @@
-"""Diffusion inpainting: defects from a prompt and a region (ExDD, DIAG)."""
+"""Augmenter that paints defects from a prompt with a pretrained inpainting pipeline (ExDD, DIAG)."""
 
 import os
 import warnings
@@ -23,96 +23,105 @@ from sklearn_exdd.augment.pipelines import (
 )
 from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions
 
-_MULTIPLE = 8  # both sides of an image that a pipeline paints must be multiples of this
-_BUSY = Lock()  # a scheduler keeps count of its steps, so threads must paint one image at a time
+_MULTIPLE = 8  # pipelines need images with sides that are multiples of this number
+_BUSY = Lock()  # held while painting: a scheduler counts its steps, so threads must paint one after the other
 
 
 class DiffusionDefectAugmenter(BaseDefectAugmenter):
     """Augmenter that paints defects with any inpainting pipeline of diffusers, as ExDD and DIAG do.
 
-    It needs the extra ``diffusion``.
+    Install its packages with ``pip install "sklearn_exdd[diffusion]"``.
 
     Parameters
     ----------
     model : str, path or callable, default="diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
-        Id of a pipeline on the hub, folder written by ``pipeline.save_pretrained(folder)``, or function without
-        arguments that makes and returns a pipeline. A pipeline on the hub is downloaded when the first image is made.
-        The default, DIAG's pipeline, takes about 7 GB with ``variant="fp16"`` and twice that otherwise. A pipeline
-        itself is refused, because ``clone`` would copy it.
+        Inpainting pipeline, in one of three forms:
+
+        * id of a pipeline on the hub, which is downloaded when the first image is made;
+        * folder written by ``pipeline.save_pretrained(folder)``;
+        * function without arguments that makes and returns a pipeline.
+
+        The default is the pipeline of DIAG. Its size is about 7 GB with ``variant="fp16"`` and 14 GB otherwise. A
+        pipeline object is not accepted, because ``clone`` would copy it.
     prompts : str or list of str, default=("white marks on the wall", "copper metal scratches")
-        Descriptions of the defects, from which one is drawn for each image (DIAG's by default).
+        Descriptions of the defects. One description is selected at random for each image. The defaults are the
+        prompts of DIAG.
     prompt_shares : array-like of shape (n_prompts,), default=None
-        Relative frequency of each prompt, in any unit. None draws all prompts equally often.
+        Relative frequency of each prompt. The sum need not be 1. None selects all prompts equally often.
     negative_prompt : str or None, default="smooth, plain, black, dark, shadow"
-        Description of what the defects must not look like.
+        Description of the appearance that defects must not have.
     n_inference_steps : int, default=30
-        Number of denoising steps of the whole chain. ``int(n_inference_steps * strength)`` of them are run.
+        Number of denoising steps of the whole chain. Only ``int(n_inference_steps * strength)`` steps are run.
     guidance_scale : float, default=20.0
         Weight of the prompt. At 1 or less, guidance is off, and the negative prompt is ignored.
     strength : float, default=0.99
-        Share of the source under the region that is forgotten, in (0, 1].
+        Degree to which the region is painted anew, in (0, 1]. At 1, the source image under the region is ignored.
     padding_mask_crop : int or None, default=2
-        Margin, in pixels, around the region's bounding box. Only the box with its margin is painted, enlarged to the
-        working size, so that small defects get all the detail that the network can give. None shows the network the
-        whole image.
+        Margin, in pixels, around the bounding box of the region. The box and its margin are cut out and enlarged to the
+        working size before painting, so small defects are painted in full detail. If None, the network sees the whole
+        image.
     working_size : int or None, default=1024
-        Side, in pixels, of the square to which images are squashed for painting; a multiple of 8. Painted images are
-        resized back. 1024 suits SDXL, 512 Stable Diffusion 1 and 2. None keeps each image's size, with both sides
-        rounded up to multiples of 8.
+        Side, in pixels, of the square to which images are resized for painting, a multiple of 8. Painted images are
+        resized back to their original size. 1024 suits SDXL. 512 suits Stable Diffusion 1 and 2. If None, the size of
+        an image is only rounded up to multiples of 8.
     device : str, default=None
         Device of the model, for example "cpu" or "cuda:0". None uses CUDA if available.
     dtype : {"auto", "float16", "bfloat16", "float32"}, default="auto"
-        Data type of the networks. "auto" is float16 on CUDA and float32 elsewhere, but does not change a pipeline that
-        a function returned.
+        Data type of the networks. "auto" selects float16 on CUDA and float32 on other devices. If `model` is a
+        function, "auto" keeps the data type of the pipeline that the function returns.
     attention_slicing : bool, default=False
-        Whether to compute attention in slices, for small GPUs.
+        Whether to compute attention in slices. This saves memory on small GPUs.
     cpu_offload : bool, default=False
-        Whether to keep on the GPU only the network in use, for small GPUs (needs accelerate).
+        Whether to keep only the network in use on the GPU. This saves memory on small GPUs. It needs the package
+        accelerate.
     variant : str, default=None
         Variant of the weights files, for example "fp16", if the model has one.
     lora : path, default=None
-        Folder or file with LoRA weights to add to the model (needs peft).
+        Folder or file with LoRA weights to add to the model. Adding them needs the package peft.
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"
-        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
-        :class:`PerlinRegions` or :class:`RidgedRegions`.
+        Shapes and positions of the defects; see :class:`BaseDefectAugmenter`. If ``fit`` receives no masks of real
+        defects, "auto" selects :class:`PerlinRegions` or :class:`RidgedRegions` at random.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
+        Area of the image in which defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
-        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
+        Minimum contrast of a defect. The contrast is the mean change of the pixels, divided by the standard deviation
+        of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
-        with a warning.
+        Maximum number of redraws per defect. If all tries are too faint, the try with the highest contrast is kept, and
+        a warning is issued.
     memory : str, path-like or joblib.Memory, default=None
-        Cache folder for finished images; see :class:`BaseDefectAugmenter`. A local model is identified by the content
-        of its files, a model on the hub by its id, and a function by its code. Empty the cache if a function now loads
-        different weights from the same place.
+        Cache folder for finished images; see :class:`BaseDefectAugmenter`. The cache identifies a local model by the
+        content of its files, a model on the hub by its id, and a function by its code. Empty the cache if the weights
+        that a function loads have changed, but its code has not.
     pos_label : object, default=None
-        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label of defect images in y. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
-        of a sample of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i. The first 50 images of a sample of 100 are
+        therefore the same as a sample of 50.
     verbose : int, default=0
         If > 0, show a progress bar. If > 1, also show the progress bars of the pipeline.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X passed to ``fit``.
+        Index of each normal image in the X passed to ``fit``.
     seed_ : int
-        Seed of ``sample()``.
+        Seed that ``sample`` uses if its `random_state` is None.
 
     Notes
     -----
-    Nothing is trained [1]_ [2]_. A pipeline is loaded once per process, when the first image is made, and is stored
-    neither in the estimator nor in its pickle. Arguments that a pipeline does not accept are left out, with a warning.
-    Grey images are painted as RGB and converted back. Painted images have 8 bits per channel. Safety checkers are not
-    loaded, because they would blacken harmless images of metal. If a pipeline returned by a function has a safety
-    checker, the checker stays in use, and images that it blackens are drawn again.
+    Nothing is trained, as in [1]_ and [2]_. A pipeline is loaded once per process, when the first image is made. It is
+    stored neither in the estimator nor in its pickle. Arguments that a pipeline does not accept are left out, and a
+    warning is issued. Grey images are painted as RGB and converted back. Painted images have 8 bits per channel.
 
-    Networks see the region at an eighth of the working size. Without `padding_mask_crop`, thin regions get lost.
+    Safety checkers are not loaded, because they would blacken harmless images of metal. If a function returns a
+    pipeline with a safety checker, the checker stays in use. An image that the checker blackens is drawn again.
+
+    The networks see the region at an eighth of the working size. At this size, thin regions vanish unless
+    `padding_mask_crop` enlarges them first.
 
     References
     ----------
@@ -284,8 +293,8 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
             raise MemoryError(self._remedies(device, settings)) from error
         if painted is None:
             warnings.warn(
-                f"{type(pipeline).__name__} made a blank image (NaN, or blackened by a safety checker); it is drawn "
-                "again. If this persists, set dtype='float32', or make the pipeline without a safety checker.",
+                f"{type(pipeline).__name__} made a blank image (NaN, or blackened by a safety checker). The image is "
+                "drawn again. If this persists, set dtype='float32', or make the pipeline without a safety checker.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -322,26 +331,26 @@ def _rounded_up(size):
 
 
 def _inpaint(pipeline, settings, image, region, seed):
-    """Return the image with its region painted, float32, or None if the pipeline made a blank image."""
+    """Paint the region of an image. Return the image as float32, or None if the pipeline made a blank image."""
     import torch
     from PIL import Image
 
     height, width, n_channels = image.shape
     size = settings["width"], settings["height"]
     rgb = np.repeat(np.rint(image * 255).astype(np.uint8), 3 // n_channels, axis=2)
-    # Mark every pixel that the region touches, so that a thin region survives when the image becomes smaller.
+    # Mark every pixel that the region touches. Otherwise, a thin region could vanish when the image is reduced.
     mask = np.asarray(Image.fromarray(region.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
     arguments = {
         **{name: value for name, value in settings.items() if value is not None},
         "image": Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS),
         "mask_image": Image.fromarray(mask.astype(np.uint8) * 255),
-        # Always on the CPU, so that a seed gives the same noise on every device.
+        # The generator runs on the CPU for every device. A seed therefore gives the same noise on all devices.
         "generator": torch.Generator().manual_seed(seed),
         "output_type": "pil",
     }
     known = accepted_arguments(pipeline)
     invalid = []
-    with np.errstate(invalid="call", call=lambda *_: invalid.append(True)):  # NaN becomes 0 in 8 bits
+    with np.errstate(invalid="call", call=lambda *_: invalid.append(True)):  # NaN would become 0 in 8 bits
         output = pipeline(**{name: value for name, value in arguments.items() if name in known})
     if invalid or any(getattr(output, "nsfw_content_detected", None) or ()):
         return None

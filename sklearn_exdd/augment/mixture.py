@@ -1,4 +1,4 @@
-"""Mixtures of augmenters in given shares."""
+"""Augmenter that combines several augmenters in given proportions."""
 
 from numbers import Integral
 
@@ -21,17 +21,19 @@ from sklearn_exdd.augment.synthetic import SyntheticDefects
 
 
 class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
-    """Augmenter that draws from several augmenters in given shares, such as half DDPM and half MemSeg in In&Out.
+    """Augmenter that combines several augmenters. Each of them makes a given share of the defects.
+
+    For example, In&Out [1]_ makes half of its defects with a DDPM, and half as in MemSeg.
 
     Parameters
     ----------
     augmenters : list of (str, augmenter) tuples
-        Names and augmenters, as in a Pipeline. The parameters of the augmenters are set as ``name__parameter``; their
-        `n_synthetic` is not used.
+        Names and augmenters, as in a Pipeline. Parameters of an augmenter are set as ``name__parameter``. The
+        `n_synthetic` of the augmenters is ignored.
     shares : array-like of shape (n_augmenters,), default=None
-        Relative share of each augmenter, > 0. None gives equal shares.
+        Relative share of each augmenter (> 0). The sum need not be 1. None means equal shares.
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder of the augmenters whose own `memory` is None; see :class:`BaseDefectAugmenter`.
     random_state : int, RandomState instance or None, default=None
@@ -83,7 +85,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         X : images
         y : array-like of shape (n_samples,) or images, default=None
         masks : array or list, default=None
-            As in :meth:`BaseDefectAugmenter.fit`.
+            See :meth:`BaseDefectAugmenter.fit` for X, y and masks.
 
         Returns
         -------
@@ -113,7 +115,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
         validate_parts(augmenters)
 
     def sample(self, n_samples, random_state=None):
-        """Make synthetic defects, with the augmenters taking turns according to their shares.
+        """Make synthetic defects. The augmenters take turns according to their shares.
 
         Parameters
         ----------
@@ -131,7 +133,8 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
             raise ValueError(f"n_samples: expected an integer of at least 1, got {n_samples!r}.")
         shares = self._shares()
         counts, turns = np.zeros(len(shares), dtype=int), []
-        for _ in range(n_samples):  # take the augmenter farthest behind, so that any first k samples keep the shares
+        # Select the augmenter that is farthest behind its share. The first k samples then keep the shares, for any k.
+        for _ in range(n_samples):
             turn = int(np.argmax(shares * (len(turns) + 1) - counts))
             counts[turn] += 1
             turns.append(turn)
@@ -159,7 +162,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
 
     def _sk_visual_block_(self):
         """Return the diagram for notebooks, with the augmenters side by side."""
-        from sklearn.pipeline import FeatureUnion  # the module of the block's class depends on the version
+        from sklearn.pipeline import FeatureUnion  # builds the block, because the module of its class varies by version
 
         return FeatureUnion(self.augmenters)._sk_visual_block_()
 
@@ -175,9 +178,10 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
 
 
 def default_augmenter():
-    """Return the cheap mixture used to train networks if no augmenter is given.
+    """Return the mixture of cheap augmenters that trains networks if the user gives no augmenter.
 
-    It consists of 35 % patches and 20 % scars of CutPaste [1]_, 30 % cracks and 15 % holes. It learns nothing.
+    The defects are 35 % patches and 20 % scars as in CutPaste [1]_, 30 % cracks and 15 % holes. The augmenters do not
+    learn from images.
 
     Returns
     -------

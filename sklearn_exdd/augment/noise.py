@@ -5,14 +5,14 @@ from scipy import ndimage
 
 
 def perlin_noise(shape, n_cells, random_state):
-    """Return Perlin's gradient noise [1]_ of any shape.
+    """Return Perlin's gradient noise [1]_.
 
     Parameters
     ----------
     shape : tuple of int (height, width)
         Shape of the noise, in pixels.
     n_cells : tuple of int (rows, columns)
-        Number of lattice cells along each axis; more cells give smaller blobs.
+        Number of lattice cells along each axis. More cells give smaller blobs.
     random_state : RandomState instance
 
     Returns
@@ -29,7 +29,7 @@ def perlin_noise(shape, n_cells, random_state):
     (top, left), (down, right) = zip(*(np.divmod(position, 1) for position in positions))
     top, left, down = top.astype(int), left.astype(int), down[:, None]
     fade_down, fade_right = (t**3 * (t * (6 * t - 15) + 10) for t in (down, right))
-    # The contribution of a lattice row is linear in the distance to it.
+    # The contribution of a lattice row is linear in the distance from the row.
     sines, cosines = np.sin(angles), np.cos(angles)
     slope = sines[:, left] * (1 - fade_right) + sines[:, left + 1] * fade_right
     value = cosines[:, left] * right * (1 - fade_right) + cosines[:, left + 1] * (right - 1) * fade_right
@@ -38,14 +38,14 @@ def perlin_noise(shape, n_cells, random_state):
 
 
 def correlated_noise(shape, length, random_state):
-    """Return Gaussian noise with a correlation length.
+    """Return Gaussian noise with a given correlation length.
 
     Parameters
     ----------
     shape : tuple of int (height, width)
     length : float or tuple of (float, float)
-        Standard deviation, in pixels, of the Gaussian that smooths white noise; a pair has one value for each axis. 0
-        leaves the noise white.
+        Standard deviation, in pixels, of the Gaussian that smooths white noise. A pair holds one value for each axis.
+        At 0, the noise stays white.
     random_state : RandomState instance
 
     Returns
@@ -64,8 +64,8 @@ def correlated_noise(shape, length, random_state):
 def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
     """Return the distance of each pixel to a random curve through a point.
 
-    The curve is a level line of a smooth Gaussian field that is stretched `elongation` times along `angle`: with 1 the
-    curve winds like a crack, with 10 it is nearly straight like a scratch.
+    The curve is a level line of a smooth Gaussian field. The field is stretched along `angle` by the factor
+    `elongation`. At 1, the curve winds like a crack. At 10, it is nearly straight, like a scratch.
 
     Parameters
     ----------
@@ -73,17 +73,17 @@ def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
     center : tuple of float (row, column)
         Point that the curve runs through, in pixels.
     angle : float
-        Direction of the curve, in radians; 0 is along the rows.
+        Direction of the curve, in radians. At 0, the curve runs along the rows.
     elongation : float
-        Factor that the field is stretched by, at least 1.
+        Factor by which the field is stretched, at least 1.
     wavelength : float
-        Size, in pixels, of the curve's bends.
+        Length, in pixels, of the bends of the curve.
     random_state : RandomState instance
 
     Returns
     -------
     distance : ndarray of shape (height, width), float64
-        Distance in pixels, to first order.
+        First-order approximation of the distance, in pixels.
     """
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     rows, columns = rows - center[0], columns - center[1]
@@ -97,7 +97,7 @@ def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
     value, slope = np.zeros(shape), np.zeros((2, *shape))
     for (f_along, f_across), phase, amplitude in zip(frequencies, phases, amplitudes):
         wave = f_along * along + f_across * across + phase
-        value += amplitude * (np.cos(wave) - np.cos(phase))  # so that the level 0 runs through the centre
+        value += amplitude * (np.cos(wave) - np.cos(phase))  # makes the level line 0 run through the centre
         sine = amplitude * np.sin(wave)
         slope[0] += f_along / elongation * sine
         slope[1] += f_across * sine

@@ -1,4 +1,4 @@
-"""Offsets: pits, stains, cracks and scratches as a change of brightness."""
+"""Augmenter that makes pits, stains, cracks and scratches by a change of brightness."""
 
 from numbers import Real
 
@@ -14,51 +14,52 @@ from sklearn_exdd.augment.regions import PerlinRegions
 
 
 class OffsetDefectAugmenter(BaseDefectAugmenter):
-    """Augmenter that makes a region darker or brighter: pits, stains, cracks and scratches.
+    """Augmenter that makes a region darker or brighter, like a pit, a stain, a crack or a scratch.
 
-    This is the cheapest augmenter. It multiplies the brightness by ``exp(±offset)``, with a soft edge, and the texture
-    stays visible beneath.
+    This is the cheapest augmenter. It multiplies the brightness by ``exp(±offset)``. The edge of the region is soft,
+    and the texture of the surface stays visible.
 
     Parameters
     ----------
     offset : tuple of (float, float), default=(0.15, 0.6)
-        Range of the change in the logarithm of the brightness, drawn once per defect.
+        Range of the change in the logarithm of the brightness. One value is drawn per defect.
     sign : {"both", "dark", "bright"}, default="both"
-        Direction of the change; "both" draws dark twice as often as bright.
+        Direction of the change. "both" draws dark twice as often as bright.
     softness : tuple of (float, float), default=(0.5, 3)
         Range of the width of the soft edge, in pixels.
     mottling : float, default=0.2
-        Standard deviation of the mottling, a smooth noise around 1 that multiplies the offset. Its correlation length
-        is 4 pixels. 0 adds no mottling.
+        Standard deviation of the mottling. The mottling is smooth noise with mean 1 and a correlation length of 4
+        pixels, which multiplies the offset. 0 adds no mottling.
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"
-        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
-        compact Perlin blobs and thin curves.
+        Shapes and positions of the defects; see :class:`BaseDefectAugmenter`. If ``fit`` receives no masks of real
+        defects, "auto" draws compact Perlin blobs and thin curves.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
+        Area of the image in which defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
-        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
+        Minimum contrast of a defect. The contrast is the mean change of the pixels, divided by the standard deviation
+        of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
-        with a warning.
+        Maximum number of redraws per defect. If all tries are too faint, the try with the highest contrast is kept, and
+        a warning is issued.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
-        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label of defect images in y. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
-        of a sample of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i. The first 50 images of a sample of 100 are
+        therefore the same as a sample of 50.
     verbose : int, default=0
         If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X passed to ``fit``.
+        Index of each normal image in the X passed to ``fit``.
     seed_ : int
-        Seed of ``sample()``.
+        Seed that ``sample`` uses if its `random_state` is None.
 
     Examples
     --------

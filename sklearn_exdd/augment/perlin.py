@@ -1,4 +1,4 @@
-"""Perlin pastes: textures blended into blobs of Perlin noise (DRAEM, MemSeg)."""
+"""Augmenter that blends a texture into blobs of Perlin noise (DRAEM, MemSeg)."""
 
 from numbers import Integral
 
@@ -17,44 +17,47 @@ class PerlinDefectAugmenter(BaseDefectAugmenter):
     Parameters
     ----------
     texture : "self" or images, default="self"
-        Texture to blend in: "self" is made of mirrored pieces of the image itself, with their contrast and brightness
-        changed (MemSeg's structural source). Foreign textures are passed as images, in any form accepted as X (DRAEM
-        and MemSeg use the images of DTD).
+        Texture to blend into the image. "self" is a mosaic of mirrored pieces of the image itself, which MemSeg calls
+        the structural source. Other textures are passed as images, in any form that X may have. DRAEM and MemSeg use
+        the images of DTD.
     opacity : tuple of (float, float), default=(0.2, 1.0)
-        Range of the texture's share in the blend, in [0, 1] (MemSeg uses 0.15 to 1; DRAEM keeps 0 to 0.8 of the image).
+        Range of the weight of the texture in the blend, in [0, 1]. The image has the remaining weight. The weight of
+        the texture is 0.15 to 1 in MemSeg, and 0.2 to 1 in DRAEM.
     grid : tuple of (int, int), default=(4, 8)
-        Number of pieces along each axis from which "self" is made (default: as published).
+        Number of pieces of the mosaic along each axis, for "self". The default is the published value.
     gain : tuple of (float, float), default=(0.7, 1.4)
-        Range of the factors applied to the texture's contrast and brightness, which are drawn independently.
+        Range of the factors that multiply the contrast and the brightness of the texture. The two factors are drawn
+        independently.
     n_synthetic : int, default=100
-        Number of synthetic images that ``fit_transform`` attaches.
+        Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"
-        Shapes and places of the defects; see :class:`BaseDefectAugmenter`. Without real masks, "auto" draws
-        :class:`PerlinRegions` as published.
+        Shapes and positions of the defects; see :class:`BaseDefectAugmenter`. If ``fit`` receives no masks of real
+        defects, "auto" means :class:`PerlinRegions`, as published.
     foreground : "otsu", callable or None, default=None
-        Part of the image where defects may lie; see :class:`BaseDefectAugmenter`.
+        Area of the image in which defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0
-        Smallest mean change of a defect, in standard deviations of the texture. Fainter defects are drawn again.
+        Minimum contrast of a defect. The contrast is the mean change of the pixels, divided by the standard deviation
+        of the texture. Fainter defects are drawn again.
     max_redraws : int, default=10
-        Largest number of redraws per defect. If all tries are too faint, the one with the highest contrast is kept,
-        with a warning.
+        Maximum number of redraws per defect. If all tries are too faint, the try with the highest contrast is kept, and
+        a warning is issued.
     memory : str, path-like or joblib.Memory, default=None
         Cache folder for finished images; see :class:`BaseDefectAugmenter`.
     pos_label : object, default=None
-        Label of defect images in y. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label of defect images in y. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     random_state : int, RandomState instance or None, default=None
-        Seed of the augmenter. Image i depends only on the seed and on i, so a sample of 50 images is the first half
-        of a sample of 100.
+        Seed of the augmenter. Image i depends only on the seed and on i. The first 50 images of a sample of 100 are
+        therefore the same as a sample of 50.
     verbose : int, default=0
         If > 0, show a progress bar.
 
     Attributes
     ----------
     sources_ : ndarray of shape (n_normal,)
-        Indices of the normal images in the X passed to ``fit``.
+        Index of each normal image in the X passed to ``fit``.
     seed_ : int
-        Seed of ``sample()``.
+        Seed that ``sample`` uses if its `random_state` is None.
 
     References
     ----------
@@ -144,7 +147,7 @@ class PerlinDefectAugmenter(BaseDefectAugmenter):
 
 
 def _shuffled(image, grid, random_state):
-    """Return a grid whose cells are pieces from anywhere in the image, each mirrored at random."""
+    """Return a mosaic of pieces of the image. Each piece has a random position and is mirrored at random."""
     height, width = image.shape[:2]
     cells = [max(1, size // n) for size, n in zip((height, width), grid)]
     corners = [(top, left) for top in range(0, height, cells[0]) for left in range(0, width, cells[1])]
@@ -158,7 +161,7 @@ def _shuffled(image, grid, random_state):
 
 
 def _cut(texture, shape, random_state):
-    """Cut a random piece as large as the image from a texture, which is extended by mirroring if it is smaller."""
+    """Cut a random piece with the shape of the image from a texture. A smaller texture is extended by mirroring."""
     height, width, n_channels = shape
     for axis, size in enumerate((height, width)):
         missing = size - texture.shape[axis]

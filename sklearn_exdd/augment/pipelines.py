@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: checked before they are loaded, loaded once per process, and quiet."""
+"""Functions that check a pipeline of diffusers, load it once per process, and silence its warnings."""
 
 import hashlib
 import inspect
@@ -25,12 +25,12 @@ _INSTALL = 'pip install "sklearn_exdd[diffusion]"'
 
 
 def check_model(model):
-    """Check that a model can be a pipeline, before anything is loaded.
+    """Check that the parameter `model` of an augmenter can be a pipeline, without loading anything.
 
     Parameters
     ----------
     model : object
-        Value that a user passed as `model`.
+        Value of the parameter.
     """
     if not isinstance(model, (str, os.PathLike)):
         if callable(model) and not hasattr(model, "components") and not hasattr(model, "parameters"):
@@ -42,14 +42,14 @@ def check_model(model):
     path = Path(model)
     if path.is_file():
         raise ValueError(
-            f"model: expected a folder with {_INDEX} in it, got the file {str(model)!r}. Convert it to such a "
+            f"model: expected a folder with {_INDEX} in it, got the file {str(model)!r}. Convert the file to a "
             "folder: StableDiffusionXLInpaintPipeline.from_single_file(file).save_pretrained(folder)."
         )
     if path.is_dir():
         if not (path / _INDEX).is_file():
             raise ValueError(
                 f"model: expected a folder that pipeline.save_pretrained(folder) wrote, with {_INDEX} in it, got "
-                f"{str(model)!r} without it. Pass the folder that contains it."
+                f"{str(model)!r} without {_INDEX}. Pass the folder that contains this file."
             )
     elif not (isinstance(model, str) and _HUB_ID.fullmatch(model)):
         raise FileNotFoundError(
@@ -59,7 +59,7 @@ def check_model(model):
 
 
 def model_name(model):
-    """Return the name of a model in provenance and messages."""
+    """Return the name that provenance and messages give to a model."""
     if isinstance(model, (str, os.PathLike)):
         return str(model)
     named = model if hasattr(model, "__qualname__") else type(model)
@@ -75,7 +75,7 @@ def model_key(model):
 
 @dataclass(frozen=True)
 class PipelineRecipe:
-    """Settings of a pipeline. Recipes of the same pipeline are equal, so that a process loads it once.
+    """Settings that a pipeline is loaded with. A process loads pipelines with equal settings only once.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class PipelineRecipe:
     variant : str or None
     lora : str, path or None
     dtype : str or None
-        None keeps the data type of a pipeline returned by a function.
+        Data type of the networks. None keeps the data type of a pipeline that a function returns.
     device : torch.device
     attention_slicing, cpu_offload : bool
     """
@@ -123,13 +123,13 @@ def load_pipeline(recipe):
     pipeline = recipe.model() if callable(recipe.model) else _from_pretrained(recipe)
     if not {"image", "mask_image"} <= accepted_arguments(pipeline):
         raise TypeError(
-            "model: expected a function that returns an inpainting pipeline of diffusers, got "
-            f"{type(pipeline).__name__} from it, whose call does not accept image and mask_image."
+            "model: expected a function that returns an inpainting pipeline of diffusers, got a function that returns "
+            f"{type(pipeline).__name__}, whose call does not accept image and mask_image."
         )
     left_out = sorted(_SETTINGS - accepted_arguments(pipeline))
     if left_out:
         warnings.warn(
-            f"{type(pipeline).__name__} does not accept {', '.join(left_out)}, which are left out.",
+            f"{type(pipeline).__name__} does not accept {', '.join(left_out)}. These arguments are left out.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -152,18 +152,18 @@ def accepted_arguments(pipeline):
 
 @contextmanager
 def quiet(verbose):
-    """Silence warnings that diffusers itself causes, and progress bars unless verbose > 1."""
+    """Silence warnings that diffusers itself causes. Unless verbose > 1, also hide progress bars."""
     bars = []
     if verbose <= 1 and find_spec("diffusers") and find_spec("transformers"):
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
         bars = [module for module in (diffusers_logging, transformers_logging) if module.is_progress_bar_enabled()]
-    # SDXL casts its decoder twice per image, and diffusers warns each time that a cast is the wrong way to load.
+    # SDXL casts its decoder twice per image. Each time, diffusers warns that models should not be loaded by a cast.
     chatter = logging.getLogger("diffusers.models.modeling_utils")
     level = chatter.level
     with warnings.catch_warnings():
-        # diffusers 0.42 itself makes arrays of tensors, and passes the hub an argument that is no longer accepted.
+        # diffusers 0.42 itself causes two warnings: it makes arrays of tensors, and it passes a deprecated argument.
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
         warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument is deprecated", UserWarning)
         try:
@@ -182,7 +182,7 @@ def _from_pretrained(recipe):
 
     name, variant = str(recipe.model), recipe.variant
     try:
-        import transformers  # noqa: F401 (without it, diffusers can still be imported, but fails late)
+        import transformers  # noqa: F401 (without transformers, diffusers can be imported but fails late)
         from diffusers import AutoPipelineForInpainting, DiffusionPipeline
     except ImportError as error:
         raise ImportError(f"DiffusionDefectAugmenter needs diffusers and transformers: {_INSTALL}.") from error
@@ -194,15 +194,15 @@ def _from_pretrained(recipe):
     except OSError as error:
         if Path(name).is_dir():
             raise OSError(
-                f"model: expected a whole pipeline in {name!r}, got an error: {error} Save it there again with "
-                "pipeline.save_pretrained(folder)."
+                f"model: expected a whole pipeline in {name!r}, got an error: {error} Save the pipeline there again "
+                "with pipeline.save_pretrained(folder)."
             ) from error
         raise OSError(
             f"model: expected a folder or an id on the hub, got {name!r}, which is not a folder on this machine and "
             f"cannot be downloaded ({error}). On a machine that can reach the hub, run "
             f"AutoPipelineForInpainting.from_pretrained({name!r}).save_pretrained(folder), copy that folder here and "
-            "pass model=folder. PerlinDefectAugmenter, CutPasteDefectAugmenter and DDPMDefectAugmenter need no "
-            "download."
+            "pass model=folder. The augmenters PerlinDefectAugmenter, CutPasteDefectAugmenter and "
+            "DDPMDefectAugmenter need no download."
         ) from error
     except ValueError as error:
         if variant is not None and "variant" in str(error):
@@ -210,7 +210,7 @@ def _from_pretrained(recipe):
                 f"variant: expected weights files of variant {variant!r} in {name!r}, found none. Set variant=None."
             ) from error
         raise ValueError(
-            f"model: expected a pipeline that diffusers can inpaint with in {name!r}, got an error: {error}"
+            f"model: expected {name!r} to be a pipeline that diffusers can use for inpainting, got an error: {error}"
         ) from error
 
 
@@ -224,16 +224,16 @@ def _add_lora(pipeline, lora):
 
 
 def _state(model):
-    """Return a cheap token that stays equal within a process as long as a model stays the same."""
+    """Return a token that identifies a model within a process. Computing the token is cheap."""
     if isinstance(model, (str, os.PathLike)):
         return str(model), tuple(_files(Path(model)))
-    # A function is its own token, because a copy of it is the function itself. A copy of another callable is a new
-    # object that does the same, so the token is a fingerprint of its code.
+    # A function is its own token, because copying a function returns the same function. Copying another callable makes
+    # a new object with the same behaviour. Its token is therefore a fingerprint of its code.
     return model if isinstance(model, FunctionType) else fingerprint_of_code(model)
 
 
 def _content(path):
-    """Return a checksum of a model's files and their relative names, which does not depend on where their folder is."""
+    """Return a checksum of a model's files and their names within the folder. The path of the folder has no effect."""
     return joblib.hash([(file.relative_to(path).as_posix(), _sha256(file, *stat)) for file, *stat in _files(path)])
 
 

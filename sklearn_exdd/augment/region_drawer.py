@@ -1,4 +1,4 @@
-"""Base class of the region drawers, which checks parameters before a region is drawn."""
+"""Base class of the region drawers. It checks the parameters before a region is drawn."""
 
 from abc import abstractmethod
 
@@ -10,7 +10,7 @@ from sklearn_exdd._params import CheckedParams, validate
 class RegionDrawer(CheckedParams, BaseEstimator):
     """Base class of the region drawers. A subclass implements ``_draw(shape, random_state, masks)``.
 
-    Augmenters accept any object with ``draw(image_shape, random_state, masks)``.
+    Augmenters also accept an object of any other class with a method ``draw(image_shape, random_state, masks)``.
     """
 
     _parameter_constraints = {}
@@ -28,7 +28,7 @@ class RegionDrawer(CheckedParams, BaseEstimator):
         Returns
         -------
         region : ndarray of shape (height, width), dtype bool
-            Mask of the region. If it is empty, augmenters draw another one.
+            Mask of the region. If the mask is empty, augmenters draw another region.
         """
         validate(self)
         return self._draw(tuple(image_shape[:2]), random_state, masks)

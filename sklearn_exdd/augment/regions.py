@@ -1,4 +1,4 @@
-"""Region drawers, which draw the shape and place of a synthetic defect as a boolean mask."""
+"""Region drawers. A region drawer makes a boolean mask with the shape and position of a synthetic defect."""
 
 from numbers import Integral, Real
 
@@ -12,27 +12,28 @@ from sklearn_exdd.augment.curves import CrackRegions, RidgedRegions
 from sklearn_exdd.augment.noise import perlin_noise
 from sklearn_exdd.augment.region_drawer import RegionDrawer
 
-_MIN_AREA = 16  # smallest area of a rectangle in pixels, however small the image
-_MAX_SCALE = 12  # more cells than an image has pixels would only fill the memory
-_EIGHT = np.ones((3, 3), dtype=bool)  # diagonal neighbours belong to the same blob
+_MIN_AREA = 16  # minimum area of a rectangle, in pixels
+_MAX_SCALE = 12  # maximum exponent; more cells than pixels would only waste memory
+_EIGHT = np.ones((3, 3), dtype=bool)  # 8-connectivity: diagonal neighbours belong to the same blob
 
 
 class PerlinRegions(RegionDrawer):
-    """Blobs where Perlin noise exceeds a threshold, as in DRAEM, MemSeg and RealNet.
+    """Region drawer for blobs, where Perlin noise exceeds a threshold, as in DRAEM, MemSeg and RealNet.
 
     Parameters
     ----------
     scales : tuple of (int, int), default=(0, 5)
-        Range of the exponent s, both ends included and at most 12. The noise has ``2 ** s`` cells along each axis, with
-        s drawn separately for each axis. Published: (0, 5).
+        Range of the exponent s, including both ends. The noise has ``2 ** s`` cells along an axis, and s is drawn
+        separately for each axis. The maximum is 12. The published range is (0, 5).
     threshold : float, default=0.5
-        Threshold in (-1, 1), for noise in [-1, 1].
+        Threshold of the noise, in (-1, 1). The noise lies in [-1, 1].
     n_blobs : int or None, default=None
-        Number of blobs to keep, drawn at random; None keeps all.
+        Number of blobs to keep, selected at random. None keeps all blobs.
     rotate : bool, default=True
         Whether to rotate the noise by up to 90 degrees in either direction.
     max_area : float, default=0.25
-        Largest share of the image that blobs may cover, in (0, 1]. Blobs are dropped at random until the others fit.
+        Maximum fraction of the image that the blobs may cover together, in (0, 1]. If they cover more, blobs are
+        dropped at random.
 
     References
     ----------
@@ -88,16 +89,17 @@ class PerlinRegions(RegionDrawer):
 
 
 class RectangleRegions(RegionDrawer):
-    """Random rectangles: CutPaste's patches and, if thin and rotated, its scars.
+    """Region drawer for random rectangles, such as CutPaste's patches and its scars, which are thin and rotated.
 
     Parameters
     ----------
     area : tuple of (float, float), default=(0.02, 0.15)
-        Range of the share of the image that the rectangle covers (default: as published for patches).
+        Range of the fraction of the image that the rectangle covers. The default is the published range for patches.
     aspect : tuple of (float, float), default=(0.3, 3.3)
-        Range of the ratio of height to width, drawn on a logarithmic scale (default: as published for patches).
+        Range of the ratio of height to width. Values are drawn on a logarithmic scale. The default is the published
+        range for patches.
     angle : tuple of (float, float), default=(0, 0)
-        Range of the rotation, in degrees (published for scars: -45 to 45).
+        Range of the rotation, in degrees. The published range for scars is -45 to 45.
 
     References
     ----------
@@ -137,12 +139,12 @@ class RectangleRegions(RegionDrawer):
 
 
 class BoxRegions(RegionDrawer):
-    """Given rectangles, from which one is drawn at random.
+    """Region drawer that selects one of several given rectangles at random.
 
     Parameters
     ----------
     boxes : list of tuple (top, left, bottom, right)
-        Rectangles in pixels of the image; bottom and right are excluded.
+        Rectangles, in pixels of the image. The row `bottom` and the column `right` lie outside the rectangle.
 
     Examples
     --------
@@ -178,12 +180,12 @@ class BoxRegions(RegionDrawer):
 
 
 class PolygonRegions(RegionDrawer):
-    """Given polygons, from which one is drawn at random.
+    """Region drawer that selects one of several given polygons at random.
 
     Parameters
     ----------
     polygons : list of array-like of shape (n_vertices, 2)
-        Vertices as (row, column), in pixels of the image.
+        Polygons. Each vertex is (row, column), in pixels of the image.
 
     Examples
     --------
@@ -231,21 +233,21 @@ class PolygonRegions(RegionDrawer):
 
 
 class MaskRegions(RegionDrawer):
-    """Masks of real or hand-drawn defects, flipped, rotated, scaled and moved.
+    """Region drawer that flips, rotates, scales and moves masks of real or hand-drawn defects.
 
     Parameters
     ----------
     masks : list of ndarray of shape (height, width) or of paths, default=None
-        Masks to draw from, marked as described in the guide on masks. None uses the masks of the real defects passed to
-        the ``fit`` of the augmenter.
+        Masks to select from, in the form that the guide on masks describes. None uses the masks of real defects that
+        the ``fit`` of the augmenter received.
     flip : bool, default=True
-        Whether to mirror masks, along each axis with probability 1/2.
+        Whether to mirror masks at random. Each axis is mirrored with probability 1/2.
     rotation : float, default=15.0
-        Largest rotation of a mask in either direction, in degrees.
+        Maximum rotation of a mask, in degrees, clockwise or counterclockwise.
     scale : tuple of (float, float), default=(0.8, 1.25)
         Range of the scale factor of a mask.
     move : bool, default=True
-        Whether to move masks to random places. If False, the centre of a mask stays where it is.
+        Whether to move masks to random positions. If False, the centre of a mask keeps its position.
 
     Examples
     --------
@@ -295,7 +297,7 @@ class MaskRegions(RegionDrawer):
             cut = cut[:: random_state.choice([-1, 1]), :: random_state.choice([-1, 1])]
         angle, scale = random_state.uniform(-self.rotation, self.rotation), random_state.uniform(*self.scale)
         if angle:
-            # Linear interpolation, a low threshold and a border keep thin lines whole.
+            # Linear interpolation, a low threshold and a border prevent gaps in thin lines.
             cut = ndimage.rotate(np.pad(cut, 1).astype(np.float32), angle, order=1) > 0.4
         if scale != 1:
             cut = ndimage.zoom(cut.astype(np.float32), scale, order=1, grid_mode=True, mode="grid-constant") > 0.4
@@ -312,7 +314,7 @@ class MaskRegions(RegionDrawer):
         return region
 
     def check_masks(self, masks):
-        """Check that there are masks to draw from.
+        """Check that there are masks to select from.
 
         Parameters
         ----------
@@ -332,12 +334,12 @@ class MaskRegions(RegionDrawer):
         number = random_state.randint(len(self.masks))
         mask = Masks(self.masks, len(self.masks)).get(number)
         if not mask.any():
-            raise ValueError(f"masks[{number}]: expected a mask that marks some pixels, got an empty one.")
+            raise ValueError(f"masks[{number}]: expected a mask that marks some pixels, got an empty mask.")
         return mask
 
 
 def otsu_foreground(image):
-    """Return the part in front of a plain background, found by Otsu's threshold [1]_.
+    """Separate a part from a plain background with Otsu's threshold [1]_.
 
     Parameters
     ----------
@@ -346,7 +348,8 @@ def otsu_foreground(image):
     Returns
     -------
     foreground : ndarray of shape (height, width), dtype bool
-        Brighter or darker side of the threshold, whichever covers less of the image's border.
+        Mask of the part. It is the brighter or the darker side of the threshold, whichever covers less of the border of
+        the image.
 
     References
     ----------
@@ -383,7 +386,7 @@ NAMED_REGIONS = {
 
 
 def region_drawers(regions):
-    """Return the region drawers that the `regions` parameter of an augmenter stands for, unless it is "auto".
+    """Convert the parameter `regions` of an augmenter to a list of region drawers. "auto" is not accepted.
 
     Parameters
     ----------

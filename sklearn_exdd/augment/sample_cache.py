@@ -9,22 +9,22 @@ import numpy as np
 
 from sklearn_exdd._files import write_whole
 
-_MAX_PIXELS = 80_000_000  # Pillow mistakes larger PNG files for an attack
+_MAX_PIXELS = 80_000_000  # maximum size of a PNG file; Pillow treats larger images as an attack
 
 
 class SampleCache:
-    """Numbered samples in a folder.
+    """Cache of numbered samples in a folder.
 
     Parameters
     ----------
     folder : pathlib.Path
-        Folder of the samples, created with the first sample.
+        Folder of the samples. It is created when the first sample is written.
 
     Notes
     -----
-    An entry consists of an image, a mask and a JSON file with their checksums. The JSON file is written last, and an
-    entry without it does not count. Files are written under another name and then renamed, so that a crash or another
-    process never leaves a partial file.
+    An entry consists of an image, a mask and a JSON file with the checksums of both. The JSON file is written last, and
+    an entry without a JSON file is ignored. Each file is written under a temporary name and then renamed. A crash or
+    another process can therefore never leave a partial file.
     """
 
     def __init__(self, folder):
@@ -32,7 +32,7 @@ class SampleCache:
         self._writable = True
 
     def read(self, number):
-        """Return the image, mask and provenance of a sample, or None without a valid entry."""
+        """Return the image, mask and provenance of a sample, or None if the cache has no valid entry."""
         place = self.folder / f"{number:06d}.json"
         try:
             if not place.exists():
@@ -45,14 +45,14 @@ class SampleCache:
             return image, mask.astype(bool), entry["provenance"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warn(
-                f"{place}: expected a finished sample, got a damaged one ({error}); it is made again.",
+                f"{place}: expected a finished sample, got a damaged one ({error}). The sample is made again.",
                 RuntimeWarning,
                 stacklevel=3,
             )
             return None
 
     def write(self, number, image, mask, provenance):
-        """Write a sample. If the disk refuses, warn once and write no more samples."""
+        """Write a sample. If writing fails, warn once and write no more samples."""
         if not self._writable:
             return
         name = f"{number:06d}"
@@ -63,7 +63,7 @@ class SampleCache:
                 "mask": self._stored(f"{name}_mask", mask.astype(np.uint8) * 255),
                 "provenance": provenance,
             }
-            entry = json.loads(json.dumps(entry, default=lambda value: value.item()))  # plain numbers
+            entry = json.loads(json.dumps(entry, default=lambda value: value.item()))  # NumPy scalars to plain numbers
             entry["sha256"] = _digest(entry)
             write_whole(self.folder / f"{name}.json", json.dumps(entry, indent=1).encode())
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Synthetic defects with their masks and provenance: making them, and attaching them to X."""
+"""Synthetic defects with their masks and provenance, and functions that make them and attach them to images."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,26 @@ from sklearn_exdd._images import Images
 class SyntheticDefects:
     """Synthetic defect images with their masks and provenance.
 
-    It can be unpacked: ``images, masks = augmenter.sample(10)``.
+    It can be unpacked into images and masks: ``images, masks = augmenter.sample(10)``.
 
     Parameters
     ----------
     images : ndarray of shape (n, height, width[, channels]) or list of such arrays
-        Images with the shapes and dtypes of the normal images that they were made on (an alpha channel is dropped; a
-        bool image becomes uint8).
+        Images with defects. Each image has the shape and the dtype of its source, the normal image that the defect was
+        made on. However, an alpha channel is dropped, and a bool image becomes uint8.
     masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
-        Masks that are True where an image may differ from its source. Everywhere else, the two are equal.
+        Masks of the defects. Outside its mask, an image is equal to its source.
     provenance : list of dict
-        Dict of each image with at least these keys: "augmenter", "region", "source", "seed", "contrast", "n_redraws",
-        "prompt" and "model". "augmenter" and "region" are names of classes, except that "region" is "defect" for a real
-        defect with its own region, and "given" for a region passed to ``paint``. "source" is the index of the normal
-        image in the X passed to ``fit``, or None. "contrast" is the mean change within the mask, divided by the
-        standard deviation of the texture. "prompt" and "model" may be None.
+        One dict per image, with at least these keys:
+
+        * "augmenter": name of the class of the augmenter.
+        * "region": name of the class of the region drawer, "defect" for a real defect with its own region, or "given"
+          for a region passed to ``paint``.
+        * "source": index of the source in the X passed to ``fit``, or None.
+        * "seed": seed of the call that made the image.
+        * "contrast": mean change within the mask, divided by the standard deviation of the texture.
+        * "n_redraws": number of redraws.
+        * "prompt" and "model": prompt and model of the augmenter, or None.
 
     Examples
     --------
@@ -49,7 +54,7 @@ class SyntheticDefects:
 
     @classmethod
     def from_samples(cls, samples):
-        """Collect (image, mask, provenance) triples."""
+        """Create an instance from (image, mask, provenance) tuples."""
         images, masks, provenance = ([sample[part] for sample in samples] for part in range(3))
         same = len({(image.shape, image.dtype) for image in images}) == 1
         return cls(np.stack(images), np.stack(masks), provenance) if same else cls(images, masks, provenance)
@@ -65,7 +70,8 @@ class SyntheticDefects:
         Parameters
         ----------
         sources : sequence of int
-            Indices of the source images; ``sources[i]`` becomes i. Defects of unknown source are selected, too.
+            Indices of the source images. Index ``sources[i]`` becomes i. Defects without a known source are also
+            selected.
 
         Returns
         -------
@@ -85,8 +91,8 @@ class SyntheticDefects:
 class AugmentedImages(list):
     """List of the images passed to an augmenter, with synthetic defects attached.
 
-    The list is as long as X, so that y still fits. The ``fit`` of a detector adds the attached defects to its defect
-    bank.
+    The list has the same length as X, so y stays aligned with it. The ``fit`` of a detector adds the attached defects
+    to its defect bank.
 
     Attributes
     ----------
@@ -114,7 +120,7 @@ def images_of(synthetic, sources):
     Parameters
     ----------
     synthetic : SyntheticDefects
-        Synthetic defects. "source" in their provenance, if they have any, is an index into `sources`.
+        Synthetic defects. If they have provenance, its "source" is an index into `sources`.
     sources : Images
 
     Returns
@@ -128,7 +134,7 @@ def images_of(synthetic, sources):
 
 
 class GivenDefects(BaseEstimator):
-    """Stand-in for an augmenter that returns given synthetic defects.
+    """Augmenter that only returns given synthetic defects.
 
     Parameters
     ----------
@@ -142,7 +148,7 @@ class GivenDefects(BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, *, masks=None):
-        """Return the estimator, which has nothing to learn."""
+        """Return the estimator unchanged, because it has nothing to learn."""
         return self
 
     def sample(self, n_samples=None, random_state=None):
@@ -159,16 +165,17 @@ def synthesize(augmenter, n_samples, images, labels, masks, *, seed, memory=None
         Augmenter with ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``.
     n_samples : int
     images, labels, masks : list
-        Images to fit on, their labels (1 for defects), and their masks or None.
+        Images to fit on, their labels (1 means defect), and their masks (or None).
     seed : int
-        Seed of an augmenter without a `random_state` of its own.
+        Seed of the augmenter if its `random_state` is None.
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache folder of an augmenter without a `memory` of its own.
+        Cache folder of the augmenter if its `memory` is None.
 
     Returns
     -------
     synthetic : SyntheticDefects
-        Result of the augmenter's ``sample``, which may have another type if the augmenter is not one of this library.
+        Result of the augmenter's ``sample``. If the augmenter is not part of this library, the result may have another
+        type.
     """
     augmenter = clone_with_seed(augmenter, seed, memory=memory)
     random_state = augmenter.get_params(deep=False).get("random_state", seed)
@@ -176,7 +183,7 @@ def synthesize(augmenter, n_samples, images, labels, masks, *, seed, memory=None
 
 
 def check_one_augmenter(augmenter, synthetic):
-    """Refuse an augmenter for images that already carry synthetic defects."""
+    """Raise an error if an augmenter is given for images that already carry synthetic defects."""
     if augmenter is not None and synthetic is not None:
         raise ValueError(
             "augmenter: expected None, because X already carries synthetic defects from an earlier Pipeline step, got "

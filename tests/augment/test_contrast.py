@@ -48,7 +48,7 @@ def test_a_defect_that_changes_nothing_is_reported_with_its_image(min_contrast, 
     only = np.flatnonzero(y == 0)[3]
     y = np.where(np.arange(len(y)) == only, 0, 1)
     augmenter = Nothing(max_redraws=4, min_contrast=min_contrast, random_state=0).fit(X, y)
-    message = rf"^Nothing: expected a change that can be seen on X\[{only}\], got none in 5 tries\. Use larger"
+    message = rf"^Nothing: expected a visible change on X\[{only}\], got none in 5 tries\. Use larger"
     with pytest.raises(ValueError, match=message):
         augmenter.sample(2)
 

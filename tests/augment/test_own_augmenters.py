@@ -26,13 +26,13 @@ def augmenter_of(result):
         (
             lambda image: (image[..., 0], {}),
             ValueError,
-            r"expected floats .* of the shape of the image, \(64, 64, 1\), got float32 of shape",
+            r"expected floats .* with the shape of the image, \(64, 64, 1\), got float32 with shape",
         ),
         (lambda image: ((255 * image).astype(np.uint8), {}), ValueError, r"expected floats in \[0, 1\] .* got uint8"),
         (
             lambda image: (1 - image, {"source": 1}),
             ValueError,
-            r"expected provenance names other .* got \['source'\]",
+            r"expected provenance keys other .* got \['source'\]",
         ),
     ],
 )
