@@ -158,7 +158,7 @@ def test_constant_normals_are_refused():
         ({"amplitude": 0.5}, "'amplitude' parameter"),
         ({"block_out_channels": (12, 16)}, r"block_out_channels: expected multiples of 8, got \(12, 16\)"),
         ({"block_out_channels": ()}, "block_out_channels: expected multiples of 8"),
-        ({"n_inference_steps": 4, "strength": 0.3}, "n_inference_steps: expected a step .* min_timestep=30"),
+        ({"n_inference_steps": 4, "strength": 0.3}, "n_inference_steps: expected at least one step .* min_timestep=30"),
         ({"sign": "grey"}, "'sign' parameter"),
         ({"crop_size": 33}, "crop_size: expected a multiple of 2 for 2 resolutions, got 33"),
     ],

@@ -432,7 +432,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         return value
 
     def _fit_dir(self):
-        """Return the cache folder of the trained weights, or None if there is no cache."""
+        """Return the cache folder of the trained weights, or None without a cache."""
         folder = folder_of(self.memory)
         if folder is None:
             return None

@@ -11,7 +11,7 @@ _EIGHT = np.ones((3, 3), dtype=bool)  # 8-connectivity: diagonal neighbours belo
 
 
 class RidgedRegions(RegionDrawer):
-    """Region drawer for scratches and short bent lines. They follow level lines of a smooth random field.
+    """Region drawer for scratches and short bent lines, which follow level lines of a smooth random field.
 
     Parameters
     ----------

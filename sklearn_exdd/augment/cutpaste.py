@@ -20,7 +20,7 @@ class CutPasteDefectAugmenter(BaseDefectAugmenter):
         Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"
         Shapes and positions of the defects; see :class:`BaseDefectAugmenter`. If ``fit`` receives no masks of real
-        defects, "auto" draws patches (rectangles) and scars (thin, rotated rectangles), half of each as published.
+        defects, "auto" draws patches (rectangles) and scars (thin, rotated rectangles) equally often, as published.
     foreground : "otsu", callable or None, default=None
         Area of the image in which defects may lie; see :class:`BaseDefectAugmenter`.
     min_contrast : float, default=1.0

@@ -155,7 +155,7 @@ class DefectPasteAugmenter(BaseDefectAugmenter):
         return Drawn(self.images_, index, region, "defect", content)
 
     def _placed(self, images, index, center, random_state):
-        """Move a random defect to `center`, or to a random position if it is None. Return its region and content."""
+        """Return the region and content of a random defect at `center`, or at a random position if `center` is None."""
         number = random_state.randint(len(self.defects_))
         piece, mask = self.defects_[number]
         flips = random_state.choice([-1, 1], size=2) if self.flip else np.ones(2)

@@ -9,7 +9,7 @@ from sklearn_exdd.augment.noise import correlated_noise
 
 N_TIMESTEPS = 1000
 _REFERENCE_STEPS = 25  # number of DDIM steps for which amplitudes are defined
-FLOOR = 0.1  # added to the brightness and to its local mean before division; limits the noise of black pixels
+FLOOR = 0.1  # constant added to the brightness and to its local mean, to limit the noise of black pixels
 _HELD = 0.3  # fraction of the variance of "correlated" noise that is drawn once per defect
 _MOTTLING = 0.5  # relative standard deviation of the offset between the pixels of a defect
 _TINT = 0.2  # relative standard deviation of the offset between the channels of a colour image
@@ -51,7 +51,7 @@ def make_scheduler():
 
 
 def relative_contrast(image, box, blur):
-    """Return the logarithm of the image divided by its local brightness, and the local brightness, within a box."""
+    """Return two arrays for a box: the log ratio of the image to its local brightness, and the local brightness."""
     reach = int(3 * blur)
     top, left = max(0, box[0] - reach), max(0, box[1] - reach)
     wide = image[top : box[2] + reach, left : box[3] + reach]

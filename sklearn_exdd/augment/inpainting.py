@@ -23,7 +23,7 @@ from sklearn_exdd.augment.pipelines import (
 )
 from sklearn_exdd.augment.regions import PerlinRegions, RidgedRegions
 
-_MULTIPLE = 8  # pipelines need images with sides that are multiples of this number
+_MULTIPLE = 8  # number that must divide both sides of an image, as pipelines require
 _BUSY = Lock()  # held while painting: a scheduler counts its steps, so threads must paint one after the other
 
 
@@ -61,9 +61,9 @@ class DiffusionDefectAugmenter(BaseDefectAugmenter):
         working size before painting, so small defects are painted in full detail. If None, the network sees the whole
         image.
     working_size : int or None, default=1024
-        Side, in pixels, of the square to which images are resized for painting, a multiple of 8. Painted images are
-        resized back to their original size. 1024 suits SDXL. 512 suits Stable Diffusion 1 and 2. If None, the size of
-        an image is only rounded up to multiples of 8.
+        Side, in pixels, of the square to which images are resized for painting. It must be a multiple of 8. Painted
+        images are resized back to their original size. 1024 suits SDXL. 512 suits Stable Diffusion 1 and 2. If None,
+        the sides of an image are only rounded up to multiples of 8.
     device : str, default=None
         Device of the model, for example "cpu" or "cuda:0". None uses CUDA if available.
     dtype : {"auto", "float16", "bfloat16", "float32"}, default="auto"

@@ -23,7 +23,7 @@ from sklearn_exdd.augment.synthetic import SyntheticDefects
 class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
     """Augmenter that combines several augmenters. Each of them makes a given share of the defects.
 
-    For example, In&Out [1]_ makes half of its defects with a DDPM, and half as in MemSeg.
+    For example, In&Out [1]_ makes one half of its defects with a DDPM and the other half as MemSeg does.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
 
     def _sk_visual_block_(self):
         """Return the diagram for notebooks, with the augmenters side by side."""
-        from sklearn.pipeline import FeatureUnion  # builds the block, because the module of its class varies by version
+        from sklearn.pipeline import FeatureUnion  # avoids importing the class of the block, whose module varies
 
         return FeatureUnion(self.augmenters)._sk_visual_block_()
 
@@ -178,7 +178,7 @@ class MixedDefectAugmenter(DefectAugmenterMixin, _BaseComposition):
 
 
 def default_augmenter():
-    """Return the mixture of cheap augmenters that trains networks if the user gives no augmenter.
+    """Return the default augmenter for the training of networks, a mixture of cheap augmenters.
 
     The defects are 35 % patches and 20 % scars as in CutPaste [1]_, 30 % cracks and 15 % holes. The augmenters do not
     learn from images.

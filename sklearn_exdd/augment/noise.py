@@ -97,7 +97,7 @@ def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
     value, slope = np.zeros(shape), np.zeros((2, *shape))
     for (f_along, f_across), phase, amplitude in zip(frequencies, phases, amplitudes):
         wave = f_along * along + f_across * across + phase
-        value += amplitude * (np.cos(wave) - np.cos(phase))  # makes the level line 0 run through the centre
+        value += amplitude * (np.cos(wave) - np.cos(phase))  # makes the zero level line run through the centre
         sine = amplitude * np.sin(wave)
         slope[0] += f_along / elongation * sine
         slope[1] += f_across * sine

@@ -28,8 +28,8 @@ class OffsetDefectAugmenter(BaseDefectAugmenter):
     softness : tuple of (float, float), default=(0.5, 3)
         Range of the width of the soft edge, in pixels.
     mottling : float, default=0.2
-        Standard deviation of the mottling. The mottling is smooth noise with mean 1 and a correlation length of 4
-        pixels, which multiplies the offset. 0 adds no mottling.
+        Standard deviation of the mottling. The offset is multiplied by the mottling, which is smooth noise with mean 1
+        and a correlation length of 4 pixels. 0 adds no mottling.
     n_synthetic : int, default=100
         Number of synthetic defects that ``fit_transform`` attaches to the images.
     regions : str, region drawer or list of them, default="auto"

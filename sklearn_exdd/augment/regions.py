@@ -13,12 +13,12 @@ from sklearn_exdd.augment.noise import perlin_noise
 from sklearn_exdd.augment.region_drawer import RegionDrawer
 
 _MIN_AREA = 16  # minimum area of a rectangle, in pixels
-_MAX_SCALE = 12  # maximum exponent; more cells than pixels would only waste memory
+_MAX_SCALE = 12  # maximum exponent of the number of cells; more cells than pixels would only waste memory
 _EIGHT = np.ones((3, 3), dtype=bool)  # 8-connectivity: diagonal neighbours belong to the same blob
 
 
 class PerlinRegions(RegionDrawer):
-    """Region drawer for blobs, where Perlin noise exceeds a threshold, as in DRAEM, MemSeg and RealNet.
+    """Region drawer for blobs. A blob lies where Perlin noise exceeds a threshold, as in DRAEM, MemSeg and RealNet.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ class PolygonRegions(RegionDrawer):
     Parameters
     ----------
     polygons : list of array-like of shape (n_vertices, 2)
-        Polygons. Each vertex is (row, column), in pixels of the image.
+        Polygons. Each vertex is a pair (row, column), in pixels of the image.
 
     Examples
     --------

@@ -9,7 +9,7 @@ import numpy as np
 
 from sklearn_exdd._files import write_whole
 
-_MAX_PIXELS = 80_000_000  # maximum size of a PNG file; Pillow treats larger images as an attack
+_MAX_PIXELS = 80_000_000  # maximum number of pixels in a PNG file; Pillow treats larger images as an attack
 
 
 class SampleCache:
@@ -63,7 +63,7 @@ class SampleCache:
                 "mask": self._stored(f"{name}_mask", mask.astype(np.uint8) * 255),
                 "provenance": provenance,
             }
-            entry = json.loads(json.dumps(entry, default=lambda value: value.item()))  # NumPy scalars to plain numbers
+            entry = json.loads(json.dumps(entry, default=lambda value: value.item()))  # NumPy scalars become numbers
             entry["sha256"] = _digest(entry)
             write_whole(self.folder / f"{name}.json", json.dumps(entry, indent=1).encode())
         except OSError as error:

@@ -18,8 +18,8 @@ class SyntheticDefects:
     Parameters
     ----------
     images : ndarray of shape (n, height, width[, channels]) or list of such arrays
-        Images with defects. Each image has the shape and the dtype of its source, the normal image that the defect was
-        made on. However, an alpha channel is dropped, and a bool image becomes uint8.
+        Images with defects. The source of an image is the normal image on which the defect was made. An image has the
+        shape and dtype of its source, except that an alpha channel is dropped, and bool becomes uint8.
     masks : ndarray of shape (n, height, width) or list of such arrays, dtype bool
         Masks of the defects. Outside its mask, an image is equal to its source.
     provenance : list of dict
@@ -61,7 +61,7 @@ class SyntheticDefects:
 
     @classmethod
     def concatenate(cls, parts):
-        """Concatenate the images of several parts."""
+        """Concatenate several instances."""
         return cls.from_samples([sample for part in parts for sample in zip(part.images, part.masks, part.provenance)])
 
     def restrict_to(self, sources):
@@ -97,7 +97,7 @@ class AugmentedImages(list):
     Attributes
     ----------
     synthetic : SyntheticDefects or None
-        Attached defects. "source" in their provenance is an index into this list.
+        Attached defects. The "source" in their provenance is an index into this list.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Drift monitor: compares scores and simple statistics of a stream of images with those of normal images."""
+"""Drift monitor, which compares a stream of images with normal images by scores and simple statistics."""
 
 from numbers import Real
 from warnings import warn
@@ -16,36 +16,41 @@ from sklearn_exdd.monitor.image_statistics import PIXEL_STATISTICS, image_statis
 from sklearn_exdd.monitor.martingales import bet, no_bets, paying_change, smoothed_p_value
 
 _STATISTICS = ("score", *PIXEL_STATISTICS)
-_FEW = 20  # smallest number of reference values; with fewer, drift is detected late or never
-_MAX_POOL = 2**17  # values of each statistic kept for comparison with new ones
-_MAX_HISTORY = 2**12  # points of the curves in a DriftDisplay
+_FEW = 20  # minimum number of reference values; with fewer values, drift is detected late or never
+_MAX_POOL = 2**17  # maximum number of stored values per statistic, with which new values are compared
+_MAX_HISTORY = 2**12  # maximum number of points per curve in a DriftDisplay
 
 
 class DriftMonitor(CheckedParams, BaseEstimator):
-    """Watch a stream of images for drift, with a bound on the probability of ever raising a false alarm.
+    """Monitor that watches a stream of images for drift. The probability of a false alarm is bounded.
 
-    The promise of a detector's threshold holds only for images like those in `fit`. The monitor compares the score,
-    brightness, contrast, sharpness and size of each new image with those of normal images and of all earlier images of
-    the stream. If the stream is exchangeable with the normal images, the probability of an alarm, now or at any later
-    time, is at most `alpha`.
+    The false alarm rate that a detector promises holds only for images that resemble the images passed to its `fit`.
+    The monitor raises an alarm if a stream of images loses this resemblance. It compares the score, brightness,
+    contrast, sharpness and size of each new image with the values of normal images and of all earlier images of the
+    stream. If the stream is exchangeable with the normal images, the probability that it ever raises an alarm is at
+    most `alpha`.
 
     Parameters
     ----------
     detector : object
-        Fitted detector, or a fitted Pipeline or search around one. It is not cloned.
+        Fitted detector, or a fitted Pipeline or search that contains a detector. The detector is not cloned.
     alpha : float, default=0.01
-        Upper bound on the probability that a stream without drift ever raises an alarm, in (0, 1). It is split evenly
-        among the statistics.
+        Upper bound on the probability that a stream without drift ever raises an alarm, in (0, 1). The bound is split
+        evenly among the statistics.
     statistics : "all" or list of str, default="all"
-        Statistics to watch: "score" (of the detector), "brightness", "contrast", "sharpness", "height" and "width" of
-        the raw images, before any step of a Pipeline.
+        Statistics to watch. "score" is the score of the detector. "brightness", "contrast", "sharpness", "height" and
+        "width" describe the raw images, before any step of a Pipeline.
     reference_scores : {"calibration", "unseen"}, default="calibration"
-        Reference for the scores of the stream. "calibration" uses the `calibration_scores_` of the detector: scores of
-        normal training images as if it had not seen them. "unseen" scores the images passed to the monitor's `fit`,
-        which the detector must not have seen. Take these images from the line; if its share of defects is not
-        negligible, include defects in the usual proportion.
+        Reference with which the scores of the stream are compared:
+
+        * "calibration": the attribute `calibration_scores_` of the detector. It holds scores of normal training images,
+          computed as if the detector had not seen these images.
+        * "unseen": scores of the images passed to the `fit` of the monitor. The detector must not have seen these
+          images. Take them from the production line. If defects are not rare there, include the same fraction of
+          defects.
     random_state : int, RandomState instance or None, default=None
-        Random numbers that break ties among equal values. Pass an int to get the same alarms in a repeated run.
+        Seed of the random numbers that break ties between equal values. Pass an int to get the same alarms in a
+        repeated run.
 
     Attributes
     ----------
@@ -56,16 +61,16 @@ class DriftMonitor(CheckedParams, BaseEstimator):
     log10_threshold_ : float
         Alarm threshold of each martingale, ``log10(n_statistics / alpha)``.
     log10_martingales_ : dict of str to float
-        Decimal logarithm of the martingale of each statistic after the latest image; 0 at the start.
+        Decimal logarithm of the martingale of each statistic after the latest image. At the start, all are 0.
     n_seen_ : int
         Number of images in the stream so far.
     alarms_ : dict of str to int
-        Number of images after which each statistic first raised an alarm, if it did.
+        Number of images after which a statistic first raised an alarm, for each statistic that raised an alarm.
     changes_ : dict of str to {"higher", "lower", "more spread", "less spread"}
         Direction of change of each statistic that raised an alarm.
     history_ : ndarray of shape (n_points, 1 + n_statistics)
-        Number of images so far, and `log10_martingales_` at that point. Long streams are thinned to every second,
-        fourth, ... image.
+        Course of the martingales, with one row per image. A row holds the number of images so far, followed by
+        `log10_martingales_` after this image. For a long stream, only every second, fourth, ... image has a row.
 
     See Also
     --------
@@ -75,23 +80,27 @@ class DriftMonitor(CheckedParams, BaseEstimator):
     -----
     Every statistic has its own conformal test martingale (see [1]_ and [2]_). The p-value of an image is the
     randomised rank of its value among the reference values *and* all earlier values of the stream. The p-values of an
-    exchangeable stream are therefore independent and uniform, however few reference values there are. The martingale
-    bets on beta densities of the p-values (towards either end, towards both, and towards the middle) and on the time
-    of the change. By Ville's inequality, the probability that a martingale ever reaches ``n_statistics / alpha`` is at
-    most ``alpha / n_statistics``. Summed over the statistics, this is at most `alpha`, however they depend on each
-    other. The average of the martingales would not have this property: each is a martingale given its own past, but not
-    given the past of the others.
+    exchangeable stream are therefore independent and uniform, even if there are few reference values.
+
+    A martingale bets that the p-values have one of several beta densities. These densities are high at one end, at both
+    ends, or in the middle. The martingale also bets on the time of the change. By Ville's inequality, the probability
+    that a martingale ever reaches ``n_statistics / alpha`` is at most ``alpha / n_statistics``. The sum of these
+    probabilities over all statistics is at most `alpha`, even if the statistics depend on each other. The average of
+    the martingales would not have this property. Each one is a martingale only with respect to its own past, and not
+    with respect to the past of the others.
 
     An alarm does not clear itself. Repair the cause and call :meth:`reset`, or refit the detector and the monitor.
     After each reset, the bound `alpha` applies anew.
 
-    Calibration scores, for which a memory bank leaves out the image, have approximately but not exactly the
-    distribution of new scores. All other reference values, and the scores with "unseen", have it exactly. The promise
-    does not hold for images that are not exchangeable even without drift, such as several images of each part in turn:
-    pass one image per part.
+    The bound is exact for pixel statistics, and for scores with the reference "unseen". It is approximate for scores
+    with the reference "calibration". A memory bank leaves out an image to compute its calibration score, so calibration
+    scores have nearly, but not exactly, the distribution of new scores.
 
-    Memory does not grow with the stream: above 2^17 values, a random half of the stored values is dropped from time
-    to time. This leaves the p-values independent and uniform.
+    The bound does not hold for images that are not exchangeable even without drift, such as several images of each part
+    in turn. In this case, pass only one image per part.
+
+    The use of memory is bounded. When more than 2^17 values of a statistic are stored, a random half of them is
+    dropped. The p-values stay independent and uniform.
 
     References
     ----------
@@ -145,8 +154,9 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         Parameters
         ----------
         X : images
-            Normal images, for the pixel statistics. These can be the training images of the detector, as pixels do not
-            depend on training. For ``reference_scores="unseen"``, they must be images that the detector has not seen.
+            Normal images, from which the reference of the pixel statistics is computed. These images may be the
+            training images of the detector, because pixels do not depend on training. If `reference_scores` is
+            "unseen", the detector must not have seen them.
         y : None
             Ignored.
 
@@ -159,8 +169,8 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         NotFittedError
             If the detector is not fitted.
         ValueError
-            If the detector has no calibration scores, if an image is a training image although
-            ``reference_scores="unseen"``, or if an image is not valid.
+            If the detector has no calibration scores, if an image is not valid, or if `reference_scores` is "unseen"
+            and an image is a training image.
 
         Warns
         -----
@@ -189,7 +199,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         return self.reset()
 
     def reset(self):
-        """Forget the stream and its alarms, and begin a new stream with the same reference.
+        """Forget the stream and its alarms, and begin a new stream with the same reference values.
 
         Returns
         -------
@@ -197,8 +207,8 @@ class DriftMonitor(CheckedParams, BaseEstimator):
 
         Notes
         -----
-        The bound `alpha` holds for each stream. For two streams, the probability of a false alarm is at most twice as
-        high.
+        The bound `alpha` holds for each stream. The probability that at least one of two streams raises a false alarm
+        is at most twice `alpha`.
         """
         check_is_fitted(self, "reference_")
         self.n_seen_, self._n_streams = 0, self._n_streams + 1
@@ -210,40 +220,45 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         return self
 
     def update(self, X, *, scores=None):
-        """Add images to the stream and report whether it has drifted.
+        """Add images to the stream and report whether the stream has drifted.
 
         The result is the same whether images are added one at a time or all at once.
 
         Parameters
         ----------
         X : images
-            New images, in the order in which they were taken. Sizes may differ from those in `fit`: height and width
-            are watched like the other statistics.
+            New images, in the order in which they were taken. Their sizes may differ from the sizes in `fit`. Height
+            and width are watched like the other statistics.
         scores : array-like of shape (n_images,), default=None
-            Result of the detector's `score_samples` for X, if already known. By default, X is scored here.
+            Result of the detector's `score_samples` for X, if it has already been computed. If None, it is computed
+            here.
 
         Returns
         -------
         result : Bunch
-            ``alarm``: whether the stream has raised an alarm, now or earlier; ``which``: list of the statistics that
-            did, in order of time; ``changes``: dict of how each of them had changed ("higher", "lower", "more spread"
-            or "less spread"); ``log10_martingales``: dict of the current values; ``n_seen``: number of images in the
-            stream.
+            Result with these attributes:
+
+            * ``alarm``: whether the stream has raised an alarm, now or earlier.
+            * ``which``: list of the statistics that raised an alarm, the earliest first.
+            * ``changes``: dict of the change of each statistic in ``which``. A change is "higher", "lower", "more
+              spread" or "less spread".
+            * ``log10_martingales``: dict of the current value of `log10_martingales_`.
+            * ``n_seen``: number of images in the stream.
 
         Raises
         ------
         NotFittedError
             If `fit` was not called.
         ValueError
-            If X is empty, an image is not valid (the message names it), or the detector has been fitted or corrected
-            since the monitor was fitted. The monitor is then left unchanged.
+            If X is empty, if an image is not valid (the message names the image), or if the detector has been fitted or
+            corrected since the monitor was fitted. An error leaves the monitor unchanged.
         """
         check_is_fitted(self, "reference_")
         detector = self._fitted_detector()
         if not all(map(_is_equal, _state_of(detector), self._detector_state)):
             raise ValueError(
-                "detector: expected the detector as it was when the monitor was fitted, got one that was fitted or "
-                "corrected since then, so its scores have changed. Fit the monitor again."
+                "detector: expected the detector as it was when the monitor was fitted. Since then, the detector has "
+                "been fitted or corrected, so its scores have changed. Fit the monitor again."
             )
         columns = _statistics_of(X, detector, self.statistics_)
         if "score" in self.statistics_:
@@ -258,11 +273,11 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         )
 
     def _advance(self, values):
-        """Add rows of values, one per image, to the stream."""
+        """Add values to the stream, with one row per image."""
         pools, log_capitals, n_seen = list(self._pools), self._log_capitals, self.n_seen_
         alarms, changes, points = dict(self.alarms_), dict(self.changes_), []
         for row in values:
-            # Seeded by the image count, so neither batch size nor a restart changes the random numbers.
+            # The number of images seeds the random numbers, so they depend neither on the batch size nor on a restart.
             random = np.random.Generator(np.random.Philox(counter=[0, n_seen, 0, 0], key=[self._seed, self._n_streams]))
             p_values = np.array([smoothed_p_value(*one) for one in zip(pools, row, random.random(len(row)))])
             pools = [_joined(pool, value, random) for pool, value in zip(pools, row)]
@@ -298,8 +313,8 @@ class DriftMonitor(CheckedParams, BaseEstimator):
             if is_known.any():
                 raise ValueError(
                     f"X: expected images that the detector has not seen, got {is_known.sum()} of its training images, "
-                    f"including X[{int(np.argmax(is_known))}], whose scores are too low. Leave them out, or set "
-                    "reference_scores='calibration'."
+                    f"including X[{int(np.argmax(is_known))}]. The scores of training images are too low. Leave them "
+                    "out, or set reference_scores='calibration'."
                 )
         return self._score(X)
 
@@ -309,7 +324,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
 
 
 def _statistics_of(X, detector, names):
-    """Return an array of shape (n_images,) for each pixel statistic among some names."""
+    """Return a dict with an array of shape (n_images,) for each name in `names` that is a pixel statistic."""
     wanted = [name for name in names if name in PIXEL_STATISTICS]
     if not wanted:
         return {}
@@ -337,10 +352,10 @@ def _checked_scores(scores, n_images):
 
 
 def _joined(pool, value, random):
-    """Return a sorted pool with one more value, or a random half of it if the pool has become too large.
+    """Return a sorted pool with one more value. If the pool becomes too large, return a random half of it.
 
-    The choice of the half is independent of all p-values so far, and no bet depends on it. The values kept are
-    therefore exchangeable with future ones, and future p-values remain independent and uniform.
+    The choice of the half is independent of all p-values so far, and no bet depends on it. The remaining values are
+    therefore exchangeable with future values, and future p-values stay independent and uniform.
     """
     pool = np.insert(pool, np.searchsorted(pool, value), value)
     return np.sort(random.choice(pool, len(pool) // 2, replace=False)) if len(pool) > _MAX_POOL else pool

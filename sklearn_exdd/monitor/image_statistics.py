@@ -8,8 +8,8 @@ PIXEL_STATISTICS = ("brightness", "contrast", "sharpness", "height", "width")
 def image_statistics(image):
     """Return simple statistics of one image.
 
-    Each statistic is meant to respond to one cause. Light that dims all pixels by the same factor changes only the
-    brightness; blur changes little besides the sharpness.
+    Each statistic is meant to respond to one cause. For example, dimmer light multiplies all pixels by the same factor
+    and changes only the brightness. Blur changes mainly the sharpness.
 
     Parameters
     ----------
@@ -18,9 +18,13 @@ def image_statistics(image):
     Returns
     -------
     statistics : dict of str to float
-        ``brightness``: the mean, in [0, 1]; ``contrast``: the standard deviation over the mean, >= 0 (0 for a black
-        image); ``sharpness``: the mean squared difference of neighbouring pixels over twice the variance, usually in
-        [0, 2] (1 for noise, 0 for a constant image); ``height`` and ``width``, in pixels. Channels are averaged first.
+        Statistics of the mean of the channels:
+
+        * ``brightness``: mean of the pixels, in [0, 1].
+        * ``contrast``: standard deviation of the pixels divided by their mean, >= 0. It is 0 for a black image.
+        * ``sharpness``: mean squared difference of neighbouring pixels, divided by twice the variance, usually in
+          [0, 2]. It is 1 for noise and 0 for a constant image.
+        * ``height`` and ``width``: size in pixels.
 
     Examples
     --------
@@ -35,7 +39,7 @@ def image_statistics(image):
     differences = [np.diff(grey, axis=axis) for axis in (0, 1)]
     n_pairs = sum(one.size for one in differences)
     energy = sum(float((one**2).sum()) for one in differences)
-    is_flat = grey.max() == grey.min()  # the variance of equal pixels is a rounding error, not always 0
+    is_flat = grey.max() == grey.min()  # because of rounding errors, the variance of equal pixels is not always 0
     return {
         "brightness": brightness,
         "contrast": 0.0 if is_flat else variance**0.5 / brightness,

@@ -1,14 +1,15 @@
-"""Conformal test martingales: capital that grows by bets against the hypothesis that a stream is exchangeable.
+"""Conformal test martingales, which test the hypothesis that a stream is exchangeable.
 
-A martingale starts at 1, and its mean stays 1 as long as the hypothesis holds. By Ville's inequality, the probability
-that it ever reaches ``1 / alpha`` is then at most ``alpha``, however long the stream.
+A martingale is the capital of a player who bets against the hypothesis. The capital starts at 1, and its expected value
+stays 1 as long as the hypothesis holds. By Ville's inequality, the probability that the capital ever reaches
+``1 / alpha`` is then at most ``alpha``, for streams of any length.
 """
 
 import numpy as np
 from scipy.special import betaln, xlog1py, xlogy
 
-# Beta densities (a, b) to bet on, and the change that each one pays for. Strong bets detect a large change after few
-# images; only weak bets detect a small change.
+# Parameters (a, b) of the beta densities to bet on, and the change for which each bet pays. Strong bets detect a large
+# change after few images. Only weak bets detect a small change.
 _BETS = {
     (1 / 4, 1): "higher",
     (1 / 2, 1): "higher",
@@ -21,15 +22,15 @@ _BETS = {
 }
 _A, _B = np.array(list(_BETS), dtype=float).T
 _CHANGES = list(_BETS.values())
-_LOWEST = 1e-15  # lower limit of p-values: they are exact to about 1e-16, and densities are infinite at 0
+_LOWEST = 1e-15  # lower limit of p-values, which are exact to about 1e-16; at 0, densities are infinite
 
 
 def smoothed_p_value(pool, value, tie_break):
-    """Return the share of a pool that is at least as high as a value, counting a random part of the ties.
+    """Return the fraction of a pool that is at least as high as a value, including a random fraction of the ties.
 
-    If the value is exchangeable with the pool, the p-value is uniform on [0, 1]. If the value then joins the pool, the
-    p-values of a stream are also independent. With a fixed pool they are not: if a few hundred reference values happen
-    to be low, all later p-values are too small.
+    If the value is exchangeable with the pool, the p-value is uniform on [0, 1]. If each value then joins the pool, the
+    p-values of a stream are also independent. With a fixed pool, they are not independent. For example, if a few
+    hundred reference values happen to be low, all later p-values are too small.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def smoothed_p_value(pool, value, tie_break):
     Returns
     -------
     p_value : float
-        The p-value; small if the value is high.
+        Fraction in (0, 1]. It is small if the value is high.
 
     References
     ----------
@@ -59,12 +60,12 @@ def smoothed_p_value(pool, value, tie_break):
     0.375
     """
     low, high = np.searchsorted(pool, value, "left"), np.searchsorted(pool, value, "right")
-    n_higher, n_ties = len(pool) - high, high - low + 1  # the value itself is one of the ties
+    n_higher, n_ties = len(pool) - high, high - low + 1  # the value itself also counts as a tie
     return float((n_higher + (1 - tie_break) * n_ties) / (len(pool) + 1))
 
 
 def no_bets(n_martingales):
-    """Return log capitals of each martingale in each bet before the first image: -inf, as nothing is invested yet."""
+    """Return the log capitals before the first image. All are -inf, because no bet holds any capital yet."""
     return np.full((n_martingales, len(_BETS)), -np.inf)
 
 
@@ -85,15 +86,16 @@ def bet(log_capitals, p_values, n_seen):
     log_capitals : ndarray of shape (n_martingales, n_bets)
         Capitals after this image.
     log10_martingales : ndarray of shape (n_martingales,)
-        Decimal logarithm of the value of each martingale: the sum of its bets and its reserve.
+        Decimal logarithm of each martingale. A martingale is the sum of the capital in its bets and its reserve.
 
     Notes
     -----
-    The time of a change is unknown. Before image t = 1, 2, ..., the share ``R(t) - R(t + 1)`` of the initial capital is
-    taken from the reserve ``R(t) = 1 / (1 + log(t))`` and divided evenly among the bets. From then on, each bet
-    multiplies its share by a beta density of every p-value. The reserve falls so slowly that a change after a million
-    images is detected only about three images later than one after a thousand. The simple jumper instead moves a fixed
-    share from bet to bet, and loses capital exponentially as long as nothing changes.
+    The time of a change is unknown, so the initial capital is bet little by little. The rest is the reserve. Before
+    image t = 1, 2, ..., the reserve is ``R(t) = 1 / (1 + log(t))``. Then the amount ``R(t) - R(t + 1)`` is taken from
+    the reserve and divided evenly among the bets. At each image, the capital in a bet is multiplied by the beta density
+    of the p-value. The reserve falls very slowly: a change after a million images is detected only about three images
+    later than a change after a thousand images. The alternative is the simple jumper, which moves a fixed share of the
+    capital from bet to bet. It loses capital exponentially as long as nothing changes.
 
     References
     ----------
@@ -120,7 +122,7 @@ def bet(log_capitals, p_values, n_seen):
 
 
 def paying_change(log_capitals):
-    """Return the change, such as "higher", whose bet holds most of the capital of a martingale.
+    """Return the change, such as "higher", whose bet holds the largest part of the capital of a martingale.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Rules that choose a detector by the number of images, defects and masks, and the time available."""
+"""Rules that choose a detector according to the numbers of images, defects and masks and the available time."""
 
 from numbers import Real
 
@@ -12,12 +12,12 @@ from sklearn_exdd.detectors.linear_probe import LinearProbeDetector
 from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.features import EfficientNetLiteFeatureExtractor
 
-# A combination holds out a fifth of the normal images for its threshold. If there are fewer than 100 normal images, the
-# fifth is too small for a useful limit on false alarms.
+# Minimum number of normal images for a combination. A combination holds out a fifth of the normal images to set its
+# threshold. A fifth of fewer than 100 images would be too small for a useful limit on false alarms.
 _MIN_NORMAL = 100
-_MIN_DEFECTS = 10
-_NETWORK_MINUTES = 5
-_STRIDES = (8, 16, 32)
+_MIN_DEFECTS = 10  # minimum number of defect images for a partner that learns from them
+_NETWORK_MINUTES = 5  # minimum training time of networks, in minutes of one core
+_STRIDES = (8, 16, 32)  # strides of the features, in pixels
 
 
 @validate_params(
@@ -30,14 +30,15 @@ _STRIDES = (8, 16, 32)
     prefer_skip_nested_validation=True,
 )
 def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15, random_state=None, verbose=1):
-    """Choose the detector that performed best in measurements for images like these, and print the reason.
+    """Choose the detector that performed best with similar numbers of images, and print the reason.
 
     Parameters
     ----------
     X, y, X_defect, masks, groups
-        Arguments of the detector's ``fit``; see :class:`ExDDDetector`. Only their numbers matter; no image is read.
+        Arguments of the detector's ``fit``; see :class:`ExDDDetector`. The choice depends only on the numbers of
+        images, defects, masks and groups. No image is read.
     minutes : float, default=15
-        Time available for ``fit``, in minutes of one CPU core, > 0.
+        Time available for ``fit`` (> 0), in minutes of one CPU core.
     random_state : int, RandomState instance or None, default=None
         Random state of the detector.
     verbose : int, default=1
@@ -50,25 +51,27 @@ def recommended(X, y=None, *, X_defect=None, masks=None, groups=None, minutes=15
 
     Notes
     -----
-    Banks and linear probes use features of EfficientNet-Lite0 at strides 8, 16 and 32.
+    The table lists the rules. In the table, "banks" means an :class:`ExDDDetector`. Banks and linear probes use
+    features of EfficientNet-Lite0 at strides 8, 16 and 32.
 
     ===================================== =========== ==============================================================
     given                                 minutes     detector
     ===================================== =========== ==============================================================
-    fewer than 100 normal images          any         banks: :class:`ExDDDetector`
+    fewer than 100 normal images          any         banks
     fewer than 10 defect images           below 5     banks
-    fewer than 10 defect images           5 or more   banks, and a :class:`SegmentationDetector` of half their weight,
+    fewer than 10 defect images           5 or more   banks, and a :class:`SegmentationDetector` with half the weight,
                                                       trained on synthetic defects
-    10 or more, fewer than 10 with masks  any         banks, and a :class:`LinearProbeDetector` of half their weight
+    10 or more, fewer than 10 with masks  any         banks, and a :class:`LinearProbeDetector` with half the weight
     10 or more with masks                 below 5     banks
-    10 or more with masks                 5 or more   banks, and a :class:`SegmentationDetector` of equal weight
+    10 or more with masks                 5 or more   banks, and a :class:`SegmentationDetector` with equal weight
     ===================================== =========== ==============================================================
 
     Normal images of one group count as one image.
 
-    These rules were chosen on the development halves of two data sets, magnetic tiles and solar cells. Banks, the
-    linear probe and their combination were then measured on the other half of the solar cells. Banks, networks and
-    their combinations were measured on all tiles. The page on accuracy in the documentation has the figures.
+    The rules were chosen on two data sets, magnetic tiles and solar cells. Of each data set, only the development half
+    was used. Afterwards, banks, the linear probe and their combination were measured on the other half of the solar
+    cells. Banks, networks and their combinations were measured on all tiles. The page on accuracy in the documentation
+    has the figures.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Augmenters without a diffusion model, and stand-ins for augmenters."""
+"""Augmenters without a diffusion model, and simple augmenters for tests."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ each_that_needs_no_defects = pytest.mark.parametrize("augmenter", NEED_NO_DEFECT
 
 
 class Shift(OffsetDefectAugmenter):
-    """Augmenter that shifts every pixel of the region by half of the range."""
+    """Augmenter that changes the value of every pixel of the region by half of the value range."""
 
     def _paint(self, image, region, random_state):
         return np.where(image > 0.5, image - 0.5, image + 0.5), {}
@@ -45,7 +45,7 @@ def colour_of(X):
 
 
 def in_form_of_samples(source):
-    """Return a source image in the form of the samples: without an alpha channel, and with bool as uint8."""
+    """Convert a source image to the form of the samples: drop the alpha channel, and convert bool to uint8."""
     source = np.asarray(source)
     if source.dtype == bool:
         source = source.astype(np.uint8) * 255

@@ -8,14 +8,14 @@ from sklearn_exdd.augment import BoxRegions, OffsetDefectAugmenter
 
 
 class Nothing(OffsetDefectAugmenter):
-    """Augmenter that leaves the image as it is."""
+    """Augmenter that does not change the image."""
 
     def _paint(self, image, region, random_state):
         return image.copy(), {}
 
 
 class Unfinished(OffsetDefectAugmenter):
-    """Augmenter that paints NaN or infinity in half of the pixels."""
+    """Augmenter that replaces half of the pixels by NaN or infinity."""
 
     def _paint(self, image, region, random_state):
         painted = np.where(image > 0.5, image - 0.5, image + 0.5)
@@ -25,7 +25,7 @@ class Unfinished(OffsetDefectAugmenter):
 
 
 class Faint(OffsetDefectAugmenter):
-    """Augmenter that paints half a standard deviation of the texture and counts its tries."""
+    """Augmenter that changes pixels by half a standard deviation of the texture. It counts its tries."""
 
     n_tries = 0
 
@@ -35,7 +35,7 @@ class Faint(OffsetDefectAugmenter):
 
 
 class PlainAtThird(Faint):
-    """Augmenter whose defects are faint except at every third try, which is plain."""
+    """Augmenter whose defects are clearly visible at every third try, and faint at the other tries."""
 
     def _paint(self, image, region, random_state):
         painted, more = super()._paint(image, region, random_state)
@@ -121,7 +121,7 @@ def test_what_is_no_number_counts_as_unchanged(surfaces):
         assert (image[11:14, 11:49:2] != source[11:14, 11:49:2]).any()
     nothing = Unfinished(max_redraws=1).fit(X)
     nothing._paint = lambda image, region, random_state: (np.full_like(image, np.nan), {})
-    with pytest.raises(ValueError, match="expected a change that can be seen"):
+    with pytest.raises(ValueError, match="expected a visible change"):
         nothing.sample(1)
 
 

@@ -119,7 +119,7 @@ def test_grey_images_beside_colour_are_painted_in_colour(augmenter, surfaces, tm
 
 @each_augmenter
 def test_input_is_left_as_it_is(augmenter, surfaces):
-    # Use writeable copies: writing to the fixture's arrays would raise, which an augmenter could catch.
+    # Use writeable copies. Writing to the fixture's arrays raises an error, which an augmenter could catch.
     X, y, masks = (array.copy() for array in surfaces)
     X_float = X / np.float32(255)
     before = joblib.hash([X, y, masks, X_float])
@@ -127,7 +127,7 @@ def test_input_is_left_as_it_is(augmenter, surfaces):
         augmenter = clone(augmenter).set_params(n_synthetic=3)
         augmenter.fit_transform(images, y, masks=masks)
         samples = augmenter.sample(3)
-        samples.images[:] = 0  # changes X if the images are a view of it
+        samples.images[:] = 0  # would change X if the images were a view of X
         if hasattr(augmenter, "paint"):
             augmenter.paint(images[0], masks[y == 1][0])
     assert joblib.hash([X, y, masks, X_float]) == before

@@ -1,4 +1,4 @@
-"""Messages about augmenters of the user that break the rules."""
+"""Error messages for augmenters of the user that break the rules."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from sklearn_exdd import BaseDefectAugmenter, PerlinDefectAugmenter
 
 
 def augmenter_of(result):
-    """Return an augmenter that paints the result of a function of the image."""
+    """Return an augmenter that applies a function to the image and paints the result."""
 
     class Own(PerlinDefectAugmenter):
         def _paint(self, image, region, random_state):

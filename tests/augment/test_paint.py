@@ -59,7 +59,7 @@ def test_cutpaste_pastes_a_piece_of_the_image_itself(surfaces):
     pasted = augmenter.paint(image, region, random_state=1).images[0][10:22, 30:40].astype(int)
     windows = np.lib.stride_tricks.sliding_window_view(image.astype(int), (12, 10))
     distances = np.abs(windows - pasted).mean(axis=(2, 3))
-    assert distances.min() < 2  # pixels that hardly change are left as they were
+    assert distances.min() < 2  # not 0, because pixels that would hardly change keep their value
     assert np.unravel_index(distances.argmin(), distances.shape) != (10, 30)
     everything = np.ones((64, 64), dtype=bool)
     bright = CutPasteDefectAugmenter(jitter=0.5, min_contrast=0, random_state=0).fit(X[y == 0])
@@ -104,7 +104,7 @@ def test_pasted_defects_are_the_real_ones_matched_to_the_new_brightness():
     ).fit([dark, defect], [0, 1], masks=[None, mask])
     for image, pasted, provenance in zip(*augmenter.sample(4), augmenter.sample(4).provenance):
         rows, columns = np.nonzero(pasted)
-        # The new place may lie between pixels, so that the mask has up to one more row and column.
+        # The new position may lie between pixels. The mask can therefore have one more row or column.
         assert np.ptp(rows) + 1 in (16, 17)
         assert np.ptp(columns) + 1 in (10, 11)
         assert image[pasted].mean() == pytest.approx(0.15, abs=0.02)

@@ -43,7 +43,7 @@ def test_outside_the_mask_every_pixel_is_the_sources_in_its_own_dtype_and_shape(
     X, y, masks = surfaces
     X = FORMS[form](X)
     augmenter = clone(augmenter)
-    if form == "bool":  # black and white textures leave no room for more contrast
+    if form == "bool":  # in a black and white texture, few defects would reach the minimum
         names = [name for name in augmenter.get_params() if name.split("__")[-1] == "min_contrast"]
         augmenter.set_params(**dict.fromkeys(names, 0))
     synthetic = augmenter.fit(X, y, masks=masks).sample(6)
@@ -55,7 +55,7 @@ def test_outside_the_mask_every_pixel_is_the_sources_in_its_own_dtype_and_shape(
 
 @each_augmenter
 def test_the_source_is_the_normal_image_whose_pixels_are_there(augmenter, surfaces):
-    X, y, masks = surfaces  # normal and defect images in random order
+    X, y, masks = surfaces  # X holds normal and defect images in random order
     synthetic = clone(augmenter).fit(X, y, masks=masks).sample(12)
     sources = [one["source"] for one in synthetic.provenance]
     for image, mask, source in zip(synthetic.images, synthetic.masks, sources):
@@ -114,7 +114,7 @@ def test_tiny_images_do(augmenter, shape):
     X = np.random.RandomState(0).randint(80, 100, size=(3, *shape)).astype(np.uint8)
     augmenter = clone(augmenter)
     names = [name for name in augmenter.get_params() if name.split("__")[-1] == "min_contrast"]
-    if name_of(augmenter) == "CutPasteDefectAugmenter":  # scars in such small images have no pixels
+    if name_of(augmenter) == "CutPasteDefectAugmenter":  # in these small images, scars would have no pixels
         augmenter.set_params(regions=RectangleRegions(area=(0.2, 0.3)))
     synthetic = augmenter.set_params(**dict.fromkeys(names, 0)).fit(X).sample(4)
     for image, mask, provenance in zip(*synthetic, synthetic.provenance):

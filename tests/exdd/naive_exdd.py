@@ -3,7 +3,7 @@
 import numpy as np
 from assertions import naive_p_value
 
-# Keep all patches, and treat those at the border like the others.
+# Parameters that keep all patches and treat patches at the border like other patches.
 EVERYTHING = {"normal_coreset": 1.0, "defect_coreset": 1.0, "max_defect_patches": None, "border_rings": 0}
 
 
@@ -24,7 +24,7 @@ def assert_same_rows(first, second):
 
 
 def patch_rows(detector, image):
-    """Return the features of the patches of one image, and the centres of the patches."""
+    """Return the features and the centres of the patches of one image."""
     (feature_map,) = detector.feature_extractor_.transform([image])
     centers = detector.feature_extractor_.patch_centers(feature_map.shape, image.shape)
     rows, columns = np.meshgrid(*centers, indexing="ij")
@@ -36,7 +36,7 @@ def places(bank):
 
 
 def lie_on(mask, centers, reach=4):
-    """Return whether each patch of side 2 * reach pixels overlaps the mask."""
+    """Tell for each patch whether it overlaps the mask. The side of a patch is 2 * reach pixels."""
     return np.array(
         [
             mask[max(0, int(row) - reach + 1) : int(row) + reach + 1, max(0, int(column) - reach + 1) :][
@@ -63,7 +63,7 @@ def naive_threshold(scores, rate, groups=None):
 
 
 def assert_finds(detector, images, is_defect):
-    """Check that every defect is found and scores well above all normal images (which may still be alarms)."""
+    """Check that all defects are found and score far above all normal images. Normal images may raise alarms."""
     scores = detector.score_samples(images)
     assert (detector.decision_function(images)[is_defect] > 0).all()
     assert scores[is_defect].min() > 1.2 * scores[~is_defect].max()

@@ -20,7 +20,7 @@ def test_without_masks_the_defect_bank_holds_the_defect_and_not_the_whole_image(
         inside = centers[lie_on(masks[image], centers, reach=1)]
         assert set(map(tuple, inside)) <= set(map(tuple, own))
         on_defect.append(lie_on(masks[image], own))
-    # 1 % of the normal patches lie farther away than the other 99 %: about one per ten patches of a square.
+    # The farthest 1 % of the normal patches are also selected: about one for every ten patches of a square.
     assert np.concatenate(on_defect).mean() > 0.8
 
 

@@ -22,7 +22,7 @@ from sklearn_exdd.datasets import make_surface_defects
 
 
 def new_kind_of_image(seed, n_images=1):
-    """Return noise images with a dark stripe, which no other image has, and the masks of the stripe."""
+    """Return noise images with a dark stripe, and the masks of the stripe. Other images have no stripe."""
     X = np.random.RandomState(seed).randint(90, 111, size=(n_images, 64, 64))
     X[:, :, 20:28] -= 60
     mask = np.zeros((n_images, 64, 64), dtype=bool)
@@ -43,7 +43,7 @@ def test_a_corrected_false_alarm_is_no_alarm_any_more(dual, squares, unseen_squa
     assert detector.score_samples(alarm)[0] < score
     assert detector.decision_function(alarm)[0] < 0
     assert len(detector.normal_bank_) > n_rows
-    # The same stripe in other noise is now normal; the squares are still defects.
+    # The same stripe in other noise is now normal. The squares are still defects.
     again, _ = new_kind_of_image(1, 3)
     np.testing.assert_array_equal(detector.predict(again), [0, 0, 0])
     if dual:
@@ -126,13 +126,13 @@ def test_corrections_of_both_kinds_can_come_in_one_call(squares, cells):
     together.partial_fit(images, labels, masks=corrected)
     assert len(together.normal_bank_) > n_normal
     assert len(together.defect_bank_) > n_defect
-    # The numbering of the images continues, in the order of the call.
+    # The new images continue the numbering, in the order of the call.
     assert set(together.normal_bank_.provenance["image"][n_normal:]) == {len(X), len(X) + 2}
     assert set(together.defect_bank_.provenance["image"][n_defect:]) == {len(X) + 1}
     together.partial_fit(new_kind_of_image(2, 2)[0], [0, 1])
     assert together.normal_bank_.provenance["image"][-1] == len(X) + 3
     assert together.defect_bank_.provenance["image"][-1] == len(X) + 4
-    # Each image is a group of its own, so no image is left out because of another.
+    # Each image is its own group. Scoring one image therefore leaves out no other image.
     for bank in (together.normal_bank_, together.defect_bank_):
         pairs = set(zip(bank.provenance["image"].tolist(), bank.provenance["group"].tolist()))
         assert len(pairs) == len({image for image, _ in pairs}) == len({group for _, group in pairs})
@@ -143,7 +143,7 @@ def test_corrections_of_both_kinds_can_come_in_one_call(squares, cells):
 @pytest.mark.parametrize("rate", [0.05, 0.3])
 @pytest.mark.parametrize(("side", "tolerance"), [(24, 1e-4), (64, 0.05)], ids=["9 patches", "64 patches"])
 def test_the_threshold_follows_the_banks(n_top_patches, dual, rate, side, tolerance, squares, cells):
-    # With few patches, all are kept to update the threshold; with many, only those that may decide it.
+    # To update the threshold, all patches are kept if there are few, and otherwise only patches that can affect it.
     middle = slice(32 - side // 2, 32 + side // 2)
     X, y, masks = squares[0][:, middle, middle], squares[1], squares[2][:, middle, middle]
     kept = (y == 0) | masks.any(axis=(1, 2))
@@ -157,7 +157,7 @@ def test_the_threshold_follows_the_banks(n_top_patches, dual, rate, side, tolera
     misses = 200 - stripe  # a bright stripe
     before = detector.threshold_
     detector.partial_fit(np.concatenate([alarms, misses]), [0, 0, 1], masks=[None, None, miss_masks[0]])
-    # Use the current banks, and leave out each normal image's own rows.
+    # Score each normal image with the current banks without the image's own rows.
     normal_bank, defect_bank = detector.normal_bank_, detector.defect_bank_
     n_known = len(X) if dual else 12
     indices = [*(np.flatnonzero(y == 0) if dual else range(12)), n_known, n_known + 1]
@@ -181,7 +181,7 @@ def test_a_correction_without_news_leaves_the_threshold_as_it_was(epsilon):
     detector = ExDDDetector("gabor", n_neighbors=1, **params).fit(X, y, masks=masks)
     before, n_rows = detector.threshold_, len(detector.defect_bank_)
     detector.partial_fit(X[y == 1][:1], [1], masks=masks[y == 1][:1])
-    # The same rows were added again, so no distance has changed.
+    # Rows equal to existing rows were added, so no distance has changed.
     assert len(detector.defect_bank_) > n_rows
     assert detector.threshold_ == pytest.approx(before, rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Explanations: the decisive patch and its nearest rows."""
+"""Explanations, which show the decisive patch of an image and its nearest bank rows."""
 
 import numpy as np
 import pytest

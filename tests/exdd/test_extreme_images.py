@@ -1,4 +1,4 @@
-"""Identical images, constant images and single dots."""
+"""Fits and maps of identical images, of constant images, and of images with a single dot."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_a_dot_is_found_where_it_is(shape, embedded, cells):
     X = rng.randint(118, 123, size=(8, *shape)).astype(np.uint8)
     detector = ExDDDetector("auto" if embedded else cells, random_state=0).fit(X)
     offsets = []
-    for i in range(16):  # every position within a patch twice, in both directions
+    for i in range(16):  # covers every row and column position within a patch twice
         row, column = 24 + i, 24 + 5 * i % 16
         dot = rng.randint(118, 123, size=shape).astype(np.uint8)
         dot[row, column] = 255
@@ -51,7 +51,7 @@ def test_a_dot_is_found_where_it_is(shape, embedded, cells):
         assert pixel_map.shape == shape
         found = np.unravel_index(pixel_map.argmax(), shape)
         offsets.append((found[0] - row, found[1] - column))
-    # Patches are 8 pixels apart: a dot may be off by half of that, but not always to the same side.
+    # Patches are 8 pixels apart. A dot may be found half of this distance away, but not always on the same side.
     assert np.abs(offsets).max() <= 5
     assert np.abs(np.mean(offsets, axis=0)).max() <= 1
 
@@ -68,5 +68,6 @@ def test_a_dot_near_the_border_is_not_pulled_to_it(response, farthest, blur, cel
         dot[row, column] = 255
         (pixel_map,) = detector.predict_map([dot])
         found = np.unravel_index(pixel_map.argmax(), (97, 131))
-        # The filters also see the dot mirrored at the border; this matters most where the logarithm flattens the peak.
+        # The filters also see the mirror image of the dot at the border. The logarithm adds to this effect, because it
+        # flattens the peak.
         assert np.abs(np.subtract(found, (row, column))).max() <= farthest

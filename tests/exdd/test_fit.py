@@ -1,4 +1,4 @@
-"""Ways to call fit, interruptions of fit, and the extractors that fit accepts."""
+"""Arguments of fit, interruptions of fit, and feature extractors that fit accepts."""
 
 import joblib
 import numpy as np
@@ -157,11 +157,11 @@ def test_verbose_shows_progress_on_the_error_stream_and_silence_is_the_default(s
     assert "100%" in err
 
 
-# Feature extractors given by name, and objects of other kinds
+# Feature extractors given by name or as objects
 
 
 class Brightness:
-    """Object with transform(images) that is not an estimator: no more is required of an extractor."""
+    """Extractor that is not an estimator. It only has transform(images), the only method that an extractor needs."""
 
     def transform(self, images):
         n, height, width, _ = images.shape

@@ -1,4 +1,4 @@
-"""Scores and maps, compared with the published formula in plain loops."""
+"""Scores and maps, compared with plain loops that compute the published formula."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from sklearn_exdd import ExDDDetector, TorchvisionFeatureExtractor
 
 
 def published_scores(normal_bank, defect_bank, patches, *, epsilon, n_support, same_place):
-    """Return ExDD's image score and patch scores from plain loops that follow the paper and the authors' code."""
+    """Compute ExDD's image score and patch scores in plain loops, as in the paper and in the authors' code."""
 
     def distance(one, other):
         return sum((float(a) - float(b)) ** 2 for a, b in zip(one, other)) ** 0.5
@@ -64,7 +64,7 @@ def test_scores_and_maps_are_the_published_formula(image_score, dual, n_support,
         cells, n_neighbors=1, epsilon=1e-6, image_score=image_score, n_support=n_support, blur=0, **EVERYTHING
     )
     if dual:
-        # The whole image is defect, like the crops of the authors' code.
+        # The mask covers the whole image, as in the authors' code, which crops defects.
         detector.fit(X[y == 0][:4], X[y == 1][:2], masks=np.ones((2, 64, 64), dtype=bool))
         assert len(detector.defect_bank_) == 2 * 64
     else:
@@ -113,7 +113,7 @@ def test_the_weighted_score_takes_both_distances_at_one_place(squares, unseen_sq
     )
     image = unseen_squares[0][unseen_squares[1] == 1][:1]
     np.testing.assert_array_equal(published.predict_map(image), as_in_code.predict_map(image))
-    # The patch farthest from the defect bank is normal, so the authors' code divides by a larger distance.
+    # The authors' code divides by the largest distance to the defect bank, which belongs to a normal patch here.
     assert published.score_samples(image)[0] > 2 * as_in_code.score_samples(image)[0]
 
 
@@ -148,7 +148,7 @@ def test_by_default_the_normal_bank_is_asked_for_one_neighbour_and_the_defect_ba
             distances_to(detector.normal_bank_.features, worst).min()
         )
         distances = np.sort(distances_to(detector.defect_bank_.features, worst))
-        # The mean is over all rows of a small bank, and over some rows of a larger bank.
+        # In a small bank, the mean is over all rows. In a larger bank, it is over the nearest rows.
         means = np.cumsum(distances) / np.arange(1, len(distances) + 1)
         counts = 1 + np.flatnonzero(np.isclose(means, explanation["defect_distance"], rtol=1e-5))
         assert len(counts) == 1
@@ -188,7 +188,7 @@ def test_scores_are_in_units_of_what_is_normal_at_their_distance_from_the_border
     factors = factors_of(scores)
     for image, score in zip(X[:4], detector.score_samples(X[:4])):
         assert score == pytest.approx(np.sort(patch_scores(image, every) / factors)[-3:].mean(), rel=1e-4)
-    # A calibration score uses the profile of the other images.
+    # The calibration score of an image uses the border profile of the other images.
     image_scores = [np.sort(own / factors_of(np.delete(scores, i, axis=0)))[-3:].mean() for i, own in enumerate(scores)]
     assert detector.threshold_ == pytest.approx(naive_threshold(image_scores, 0.01), rel=1e-4)
     np.testing.assert_array_equal(detector.predict_map(X), plain.predict_map(X))

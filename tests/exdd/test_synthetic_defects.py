@@ -1,4 +1,4 @@
-"""Synthetic defects in the defect bank, with a stand-in for an augmenter."""
+"""Synthetic defects in the defect bank, made by a simple augmenter for tests."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ class Synthetic:
 
 
 class SquareAugmenter(BaseEstimator):
-    """Stand-in for an augmenter that pastes bright squares onto the normal images in turn."""
+    """Simple augmenter that pastes bright squares. It takes the normal images in turn."""
 
     def __init__(self, brightness=60, tells_origin=True):
         self.brightness = brightness
@@ -152,7 +152,7 @@ def test_the_same_seed_draws_the_same_synthetic_defects(squares, unseen_squares,
 @pytest.mark.parametrize("real", [False, True], ids=["synthetic only", "with real defects"])
 def test_the_threshold_leaves_out_what_was_made_on_the_image_itself(real, squares, cells):
     X, y, masks = squares
-    # The pasted squares are invisible, so synthetic patches equal the patches of their normal image.
+    # The pasted squares are invisible, so patches of a synthetic image equal the patches of its normal image.
     detector = ExDDDetector(
         cells,
         augmenter=SquareAugmenter(brightness=0),
@@ -195,7 +195,7 @@ def test_a_synthetic_explanation_has_its_prompt(squares, cells):
 
 
 class PairAugmenter(BaseEstimator):
-    """Augmenter of somebody else, whose samples are plain images and masks."""
+    """Augmenter that is not from this library. Its samples are a pair of images and masks."""
 
     def fit(self, X, y=None, *, masks=None):
         self.images_ = np.stack([np.asarray(image) for image, label in zip(X, y) if label == 0])

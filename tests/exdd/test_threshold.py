@@ -1,4 +1,4 @@
-"""Threshold, and the false alarm rate that it promises."""
+"""Threshold, and the maximum false alarm rate that it promises."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_calibration_scores_are_those_of_refits_that_whiten_without_the_image(ex
         rest = np.arange(len(X)) != image
         refits.append(clone(detector).fit(X[rest], y[rest], masks=masks[rest]).score_samples(X[[image]])[0])
     own = detector.calibration_scores_[y == 0]
-    np.testing.assert_allclose(own, refits, rtol=0.05)  # leaving out one image changes the whitening
+    np.testing.assert_allclose(own, refits, rtol=0.05)  # not equal, because leaving out one image changes the whitening
     assert np.mean(own / refits) == pytest.approx(1, abs=0.015)
     assert np.isnan(detector.calibration_scores_[y == 1]).all()
     assert (own > detector.score_samples(X[y == 0])).all()
@@ -139,7 +139,7 @@ def test_new_normal_samples_raise_no_more_false_alarms_than_promised(dual, param
         X_defect = rng.normal(2, 1, size=(30, 3)) if dual else None
         detector = ExDDDetector(max_false_alarm_rate=0.05, random_state=seed, defect_coreset=1.0, **params)
         rates.append(detector.fit(X, X_defect=X_defect).predict(X_test).mean())
-    # The rate of one fit has a standard deviation of 0.015, the mean of 30 fits of 0.003; allow four of these.
+    # The standard deviation of the rate is 0.015 for one fit and 0.003 for the mean of 30 fits. Allow four deviations.
     assert np.mean(rates) < 0.05 + 4 * 0.003
     assert np.mean(rates) > 0.02
 
@@ -155,7 +155,7 @@ def test_groups_keep_the_promise_where_samples_of_a_group_are_alike():
         detector = ExDDDetector(n_neighbors=1, normal_coreset=1.0, max_false_alarm_rate=0.1)
         with_groups.append(clone(detector).fit(X, groups=groups).predict(X_test).mean())
         without.append(clone(detector).fit(X).predict(X_test).mean())
-    # About 40 independent values: the standard deviation is 0.047 for one fit and 0.011 for the mean.
+    # With about 40 independent values, the standard deviation of the rate is 0.047 for one fit and 0.011 for the mean.
     assert np.mean(with_groups) < 0.1 + 4 * 0.011
     assert np.mean(without) > 0.5
 
@@ -168,5 +168,5 @@ def test_a_defect_image_of_the_same_group_does_not_help_the_threshold(squares, c
     groups = np.concatenate([np.arange(len(X)), np.flatnonzero(y == 0)])
     detector = ExDDDetector(cells, n_neighbors=1, epsilon=1e-6, max_false_alarm_rate=0.2, **EVERYTHING)
     left_out = clone(detector).fit(X_twice, labels, masks=everywhere, groups=groups).threshold_
-    # Otherwise the nearest defect of each normal image would be the image itself, at distance 0.
+    # Without groups, the nearest defect of each normal image is the image itself, at distance 0.
     assert left_out < 0.01 * clone(detector).fit(X_twice, labels, masks=everywhere).threshold_

@@ -1,4 +1,4 @@
-"""Image scores from the patches that may be the highest: the same as from all patches."""
+"""Image scores from the patches that may have the highest scores. They equal the image scores from all patches."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_scores_are_those_of_all_patches(seed, n_features, offset, levels, n_nei
 
     def rows(n):
         values = rng.normal(size=(n, n_features)) * rng.choice([0.1, 1, 3], size=(n, 1))
-        values = values if levels is None else np.clip(np.rint(values), 0, levels)  # many equal distances
+        values = values if levels is None else np.clip(np.rint(values), 0, levels)  # makes many distances equal
         return (values + offset).astype(dtype)
 
     defect = MemoryBank(rows(20)) if is_dual else None

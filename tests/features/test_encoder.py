@@ -1,4 +1,4 @@
-"""Networks that read the maps of a frozen pretrained encoder in addition to their own."""
+"""Networks that use the feature maps of a frozen pretrained encoder as additional input."""
 
 import pickle
 

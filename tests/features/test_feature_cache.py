@@ -1,4 +1,4 @@
-"""The cache of features."""
+"""Cache of features."""
 
 import joblib
 import numpy as np
@@ -11,7 +11,7 @@ from tiny_extractors import CellMeans, Pixels, random_images, random_pixels, res
 
 @pytest.fixture
 def count(monkeypatch):
-    """Return a function that counts the images that CellMeans has extracted since the last call."""
+    """Return a function that counts images. It returns how many CellMeans has extracted since the last call."""
     monkeypatch.setattr(CellMeans, "n_extracted", 0)
 
     def since_last_asked():
@@ -99,7 +99,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, count, caplog, damage):
         file.write_bytes(damage)
     count()
     assert_same_maps(extractor.transform(X), expected)
-    assert "Exception while loading results" in caplog.text  # joblib logs this
+    assert "Exception while loading results" in caplog.text  # message of joblib
     assert count() == 2
     assert_same_maps(extractor.transform(X), expected)
     assert count() == 0

@@ -1,4 +1,4 @@
-"""Batch normalisations folded into convolutions."""
+"""Folding of batch normalisations into convolutions."""
 
 import copy
 
@@ -10,7 +10,7 @@ from sklearn_exdd.features.folding import fold_watched
 
 
 class Network(nn.Module):
-    """Network of convolutions whose outputs are used once or twice, and that are called once or twice."""
+    """Network of convolutions. Depending on `twice`, one of them is called twice, or one output is used twice."""
 
     def __init__(self, twice):
         super().__init__()

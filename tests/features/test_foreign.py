@@ -1,4 +1,4 @@
-"""Extractors of other kinds, and extractors by name."""
+"""Feature extractors that are not from this library, and feature extractors given by name."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from sklearn_exdd.features import (
 
 
 class Halves:
-    """Foreign extractor that has a transform method and nothing else."""
+    """Foreign extractor that has only a transform method."""
 
     def transform(self, images):
         assert images.dtype == np.float32
@@ -26,7 +26,7 @@ class Halves:
 
 
 class Centred:
-    """Foreign extractor that learns."""
+    """Foreign extractor that learns the mean of the images."""
 
     def fit(self, images):
         self.shapes_ = [image.shape for image in images]
@@ -85,7 +85,7 @@ def test_a_foreign_extractor_can_be_cached_resized_and_whitened(tmp_path):
     maps = first.transform(X)
     assert maps[0].shape == (8, 10, 3)
     np.testing.assert_allclose(patches_of(maps).mean(axis=0), 0, atol=1e-4)
-    # Fitted on other images, it is a different extractor and uses none of the first one's entries.
+    # An extractor fitted on other images is a different extractor. It must not use cache entries of the first one.
     other = ForeignFeatureExtractor(Centred(), **options).set_params(whiten=False).fit(X[:1])
     without_cache = ForeignFeatureExtractor(Centred(), image_size=32).fit(X[:1])
     assert_same_maps(other.transform(X), without_cache.transform(X), atol=1e-6)

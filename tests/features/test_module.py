@@ -46,7 +46,7 @@ def test_layers_of_any_module_are_used_and_nothing_past_the_last_is_computed():
         coarse = network[2](fine)
     expected = as_maps([fine, functional.interpolate(coarse, size=(16, 24), mode="bilinear")])
     assert_same_maps(extractor.transform(X), expected, atol=1e-6)
-    # The last layer would not fit, so the maps above were made without it.
+    # The last layer raises an error for this input, so the extractor did not run it above.
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         ModuleFeatureExtractor(tiny_network, layers=("3",)).transform(X)
 
@@ -54,7 +54,7 @@ def test_layers_of_any_module_are_used_and_nothing_past_the_last_is_computed():
 def test_nothing_past_the_last_layer_of_a_backbone_is_kept(monkeypatch):
     def get_model(name, weights):
         module = models.resnet18(weights=weights)
-        module.layer4, module.fc = nn.Linear(1, 1), nn.Linear(1, 1)  # neither fits
+        module.layer4, module.fc = nn.Linear(1, 1), nn.Linear(1, 1)  # both raise an error if they are run
         return module
 
     monkeypatch.setattr(models, "get_model", get_model)
@@ -68,7 +68,7 @@ def test_nothing_past_the_last_layer_of_a_backbone_is_kept(monkeypatch):
 
 
 class Normalised(nn.Module):
-    """Network with batch normalisations that can be folded into a convolution, and some that cannot."""
+    """Network in which some batch normalisations can be folded into a convolution, and others cannot."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +163,7 @@ def test_layers_without_maps_are_refused():
 
 
 class ChannelsLast(nn.Module):
-    """Network whose maps have the shape (n, height, width, channels), like those of Swin."""
+    """Network whose feature maps have the shape (n, height, width, channels), as in Swin."""
 
     def __init__(self, n_channels):
         super().__init__()
@@ -174,7 +174,7 @@ class ChannelsLast(nn.Module):
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("n_channels", [8, 32])  # 32 is the side of the map that the layer returns for the probe
+@pytest.mark.parametrize("n_channels", [8, 32])  # 32 is also the side of the layer's map for the probe image
 def test_layers_with_the_channels_last_are_refused(n_channels):
     message = (
         r"^layers: expected outputs of shape \(n, channels, height, width\), got \(n, height, width, channels\) from "
@@ -218,7 +218,7 @@ def test_a_network_can_be_loaded_where_gradients_are_switched_off(mode):
 
 @pytest.mark.slow
 def test_a_network_first_loaded_by_several_threads_is_the_same(tmp_path):
-    # A process of its own is needed, because a trace that fails halfway leaves torch.fx unusable.
+    # The test runs in a separate process, because torch.fx is unusable after a trace that fails halfway.
     code = (
         "import numpy as np; from sklearn_exdd import TorchvisionFeatureExtractor as T; "
         "X = np.random.RandomState(0).uniform(size=(8, 64, 64)); "

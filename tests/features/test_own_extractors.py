@@ -1,4 +1,4 @@
-"""Messages about a user's own extractor that breaks the rules."""
+"""Error messages for feature extractors of the user that break the rules."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn_exdd.features import BaseFeatureExtractor
 
 
 def extractor_of(result, stride=8):
-    """Return an extractor whose maps are the result of a function of the images."""
+    """Return an extractor that applies a function to the images and returns the result as feature maps."""
 
     class Own(BaseFeatureExtractor):
         def _extract(self, images):

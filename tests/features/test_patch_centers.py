@@ -1,4 +1,4 @@
-"""The places of patches in the image."""
+"""Positions of patches in the image."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sklearn_exdd.features import GaborFeatureExtractor, ModuleFeatureExtractor
 
 
 def box_network():
-    """Return a network whose outputs are means over a window around pixel 8 * i."""
+    """Return a network that averages pixels. Output i is the mean over a window around pixel 8 * i."""
     layers = [nn.Conv2d(3, 1, 3, stride=2, padding=1), *(nn.Conv2d(1, 1, 3, stride=2, padding=1) for _ in range(2))]
     for layer in layers:
         nn.init.constant_(layer.weight, 1 / 9)
@@ -18,7 +18,7 @@ def box_network():
 
 
 def patch_network():
-    """Return a network whose outputs are means over cells of 8 x 8 pixels, as when an image is cut into patches."""
+    """Return a network that averages cells of 8 x 8 pixels, as networks do that cut an image into patches."""
     layer = nn.Conv2d(3, 1, 8, stride=8)
     nn.init.constant_(layer.weight, 1 / 64)
     nn.init.zeros_(layer.bias)
@@ -30,7 +30,7 @@ def unpadded_network():
 
 
 def dot_errors(extractor, shape, n_dots=24, border=24):
-    """Return the offset from each one-pixel dot to the patch that responds most to it, in pixels of the image."""
+    """Return the offset, in pixels, from each one-pixel dot to the patch with the strongest response to the dot."""
     rng = np.random.RandomState(0)
     dots = np.stack([rng.randint(border, size - border, n_dots) for size in shape], axis=1)
     X = np.full((n_dots + 1, *shape), 0.5, dtype=np.float32)
@@ -52,7 +52,7 @@ SHAPES = [(96, 112), (97, 131), (150, 83)]
 
 
 def size_of_a_step(extractor, shape):
-    """Return the stride in pixels of the image, along each axis."""
+    """Return the stride along each axis, in pixels of the image."""
     if extractor.image_size is None:
         return extractor.stride
     if isinstance(extractor.image_size, int):
@@ -85,7 +85,7 @@ def test_a_module_finds_a_dot_exactly_where_it_is(build, shape, image_size):
 @pytest.mark.parametrize("image_size", SIZES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_random_backbone_finds_a_dot_about_where_it_is(shape, image_size):
-    # Random filters are lopsided, each in its own way. For a tenth of the dots, a neighbouring patch responds most.
+    # Random filters are asymmetric. For a tenth of the dots, a neighbouring patch has the strongest response.
     extractor = resnet18(image_size=image_size)
     errors = dot_errors(extractor, shape) / size_of_a_step(extractor, shape)
     assert abs(errors).max() < 1.5
@@ -96,7 +96,7 @@ def test_a_random_backbone_finds_a_dot_about_where_it_is(shape, image_size):
 def test_patches_of_a_network_that_fits_no_grid_are_spread_evenly():
     extractor = ModuleFeatureExtractor(unpadded_network, layers=("1",), pool_size=1)
     assert extractor.stride is None
-    # Without padding, the outermost patches lie 2 pixels inside the image and see 2 pixels around them.
+    # Without padding, the outermost patches lie 2 pixels inside the image. A patch sees 2 pixels on each side.
     assert abs(dot_errors(extractor, (97, 131), border=8)).max() <= 2 + 2 + 1
     rows, columns = extractor.patch_centers((4, 2, 9), (8, 5, 3))
     np.testing.assert_allclose(rows, [0.5, 2.5, 4.5, 6.5])
@@ -112,7 +112,7 @@ def test_an_image_size_is_the_shorter_side_or_both(image_size, map_shape):
     (feature_map,) = extractor.transform(random_images(0, 1, 40, 60))
     assert feature_map.shape[:2] == map_shape
     rows, columns = extractor.patch_centers(feature_map.shape, (40, 60))
-    # Patches cover the image from end to end, at whatever size they were computed.
+    # Patches cover the whole image, whatever the size at which the features were computed.
     assert rows[0] - 0.5 * (rows[1] - rows[0]) == pytest.approx(-0.5)
     assert columns[0] - 0.5 * (columns[1] - columns[0]) == pytest.approx(-0.5)
     assert rows[-1] <= 39.5

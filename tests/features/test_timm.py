@@ -1,4 +1,4 @@
-"""Models of timm: convolutional networks, networks with TensorFlow's padding, and transformers."""
+"""Extractors with models of timm: convolutional networks, networks with TensorFlow's padding, and transformers."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ timm = pytest.importorskip("timm")
 NEWEST = pytest.mark.skipif(
     parse_version(timm.__version__) < parse_version("1.0.31"), reason="needs timm >= 1.0.31, as the message says"
 )
-#: A small random model of each family, the stride of its finest level in use, and the pixel of its first patch.
+#: For each family: a small model, the stride of its finest level in use, and the position of its first patch.
 FAMILIES = [
     ("test_resnet", 8, 3.5),
     ("resnet18", 8, 0),
@@ -62,7 +62,7 @@ def test_a_dot_is_found_where_it_is_at_any_size(backbone, stride, offset):
         if image_size is None:
             assert feature_map.shape[:2] == (-(-shape[0] // stride), -(-shape[1] // stride))
         errors = dot_errors(extractor, shape) / size_of_a_step(extractor, shape)
-        # Random filters are lopsided, each in its own way.
+        # The errors are not 0, because random filters are asymmetric.
         assert np.median(abs(errors)) < 0.5
         assert abs(errors.mean(axis=0)).max() < 0.5
         assert abs(errors).max() < 1.5
@@ -85,7 +85,7 @@ def test_maps_depend_neither_on_the_batch_nor_on_the_process(backbone):
     assert not np.allclose(other[0], maps[0], rtol=1e-2)
 
 
-# Outputs of timm itself
+# Comparison with the outputs of timm
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -104,7 +104,7 @@ def test_outputs_are_those_of_timm(backbone, layers, folded):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = timm.create_model(backbone).eval()
-    size = 160 if backbone.startswith("test") else 224  # native size of the model
+    size = 160 if backbone.startswith("test") else 224  # input size for which the model was made
     batch = torch.from_numpy(random_images(0, 1, size, size, 3)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         outputs, norm = loaded.module(batch), backbone == "test_vit"

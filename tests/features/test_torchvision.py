@@ -18,11 +18,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from sklearn_exdd.features import TorchvisionFeatureExtractor
 
-# Agreement with torchvision
+# Comparison with the outputs of torchvision
 
 
 def torchvision_outputs(images, layers, seed=0):
-    """Return the pooled outputs of torchvision itself for images (n, height, width, 3), one tensor per layer."""
+    """Return the pooled outputs of the torchvision model, one tensor per layer, for images (n, height, width, 3)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = create_feature_extractor(models.resnet18(weights=None).eval(), return_nodes=list(layers))
@@ -154,7 +154,7 @@ def test_an_unknown_backbone_is_refused():
 # Weights
 
 
-SMALL = {"layers": ("stage2",)}  # layer of shufflenet_v2_x0_5, the smallest backbone
+SMALL = {"layers": ("stage2",)}  # a layer of shufflenet_v2_x0_5, which is the smallest backbone
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_weights_that_are_neither_a_name_nor_a_file_are_refused(weights):
 
 
 class Trap:
-    """Object that creates a file when a careless reader unpickles it."""
+    """Object that creates a file when it is unpickled, to detect a reader that unpickles files."""
 
     def __init__(self, path):
         self.path = path

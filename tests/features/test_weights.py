@@ -1,4 +1,4 @@
-"""Files of weights that are missing, damaged or of another model."""
+"""Weights files that are missing or damaged, or that belong to another model."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def states():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Provide empty caches of torch's hub and of Hugging Face's hub, without a network."""
+    """Provide empty download caches for torch's hub and Hugging Face's hub, and disable the network."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -11,7 +11,7 @@ from sklearn_exdd.features import GaborFeatureExtractor
 
 
 def correlated_images(seed):
-    """Return pixels whose three channels vary together, each on its own scale."""
+    """Return images whose three channels are correlated and have different scales."""
     rng = np.random.RandomState(seed)
     mixing = np.array([[1.0, 0.8, 0.1], [0.0, 0.5, -0.3], [0.0, 0.0, 0.4]])
     return np.clip(0.5 + rng.normal(size=(3, 40, 50, 3)) @ mixing * [0.1, 0.01, 0.03], 0, 1).astype(np.float32)
@@ -24,7 +24,7 @@ def test_whitened_patches_have_no_mean_and_no_correlation_and_variances_nearer_t
     covariance = np.cov(patches.T, bias=True)
     whitened = np.diag(covariance)
     np.testing.assert_allclose(covariance, np.diag(whitened), atol=1e-3)
-    # Variances of the standardised features, whose mean is one, divided by a value between themselves and their mean.
+    # The variances of the standardised features have mean 1. They are divided by a value between the variance and 1.
     variances = np.linalg.eigvalsh(np.corrcoef(patches_of(Pixels().transform(X)).T))[::-1]
     shrinkage = (variances[0] / whitened[0] - variances[0]) / (1 - variances[0])
     assert 0 < shrinkage < 1
@@ -57,7 +57,7 @@ def test_gabor_features_are_whitened_on_the_images_of_fit():
     variances = np.diag(covariance)
     assert abs(covariance - np.diag(variances)).max() < 0.01
     assert (variances > 0).all()
-    assert (np.diff(variances) < 1e-3).all()  # the directions are sorted by their variance
+    assert (np.diff(variances) < 1e-3).all()  # the directions are sorted by variance
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])

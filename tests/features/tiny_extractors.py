@@ -1,4 +1,4 @@
-"""Small extractors and networks, and random images for them."""
+"""Small feature extractors and networks, and random images to test them with."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from sklearn_exdd.features import BaseFeatureExtractor, TorchvisionFeatureExtrac
 
 
 class CellMeans(BaseFeatureExtractor):
-    """Extractor of the mean and maximum of cells of 4 x 4 pixels. It counts the images it is given."""
+    """Extractor that returns the mean and maximum of cells of 4 x 4 pixels. It counts the images that it receives."""
 
     stride = 4
     offset = 1.5
@@ -23,7 +23,7 @@ class CellMeans(BaseFeatureExtractor):
 
 
 class Pixels(BaseFeatureExtractor):
-    """Extractor of the pixels. Every pixel is a patch, and its channels are the features."""
+    """Extractor that returns the pixels. Every pixel is a patch, and its channels are the features."""
 
     stride = 1
 
