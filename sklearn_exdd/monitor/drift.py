@@ -1,4 +1,4 @@
-"""Drift monitor, which compares a stream of images with normal images by scores and simple statistics."""
+"""Drift monitor. It compares scores and simple statistics of a stream of images with the values of normal images."""
 
 from numbers import Real
 from warnings import warn
@@ -69,8 +69,8 @@ class DriftMonitor(CheckedParams, BaseEstimator):
     changes_ : dict of str to {"higher", "lower", "more spread", "less spread"}
         Direction of change of each statistic that raised an alarm.
     history_ : ndarray of shape (n_points, 1 + n_statistics)
-        Course of the martingales, with one row per image. A row holds the number of images so far, followed by
-        `log10_martingales_` after this image. For a long stream, only every second, fourth, ... image has a row.
+        Course of the martingales. A row holds the number of images so far, followed by the values of
+        `log10_martingales_` at that point. For a long stream, only every second, fourth, ... image has a row.
 
     See Also
     --------
@@ -92,14 +92,14 @@ class DriftMonitor(CheckedParams, BaseEstimator):
     An alarm does not clear itself. Repair the cause and call :meth:`reset`, or refit the detector and the monitor.
     After each reset, the bound `alpha` applies anew.
 
-    The bound is exact for pixel statistics, and for scores with the reference "unseen". It is approximate for scores
-    with the reference "calibration". A memory bank leaves out an image to compute its calibration score, so calibration
-    scores have nearly, but not exactly, the distribution of new scores.
+    The bound holds exactly for pixel statistics, and for scores with the reference "unseen". For scores with the
+    reference "calibration", it holds approximately. The memory bank leaves out an image to compute its calibration
+    score, so calibration scores have nearly, but not exactly, the distribution of new scores.
 
     The bound does not hold for images that are not exchangeable even without drift, such as several images of each part
     in turn. In this case, pass only one image per part.
 
-    The use of memory is bounded. When more than 2^17 values of a statistic are stored, a random half of them is
+    Memory use is bounded. When more than 2^17 values of a statistic are stored, a random half of them is
     dropped. The p-values stay independent and uniform.
 
     References

@@ -92,10 +92,10 @@ def bet(log_capitals, p_values, n_seen):
     -----
     The time of a change is unknown, so the initial capital is bet little by little. The rest is the reserve. Before
     image t = 1, 2, ..., the reserve is ``R(t) = 1 / (1 + log(t))``. Then the amount ``R(t) - R(t + 1)`` is taken from
-    the reserve and divided evenly among the bets. At each image, the capital in a bet is multiplied by the beta density
-    of the p-value. The reserve falls very slowly: a change after a million images is detected only about three images
-    later than a change after a thousand images. The alternative is the simple jumper, which moves a fixed share of the
-    capital from bet to bet. It loses capital exponentially as long as nothing changes.
+    the reserve and divided evenly among the bets. With each image, the capital in a bet is multiplied by the beta
+    density of the p-value. The reserve falls very slowly: a change after a million images is detected only about three
+    images later than a change after a thousand images. The alternative is the simple jumper, which moves a fixed share
+    of the capital from bet to bet. It loses capital exponentially as long as nothing changes.
 
     References
     ----------
