@@ -1,10 +1,11 @@
-"""Find and locate surface defects in images of parts, the scikit-learn way."""
+"""Detection and localization of surface defects in images of parts, with the interface of scikit-learn."""
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Names are loaded on first use, so that importing the package costs nothing but this table.
+# Module of each public name. A module is imported only when one of its names is used for the first time, so that
+# importing the package is fast.
 _HOME = {
     "BaseDefectAugmenter": "augment",
     "BaseDefectDetector": "detectors.base",

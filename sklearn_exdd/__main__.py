@@ -1,4 +1,4 @@
-"""Run the library from the shell: ``python -m sklearn_exdd --help``, or ``sklearn-exdd --help``."""
+"""Command line of the library, started by ``python -m sklearn_exdd`` or ``sklearn-exdd``."""
 
 import sys
 

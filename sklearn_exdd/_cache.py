@@ -1,4 +1,4 @@
-"""Results cached by joblib.Memory, with checksums that reveal damaged entries."""
+"""Cache of results in a joblib.Memory, with checksums that reveal damaged entries."""
 
 import hashlib
 import os
@@ -16,18 +16,19 @@ MEMORY = [str, os.PathLike, HasMethods("cache"), None]
 
 
 def cached(memory, kind, key, compute):
-    """Return the cached result for a key, or compute and cache it.
+    """Return the result for a key from the cache. If it is missing, compute and cache it.
 
     Parameters
     ----------
     memory : str, path-like, joblib.Memory or None
-        Cache; None disables caching.
+        Cache to use. None disables caching.
     kind : str
         Kind of result.
     key : str
         Fingerprint of everything that the result depends on.
     compute : callable
-        Function that takes no arguments and returns the result (not None); called only if no result is cached.
+        Function without arguments that computes the result. It is called only if the result is not in the cache, and
+        must not return None.
 
     Returns
     -------
@@ -54,13 +55,13 @@ def load(memory, kind, key):
     except _MissingEntry:
         return None
     except (TypeError, ValueError):
-        pass  # the entry is so damaged that it is not even a pair of bytes and a checksum
+        pass  # the damaged entry does not even consist of bytes and a checksum
     entries.call_and_shelve(key).clear()
     return None
 
 
 def store(memory, kind, key, result):
-    """Cache a result other than None."""
+    """Store a result in the cache. The result must not be None."""
     if memory is not None:
         _entries(memory)(_entry(kind, key), result)
 
@@ -83,7 +84,7 @@ def fingerprint(*things):
         if isinstance(thing, list):
             total.update(f"list {len(thing)} {fingerprint(*map(_as_array, thing))}".encode())
         elif isinstance(thing, os.PathLike) or (isinstance(thing, str) and os.path.exists(thing)):
-            stat = os.stat(thing) if os.path.exists(thing) else None  # reading the file will raise the error
+            stat = os.stat(thing) if os.path.exists(thing) else None  # a missing file is reported when it is read
             state = stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # tools can reset mtime, but not ctime
             total.update(f"file {os.path.abspath(thing)} {state}".encode())
         elif isinstance(thing, np.ndarray) and thing.dtype.kind in "buif":
@@ -95,7 +96,7 @@ def fingerprint(*things):
 
 
 def fingerprint_of_pixels(images, masks=None):
-    """Return a checksum of the pixels of images and masks, holding one image in memory at a time.
+    """Return a checksum of the pixels of images and masks. Only one image is in memory at a time.
 
     Parameters
     ----------
@@ -113,13 +114,13 @@ def fingerprint_of_pixels(images, masks=None):
 
 
 def _as_array(item):
-    if hasattr(item, "region"):  # an image with a region of interest
+    if hasattr(item, "region"):  # an ImageInRegion, which has a region of interest
         return [item.image, item.region]
     return item if item is None or isinstance(item, (str, os.PathLike)) else np.asarray(item)
 
 
 def folder_of(memory):
-    """Return the folder of a cache, for results stored in files of their own rather than in joblib's entries.
+    """Return the folder of a cache, for results that are stored outside of joblib's entries.
 
     Parameters
     ----------
@@ -128,7 +129,7 @@ def folder_of(memory):
     Returns
     -------
     folder : pathlib.Path or None
-        None if nothing is cached.
+        Folder of the cache, or None if caching is disabled.
     """
     location = getattr(memory, "location", memory)
     if location is not None and not isinstance(location, (str, os.PathLike)):
@@ -146,7 +147,7 @@ def as_memory(memory):
 
 
 def _entry(kind, key):
-    return f"{kind} {key} {versions()}"  # even results computed from arrays alone depend on the library
+    return f"{kind} {key} {versions()}"  # versions affect even results computed from arrays alone
 
 
 def _entries(memory):
@@ -159,7 +160,7 @@ class _MissingEntry(Exception):
 
 def _stored(key, result=None):
     if result is None:
-        raise _MissingEntry  # the entry vanished or cannot be read, so the result is computed again
+        raise _MissingEntry  # joblib calls this function if the entry has vanished or cannot be read
     content = pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL)
     return content, _checksum(key, content)
 

@@ -1,4 +1,4 @@
-"""Fingerprints of objects and the code that they run, for cache keys."""
+"""Fingerprints of objects and of the code that they run, used as cache keys."""
 
 import copyreg
 import dis
@@ -20,49 +20,56 @@ from types import (
 
 import numpy as np
 
-#: Distributions whose versions are part of every key.
+#: Names of the distributions whose versions are part of every cache key.
 VERSIONS = ("numpy", "pillow", "scikit-learn", "scipy", "torch")
 
-# Packages whose code is identified by version.
+# Names of the packages whose code is identified by the version of the package.
 _LIBRARIES = {
     *("PIL", "diffusers", "huggingface_hub", "joblib", "numpy", "safetensors", "scipy", "sklearn", "sklearn_exdd"),
     *("threadpoolctl", "timm", "torch", "torchvision", "tqdm", "transformers"),
 }
 _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
-# Parameters of estimators that affect how a result is computed, but not the result itself.
+# Names of the estimator parameters that affect how a result is computed, but not the result itself.
 _NOT_IN_KEY = {"memory", "n_jobs", "verbose"}
-# Attributes of a class that do not affect a result.
+# Names of the class attributes that do not affect a result.
 _NOT_CODE = {"_abc_impl", "_parameter_constraints"}
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None), type(...), range, slice, np.dtype)
 _BUILT_IN = (BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType)
-# Methods that change a container, and Python instructions that load a container or a simple key.
+# Names of the methods that change a container.
 _FILLS = {
     *("add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "popleft", "remove"),
     *("reverse", "setdefault", "sort", "update"),
 }
+# Bytecode instructions that load a container, each with the scope from which it loads.
 _SCOPES = {
     **dict.fromkeys(("LOAD_GLOBAL", "LOAD_NAME"), "global"),
     **dict.fromkeys(("LOAD_DEREF", "LOAD_CLASSDEREF"), "cell"),
     **dict.fromkeys(("LOAD_ATTR", "LOAD_METHOD"), "attribute"),
 }
+# Bytecode instructions that load a simple key.
 _KEYS = ("LOAD_CONST", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_GLOBAL", "LOAD_SMALL_INT")
 
 
 def fingerprint_of_code(*things, packages=()):
-    """Return a checksum of objects, of the user's code that they run, and of the versions of the libraries used.
+    """Return a checksum that identifies objects, the user's code that they run, and the versions of libraries.
 
-    The checksum is the same in every process. A function is identified by its bytecode, its defaults, its closure
-    values, and the functions and constants that it refers to. The source file does not count, because it may have been
-    edited since the function was loaded. Classes are identified by the methods and constants of the class and its
-    bases. File names, line numbers and comments make no difference. Code of this package and of the libraries it builds
-    on is identified by name and version. A counter or a list that the code itself changes is not part of the checksum.
+    The checksum is the same in every process. User code is identified as follows:
+
+    * A function is identified by its bytecode, its default values, its closure values, and the functions and constants
+      that it refers to.
+    * A class is identified by the methods and constants of the class and of its base classes.
+
+    The source file is not read, because it may have been edited after the code was loaded. File names, line numbers and
+    comments do not affect the checksum. Code of this package, and of the libraries that this package builds on, is
+    identified by name and version. Variables that the code itself changes, such as a counter or a list of results, are
+    not part of the checksum.
 
     Parameters
     ----------
     *things : object
-        Values, arrays, functions, classes, estimators and containers of these.
+        Values, arrays, functions, classes, estimators, or containers of such objects.
     packages : sequence of str, default=()
-        Distributions that the result depends on, in addition to `VERSIONS`.
+        Names of further distributions that the result depends on, in addition to those in `VERSIONS`.
 
     Returns
     -------
@@ -72,12 +79,12 @@ def fingerprint_of_code(*things, packages=()):
 
 
 def versions(*packages):
-    """Return the versions of this package, of the distributions in `VERSIONS`, and of any others named.
+    """Return the versions of this package, of the distributions in `VERSIONS`, and of further distributions.
 
     Parameters
     ----------
     *packages : str
-        Names of distributions.
+        Names of the further distributions.
 
     Returns
     -------
@@ -96,7 +103,7 @@ def _installed_version(name):
 
 
 class _Walk:
-    """Traversal of objects and code that visits each of them once."""
+    """Traversal of objects and their code. Each object is visited only once."""
 
     def __init__(self):
         self._known, self._path = {}, []
@@ -108,14 +115,14 @@ class _Walk:
         known = self._known.get(id(thing))
         if known is not None:
             return known[1]
-        if id(thing) in self._path:  # code that refers to itself
+        if id(thing) in self._path:  # an object that refers to itself
             return _hash("recursion", str(len(self._path) - self._path.index(id(thing))))
         self._path.append(id(thing))
         try:
             digest = _hash(*self._parts(thing))
         finally:
             self._path.pop()
-        self._known[id(thing)] = thing, digest  # keeps the object alive, so that its id is not reused
+        self._known[id(thing)] = thing, digest  # a stored object stays alive, so that its id is not reused
         return digest
 
     def _parts(self, thing):
@@ -190,7 +197,7 @@ class _Walk:
                 is_written = not (
                     name.startswith("__") or name in _NOT_CODE or _is_state(changed, "attribute", name, value)
                 )
-                if is_written or _is_code(value):  # Python also stores data of its own in classes
+                if is_written or _is_code(value):  # skips other data that Python itself stores in classes
                     parts += [name, self.digest(value)]
         return parts
 
@@ -220,7 +227,7 @@ class _Walk:
         return parts
 
     def _reference(self, value, attributes, module):
-        """Return checksums of a global that code refers to, or of the attributes of a module that the code uses."""
+        """Return checksums of a global variable that code uses. For a module, they cover the attributes used."""
         home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         is_code = _is_code(value)
         if isinstance(home, str) and (is_code or isinstance(value, ModuleType)) and _is_foreign(home, module):
@@ -258,7 +265,7 @@ def _is_code(value):
 
 
 def _instructions(code):
-    """Yield a code object and all code objects nested in it, each with its instructions."""
+    """Yield (code, instructions) for a code object and for all code objects nested in it."""
     yield code, [one for one in dis.get_instructions(code) if one.opname not in ("CACHE", "PRECALL")]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -267,7 +274,7 @@ def _instructions(code):
 
 @functools.lru_cache(maxsize=4096)
 def _global_names(code):
-    """Return the names of globals that a code object uses, with the attributes that it reads directly from each."""
+    """Return a dict that maps each global variable used by a code object to the attributes read from the variable."""
     names = {}
     for _, instructions in _instructions(code):
         for one, following in zip(instructions, [*instructions[1:], None]):
@@ -280,15 +287,19 @@ def _global_names(code):
 
 @functools.lru_cache(maxsize=4096)
 def _changed_names(code):
-    """Find the names that a code object itself increments, assigns or fills: they hold state rather than constants.
+    """Find the variables that a code object itself changes. They hold state, not constants.
 
-    The search recognises assignments to globals and outer variables, ``type(self).n += 1``, calls of methods such as
-    ``append`` on a name or an attribute, and assignments to its items.
+    The search recognises the following changes:
+
+    * assignments to globals and to variables of an enclosing function
+    * assignments to class attributes, such as ``type(self).n += 1``
+    * calls of methods such as ``append`` on a variable or an attribute
+    * assignments to the items of a variable or an attribute
 
     Returns
     -------
     changed : set of (scope, name, how)
-        `scope` is "global", "cell" or "attribute", `how` is "assigned" or "filled".
+        `scope` is "global", "cell" or "attribute". `how` is "assigned" or "filled".
     """
     changed = set()
     for part, instructions in _instructions(code):
@@ -318,7 +329,7 @@ def _is(instruction, *names):
 
 
 def _is_instance(instruction):
-    """Tell whether an attribute is read from a local variable other than `cls`, so that each instance has its own."""
+    """Tell whether an attribute belongs to an instance: it is read from a local variable other than `cls`."""
     return instruction is not None and instruction.opname.startswith("LOAD_FAST") and instruction.argval != "cls"
 
 
@@ -337,7 +348,7 @@ def _is_library(module):
 
 
 def _is_standard(top):
-    """Tell whether a module of this name is part of Python, rather than a user's file of the same name."""
+    """Tell whether a module is part of Python's standard library, and not a user's file of the same name."""
     if top not in sys.stdlib_module_names:
         return False
     file = getattr(sys.modules.get(top), "__file__", None)
@@ -349,7 +360,7 @@ def _is_installed(file):
 
 
 def _is_foreign(home, module):
-    """Tell whether a module is a library, or comes with a different package than the module that refers to it."""
+    """Tell whether a module belongs to a library, or to another package than the module that refers to it."""
     if _is_library(home):
         return True
     file = getattr(sys.modules.get(home), "__file__", None) or ""
@@ -357,7 +368,7 @@ def _is_foreign(home, module):
 
 
 def _named_version(module):
-    """Return the name of a module and the version of its package, or "" for a package without a version."""
+    """Return the name of a module and the version of its package. An unknown version is ""."""
     top = str(module).partition(".")[0]
     if _is_standard(top):
         return str(module), ""

@@ -1,4 +1,4 @@
-"""Estimators that hold detectors: cloning of their parts, and access to the detector in a Pipeline or a search."""
+"""Functions for estimators that hold a detector: cloning, and access to the detector in a Pipeline or a search."""
 
 from collections.abc import Iterator
 
@@ -8,19 +8,20 @@ from sklearn.pipeline import Pipeline
 
 
 def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
-    """Clone an estimator, seed the clone, give it a cache if it has none of its own, and unset its `pos_label`.
+    """Clone an estimator, and set the seed, the cache and `pos_label` of the clone.
 
-    An estimator that holds others makes their labels itself: 1 means defect, whatever the labels in the user's `y`.
+    An estimator that holds other estimators passes them its own labels, where 1 means defect. The `pos_label` of the
+    clone is therefore set to None, unless `keep_pos_label` is True.
 
     Parameters
     ----------
     estimator : object
-        Estimator that follows scikit-learn's conventions on parameters. A FrozenEstimator is left unchanged; in a
-        Pipeline, the steps are seeded.
+        Estimator that follows scikit-learn's conventions on parameters. A FrozenEstimator is returned as it is. In a
+        Pipeline, each step gets the seed.
     seed : int
-        Value of `random_state` if the estimator has that parameter and it is None.
+        Value for `random_state`, if the estimator has this parameter and its value is None.
     keep_pos_label : bool, default=False
-        Whether to keep `pos_label`, for an estimator that receives the user's labels.
+        Whether to keep `pos_label`. Choose True for an estimator that receives the user's labels.
     memory : str, path-like, joblib.Memory or None, default=None
         Value for each `memory` parameter that is None, including those of nested estimators.
 
@@ -44,7 +45,7 @@ def clone_with_seed(estimator, seed, *, keep_pos_label=False, memory=None):
 
 
 def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=True, allow_threshold=True):
-    """Return the fitted detector inside pipelines and searches, and X as transformed by the steps before it."""
+    """Return the fitted detector inside pipelines and searches, and X transformed by the steps before the detector."""
     from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 
     outer = estimator
@@ -60,7 +61,7 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
         elif isinstance(estimator, (FixedThresholdClassifier, TunedThresholdClassifierCV)) and not allow_threshold:
             raise TypeError(
                 f"{method}: expected an estimator that decides at the threshold of its detector, got a "
-                f"{type(estimator).__name__}, which has its own threshold. Pass fitted_detector(estimator); if "
+                f"{type(estimator).__name__}, which has its own threshold. Pass fitted_detector(estimator). If "
                 "best_threshold_ (or threshold) refers to decision_function, first add it to threshold_ of the "
                 "detector."
             )
@@ -69,9 +70,9 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
         else:
             raise TypeError(
                 "estimator: expected a fitted detector with the method predict_map, or a Pipeline or a search around "
-                f"one, got {type(outer).__name__}"
+                f"such a detector, got {type(outer).__name__}"
                 + (f" around {type(estimator).__name__}. " if estimator is not outer else ". ")
-                + "Fit it first, or give it a detector as its last step."
+                + "Fit the estimator first, or make a detector its last step."
             )
     if not hasattr(estimator, method):
         raise TypeError(f"estimator: expected a detector with the method {method}, got {type(estimator).__name__}.")
@@ -79,9 +80,9 @@ def follow_to_detector(estimator, X=None, *, method="predict_map", allow_frozen=
 
 
 def _is_detector(estimator, method):
-    """Tell whether an estimator is a detector itself.
+    """Tell whether an estimator is itself a detector.
 
-    A Pipeline or a search that only holds a detector is not one, even if scikit-learn gives it the method.
+    A Pipeline or a search that holds a detector does not count, even if scikit-learn gives it the same method.
     """
     if isinstance(estimator, FrozenEstimator):
         return False
@@ -90,7 +91,7 @@ def _is_detector(estimator, method):
 
 
 def reaches(estimator, method, *, allow_frozen=True):
-    """Tell whether an estimator, or the detector that :func:`follow_to_detector` finds inside it, has a method."""
+    """Tell whether an estimator has a method, itself or in the detector that :func:`follow_to_detector` finds in it."""
     try:
         follow_to_detector(estimator, method=method, allow_frozen=allow_frozen)
     except TypeError:
@@ -99,21 +100,24 @@ def reaches(estimator, method, *, allow_frozen=True):
 
 
 def fitted_detector(estimator):
-    """Return the fitted detector inside a Pipeline, a search or another estimator that holds one.
+    """Return the fitted detector inside a Pipeline, a search or another estimator that holds a detector.
 
-    scikit-learn delegates only the methods that it knows. This function, :func:`predict_map`, :func:`inspect`,
-    :func:`iter_inspect`, :func:`explain` and :func:`partial_fit` give access to the other methods.
+    A Pipeline or a search delegates only the methods that scikit-learn defines. This function, :func:`predict_map`,
+    :func:`inspect`, :func:`iter_inspect`, :func:`explain` and :func:`partial_fit` give access to the other methods of a
+    detector.
 
     Parameters
     ----------
     estimator : object
-        Detector, or a fitted Pipeline, GridSearchCV (or another search with ``refit=True``), FrozenEstimator,
-        TunedThresholdClassifierCV or FixedThresholdClassifier around one, nested to any depth.
+        Detector, or a fitted estimator around a detector. It may be a Pipeline, a GridSearchCV or another search with
+        ``refit=True``, a FrozenEstimator, a TunedThresholdClassifierCV or a FixedThresholdClassifier, nested to any
+        depth.
 
     Returns
     -------
     detector : object
-        The detector itself, not a copy. It expects images that the steps before it have transformed.
+        The detector itself, not a copy. If it is the last step of a Pipeline, it expects images that the earlier steps
+        have transformed.
 
     Raises
     ------
@@ -142,12 +146,13 @@ def predict_map(estimator, X):
     estimator : object
         Estimator, as in :func:`fitted_detector`.
     X : images
-        Images, as passed to the estimator's `predict`; the steps before the detector transform them.
+        Images, as passed to the `predict` method of the estimator. The steps before the detector transform the images.
 
     Returns
     -------
     maps : ndarray of shape (n_images, height, width), or list of such arrays
-        float32 maps, of the same size as the images that reach the detector; a list if these sizes differ.
+        Anomaly maps of dtype float32. Each map has the size of the image that reaches the detector. If these sizes
+        differ, the maps are returned as a list.
 
     Raises
     ------
@@ -169,23 +174,23 @@ def predict_map(estimator, X):
 
 
 def inspect(estimator, X, *, min_area=0, pixel_size=None):
-    """Return all results for each image from a single pass of the detector inside a Pipeline or a search.
+    """Return all results for each image. The detector inside a Pipeline or a search computes them in a single pass.
 
     Parameters
     ----------
     estimator : object
-        Estimator, as in :func:`fitted_detector`, but not a TunedThresholdClassifierCV or FixedThresholdClassifier,
-        whose decisions are not those of the detector.
+        Estimator, as in :func:`fitted_detector`. A TunedThresholdClassifierCV or a FixedThresholdClassifier is refused,
+        because its decisions differ from the decisions of the detector.
     X : images
-        Images, as passed to the estimator's `predict`; the steps before the detector transform them.
+        Images, as passed to the `predict` method of the estimator. The steps before the detector transform the images.
     min_area, pixel_size : default=0 and None
         As in :meth:`ExDDDetector.predict_regions`.
 
     Returns
     -------
     results : list of Bunch
-        Score, decision, label, p-value, map, mask, regions, explanation and kind; see :meth:`ExDDDetector.inspect`.
-        Maps have the size of the images that reach the detector.
+        One Bunch for each image. It holds the score, decision, label, p-value, map, mask, regions, explanation and
+        kind, as described in :meth:`ExDDDetector.inspect`. Maps have the size of the images that reach the detector.
 
     Raises
     ------
@@ -207,14 +212,15 @@ def inspect(estimator, X, *, min_area=0, pixel_size=None):
 
 
 def iter_inspect(estimator, X, *, min_area=0, pixel_size=None):
-    """Yield all results for each image, one by one, with no more than one batch of images in memory.
+    """Yield all results for one image after another. At most one batch of images is in memory at a time.
 
     Parameters
     ----------
     estimator : object
         Estimator, as in :func:`inspect`.
     X : images or iterator of images
-        Images. The steps before the detector transform images from an iterator one by one, and a list or array at once.
+        Images. The steps before the detector transform the images of an iterator one by one. They transform a list or
+        an array in a single call.
     min_area, pixel_size : default=0 and None
         As in :meth:`ExDDDetector.predict_regions`.
 
@@ -253,20 +259,21 @@ def explain(estimator, X):
     Parameters
     ----------
     estimator : object
-        Estimator, as in :func:`fitted_detector`, with a detector that has the method `explain`: an ExDDDetector, or a
-        CombinedDefectDetector with one among its members.
+        Estimator, as in :func:`fitted_detector`. Its detector must be an ExDDDetector, or a CombinedDefectDetector with
+        an ExDDDetector among its members, because other detectors do not have the method `explain`.
     X : images
-        Images, as passed to the estimator's `predict`; the steps before the detector transform them.
+        Images, as passed to the `predict` method of the estimator. The steps before the detector transform the images.
 
     Returns
     -------
     explanations : list of dict
-        Explanations; see :meth:`ExDDDetector.explain`. Image numbers refer to the images that were passed to `fit`.
+        One explanation for each image, as described in :meth:`ExDDDetector.explain`. The image numbers in it refer to
+        the images that were passed to `fit`.
 
     Raises
     ------
     TypeError
-        If the estimator does not hold a detector with explanations, or the search is not fitted.
+        If the estimator does not hold a detector that can explain its decisions, or the search is not fitted.
 
     Examples
     --------
@@ -288,21 +295,21 @@ def partial_fit(estimator, X, y, masks=None, *, kinds=None):
     Parameters
     ----------
     estimator : object
-        Estimator, as in :func:`fitted_detector`, with a detector that has the method `partial_fit`: an ExDDDetector,
-        or a CombinedDefectDetector with one among its members. The steps before the detector do not change. A
-        FrozenEstimator is refused, because it does not learn.
+        Estimator, as in :func:`fitted_detector`. Its detector must be an ExDDDetector, or a CombinedDefectDetector with
+        an ExDDDetector among its members, because other detectors do not have the method `partial_fit`. The steps
+        before the detector do not change. A FrozenEstimator is refused, because it does not learn.
     X : images
     y : array-like of shape (n_images,)
-        Labels of X, out of the classes seen in `fit`.
+        Labels of X. Each label must be one of the classes seen in `fit`.
     masks : array or list, default=None
         Masks of the defect images, aligned with X.
     kinds : array-like of shape (n_images,), default=None
-        Kinds of the defects, aligned with X, for a detector that predicts kinds.
+        Kind of the defect in each image of X, for a detector that predicts kinds.
 
     Returns
     -------
     estimator : object
-        The estimator passed, which now holds the corrected detector.
+        Estimator that was passed. It now holds the corrected detector.
 
     Raises
     ------

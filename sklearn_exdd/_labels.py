@@ -1,4 +1,4 @@
-"""Labels: which of the two classes means defect, and the kinds of defects."""
+"""Checks of labels and of kinds of defects, and the choice of the label that means defect."""
 
 import os
 import re
@@ -49,7 +49,8 @@ def are_paths(texts, n_samples):
     Returns
     -------
     bool
-        True if all texts have image suffixes, or if they name existing files and their number differs from `n_samples`.
+        True if all texts have image suffixes. Also True if all texts name existing files and the number of texts
+        differs from `n_samples`.
     """
     different = {text for text in texts if isinstance(text, str)}
     like_pictures = [PurePath(text).suffix.lower() in IMAGE_SUFFIXES for text in different]
@@ -63,12 +64,13 @@ def are_paths(texts, n_samples):
 
 
 def as_labels(y, n_samples):
-    """Return the labels as an array, by position; report missing labels by their index.
+    """Return the labels as an array, in their order. A missing label raises an error that names its index.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Array, list, Series or tensor. An object array of numbers or bools of a single type gets their dtype.
+        Labels as an array, list, Series or tensor. If an object array holds only numbers of one type or only bools, the
+        result has the dtype of these values.
     n_samples : int
 
     Returns
@@ -82,13 +84,13 @@ def as_labels(y, n_samples):
     if getattr(y, "ndim", 1) == 1:
         for index, label in enumerate(y):
             if is_missing(label):
-                # The message contains scikit-learn's own wording.
+                # The message contains the wording of scikit-learn's own message.
                 raise ValueError(
                     f"y[{index}]: expected a label, got {label!r}; Input y contains NaN or another missing value. "
                     "Leave the image out, or label it."
                 )
     shape = getattr(y, "shape", ())
-    if len(shape) == 2 and shape[1] > 1:  # scikit-learn's wording, too
+    if len(shape) == 2 and shape[1] > 1:  # also in scikit-learn's wording
         raise ValueError(
             f"y should be a 1d array, got an array of shape {tuple(shape)} instead. A single defect image? Pass "
             "y[None]."
@@ -102,29 +104,30 @@ def as_labels(y, n_samples):
 
 
 def as_kinds(kinds, is_defect):
-    """Return the kinds of defects as texts, by position; refuse kinds that contradict the labels.
+    """Return the kinds of defects as texts, in their order. Refuse kinds that contradict the labels.
 
     Parameters
     ----------
     kinds : array-like of shape (n_samples,)
-        Texts or whole numbers. A missing value (None, NaN or blank text) and "defect", which the loaders use for a
-        defect without a name, mean an unknown kind. For a normal sample, the kind is missing or a word for normal.
+        Kinds as texts or whole numbers. A missing value (None, NaN or blank text) means an unknown kind. "defect" also
+        means an unknown kind, because the loaders use it for defects without a name. The kind of a normal sample must
+        be missing or a word that means normal.
     is_defect : ndarray of shape (n_samples,), bool
 
     Returns
     -------
     kinds : ndarray of shape (n_samples,), dtype str
-        Kind of each sample, "" for a sample without one.
+        Kind of each sample. It is "" for a normal sample and for an unknown kind.
     """
     check_listed(kinds, "kinds")
     check_unmasked(kinds, "kinds")
     if isinstance(kinds, str) or not (hasattr(kinds, "__len__") and hasattr(kinds, "__iter__")):
         raise ValueError(f"kinds: expected a list of {len(is_defect)} kinds of defect, got {kinds!r}.")
     if getattr(kinds, "ndim", 1) != 1:
-        raise ValueError(f"kinds: expected one for each image, got an array of shape {tuple(kinds.shape)}.")
+        raise ValueError(f"kinds: expected one kind for each image, got an array of shape {tuple(kinds.shape)}.")
     if len(kinds) != len(is_defect):
         raise ValueError(
-            f"kinds: expected {len(is_defect)}, one for each image (None for a normal one), got {len(kinds)}."
+            f"kinds: expected {len(is_defect)} kinds, one for each image (None if it is normal), got {len(kinds)}."
         )
     names = [_kind_name(kind, f"kinds[{index}]") for index, kind in enumerate(kinds)]
     for index, (name, defective) in enumerate(zip(names, is_defect)):
@@ -151,14 +154,14 @@ def _kind_name(kind, where):
     if isinstance(kind, str):
         return str(kind).strip()
     number = kind.item() if getattr(kind, "shape", None) == () and hasattr(kind, "item") else kind
-    # A table stores whole numbers as floats if some are missing.
+    # A table stores whole numbers as floats if some values are missing.
     if isinstance(number, (Integral, float)) and not isinstance(number, bool) and float(number).is_integer():
         return str(int(number))
     raise ValueError(f"{where}: expected the kind of defect as a text or a whole number, or None, got {kind!r}.")
 
 
 def labels_among(y, n_samples, classes):
-    """Return the labels of corrections, by position; refuse labels not seen in `fit`.
+    """Return the labels of corrections as an array, in their order. Refuse labels that `fit` has not seen.
 
     Parameters
     ----------
@@ -178,7 +181,7 @@ def labels_among(y, n_samples, classes):
 
 
 def listed(classes):
-    """Return the first few classes, for messages."""
+    """Return a text that lists the first five classes, for messages."""
     shown = ", ".join(map(repr, classes[:5].tolist()))
     return shown if len(classes) <= 5 else f"{shown}, ..."
 
@@ -196,15 +199,15 @@ def find_positive(classes, pos_label):
     classes : ndarray of shape (1,) or (2,)
         Sorted labels in y.
     pos_label : object
-        Label chosen by the user. None selects the label known to mean defect ("bad", "NG") or, failing that, the
-        counterpart of a label known to mean normal ("good", "OK"); case is ignored. If neither label is known, None
-        selects the label that sorts last. This causes a warning unless the labels are bool or numbers. The numbers -1
-        and 1 also cause a warning, because scikit-learn's outlier detectors call outliers -1.
+        Label chosen by the user. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect, "good" or "OK" means normal. Case is ignored. If neither label is recognised, the label that sorts
+        last is taken to mean defect. In this case, a warning is raised unless the labels are bool or numbers. A warning
+        is also raised for the numbers -1 and 1, because scikit-learn's outlier detectors use -1 for outliers.
 
     Returns
     -------
     positive : object
-        Label that means defect; a label outside `classes` if the only class means normal.
+        Label that means defect. If the only class means normal, the label is not one of `classes`.
     """
     labels = classes.tolist()
     if pos_label is not None:
@@ -234,7 +237,7 @@ def find_positive(classes, pos_label):
 
 
 def meaning(label):
-    """Tell whether a text is known to mean defect (True) or normal (False); None if its meaning is unknown."""
+    """Return True for a text that means defect, False for a text that means normal, and None for any other label."""
     if not isinstance(label, str):
         return None
     # Replace a hyphen within a word, but not the sign of a number.
@@ -243,13 +246,15 @@ def meaning(label):
 
 
 def two_classes(y, pos_label):
-    """Return the sorted classes of y and the one that means defect, which is added if y has only normal samples.
+    """Return the sorted classes of y, and the class that means defect.
+
+    If all samples are normal, the class that means defect is added to the classes.
 
     Parameters
     ----------
     y : ndarray of shape (n_samples,)
     pos_label : object or None
-        Parameter of the detectors.
+        Value of the parameter `pos_label` of a detector.
 
     Returns
     -------

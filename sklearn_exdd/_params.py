@@ -12,14 +12,14 @@ N_JOBS = [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, No
 
 
 class CheckedParams:
-    """Mixin for estimators with checks beyond their `_parameter_constraints`; both always run together."""
+    """Mixin for estimators whose parameters need further checks after those of `_parameter_constraints`."""
 
     def _validate_params(self):
         super()._validate_params()
         self._check_params()
 
     def _check_params(self):
-        """Refuse invalid values that satisfy the constraints, which have already been checked."""
+        """Refuse values that satisfy the constraints but are invalid for another reason."""
 
 
 def validate(estimator):
@@ -29,7 +29,7 @@ def validate(estimator):
 
 
 def validate_parts(parts):
-    """Check the parameters of the parts of an estimator, where a check exists, before anything is computed."""
+    """Check the parameters of all parts of an estimator that have checks, before anything is computed."""
     for part in parts:
         if isinstance(part, CheckedParams):
             part._validate_params()
@@ -41,7 +41,7 @@ def is_finite(value):
 
 
 def finite_numbers(values):
-    """Return an array-like of finite numbers as a float array of shape (n_values,), or None if it is anything else."""
+    """Convert a one-dimensional array-like of finite numbers to a float array. Return None for anything else."""
     values = np.asarray(values, dtype=object)
     if values.ndim != 1 or not all(map(is_finite, values)):
         return None
@@ -49,7 +49,7 @@ def finite_numbers(values):
 
 
 def check_interval(name, interval, low=None):
-    """Refuse anything but two finite numbers in ascending order, the first at least `low`."""
+    """Refuse any value that is not a pair of finite numbers in ascending order, or that starts below `low`."""
     valid = isinstance(interval, (tuple, list)) and len(interval) == 2 and all(map(is_finite, interval))
     if not valid or interval[0] > interval[1] or (low is not None and interval[0] < low):
         at_least = "" if low is None else f" at least {low},"
@@ -57,13 +57,13 @@ def check_interval(name, interval, low=None):
 
 
 def check_layers(layers):
-    """Refuse a tuple or list that is empty or holds anything but names."""
+    """Refuse a tuple or list of layers that is empty or has an item that is not a name."""
     if not layers or not all(isinstance(name, str) for name in layers):
         raise ValueError(f"layers: expected one or more names of layers, such as ('layer2', 'layer3'), got {layers!r}.")
 
 
 def check_image_size(image_size):
-    """Refuse anything but None, an integer of at least 1 or a pair of such integers."""
+    """Refuse any value except None, an integer of at least 1, or a pair of such integers."""
     sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     is_valid = [isinstance(side, Integral) and not isinstance(side, bool) and side >= 1 for side in sides]
     if image_size is not None and is_valid != [True, True]:

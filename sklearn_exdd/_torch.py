@@ -1,4 +1,4 @@
-"""Use of torch: devices, precision, seeds, threads, and conversion to and from arrays."""
+"""Functions for work with torch: devices, precision, seeds, threads, and conversion from and to arrays."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-_BOX = 31  # number of pixels over which the directional means are taken
+_BOX = 31  # length of the window of `box_mean`, in pixels
 
 
 def _compute_in_one_thread():
@@ -16,13 +16,14 @@ def _compute_in_one_thread():
         torch.set_num_threads(1)
 
 
-# A forked child inherits torch's thread pool but not the threads in it, and would wait for them forever.
+# A forked process inherits the thread pool of torch, but not its threads. It would wait for the missing threads
+# forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_compute_in_one_thread)
 
 
 def resolve_device(device):
-    """Return the named device; if None, CUDA if it is available, else the CPU.
+    """Return the torch device with a given name. None selects CUDA if it is available, and the CPU otherwise.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def resolve_device(device):
     Raises
     ------
     ValueError
-        If torch does not know the device or cannot use it here.
+        If torch does not know the device, or cannot use it on this machine.
     """
     import torch
 
@@ -45,7 +46,7 @@ def resolve_device(device):
 
 
 def check_device(device):
-    """Refuse a device that cannot be used. None needs no check, so torch is not imported."""
+    """Refuse a device that cannot be used. None is accepted without importing torch."""
     if device is not None:
         resolve_device(device)
 
@@ -89,11 +90,12 @@ def resize(image, shape):
 
 
 def resolve_precision(precision, device):
-    """Tell whether to compute in bfloat16: if requested or, for "auto", if the hardware has instructions for it.
+    """Tell whether to compute in bfloat16.
 
     Parameters
     ----------
     precision : {"auto", "float32", "bfloat16"}
+        "auto" selects bfloat16 if the device has bfloat16 instructions, and float32 otherwise.
     device : torch.device
 
     Returns
@@ -106,14 +108,15 @@ def resolve_precision(precision, device):
 
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    # Without these instructions, bfloat16 is emulated and several times slower than float32.
+    # Without bfloat16 instructions, bfloat16 is emulated and several times slower than float32.
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 def box_mean(planes, axis):
-    """Return the mean of the 31 pixels around each pixel along an axis, or of fewer pixels at borders.
+    """Average the pixels along an axis, in a window of 31 pixels around each pixel.
 
-    Cumulative sums make this five times faster than pooling.
+    Windows at the border contain fewer pixels. The function uses cumulative sums, which is five times faster than
+    pooling.
     """
     import torch
     from torch.nn import functional
@@ -147,12 +150,12 @@ def seeded(seed, device="cpu"):
 
 
 def arrays_of(module):
-    """Return the state dict of a module as a dict of str to ndarray."""
+    """Return the state dict of a module, with its tensors converted to arrays."""
     return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in module.state_dict().items()}
 
 
 def load_weights(module, arrays):
-    """Load a dict of arrays, as :func:`arrays_of` returns it, into a module."""
+    """Load the arrays that :func:`arrays_of` returned into a module."""
     import torch
 
     module.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
@@ -160,7 +163,7 @@ def load_weights(module, arrays):
 
 @contextmanager
 def share_out_threads(n_jobs):
-    """Divide torch's threads among `n_jobs` threads within the context."""
+    """Divide the threads of torch among `n_jobs` parallel jobs within the context."""
     import torch
 
     n_threads = torch.get_num_threads()

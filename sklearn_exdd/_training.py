@@ -1,8 +1,8 @@
 """Training loop for the small networks that are trained during fit.
 
-The library has its own loop because it needs budgets in steps or seconds, and resumed runs that equal uninterrupted
-ones bit for bit. skorch counts in epochs, and Lightning Fabric and accelerate leave the loop to the caller, so all of
-this would still have to be written.
+The library has its own loop for two reasons. Budgets are counted in steps or in seconds, and a resumed run must equal
+an uninterrupted run bit for bit. skorch counts in epochs. Lightning Fabric and accelerate do not include a loop, so the
+loop would still have to be written.
 """
 
 import copy
@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 from sklearn_exdd._files import write_whole
 from sklearn_exdd._torch import seeded
 
-_WARM_UP = 20  # steps over which the learning rate rises; AdamW's first steps are its largest
-_MEMORY = 0.99  # decay of the smoothed loss, which averages about 100 steps
-_MIN_FALL = 0.01  # smallest relative decrease that counts as falling
+_WARM_UP = 20  # number of steps over which the learning rate rises, because AdamW's first steps are its largest
+_MEMORY = 0.99  # decay of the smoothed loss, which is thus an average over about 100 steps
+_MIN_FALL = 0.01  # smallest relative decrease of the loss that counts as progress
 
 
 class TrainingRun(NamedTuple):
@@ -30,13 +30,13 @@ class TrainingRun(NamedTuple):
     Attributes
     ----------
     losses : ndarray of shape (n_steps,), float64
-        Loss of every step, including steps before a resume.
+        Loss of every step, including the steps before training was resumed.
     stopped_by : {"steps", "seconds", "plateau", "nan", "interrupt"}
         Reason why training ended.
     seconds : float
-        Total wall time, including the time before a resume.
+        Total wall time, including the time before training was resumed.
     evaluations : ndarray of shape (n_evaluations, 2), float64
-        Number of completed steps and the loss, for each evaluation.
+        One row for each evaluation: the number of completed steps, and the loss on held-out data.
     """
 
     losses: np.ndarray
@@ -78,35 +78,37 @@ def train(
     module : torch.nn.Module
         Module to train, on its device. Afterwards it is in evaluation mode and has the averaged weights.
     loss_of_step : callable
-        Function called as ``loss_of_step(step, random_state)`` that returns the scalar loss of step number `step`. The
-        loss must depend only on the module and these arguments. Each step has a RandomState of its own. torch's global
-        generators are also seeded for each step (for dropout) and restored afterwards.
+        Function called as ``loss_of_step(step, random_state)``. It returns the scalar loss of step number `step`, which
+        must depend only on the module and the two arguments. Each step gets a RandomState of its own. The global
+        generators of torch, which dropout uses, are also seeded for each step, and restored afterwards.
     max_steps : int
-        Budget in steps, and length of the schedule.
+        Maximum number of steps, and length of the learning-rate schedule.
     max_seconds : float, default=None
-        Budget in seconds of wall time. Training and its schedule end when the first of the two budgets is used up.
-        The result of a run with a time limit depends on the machine.
+        Maximum wall time in seconds. Training ends when the first of the two limits, steps or seconds, is reached, and
+        the learning-rate schedule ends at the same time. With a time limit, the result depends on the speed of the
+        machine.
     seed : int, default=0
     learning_rate, weight_decay : float
     optimizer : str, default="AdamW"
         Name of a class of torch.optim.
     schedule : {"cosine", "constant"}, default="cosine"
     ema_decay : float or None, default=0.995
-        Decay of the exponential average of the weights, which warms up as (1 + n) / (10 + n); None keeps the last
-        weights.
+        Decay of the exponential average of the weights. In step n, the decay is at most (1 + n) / (10 + n). None uses
+        the last weights instead of an average.
     clip_norm : float or None, default=1.0
-        Norm to which larger gradients are scaled down; None leaves gradients unchanged.
+        Maximum norm of the gradients. Larger gradients are scaled down to this norm. None leaves gradients unchanged.
     patience : int, default=None
-        Number of steps after which training ends if the smoothed loss has not fallen by 1 % or, with `evaluate`, if no
-        evaluation was lower; None trains to the end.
+        Number of steps without progress after which training ends. Progress means that the smoothed loss has fallen by
+        1 % or, with `evaluate`, that an evaluation has given the lowest loss yet. None trains to the end.
     evaluate : callable, default=None
-        Function called as ``evaluate(module)`` that returns a loss on held-out data. The module is in evaluation mode
-        and has the averaged weights; `evaluate` may change its buffers. The weights with the lowest loss are kept.
+        Function called as ``evaluate(module)``. It returns the loss on held-out data. The module passed is in
+        evaluation mode and has the averaged weights. The function may change the buffers of the module. Training
+        returns the weights with the lowest loss.
     evaluate_every : int, default=100
-        Number of steps between evaluations; the last step is also evaluated.
+        Number of steps between evaluations. The module is also evaluated after the last step.
     checkpoint : path-like, default=None
-        File from which training resumes if it exists, and to which the state is saved every `checkpoint_every` steps.
-        The caller deletes the file once the result is safe.
+        File to which the state of the training is saved every `checkpoint_every` steps. If the file exists at the
+        start, training resumes from it. The caller deletes the file once the result is saved.
     checkpoint_every : int, default=100
         Number of steps between checkpoints.
     verbose : int, default=0
@@ -121,7 +123,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss is not finite before there is any state to fall back on.
+        If the loss is not finite and earlier weights do not exist.
 
     Examples
     --------
@@ -245,7 +247,7 @@ def _running_average(decay):
 
 
 def _load(checkpoint, settings, description):
-    """Return the state in a checkpoint, or None if the file does not exist or, with a warning, cannot be used."""
+    """Return the state in a checkpoint. A missing or unusable file gives None, and an unusable file a warning."""
     import torch
 
     if checkpoint is None or not Path(checkpoint).exists():
@@ -254,11 +256,12 @@ def _load(checkpoint, settings, description):
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if state["settings"] == settings:
             return state
-        reason = "one with other settings"
+        reason = "a checkpoint of a run with other settings"
     except Exception as error:  # damaged files raise many types of errors
         reason = f"a damaged file ({type(error).__name__})"
     warn(
-        f"{description}: expected a checkpoint of this run in {checkpoint}, got {reason}. Training starts anew.",
+        f"{description}: expected a checkpoint of this run in {checkpoint}, got {reason}. Training starts from the "
+        "beginning.",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -266,7 +269,7 @@ def _load(checkpoint, settings, description):
 
 
 def _save(checkpoint, state, description):
-    """Write a checkpoint atomically; return False, with a warning, if it cannot be written."""
+    """Write a checkpoint atomically and return True. If it cannot be written, warn and return False."""
     import torch
 
     checkpoint, buffer = Path(checkpoint), io.BytesIO()

@@ -18,14 +18,16 @@ class TrainingSet:
     indices : ndarray of shape (n_samples,), int
         Position of each sample in the user's X (or X_defect).
     groups : ndarray of shape (n_samples,), int
-        Group of each sample; samples of one group are not independent.
+        Group of each sample. Samples of one group are not independent.
     masks : Masks, default=None
     synthetic : SyntheticDefects, default=None
         Defects that an earlier Pipeline step made on these images.
     kinds : ndarray of shape (n_samples,), dtype str, default=None
-        Kind of defect of each sample, "" for a sample without one; None if no kinds were passed to `fit`.
+        Kind of the defect in each sample, or "" if the kind is unknown or the sample is normal. None if no kinds were
+        passed to `fit`.
     is_renumbered : bool, default=False
-        Whether the sources of the synthetic defects are positions in this set. Otherwise, they are among `indices`.
+        Whether the synthetic defects refer to their source images by their positions in this set. If False, they refer
+        to them by the numbers in `indices`.
     """
 
     samples: object
@@ -55,23 +57,23 @@ class TrainingSet:
         return TrainingSet(samples, self.indices[rows], self.groups[rows], masks, synthetic, kinds, is_renumbered)
 
     def with_channels(self, n_channels):
-        """Return the same images, but expect them to have this number of channels."""
+        """Return a copy of the set that expects its images to have the given number of channels."""
         return replace(self, samples=self.samples.with_channels(n_channels))
 
     def check_all(self):
-        """Read every image and mask once, so that a message on an invalid one names the user's index."""
+        """Read every image and mask once, so that a message on an invalid image or mask contains the user's index."""
         self.samples.check_all()
         for i in range(len(self) if self.masks is not None else 0):
             self.masks.get(i, self.samples.shape(i))
 
     def _mask_within(self, index):
-        """Return the part of a mask within the region of interest, and the name of that part in messages."""
+        """Return the part of a mask within the region of interest, and the words for this part in messages."""
         mask = None if self.masks is None else self.masks.get(index, self.samples.shape(index))
         within = self.samples.within_region(index, mask)
         return within, "" if within is mask else " within the region of interest"
 
     def mask(self, index):
-        """Return the mask of a defect image, bool (height, width), or None; refuse an empty mask."""
+        """Return the mask of a defect image as bool (height, width), or None without a mask. Refuse an empty mask."""
         mask, where = self._mask_within(index)
         if mask is not None and not mask.any():
             advice = "Leave the image out, or label it normal if the region shows no defect." if where else ""
@@ -82,7 +84,7 @@ class TrainingSet:
         return mask
 
     def check_masks_empty(self):
-        """Refuse masks that mark a defect on normal images."""
+        """Refuse masks of normal images that mark a defect."""
         for i in range(len(self) if self.masks is not None else 0):
             mask, where = self._mask_within(i)
             if mask is not None and mask.any():
@@ -93,10 +95,10 @@ class TrainingSet:
 
 
 def in_one_form(normal, defect):
-    """Read every image once, and convert images with at most 256 grey levels to uint8.
+    """Read every image once, and convert images whose values fit into 8 bits to uint8.
 
-    Messages then name the user's index of an image, and the same pixels train the same network, whatever their dtype.
-    Feature rows are left unchanged.
+    Reading all images now ensures that messages about invalid images contain the user's index. After the conversion,
+    images with the same pixels train the same network, whatever their original dtype was. Feature rows are not changed.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ def in_one_form(normal, defect):
 
 
 def joined(normal, defect):
-    """Concatenate the normal images and the defect images, if any.
+    """Concatenate the normal images and, if there are any, the defect images.
 
     Parameters
     ----------
@@ -138,7 +140,7 @@ def joined(normal, defect):
 
 
 def hold_out(groups, fraction, random_state):
-    """Choose the normal samples to hold out of training: about a fraction of the groups, always whole groups.
+    """Choose whole groups of normal samples, about the given fraction of all groups, to hold out of training.
 
     Parameters
     ----------
@@ -153,15 +155,15 @@ def hold_out(groups, fraction, random_state):
     numbers = random_state.permutation(np.unique(groups))
     if len(numbers) < 3:
         raise ValueError(
-            f"X: expected normal samples of at least 3 groups, in order to hold one out, got {len(numbers)} of "
-            f"n_samples = {len(groups)}."
+            f"X: expected normal samples of at least 3 groups, because one group is held out, got {len(numbers)} "
+            f"groups and n_samples = {len(groups)}."
         )
     n_held_out = min(max(1, round(fraction * len(numbers))), len(numbers) - 2)
     return np.isin(groups, numbers[:n_held_out])
 
 
 def split_by_class(samples, is_defect, groups, masks, kinds=None):
-    """Split samples into the training sets of normal and of defect samples; an empty set becomes None."""
+    """Split samples into a training set of normal samples and one of defect samples. An empty set becomes None."""
     if masks is not None:
         masks = Masks(masks, len(samples))
     if kinds is not None:
@@ -173,7 +175,10 @@ def split_by_class(samples, is_defect, groups, masks, kinds=None):
 
 
 def group_numbers(groups, n_samples):
-    """Assign numbers from 0 to the groups. A sample without a group (None, NaN or blank text) gets its own group."""
+    """Return the number of the group of each sample, counted from 0.
+
+    A sample without a group (None, NaN or blank text) gets a group of its own.
+    """
     if groups is None:
         return np.arange(n_samples)
     check_listed(groups, "groups")
@@ -181,9 +186,9 @@ def group_numbers(groups, n_samples):
     if shape is not None and len(shape) == 2 and shape[1] == 1:
         groups = groups.iloc[:, 0] if hasattr(groups, "iloc") else groups[:, 0]
     elif shape is not None and len(shape) != 1:
-        raise ValueError(f"groups: expected one for each sample of X, got an array of shape {tuple(shape)}.")
+        raise ValueError(f"groups: expected one group for each sample of X, got an array of shape {tuple(shape)}.")
     if len(groups) != n_samples:
-        raise ValueError(f"groups: expected one for each of the {n_samples} samples of X, got {len(groups)}.")
+        raise ValueError(f"groups: expected one group for each of the {n_samples} samples of X, got {len(groups)}.")
     names = [item.item() if getattr(item, "shape", None) == () and hasattr(item, "item") else item for item in groups]
     names = [tuple(item) if isinstance(item, list) else item for item in names]
     is_blank = np.array([is_missing(item) or is_missing(name) for item, name in zip(groups, names)])
@@ -204,18 +209,22 @@ def group_numbers(groups, n_samples):
 
 
 def hold_out_of_each_kind(groups, fraction, random_state):
-    """Hold out a share of the groups of each kind. Groups are of one kind if they have images in the same parts.
+    """Hold out a fraction of the groups of each kind for validation.
+
+    Two groups are of the same kind if they have images in the same elements of `groups`.
 
     Parameters
     ----------
     groups : list of ndarray
-        Group of each image, part by part: first the normal images, then one or more parts with defects.
+        Group of each image. The first array holds the groups of the normal images. Each further array holds the groups
+        of a set of defect images.
     fraction : float
     random_state : RandomState
 
     Returns
     -------
     is_validation : list of ndarray of bool
+        Whether each image is held out, in arrays of the same form as `groups`.
     """
     numbers = np.unique(np.concatenate(groups))
     parts_of = np.stack([np.isin(numbers, own) for own in groups], axis=1)
@@ -246,7 +255,7 @@ def are_defect_images(y, X, holds_images=True):
     y : array-like or None
     X : sequence
     holds_images : bool, default=True
-        Whether X holds images rather than feature rows; texts passed with images may be paths.
+        Whether X holds images rather than feature rows. Only texts that are passed with images can be paths.
 
     Returns
     -------
@@ -263,7 +272,7 @@ def are_defect_images(y, X, holds_images=True):
 
 
 def find_defects(y, n_images, pos_label):
-    """Tell from the labels which images show defects; without labels, all images are normal."""
+    """Tell which images show defects according to their labels. If `y` is None, all images are normal."""
     if y is None:
         return np.zeros(n_images, dtype=bool)
     if are_defect_images(y, (), holds_images=False):
@@ -276,7 +285,7 @@ def find_defects(y, n_images, pos_label):
 
 
 def images_by_class(images, y, masks, pos_label):
-    """Split the arguments of an augmenter's `fit` into training sets of normal and of defect images (or None)."""
+    """Split the arguments of an augmenter's `fit` into a normal and a defect training set. The latter may be None."""
     if are_defect_images(y, images):
         numbers, defects = np.arange(len(images)), Images(y, "X_defect")
         apart = np.arange(len(defects))
@@ -291,7 +300,7 @@ def images_by_class(images, y, masks, pos_label):
 
 
 def with_marks(defect):
-    """Select the defect images with a mask that is not empty; return None if all are without one."""
+    """Select the defect images whose mask marks at least one pixel. Return None if all masks are missing or empty."""
     masks = defect.masks
     rows = []
     for i in range(0 if masks is None else len(defect)):
@@ -302,7 +311,7 @@ def with_marks(defect):
 
 
 def by_brightness(training_set):
-    """Sort images by mean brightness, which is the same in any dtype."""
+    """Sort images by mean brightness, which does not depend on their dtype."""
     images = training_set.samples
     means = [images[i].mean(dtype=np.float64) for i in range(len(images))]
     return training_set.take(np.argsort(means, kind="stable"))

@@ -1,4 +1,4 @@
-"""Versions of everything that a bug report should name."""
+"""Versions of Python, of the library and of its dependencies, for bug reports."""
 
 import os
 import platform
@@ -60,8 +60,8 @@ def group_by_extra(requirements):
     Returns
     -------
     names : dict of str to list of str
-        Sorted names for each extra. Names without an extra come first, under "". Extras for development and references
-        of the library to its own extras are left out.
+        Sorted names for each extra. Names that are required without an extra come first, under the key "". Extras for
+        development are left out. Requirements of the library that refer to its own extras are also left out.
     """
     names = {"": []}
     for requirement in requirements:

@@ -17,7 +17,7 @@ def checksum(arrays):
 
 
 def write_weights(path, arrays):
-    """Write a dict of str to ndarray atomically.
+    """Write a dict of arrays to a file, atomically.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def write_weights(path, arrays):
     Returns
     -------
     written : bool
-        False, after a warning, if the file cannot be written.
+        True if the file was written. If it cannot be written, a warning is raised and the result is False.
     """
     from safetensors.numpy import save
 
@@ -39,7 +39,7 @@ def write_weights(path, arrays):
     except OSError as error:
         warn(
             f"memory: expected to write {path}, got {type(error).__name__}: {error}. The model is used "
-            "anyway, but will be trained again next time. Make room or choose another folder.",
+            "anyway, but the next fit trains it again. Free space on the disk, or choose another folder.",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -56,7 +56,7 @@ def read_weights(path):
     Returns
     -------
     arrays : dict of str to ndarray, or None
-        None if the file does not exist or, after a warning, if it is damaged.
+        Arrays in the file, or None if the file does not exist or is damaged. A damaged file causes a warning.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -1,4 +1,4 @@
-"""Greedy k-centre selection of the rows to keep in a patch bank."""
+"""Selection of the rows of a patch bank by the greedy k-centre method."""
 
 import numbers
 
@@ -10,24 +10,23 @@ from sklearn.utils.validation import check_array
 
 from sklearn_exdd.neighbors.bounds import centered, check_distances, products, squared_distances
 
-_N_CANDIDATES = 1024
-_N_BOUNDS = 2**22  # bounds computed at a time, few enough to stay in the processor cache
-_N_PREPARED = 2**12  # rows prepared at a time
+_N_CANDIDATES = 1024  # number of farthest rows among which the next centres are searched
+_N_BOUNDS = 2**22  # number of bounds computed at a time, small enough for the processor cache
+_N_PREPARED = 2**12  # number of rows prepared at a time
 _PRUNED_AFTER = 32  # number of centres after which candidates are pruned
-_SHARE_MEASURED = 0.01  # largest share of all pairs to measure
+_SHARE_MEASURED = 0.01  # largest fraction of row-centre pairs to measure instead of computing tighter bounds
 
 
 def greedy_k_center(X, n_select, *, start=0):
-    """Select rows so that every row is near a selected one.
+    """Select rows so that every row is near a selected row.
 
-    The next row is always the one farthest from the rows selected so far (the greedy
-    2-approximation of the k-centre problem [1]_, the coreset of PatchCore [2]_).
+    Each step selects the row that is farthest from all rows selected so far. This method is the greedy 2-approximation
+    of the k-centre problem [1]_. PatchCore [2]_ uses it to select a coreset.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Rows to select from, used unchanged: random projection is a separate step
-        (:func:`project`).
+        Rows to select from. They are not projected: random projection is a separate step, :func:`project`.
     n_select : int
         Number of rows to select, in [1, n_samples].
     start : int, default=0
@@ -41,20 +40,23 @@ def greedy_k_center(X, n_select, *, start=0):
     Raises
     ------
     ValueError
-        If `n_select` or `start` is out of range, or if `X` is not finite or has numbers
-        whose squares are too large for its dtype.
+        If `n_select` or `start` is out of range, or if `X` has values that are not finite or whose squares are too
+        large for its dtype.
 
     Notes
     -----
-    The textbook loop reads all rows once for each selected row. This function runs the
-    loop on the c farthest rows alone, using their pairwise distances. The other rows keep
-    their distances to the earlier centres, which are upper bounds on the distances to all
-    centres. The loop therefore remains exact while the farthest of the c rows is farther
-    than every such bound. All rows are then updated with the whole batch of new centres.
-    For this, one matrix product bounds the distances from below (in bfloat16 if the
-    processor has the instructions). Only pairs that may lower a minimum are measured in
-    float64. The selection equals that of the textbook loop row for row; if distances
-    tie, the lowest index wins.
+    The textbook loop reads all rows once for each selected row. This function gives the same result, row for row, but
+    selects rows in batches. A batch is selected in two steps:
+
+    * The loop runs on the c rows that are farthest from the earlier centres. It uses only the distances between these
+      rows, so the distances of all other rows are not updated. New centres can only reduce a distance. The stored
+      distances of the other rows are therefore upper bounds, and the loop is exact as long as the farthest of the c
+      rows is farther than all these bounds.
+    * The distances of all rows to the new centres are then updated. One matrix product gives a lower bound on each
+      distance. The product is computed in bfloat16 if the processor has bfloat16 instructions. A distance is measured
+      exactly, in float64, only if its lower bound is less than the stored distance of the row.
+
+    If distances are equal, the row with the lowest index is selected.
 
     References
     ----------
@@ -77,7 +79,7 @@ def greedy_k_center(X, n_select, *, start=0):
 
     check_distances(X, "X")
     nearest = squared_distances(X, np.arange(n_samples), X, np.full(n_samples, start), np.float64)
-    nearest[start] = -np.inf  # never selected twice, however close the other rows are
+    nearest[start] = -np.inf  # a selected row is never selected again
     return np.append(start, farthest_first(X, nearest, n_select - 1))
 
 
@@ -88,7 +90,7 @@ def farthest_first(X, nearest, n_select):
     ----------
     X : ndarray of shape (n_samples, n_features), float32 or float64
     nearest : ndarray of shape (n_samples,)
-        Squared distance of each row to the nearest of these centres; -inf for a centre.
+        Squared distance of each row to the nearest earlier centre; -inf if the row is itself a centre.
     n_select : int
         Number of rows to select, at most the number of rows that are not centres.
 
@@ -118,7 +120,7 @@ def farthest_first(X, nearest, n_select):
 
 
 class _Cover:
-    """Rows, with the exact squared distance of each to the nearest centre; -inf for a centre."""
+    """Rows with the exact squared distance to their nearest centre. The distance of a centre is -inf."""
 
     def __init__(self, X, nearest):
         self.X, self.nearest = X, nearest.astype(np.float64)
@@ -142,19 +144,19 @@ class _Cover:
         while start < len(self.X):
             if self._lower(slice(start, start + block), centers, matrix):
                 start += block
-            else:  # measuring the pairs left by these loose bounds would take longer than computing tighter bounds
+            else:  # computing tighter bounds is faster than measuring all pairs that these bounds leave
                 self._products = self._products[1:]
                 self._prepare()
                 matrix = self._products[0].of_rows(self._points(centers))
 
     def _lower(self, rows, centers, matrix):
-        """Lower the distances of some rows; return False if too many row-centre pairs are left to measure."""
+        """Lower the distances of some rows. Return False if the bounds leave too many row-centre pairs to measure."""
         bounds = self._matrix[rows] @ matrix.T
         n_most = max(len(bounds), _SHARE_MEASURED * bounds.numel())
         is_open = bounds.amin(dim=1) < self._limits(rows)
         bounds, rows = bounds[is_open], rows.start + np.flatnonzero(is_open.numpy())
         left, near = self._left(bounds, rows)
-        if len(left) > n_most:  # measuring the centre that is probably nearest rules out most others
+        if len(left) > n_most:  # measuring the distance to the probably nearest centre rules out most others
             first = bounds.argmin(dim=1).numpy()
             self._measure(rows, centers[first])
             bounds[np.arange(len(rows)), first] = np.inf
@@ -165,11 +167,11 @@ class _Cover:
         return True
 
     def _left(self, bounds, rows):
-        """Return the row-centre pairs that may be closer than the known distance of the row."""
+        """Return the row-centre pairs whose distance may be less than the known distance of the row."""
         return (pairs.numpy() for pairs in (bounds < self._limits(rows)[:, None]).nonzero(as_tuple=True))
 
     def _limits(self, rows):
-        """Return, for each row, the largest bound at which it can still get closer to a centre."""
+        """Return the largest lower bound of each row at which its distance may still decrease."""
         import torch
 
         nearest = self.nearest[rows]
@@ -180,7 +182,7 @@ class _Cover:
         np.minimum.at(self.nearest, rows, squared_distances(self.X, rows, self.X, centers, np.float64))
 
     def farthest(self, n_wanted):
-        """Return the next centres: all that the greedy loop finds among the farthest rows while it remains exact."""
+        """Return the next centres. The greedy loop selects them among the farthest rows as long as it is exact."""
         nearest = self.nearest
         n_candidates = min(_N_CANDIDATES, len(nearest))
         order = np.argpartition(nearest, len(nearest) - n_candidates)
@@ -190,7 +192,7 @@ class _Cover:
         while len(batch) < n_wanted and values.max(initial=-np.inf) > max(bound, 0):
             best = int(np.argmax(values))
             batch.append(candidates[best])
-            # Computed from differences, so that equal distances stay equal.
+            # cdist computes distances from differences, so that equal distances stay exactly equal.
             distances = cdist(points[[best]], points, "sqeuclidean")[0]
             np.minimum(values, distances, out=values)
             values[best] = -np.inf
@@ -200,7 +202,7 @@ class _Cover:
         if batch:
             return batch
         tied = np.flatnonzero(nearest == nearest.max())
-        return tied[:n_wanted] if nearest.max() == 0 else tied[:1]  # 0: only duplicates are left
+        return tied[:n_wanted] if nearest.max() == 0 else tied[:1]  # at 0, only duplicates are left
 
 
 def project(X, n_components=128, *, random_state=None):

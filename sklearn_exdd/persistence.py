@@ -1,4 +1,4 @@
-"""Fitted estimators in one file of arrays and text, which can be loaded without running code."""
+"""Storage of fitted estimators in a file of arrays and text. Loading the file runs no code from it."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ from sklearn_exdd._files import write_whole
 from sklearn_exdd._images import Images
 
 _FORMAT = 1
-_MAX_HEADER = 100_000_000  # bytes; safetensors does not read longer headers
+_MAX_HEADER = 100_000_000  # length in bytes of the longest header that safetensors reads
 
-# Classes that a file can hold, and where they are defined. Other classes are neither written nor created.
+# Module of each class that a file can hold. Other classes are neither written nor created.
 _HOME = {
     "BoxRegions": "augment",
     "CombinedDefectDetector": "detectors.combined",
@@ -53,10 +53,11 @@ _HOME = {
     "TimmFeatureExtractor": "features",
     "TorchvisionFeatureExtractor": "features",
 }
-# Parameters that name folders of this machine. Their content may run code when it is read (joblib's caches are
-# pickles), so a file from elsewhere must not be able to name such a folder.
+# Names of parameters that refer to folders on this machine. Reading such a folder may run code, because joblib's caches
+# are pickles. A file from an untrusted source must therefore not be able to set these parameters.
 _PLACES = {"memory"}
-# Current names and values that replace the old ones in files written before a renaming. The old ones are the keys.
+# Current name or value for each old name or value. Files from before a renaming contain the old names and values, which
+# are the keys.
 _NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
 _NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
 _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}
@@ -68,17 +69,17 @@ def dump(estimator, path):
     Parameters
     ----------
     estimator : object
-        Estimator of this library, fitted or not. The file holds its whole state: its banks, the weights of its
-        networks and, for an augmenter, the normal images it paints on (only their paths if fit received paths).
-        `memory` and metadata routing requests are left out.
+        Estimator of this library, fitted or not. The file holds the whole state of the estimator, including memory
+        banks and the weights of its networks. For an augmenter, the state includes the normal images on which it
+        paints, or only their paths if `fit` received paths. `memory` and metadata routing requests are not saved.
     path : str or path-like
-        File to write, atomically. The format is safetensors, and the usual suffix is ``.safetensors``.
+        File to write. It is written atomically, in the format of safetensors. The usual suffix is ``.safetensors``.
 
     Raises
     ------
     TypeError
-        If the estimator holds an object that cannot be restored without running code from the file: a function, an
-        object from another library, or a feature extractor or augmenter of your own.
+        If the estimator holds an object that cannot be restored without running code from the file. Examples are a
+        function, an object from another library, and a feature extractor or augmenter of your own.
     FileNotFoundError
         If the folder does not exist.
 
@@ -88,9 +89,9 @@ def dump(estimator, path):
 
     Notes
     -----
-    The weights of a pretrained backbone are not in the file: the backbone is rebuilt from its name, and a local
-    file of weights must still be in the same place. Pickle, joblib and skops.io work for all estimators, but pickle and
-    joblib run any code that a file contains.
+    The file does not contain the weights of a pretrained backbone. `load` rebuilds the backbone from its name. If the
+    weights were read from a local file, this file must still exist under the same path. Pickle, joblib and skops.io
+    work for all estimators. However, pickle and joblib run any code that a file contains.
 
     Examples
     --------
@@ -131,14 +132,15 @@ def load(path):
     Parameters
     ----------
     path : str or path-like
-        File to read. Even a file from an untrusted source can name only classes of this library and contains no code,
-        and memory use is proportional to its size. However, the author of the file controls what the estimator
-        predicts, and names in the file, such as the ID of a model, are looked up when the estimator uses them.
+        File to read. A file from an untrusted source cannot run code: it contains no code, and can name only classes of
+        this library. Memory use is proportional to the size of the file. However, the author of the file controls the
+        predictions of the estimator. Names in the file, such as the ID of a model, are looked up when the estimator
+        uses them.
 
     Returns
     -------
     estimator : object
-        Estimator that equals the one written, bit for bit.
+        Estimator that equals the saved estimator bit for bit.
 
     Raises
     ------
@@ -195,16 +197,16 @@ def load(path):
 class _Packer:
     """Conversion of values to JSON, with arrays stored separately.
 
-    None, bool, int, float, str and list stand for themselves; any other value is an object whose first key names its
-    kind.
+    None, bool, int, float, str and list become the corresponding JSON values. Any other value becomes a JSON object
+    whose first key names the kind of the value.
     """
 
     def __init__(self):
         self.tensors = {}
-        self._known = {}  # name of each array in memory, and the array itself, to keep it alive
+        self._known = {}  # name of each array; the array is stored with it, to keep it alive
 
     def pack(self, value, where):
-        """Convert a value to JSON types; `where` is its name in messages."""
+        """Convert a value to JSON types. `where` is the name of the value in messages."""
         kind = type(value)
         if value is None or kind in (bool, int, str):
             return value
@@ -252,7 +254,7 @@ class _Packer:
             if array.dtype.kind == "U":
                 packed["text"] = list(array.shape)
                 stored = np.ascontiguousarray(stored).reshape(-1, 1).view("<u4")
-            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # order affects the rounding of products
+            elif array.flags.f_contiguous and not array.flags.c_contiguous:  # affects the rounding of products
                 packed["order"] = "F"
                 stored = stored.T
             name = where.partition(".")[2].encode("ascii", "backslashreplace").decode()
@@ -283,7 +285,7 @@ def _made(packed, tensors):
             return np.dtype(dtype).type(_made(item, tensors))
         case {"objects": [*items], "shape": [*shape]} if prod(shape) == len(items):
             array = np.empty(len(items), dtype=object)
-            for i, item in enumerate(items):  # one by one, because numpy would turn lists into axes of the array
+            for i, item in enumerate(items):  # a single assignment would turn lists into axes of the array
                 array[i] = _made(item, tensors)
             return array.reshape(shape)
         case {"array": str(name), "text": [*shape]}:
@@ -313,7 +315,7 @@ def _made_own(packed, tensors):
 
 
 def _renamed(kind, values):
-    """Return parameters or attributes of a class under their current names, with their current values."""
+    """Replace old names and old values of parameters or attributes with the current names and values."""
     if kind.__name__ not in ("ExDDDetector", "StudentTeacherDetector"):
         return values
     return {
@@ -323,7 +325,7 @@ def _renamed(kind, values):
 
 
 def _parts(value):
-    """Return the arguments of the constructor, and the attributes set by fit."""
+    """Return the constructor arguments of an object, and the attributes that `fit` has set."""
     if isinstance(value, Images):
         kept = (str, PathLike, np.ndarray)
         items = [item if isinstance(item, kept) else np.asarray(item) for item in value._items]

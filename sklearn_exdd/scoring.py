@@ -1,4 +1,4 @@
-"""Scores of patches, images and pixels: pure functions on arrays."""
+"""Pure functions that compute scores of patches, images and pixels from arrays."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from sklearn_exdd._torch import resize
 
 
 def ratio_score(normal_distances, defect_distances, epsilon):
-    """Return the ratio score of patches, which is high where the defect bank is nearer than the normal bank.
+    """Return the ratio score of patches. It is high for patches that are nearer to the defect bank.
 
     Parameters
     ----------
@@ -38,22 +38,22 @@ def ratio_score(normal_distances, defect_distances, epsilon):
 
 
 def neighborhood_weight(distance, support_distances, n_features):
-    """Return the softmax share of the distance to the nearest bank row; the rows around it have the other shares.
+    """Return the softmax weight of the distance to the nearest bank row, relative to distances to neighbouring rows.
 
     Parameters
     ----------
     distance : float
-        Distance s* of the deciding patch to its nearest bank row m*.
+        Distance s* between the patch that determines the image score and the nearest bank row m*.
     support_distances : ndarray of shape (n_support,)
-        Distances of the same patch to the bank rows next to m* (without m*).
+        Distances between the same patch and the bank rows nearest to m*, without m* itself.
     n_features : int
-        Number of dimensions of a patch; distances are divided by its square root.
+        Number of features of a patch. Distances are divided by the square root of this number.
 
     Returns
     -------
     weight : float
-        ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``. Without
-        rows around m*, the weight is 0.5, which favours neither bank.
+        ``exp(s* / D) / sum_m exp(||f* - m|| / D)`` with ``D = sqrt(n_features)``. If `support_distances` is empty, the
+        weight is 0.5, which favours neither bank.
 
     References
     ----------
@@ -73,13 +73,13 @@ def neighborhood_weight(distance, support_distances, n_features):
 
 
 def top_mean(patch_scores, n_patches):
-    """Return an image score: the mean of the highest patch scores.
+    """Return the mean of the highest patch scores, which serves as an image score.
 
     Parameters
     ----------
     patch_scores : ndarray of shape (n,)
     n_patches : int
-        Number of scores to average; 1 gives the maximum. If there are fewer, all are used.
+        Number of scores to average. 1 gives the maximum. If there are fewer scores, all of them are averaged.
 
     Returns
     -------
@@ -92,22 +92,22 @@ def top_mean(patch_scores, n_patches):
     4.0
     """
     n_patches = min(n_patches, len(patch_scores))
-    # Sorted so that the sum does not depend on the order of the other patches.
+    # Sorting makes the rounding of the sum independent of the order of the patches.
     return np.sort(np.partition(patch_scores, -n_patches)[-n_patches:]).mean()
 
 
 def top_share_mean(pixel_map, share, position_map=None, region=None):
-    """Return an image score: the mean of the highest pixels of a map.
+    """Return the mean of the highest values of a map, which serves as an image score.
 
     Parameters
     ----------
     pixel_map : ndarray of shape (height, width), float32
     share : float
-        Share of the pixels to average, in (0, 1]; at least one pixel is used.
+        Fraction of the pixels to average, in (0, 1]. At least one pixel is used.
     position_map : ndarray of shape (height', width'), float32, default=None
-        Mean map of normal images, which is resized to the map and subtracted first.
+        Mean map of normal images. It is resized to the shape of `pixel_map` and subtracted from it first.
     region : ndarray of shape (height, width), bool, default=None
-        Pixels that count; None uses all pixels.
+        Mask of the pixels to use. None uses all pixels.
 
     Returns
     -------
@@ -134,19 +134,18 @@ def border_profile(patch_scores, rings, n_rings):
     Parameters
     ----------
     patch_scores : ndarray of shape (n,)
-        Scores of normal patches, each computed without the patch itself in the bank.
+        Scores of normal patches. Each score is computed with a bank that does not contain the patch itself.
     rings : ndarray of shape (n,), int
         Number of patches between each patch and the border.
     n_rings : int
-        Number of rings with a factor of their own. Patches farther inside are the
+        Number of rings that get a factor of their own, counted from the border. The patches inside these rings are the
         reference.
 
     Returns
     -------
     factors : ndarray of shape (n_rings + 1,)
-        Ratio of the 90 % quantile of the scores in each ring to that of the patches
-        inside, at least 1. If no patch lies that far inside, the innermost ring is the
-        reference.
+        Factor of each ring, at least 1. It is the 90 % quantile of the scores in the ring, divided by the 90 % quantile
+        of the reference scores. If all patches lie in the rings, the innermost ring with patches is the reference.
 
     Examples
     --------
@@ -159,20 +158,20 @@ def border_profile(patch_scores, rings, n_rings):
     for ring in range(n_rings + 1):
         inside = patch_scores[rings == ring]
         levels[ring] = np.quantile(inside, 0.9) if len(inside) else levels[ring - 1]
-    levels = np.where(np.isnan(levels), levels[-1], levels)  # nothing is known about outer rings without patches
+    levels = np.where(np.isnan(levels), levels[-1], levels)  # outer rings without patches get the factor 1
     return np.maximum(levels / levels[-1], 1.0) if levels[-1] > 0 else np.ones(n_rings + 1)
 
 
 def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
-    """Interpolate a map on the patch grid bilinearly to the pixels of an image, and blur it.
+    """Upsample a map from the patch grid to the pixels of an image, by bilinear interpolation, and blur the result.
 
     Parameters
     ----------
     patch_map : ndarray of shape (height', width')
     row_centers : ndarray of shape (height',)
-        Pixel coordinates of the patch centres, ascending; the centre of the first
-        pixel is 0.
+        Vertical coordinates of the patch centres in pixels, in ascending order. The centre of the first pixel is at 0.
     column_centers : ndarray of shape (width',)
+        Horizontal coordinates of the patch centres.
     image_shape : tuple of int (height, width)
     blur : float, default=0.0
         Standard deviation of a Gaussian blur, in pixels, as in :func:`smooth`.
@@ -180,7 +179,7 @@ def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
     Returns
     -------
     pixel_map : ndarray of shape (height, width)
-        Map in the dtype of `patch_map`, constant beyond the outermost centres.
+        Map in the dtype of `patch_map`. Beyond the outermost patch centres, its values are constant.
 
     Examples
     --------
@@ -196,7 +195,7 @@ def upsample(patch_map, row_centers, column_centers, image_shape, blur=0.0):
 
 
 def mask_coverage(mask, row_centers, column_centers):
-    """Return, for each patch, the share of its cell that a mask covers.
+    """Return for each patch the fraction of its cell that a mask covers.
 
     Parameters
     ----------
@@ -207,7 +206,7 @@ def mask_coverage(mask, row_centers, column_centers):
     Returns
     -------
     coverage : ndarray of shape (height', width'), float64
-        Shares in [0, 1].
+        Fractions in [0, 1].
 
     Examples
     --------
@@ -225,7 +224,7 @@ def mask_coverage(mask, row_centers, column_centers):
 
 
 def patches_on_mask(mask, row_centers, column_centers):
-    """Select the patches on a mask: those with at least half of their cell covered.
+    """Select the patches whose cell is at least half covered by a mask.
 
     Parameters
     ----------
@@ -235,8 +234,8 @@ def patches_on_mask(mask, row_centers, column_centers):
     Returns
     -------
     on_mask : ndarray of shape (height', width'), bool
-        True for these patches. If the mask is so thin that they are fewer than three, True
-        for the three patches that it covers most.
+        True for the selected patches. A thin mask may cover half of fewer than three cells. In this case, the three
+        patches that the mask covers most are selected.
 
     Examples
     --------
@@ -248,18 +247,18 @@ def patches_on_mask(mask, row_centers, column_centers):
     return (coverage >= min(0.5, np.sort(coverage, axis=None)[-3:][0])) & (coverage > 0)
 
 
-@lru_cache(maxsize=4)  # the images of a batch mostly have the same shape
+@lru_cache(maxsize=4)  # most images of a batch have the same shape
 def _interpolation_matrix(centers, size, blur):
-    """Return the weight of each centre for each pixel of an axis.
+    """Return the interpolation weight of each patch centre for each pixel of an axis.
 
-    The weights include the blur, which is possible because it is linear and separable.
+    The weights include the blur. This is possible because the blur is linear and separable.
     """
     weights = np.stack([np.interp(np.arange(size), centers, unit) for unit in np.eye(len(centers))], axis=1)
     return ndimage.gaussian_filter1d(weights, blur, axis=0) if blur else weights
 
 
 def smooth(pixel_map, sigma):
-    """Blur a map with a Gaussian, keeping its float dtype.
+    """Blur a map with a Gaussian filter, and keep its float dtype.
 
     Parameters
     ----------
@@ -281,16 +280,16 @@ def smooth(pixel_map, sigma):
 
 
 def conformal_p_values(scores, calibration_scores, groups=None):
-    """Return the probability that a normal sample scores at least as high; it is small for unusual samples.
+    """Return conformal p-values: the probability that a normal sample scores at least as high as the given score.
 
     Parameters
     ----------
     scores : array-like of shape (n_samples,)
         Scores of new samples.
     calibration_scores : array-like of shape (n_calibrating,)
-        Scores of normal samples, each computed by a detector that did not learn from the sample.
+        Scores of normal samples. Each score is computed by a detector that did not learn from the sample.
     groups : array-like of shape (n_calibrating,), default=None
-        Groups of the calibration samples; samples of one group are not independent. None treats each sample as a group
+        Group of each calibration sample. Samples of one group are not independent. None treats each sample as a group
         of its own.
 
     Returns
@@ -298,12 +297,13 @@ def conformal_p_values(scores, calibration_scores, groups=None):
     p_values : ndarray of shape (n_samples,), float64
         p-values in (0, 1]; NaN for a score that is NaN. Without groups,
         ``(1 + #{calibration >= score}) / (n_calibrating + 1)``. With groups,
-        ``(1 + sum of the share of each group that is >= score) / (n_groups + 1)``.
+        ``(1 + sum over groups of the fraction of calibration >= score) / (n_groups + 1)``.
 
     Notes
     -----
-    If a new normal sample is exchangeable with the calibration samples (or comes from a group that is exchangeable
-    with theirs), its p-value is at most alpha with probability at most alpha, for every alpha.
+    Suppose that a new normal sample is exchangeable with the calibration samples or, with groups, that its group is
+    exchangeable with the calibration groups. For every alpha, its p-value is then at most alpha with a probability of
+    at most alpha.
 
     References
     ----------
@@ -322,7 +322,7 @@ def conformal_p_values(scores, calibration_scores, groups=None):
     groups = np.arange(len(calibration)) if groups is None else groups
     _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(calibration)
-    # Rounded so that the shares of a group add up to exactly 1.
+    # Rounding makes the fractions of a group add up to exactly 1.
     reached = np.round(np.cumsum(1 / sizes[numbers[order]][::-1]), 9)
     reached = np.append(reached[::-1], 0.0)[np.searchsorted(calibration[order], scores)]
     return np.where(np.isnan(scores), np.nan, (1 + reached) / (1 + len(sizes)))
@@ -334,20 +334,20 @@ def conformal_threshold(scores, false_alarm_rate, groups=None):
     Parameters
     ----------
     scores : array-like of shape (n_scores,)
-        Scores of normal samples, each computed by a detector that did not learn from the sample.
+        Scores of normal samples. Each score is computed by a detector that did not learn from the sample.
     false_alarm_rate : float
-        Promised rate alpha, in (0, 1).
+        Highest allowed probability alpha of a false alarm, in (0, 1).
     groups : array-like of shape (n_scores,), default=None
-        Groups of the samples, as in :func:`conformal_p_values`.
+        Group of each sample, as in :func:`conformal_p_values`.
 
     Returns
     -------
     threshold : float
-        Highest score whose p-value exceeds the attained rate. Without groups, this is the
-        ``ceil((n + 1) (1 - alpha))``-th smallest score, or the largest if there are too few.
+        Highest score whose p-value exceeds `attained_rate`. Without groups, this is the ``ceil((n + 1) (1 -
+        alpha))``-th smallest score, or the largest score if there are too few scores.
     attained_rate : float
-        Rate promised by `threshold`: `false_alarm_rate`, or ``1 / (n + 1)`` if
-        ``n < 1 / alpha - 1``, where n is the number of groups.
+        False-alarm rate that `threshold` promises. It is `false_alarm_rate` if the number n of groups is at least ``1 /
+        alpha - 1``, and ``1 / (n + 1)`` otherwise. Without groups, n is the number of scores.
 
     Notes
     -----

@@ -329,7 +329,7 @@ def test_defect_images_passed_twice_are_refused(squares, cells):
 
 def test_groups_that_are_not_one_for_each_image_are_refused(squares, cells):
     X, y, _ = squares
-    with pytest.raises(ValueError, match="groups: expected one for each of the 18 samples of X, got 17"):
+    with pytest.raises(ValueError, match="groups: expected one group for each of the 18 samples of X, got 17"):
         ExDDDetector(cells).fit(X, y, groups=np.arange(17))
 
 

@@ -125,10 +125,13 @@ def test_a_frozen_detector_is_not_corrected(fitted):
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (IsolationForest(), "got IsolationForest. Fit it first"),
-        (make_pipeline(FunctionTransformer(), IsolationForest()), "got Pipeline around IsolationForest. Fit it first"),
-        (search(ExDDDetector(CELLS)), "got GridSearchCV. Fit it first"),
-        (GridSearchCV(ExDDDetector(CELLS), {}, refit=False), "got GridSearchCV. Fit it first"),
+        (IsolationForest(), "got IsolationForest. Fit the estimator"),
+        (
+            make_pipeline(FunctionTransformer(), IsolationForest()),
+            "got Pipeline around IsolationForest. Fit",
+        ),
+        (search(ExDDDetector(CELLS)), "got GridSearchCV. Fit the estimator"),
+        (GridSearchCV(ExDDDetector(CELLS), {}, refit=False), "got GridSearchCV. Fit the estimator"),
     ],
 )
 def test_what_holds_no_fitted_detector_is_named(function, estimator, message):

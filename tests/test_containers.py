@@ -345,7 +345,7 @@ def test_groups_of_every_kind_are_numbered(groups):
 
 
 def test_groups_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"^groups: expected one for each sample of X, got an array of shape \(6, 2\)"):
+    with pytest.raises(ValueError, match=r"^groups: expected one group for each sample of X, got .* shape \(6, 2\)"):
         group_numbers(np.zeros((6, 2)), 6)
     with pytest.raises(ValueError, match=r"^groups: expected texts or numbers, got values that cannot be compared"):
         group_numbers([np.zeros(2)] * 6, 6)

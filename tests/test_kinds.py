@@ -147,7 +147,7 @@ def test_kinds_of_defect_images_handed_in_apart_are_aligned_with_these(data, uns
     masks = [mask for mask, label in zip(masks, y) if label]
     detector = make_detector().fit(X[y == 0], X[y == 1], masks=masks, kinds=kinds[y == 1])
     assert_named(detector, unseen)
-    with pytest.raises(ValueError, match=r"kinds: expected 10, one for each image .*, got 40"):
+    with pytest.raises(ValueError, match=r"kinds: expected 10 kinds, one for each image .*, got 40"):
         make_detector().fit(X[y == 0], X_defect=X[y == 1], kinds=kinds)
     with pytest.raises(ValueError, match="kinds: expected None without defect images or labels y"):
         make_detector().fit(X[y == 0], kinds=kinds[y == 0])
@@ -205,10 +205,10 @@ def test_kinds_are_read_from_what_tables_and_loaders_hold(kinds, names):
         (["", 1.5], r"kinds\[1\]: expected the kind of defect as a text or a whole number, or None, got 1.5"),
         (["", True], r"kinds\[1\]: expected the kind of defect as a text"),
         (["", float("inf")], r"kinds\[1\]: expected the kind of defect as a text"),
-        (["dent"], r"kinds: expected 2, one for each image \(None for a normal one\), got 1"),
+        (["dent"], r"kinds: expected 2 kinds, one for each image \(None if it is normal\), got 1"),
         ("ab", r"kinds: expected a list of 2 kinds of defect, got 'ab'"),
         (7, r"kinds: expected a list of 2 kinds of defect, got 7"),
-        (np.array([["a"], ["b"]]), r"kinds: expected one for each image, got an array of shape \(2, 1\)"),
+        (np.array([["a"], ["b"]]), r"kinds: expected one kind for each image, got an array of shape \(2, 1\)"),
         (iter(["", "dent"]), r"list\(kinds\)"),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_rates_are_those_of_a_detector_fitted_for_them(surfaces, unseen_surf
         ({"rates": [0.05, 0]}, "rates[1]: expected a number in (0, 1), such as 0.05, got 0"),
         ({"rates": [1]}, "rates[0]: expected a number in (0, 1)"),
         ({"rates": [np.nan]}, "rates[0]: expected a number in (0, 1)"),
-        ({"rates": 0.05}, "rates: expected a list of numbers in (0, 1), got 0.05. Put a single one in a list"),
+        ({"rates": 0.05}, "rates: expected a list of numbers in (0, 1), got 0.05. Put a single rate in a list"),
         *(
             ({f"cost_{name}": cost}, f"cost_{name}: expected a finite number > 0, got {cost!r}")
             for name in ("false_alarm", "miss")
@@ -104,7 +104,7 @@ def test_calibration_images_of_one_group_share_a_vote(surfaces):
     assert (points[0].threshold, points[0].promised_rate) == (detector.threshold_, detector.false_alarm_rate_)
     alone = operating_points(y, detector.score_samples(X), known, rates=[0.05])
     assert alone[0].promised_rate < points[0].promised_rate
-    with pytest.raises(ValueError, match="groups: expected one for each of the 24"):
+    with pytest.raises(ValueError, match="groups: expected one group for each of the 24"):
         operating_points(y, detector.score_samples(X), known, calibration_groups=groups[1:])
 
 

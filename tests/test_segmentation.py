@@ -205,7 +205,7 @@ def test_feature_rows_are_refused():
 
 def test_too_few_groups_to_hold_some_out_are_refused(surfaces):
     X, y, _ = surfaces
-    with pytest.raises(ValueError, match=r"^X: expected normal samples of at least 3 groups, in order to hold one out"):
+    with pytest.raises(ValueError, match=r"^X: expected normal samples of at least 3 groups, because one group is"):
         tiny().fit(X[y == 0], groups=np.arange(np.sum(y == 0)) % 2)
 
 

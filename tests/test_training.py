@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_told_and_training_starts_anew(tmp_path):
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path):
     options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 10}
     trained(**options)
-    with pytest.warns(RuntimeWarning, match="got one with other settings. Training starts anew"):
+    with pytest.warns(RuntimeWarning, match="got a checkpoint of a run with other settings. Training starts from the"):
         module, _ = trained(seed=1, **options)
     assert_same_state(module, trained(seed=1)[0])
 

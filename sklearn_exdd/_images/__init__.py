@@ -1,4 +1,4 @@
-"""Reading of images and masks: every image and mask that a user passes is read here."""
+"""Reading of images and masks. Every image and mask that a user passes is read by this package."""
 
 from sklearn_exdd._images.containers import (
     as_array,

@@ -6,22 +6,23 @@ import numpy as np
 
 from sklearn_exdd._images.decoding import read_image
 
-_LUMA = (19595, 38470, 7471)  # ITU-R 601, in 65536ths, as Pillow computes its mode "L"
+_LUMA = (19595, 38470, 7471)  # weights of red, green and blue (ITU-R 601) in 65536ths, as in Pillow's mode "L"
 
 
 def in_channels(image, channels):
-    """Convert an image to grey or to three channels, keeping its dtype.
+    """Convert an image to grey or to three channels, and keep its dtype.
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, channels)
-        Image to convert. Any other array is returned unchanged, for a later check to report.
+        Image to convert. An array that is not an image is returned unchanged. A later check reports it.
     channels : {"grey", "colour"}
 
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
-        Image without alpha. A bool image in colour becomes uint8 when converted to grey, because bool has no greys.
+        Image without an alpha channel. A colour image of dtype bool becomes uint8 when it is converted to grey, because
+        bool has no grey levels.
     """
     n_channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
     if n_channels not in (1, 3, 4) or image.dtype.kind not in "buf":
@@ -43,7 +44,7 @@ def _luma(image):
 
 
 class FileInChannels:
-    """File whose image is converted to grey or to three channels when read.
+    """Image file whose image is converted to grey or to three channels when the file is read.
 
     ``np.asarray`` reads the file.
 

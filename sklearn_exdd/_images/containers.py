@@ -1,4 +1,4 @@
-"""Containers of images or masks, read by position: lists, arrays, tables and tensors."""
+"""Checks of the containers in which users pass images or masks: lists, arrays, tables and tensors."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def is_missing(item):
 
 
 def check_listed(values, name):
-    """Refuse containers that cannot be read by position: sets, mappings, and iterators, which can be read only once.
+    """Refuse sets, mappings and iterators, because their items cannot be read repeatedly and by position.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def check_listed(values, name):
         Name of the parameter, for messages.
     """
     if hasattr(values, "ndim"):
-        return  # an array is accepted even if it is also a mapping, as some sparse arrays are
+        return  # arrays are accepted, even sparse arrays that are also mappings
     if isinstance(values, Iterator):
         advice = f"list({name})"
     elif isinstance(values, Mapping):
@@ -59,12 +59,12 @@ def check_listed(values, name):
 
 
 def as_array(item, where):
-    """Convert an item to an array in native byte order, sharing its memory if possible.
+    """Convert an item to an array in native byte order. The memory of the item is shared if possible.
 
     Parameters
     ----------
     item : array-like
-        Array-like, including torch tensors on any device, with or without gradients.
+        Item to convert. It may be a torch tensor on any device, with or without gradients.
     where : str
         Name of the item in messages.
 
@@ -139,7 +139,7 @@ def holds_images(X, name="X"):
         return False
     if len(X) == 0:
         return isinstance(X, (list, tuple))
-    # Ignore missing images, such as None, which cv2.imread returns for a file that it cannot read.
+    # Ignore missing images. For example, cv2.imread returns None for a file that it cannot read.
     first = next((item for item in X if not is_missing(item)), None)
     if first is None:
         return any(item is None or isinstance(item, str) for item in X)
@@ -161,7 +161,7 @@ def check_no_table(X, name, expected):
     name : str
         Name of the parameter, for messages.
     expected : str
-        Description of the images or masks expected, for messages.
+        Description of the expected images or masks, for messages.
     """
     columns = getattr(X, "columns", None)
     if (
@@ -188,7 +188,7 @@ def _is_number(text):
 
 
 def described(X):
-    """Describe a value passed in place of images for a message: its type, and the first item that is not missing."""
+    """Describe a value that was passed instead of images: its type, and its first item that is not missing."""
     shape = getattr(X, "shape", None)
     came = f"an array of shape {tuple(shape)}" if shape is not None else type(X).__name__
     if isinstance(X, (str, bytes)) or not hasattr(X, "__len__") or len(tuple(shape or (0,))) != 1 or len(X) == 0:

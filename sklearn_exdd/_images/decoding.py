@@ -5,17 +5,18 @@ from contextlib import contextmanager
 
 import numpy as np
 
-# Suffixes by which image files in folders are recognised: all that are in use for the formats in _FORMATS.
+# Suffixes by which image files in folders are recognised. The list has all suffixes in use for the formats in _FORMATS.
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm"),
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpe", ".jfif", ".jfi", ".jif", ".mpo", ".dib", ".apng"),
     *(".avif", ".avifs"),
 )
 
-# Formats that cameras, scanners and painting programs write. Pillow reads more formats, which are refused: for one
-# of them, PostScript, it would start an external program, and a PostScript file may have any name, such as part.png.
+# Formats that cameras, scanners and painting programs write. Pillow can read more formats, but these are refused. For
+# example, Pillow would start an external program to read PostScript, and a PostScript file may have any name, such as
+# part.png.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-_GREY = ("1", "L", "LA", "La", "F")  # grey modes other than integer modes
+_GREY = ("1", "L", "LA", "La", "F")  # Pillow's modes of grey images, except integer modes
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -28,37 +29,38 @@ def read_image(path, where=None, bits=None):
     where : str, default=None
         Name of the image in messages; None uses the path.
     bits : {8, 16}, default=None
-        Number of bits to which 32-bit integers are reduced; None means 16.
+        Number of bits to which 32-bit integers are reduced. None means 16.
 
     Returns
     -------
     image : ndarray of shape (height, width) or (height, width, 3)
-        Image in uint8, uint16 or float32, without alpha and turned upright according to its EXIF tag. If the file
-        holds several images, this is the first one. An image with a palette is grey if all colours of the palette,
-        including unused ones, are grey.
+        Image of dtype uint8, uint16 or float32, without an alpha channel. It is turned upright according to its EXIF
+        tag. If the file holds several images, the first image is returned. An image with a palette is returned as a
+        grey image if all colours of the palette are grey, including unused colours.
 
     Raises
     ------
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If the file cannot be decoded as an image (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or has
-        more than twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` (by default, more than 179 million).
+        If the file cannot be decoded as an image of one of the formats AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF
+        and WebP. Also if the image has more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (by default, more than 179
+        million).
     """
     return _checked(*_decoded_file(path, where or str(path), pixels_of), bits)
 
 
 def read_marks(path, where):
-    """Decode one mask file; see :func:`levels_of`."""
+    """Decode one mask file, and return the result of :func:`levels_of`."""
     return _decoded_file(path, where, levels_of)[0]
 
 
 def is_grey_file(path):
-    """Tell from the header of a file whether :func:`read_image` returns a grey image; None if it cannot be read."""
+    """Tell from a file's header whether :func:`read_image` returns a grey image. An unreadable file gives None."""
     try:
         with _opened(path) as picture:
             return has_grey_palette(picture) or picture.mode.startswith("I") or picture.mode in _GREY
-    except Exception:  # reported when the image is read
+    except Exception:  # the error is reported when the image is read
         return None
 
 
@@ -107,13 +109,13 @@ def _decoded(picture, where, convert):
 def _undecodable(error, where, advice):
     from PIL import UnidentifiedImageError
 
-    # If no decoder recognises a file, Pillow's message holds nothing but the file name.
+    # If no decoder recognises a file, Pillow's message contains only the file name.
     said = "" if isinstance(error, UnidentifiedImageError) or not str(error) else f": {error}"
     return ValueError(f"{where}: expected an image that Pillow can decode, got {type(error).__name__}{said}. {advice}")
 
 
 def _upright(picture):
-    """Turn a Pillow image upright according to its EXIF tag; unreadable EXIF data is ignored."""
+    """Turn a Pillow image upright according to its EXIF tag. Unreadable EXIF data is ignored."""
     from PIL import Image
 
     picture.load()
@@ -127,12 +129,12 @@ def _upright(picture):
             7: Image.Transpose.TRANSVERSE,
             8: Image.Transpose.ROTATE_90,
         }.get(picture.getexif().get(_ORIENTATION))
-    except Exception:  # damaged EXIF data must not lose the image
+    except Exception:  # an image with damaged EXIF data is still read
         turn = None
     if turn is None:
         return picture
     turned = picture.transpose(turn)
-    turned.format = picture.format  # used to tell whether compression blurs colours
+    turned.format = picture.format  # needed to tell whether compression blurs colours
     return turned
 
 
@@ -161,11 +163,12 @@ def levels_of(picture):
     Returns
     -------
     levels : ndarray of shape (height, width) or (height, width, 3)
-        Grey levels or colours. If the image has a palette that is not all grey, bool: False for black, True for the
-        rest.
+        Grey levels or colours. If the image has a palette with colours other than greys, the dtype is bool: False for
+        black, and True for any other colour.
     opacity : ndarray of shape (height, width), uint8, or None
-        None if the image has no transparency.
+        Opacity of each pixel, or None if the image has no transparency.
     is_lossy : bool
+        Whether the format is JPEG, which blurs colours.
     """
     mode = picture.mode
     if mode in ("LA", "La", "RGBA", "RGBa", "PA") or (
@@ -183,7 +186,8 @@ def levels_of(picture):
 def has_grey_palette(picture):
     """Tell whether a Pillow image has a palette that contains only greys.
 
-    The palette decides, not the colours in use, so that images from one source are either all grey or all colour.
+    All colours of the palette count, including unused colours. Images from one source are thus either all grey or all
+    in colour.
     """
     if picture.mode not in ("P", "PA"):
         return False

@@ -1,4 +1,4 @@
-"""Digests of images, by which a detector recognises the images that it was fitted on."""
+"""Digests of images. They allow a detector to recognise the images on which it was fitted."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def training_digests(images):
-    """Return the digest of each image: of the bytes of a file, or of the pixels of an array.
+    """Return the digest of each image. It is computed from the bytes of a file or from the pixels of an array.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def _of_file(images, index):
 
 
 def _of_pixels(image):
-    """Return the digest of an image rounded to 8 bits, which is the same for any dtype."""
+    """Return the digest of an image rounded to 8 bits. The digest does not depend on the dtype of the image."""
     levels = np.rint(image * 255).astype(np.uint8)
     return _number(hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()))
 

@@ -1,4 +1,4 @@
-"""Image files in a folder, recognised by their names, and other files that have to be reported."""
+"""Search of a folder for image files, and for other files that must be reported to the user."""
 
 import os
 import unicodedata
@@ -20,7 +20,8 @@ _SIDECAR_SUFFIXES = frozenset(
     ]
 )
 _SIDECAR_NAMES = frozenset(["readme", "license", "licence", "copying", "notice", "authors", "changelog", "makefile"])
-# Files and folders that operating systems and network drives create. Hidden ones need not be listed.
+# Names of files and folders that operating systems and network drives create. Names that start with a dot are not in
+# these lists, because hidden files and folders are always skipped.
 _COMPANION_FILES = frozenset(["thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"])
 _COMPANION_FOLDERS = frozenset(
     [
@@ -31,7 +32,10 @@ _COMPANION_FOLDERS = frozenset(
 
 
 class Listing(NamedTuple):
-    """Files in a folder, as sorted posix paths relative to it: images, and files that are left out but reported."""
+    """Files in a folder: images, and files that are left out but reported.
+
+    Both lists hold posix paths relative to the folder, in sorted order.
+    """
 
     images: list
     left_out: list
@@ -47,9 +51,9 @@ def list_files(folder):
     Returns
     -------
     listing : Listing
-        `left_out` holds links to folders, which are not followed, and files that may be images but do not have the
-        suffix of a supported format. Hidden files, files that operating systems create, and sidecars (texts,
-        tables, documents, programs) are in neither list.
+        `left_out` holds links to folders, because links are not followed. It also holds files that may be images, but
+        do not have the suffix of a supported format. Hidden files, files that operating systems create, and sidecars
+        (texts, tables, documents, programs) are in neither list.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def why_left_out(path):
     """Return a message that explains why :func:`list_files` leaves out a file that may be an image."""
     if path.is_dir():
         return "expected an image, got a link to a folder, which is not followed. Copy the images."
-    came = f"the suffix {path.suffix!r}" if path.suffix else "none"
+    came = f"the suffix {path.suffix!r}" if path.suffix else "no suffix"
     return (
         f"expected an image, with one of the suffixes {', '.join(IMAGE_SUFFIXES)}, got {came}. Convert the file, or "
         "remove it if it is not an image."
@@ -87,7 +91,7 @@ def _raise(error):
 
 
 def _leads_up(place, name):
-    """Tell whether a link closes a loop: it leads to the folder that holds it, or to a folder above."""
+    """Tell whether a link leads to the folder that contains the link, or to a parent of this folder."""
     target = os.path.realpath(os.path.join(place, name))
     return Path(os.path.realpath(place)).is_relative_to(target)
 
@@ -105,10 +109,10 @@ def _is_companion(name):
 
 
 class Names:
-    """Lookup of values by name that also finds names that look the same.
+    """Lookup of values by name. It also finds a name that looks the same but is encoded differently.
 
     Names are compared in Unicode's composed form (NFC), because some systems write the same letter as two characters.
-    If no name is equal, case is ignored, provided that exactly one name then matches.
+    If no name is equal, a name that differs only in case is found, provided that there is exactly one such name.
 
     Parameters
     ----------
@@ -127,12 +131,12 @@ class Names:
         return self._exact.get(composed(name), [])
 
     def alike(self, name):
-        """Return a list of all values of the only name that is equal up to case, or an empty list."""
+        """Return all values of the name that is equal up to case, or an empty list unless there is exactly one."""
         found = self._folded.get(composed(name).casefold(), [])
         return [value for _, value in found] if len({one for one, _ in found}) == 1 else []
 
     def find(self, name):
-        """Return a list of all values under a name, ignoring case if that is unambiguous."""
+        """Return a list of all values under a name. Case is ignored if the result is then unambiguous."""
         return self.equal(name) or self.alike(name)
 
 

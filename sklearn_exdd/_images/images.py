@@ -20,7 +20,7 @@ from sklearn_exdd._images.masks import Masks
 from sklearn_exdd._images.roi import ImageInRegion, filled, region_of, unwrapped, valid_outside, within_limits
 
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
-_MIN_SIDE = 16  # pixels; an array (h, w, 1), (h, w, 3) or (h, w, 4) with sides at least this long looks like one image
+_MIN_SIDE = 16  # minimum side in pixels at which an array (h, w, 1), (h, w, 3) or (h, w, 4) looks like one image
 _ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 _CONVERT = "Convert all images to one of the two, as Pillow does with convert('L') or convert('RGB')"
 _NEAR = 0.1  # largest excess of floats beyond [0, 1] for which the message advises clipping
@@ -32,29 +32,29 @@ class Images:
     Parameters
     ----------
     X : array or list
-        An array ``(n, h, w)`` or ``(n, h, w, c)``, a list of arrays or Pillow images
-        of different sizes, or a list of file paths.
+        Images in one of three forms: an array (n, height, width) or (n, height, width, channels) of uint8, uint16,
+        bool, or float in [0, 1]; a list of such images or of Pillow images; or a list of file paths. The images of a
+        list may differ in size. Files are read when they are needed.
     name : str, default="X"
         Name of the images in messages.
     n_channels : int, default=None
-        Number of channels seen in `fit`, without alpha; None uses that of the first image.
+        Number of channels seen in `fit`, without alpha. None uses the number of channels of the first image.
     channels : {"grey", "colour"}, default=None
-        Channels to convert all images to; None leaves the images unchanged.
+        Form to which all images are converted. None leaves the images unchanged.
     bits : {8, 16}, default=None
-        Depth of images in integer types other than uint8 and uint16. If None,
-        the depth of the uint8 or uint16 images in X, including files, is used, or else the
-        largest value of the other integers decides.
+        Bit depth of images in integer types other than uint8 and uint16. If it is None, the depth is that of the uint8
+        or uint16 images in X, including files. If X has no such images, the largest value in the images decides.
     first : int, default=0
         Index of the first image in messages.
     remedy : str, default="Convert all images ..."
-        Advice for a grey image among colour images, or the reverse. "{wanted}" in it becomes "grey" or
-        "colour".
+        Advice in the message about a grey image among colour images, or a colour image among grey images. The text
+        "{wanted}" in the advice is replaced by "grey" or "colour".
 
     Notes
     -----
-    ``images[i]`` is float32 ``(height, width, channels)`` in [0, 1] with 1 or 3 channels,
-    without alpha. The user's pixels are copied only on this access. Pixels outside the
-    region of interest of an image get the mean colour of the region.
+    ``images[i]`` is a float32 array of shape ``(height, width, channels)`` with values in [0, 1] and 1 or 3 channels,
+    without alpha. The user's pixels are copied only when an image is accessed. Pixels outside the region of interest of
+    an image get the mean colour of the region.
     """
 
     def __init__(self, X, name="X", n_channels=None, channels=None, bits=None, first=0, remedy=_CONVERT):
@@ -96,16 +96,16 @@ class Images:
 
     @property
     def n_channels(self):
-        """Number of channels of every image, without alpha; by default that of the first image read."""
+        """Number of channels of every image, without alpha. By default, the first image that is read sets it."""
         if self._n_channels is None:
             self[0]
         return self._n_channels
 
     @property
     def bits(self):
-        """Depth of the images (8 or 16), read from the first file if there are files; None for floats and bool.
+        """Bit depth of the images: 8, 16, or None for floats and bool. It may be read from the first file.
 
-        An integer array passed to `predict` is then read at the depth of the files passed to `fit`.
+        With this depth, integer arrays passed to `predict` are read in the same way as the files passed to `fit`.
         """
         if self._bits is None and any(_is_file(item) for item in self._items):
             index = next(i for i, item in enumerate(self._items) if _is_file(item))
@@ -113,15 +113,15 @@ class Images:
         return self._bits
 
     def with_channels(self, n_channels):
-        """Return the same images, but expect them to have this number of channels."""
+        """Return a copy that expects its images to have the given number of channels."""
         same = copy.copy(self)
         if n_channels != self._n_channels:
             same._n_channels, same._expected_by = n_channels, "the other images"
-            same._shapes, same._layouts = {}, {}  # images read with a different expected number are read again
+            same._shapes, same._layouts = {}, {}  # images are read and checked again
         return same
 
     def of_one_kind(self):
-        """Return the same images, all converted to colour if some are grey and some are not.
+        """Return the same images. If some are grey and some are in colour, all are converted to colour.
 
         Only the headers of files are read.
         """
@@ -137,9 +137,10 @@ class Images:
             self.shape(i)
 
     def as_uint8(self):
-        """Return the same images, converting those with at most 256 grey levels to uint8.
+        """Return the same images. Arrays whose values fit into 8 bits are converted to uint8.
 
-        The same pixels thus train the same network, whatever their dtype was. Files remain files.
+        Images with the same pixels thus train the same network, whatever their original dtype was. Files are not
+        converted.
         """
         items = list(self._items)
         for i, item in enumerate(items):
@@ -163,30 +164,30 @@ class Images:
 
     @property
     def n_regions(self):
-        """Number of images that came with a region of interest, even if it is the whole image."""
+        """Number of images that have a region of interest. The region may be the whole image."""
         return sum(wrapped is not None for wrapped in self._regions or ())
 
     @property
     def have_regions(self):
-        """Whether each image came with a region of interest."""
+        """Whether every image has a region of interest."""
         return self.n_regions == len(self)
 
     def within(self, region):
-        """Return the same images, with the given region of interest for those without one."""
+        """Return the same images. Images without a region of interest get the given region."""
         same = self.take(range(len(self)))
         given = ImageInRegion(None, region)
         same._regions = [given if wrapped is None else wrapped for wrapped in self._regions or [None] * len(self)]
         return same
 
     def in_regions_of(self, others, positions):
-        """Return the same images, with the regions of interest of the images that they were made from.
+        """Return the same images, with the regions of interest of their source images.
 
         Parameters
         ----------
         others : Images
-            Images that these images were made from.
+            Source images, from which these images were made.
         positions : list of int or None
-            Position in `others` of the source of each image; None if unknown.
+            Position of the source of each image in `others`. None if the source is unknown.
         """
         if not others.have_regions or self.have_regions:
             return self
@@ -242,8 +243,8 @@ class Images:
         if region.shape != image.shape[:2]:
             raise ValueError(
                 f"{self._place(index)}: expected {region.shape[0]} x {region.shape[1]} pixels, the shape of its region "
-                f"of interest, got {image.shape[0]} x {image.shape[1]}. For images of different sizes, pass a "
-                "region for each of them, as in with_roi(X, regions)."
+                f"of interest, got {image.shape[0]} x {image.shape[1]}. For images of different sizes, pass "
+                "one region for each image, as in with_roi(X, regions)."
             )
         return filled(image, region)
 
@@ -270,17 +271,18 @@ class Images:
         return item.astype(np.uint8) * 255 if item.dtype == bool else item
 
     def restore(self, index, pixels):
-        """Convert pixels in the form of ``images[index]`` back to the dtype and dimensions of the original image.
+        """Convert float pixels back to the dtype and the number of dimensions of the original image.
 
         Parameters
         ----------
         index : int
-        pixels : ndarray of shape (height, width, channels), float in [0, 1]
+        pixels : ndarray of shape (height, width, channels), float
+            Pixels in [0, 1], as in ``images[index]``.
 
         Returns
         -------
         image : ndarray of shape (height, width) or (height, width, channels)
-            Image without alpha; uint8 instead of bool, because bool has no greys.
+            Image without alpha. A bool image becomes uint8, because bool has no grey levels.
         """
         if index not in self._layouts:
             self[index]
@@ -292,7 +294,7 @@ class Images:
         return (pixels[..., 0] if ndim == 2 else pixels).astype(dtype)
 
     def take(self, indices):
-        """Select images by position; messages keep their original numbers."""
+        """Select images by position. Messages still show the original numbers of the images."""
         taken = copy.copy(self)
         taken._items = [self._items[i] for i in indices]
         taken._numbers = [self._numbers[i] for i in indices]
@@ -305,7 +307,7 @@ class Images:
         item, where = self._items[index], self._place(index)
         if _is_file(item):
             item = _read(item, where, self._bits)
-        if item.dtype.kind == "f":  # the region, perhaps a file, is not read for other images
+        if item.dtype.kind == "f":  # only floats need the region, which may be in a file
             item = valid_outside(item, self.region(index))
         return item, where
 
@@ -331,7 +333,7 @@ def _converted(items, channels):
 
 
 def _is_grey(item):
-    """Tell whether an image is grey, or None if it is not an image."""
+    """Tell whether an image is grey. Return None if the item is not an image."""
     if isinstance(item, FileInChannels):
         return item.channels == "grey"
     if is_path(item):
@@ -344,7 +346,7 @@ def _read(file, where, bits=None):
 
 
 def _of_known_depth(items, name, bits, first):
-    """Convert images of other integer types to uint8 or uint16, one type for all; return all images and the depth."""
+    """Convert images of other integer types to one of uint8 and uint16. Return all images and their bit depth."""
     if isinstance(items, np.ndarray):
         arrays, whole = {0: items}, True
     else:
@@ -394,7 +396,7 @@ def _as_unit_float(image, where):
         raise ValueError(f"{where}: expected at least one pixel, got shape {image.shape}.")
     if image.shape[2] == 4:
         image = image[..., :3]
-    # In C order, whatever the order of the user's array: sums along other strides round differently.
+    # The result is always in C order, because the rounding of sums depends on the order of an array in memory.
     if image.dtype == np.uint8:
         return np.divide(image, 255, dtype=np.float32, order="C")
     if image.dtype == np.uint16:

@@ -19,18 +19,19 @@ _ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 
 
 class Masks:
-    """Masks of images, which are True on the defect; None for an image without a mask.
+    """Masks of images. A mask is True on the defect, and None for an image without a mask.
 
     Parameters
     ----------
     masks : array (n, height, width) or list of arrays, Pillow images, paths or None
-        One mask for each image, by position. :func:`marked` defines which pixels of a mask are marked.
+        One mask for each image, in the order of the images. :func:`marked` defines which pixels of a mask are marked.
     n_images : int
         Expected number of masks.
     name : str, default="masks"
         Name of the masks in messages.
     soft : bool, default=True
-        Whether to accept floats between 0 and 1. Metrics refuse them, because they are usually maps passed by mistake.
+        Whether to accept floats between 0 and 1. Metrics refuse such floats, because they usually belong to an anomaly
+        map that was passed by mistake.
     """
 
     def __init__(self, masks, n_images, name="masks", soft=True):
@@ -58,7 +59,7 @@ class Masks:
         return as_array(item, where)
 
     def take(self, indices):
-        """Select masks by position; messages keep their original numbers."""
+        """Select masks by position. Messages still show the original numbers of the masks."""
         taken = copy.copy(self)
         taken._items = [self._items[i] for i in indices]
         taken._numbers = [self._numbers[i] for i in indices]
@@ -71,7 +72,7 @@ class Masks:
         ----------
         index : int
         image_shape : tuple of int (height, width, ...), default=None
-            Expected shape; None accepts any.
+            Expected shape. None accepts any shape.
         """
         item = self._items[index]
         if item is None:
@@ -87,7 +88,7 @@ class Masks:
         return mask
 
     def raw(self):
-        """Return the masks as a list of paths, arrays and None; arrays are as the user passed them."""
+        """Return the masks as a list of paths, arrays and None. Arrays are returned as the user passed them."""
         return list(self._items)
 
     def where(self, index):
@@ -96,22 +97,22 @@ class Masks:
 
 
 def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
-    """Tell which pixels of a mask are marked, by one rule for files, Pillow images and arrays.
+    """Tell which pixels of a mask are marked. The same rules hold for files, Pillow images and arrays.
 
-    ========================== ================================================================================
-    mask                       marked
-    ========================== ================================================================================
+    ========================== =========================================================================================
+    kind of mask               values that are marked
+    ========================== =========================================================================================
     bool                       True
     float                      > 0.5; values outside [0, 1] and NaN are errors
-    8-bit grey                 > 127 if any value exceeds 127, which leaves out grey fringes; else > 0 (labels)
-    wider integers             > 127 if the largest value is 255; > 32767 if it is from 32768 to 65535; else > 0
-    colour, palette in colour  any colour but black
-    JPEG                       > half of the largest value of any channel, and > 16: compression blurs values
-    with transparency          as above, but only where the opacity is marked by the rule of 8-bit grey
-    ========================== ================================================================================
+    8-bit grey                 > 127 if the largest value is > 127, so that grey fringes are not marked; otherwise > 0
+    wider integers             > 127 if the largest value is 255; > 32767 if it is > 32767 and <= 65535; otherwise > 0
+    colour, palette in colour  any colour except black
+    JPEG                       any channel > 16 and > half of the largest value, because compression blurs values
+    with transparency          as above, but the opacity must also be marked according to the rule for 8-bit grey
+    ========================== =========================================================================================
 
     A colour image counts as grey if all of its pixels are grey. An image with a palette counts as grey if all colours
-    of the palette are grey. Negative integers are errors, and so is black paint on a transparent background.
+    of the palette are grey. Negative integers are errors. Black paint on a transparent background is also an error.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
         return levels > max(levels.max() / 2, 16)
     if levels.ndim == 3:
         if levels.size and levels.min() < 0:
-            return _above_half(levels, where, soft)  # refuses them
+            return _above_half(levels, where, soft)  # raises the error for negative values
         is_grey = (levels == levels[..., :1])[True if opacity is None else opacity > 0].all()
         levels = levels.max(axis=2)
         levels = levels if is_grey else levels > 0

@@ -1,4 +1,4 @@
-"""Regions of interest: images in which only some pixels count."""
+"""Regions of interest: the parts of images to which detection and metrics are limited."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from sklearn_exdd._images.masks import Masks
 
 
 class ImageInRegion:
-    """Image with a region of interest, so that pixels outside it do not count, as returned by :func:`with_roi`.
+    """Image with a region of interest, as returned by :func:`with_roi`. Pixels outside the region do not count.
 
     Parameters
     ----------
     image : ndarray, str or path-like
         Image as the user passed it.
     region : ndarray of shape (height, width), bool, or str, path-like or None
-        Mask of the region, or the path of its file, which is read when needed. None if every pixel counts.
+        Mask of the region, or the path of a mask file. The file is read when it is needed. None if every pixel counts.
     """
 
     is_image = True
@@ -31,16 +31,19 @@ class ImageInRegion:
 def with_roi(X, roi):
     """Attach regions of interest to images, so that detectors inspect only these regions.
 
-    Pixels outside a region are replaced by its mean colour before any feature is computed. Patches outside it do not
-    enter memory banks, augmenters make no defects there, and scores, thresholds and pixel metrics ignore them.
+    Pixels outside a region are replaced by the mean colour of the region before any feature is computed. Patches
+    outside a region are not stored in memory banks, and augmenters make no defects there. Scores, thresholds and pixel
+    metrics ignore the pixels outside a region.
 
     Parameters
     ----------
     X : images
-        Array (n, height, width) or (n, height, width, channels), or list of arrays, Pillow images or paths.
+        Images in one of three forms: an array (n, height, width) or (n, height, width, channels) of uint8, uint16,
+        bool, or float in [0, 1]; a list of such images or of Pillow images; or a list of file paths. The images of a
+        list may differ in size. Files are read when they are needed.
     roi : array of shape (height, width), Pillow image, path, or list of these
-        Mask that is True in the region of interest. Pass one mask for all images, or a list (or an array of shape
-        (n, height, width)) with one mask for each image, where None means the whole image.
+        Mask that is True in the region of interest. Pass a single mask for all images, or one mask for each image, as a
+        list or as an array of shape (n, height, width). In a list, None stands for the whole image.
 
     Returns
     -------
@@ -56,8 +59,8 @@ def with_roi(X, roi):
 
     See Also
     --------
-    ExDDDetector.fit : Does the same for all images passed to it, with its `roi` parameter. A region shared by all of
-        them is also used in predictions.
+    ExDDDetector.fit : Its parameter `roi` does the same for all images passed to `fit`. If a single region is passed,
+        it is also used in predictions.
 
     Examples
     --------
@@ -74,14 +77,14 @@ def with_roi(X, roi):
     """
     if getattr(X, "synthetic", None) is not None:
         raise ValueError(
-            "X: expected images without synthetic defects, got some that an augmenter has made. Attach regions to the "
-            "images before they are passed to the augmenter."
+            "X: expected images without synthetic defects, got defects that an augmenter has made. Attach regions "
+            "to the images before they are passed to the augmenter."
         )
     return in_regions(X, roi)
 
 
 def in_regions(X, roi):
-    """Attach regions of interest to images (see :func:`with_roi`), dropping the synthetic defects of X."""
+    """Attach regions of interest to images, as :func:`with_roi` does, but drop the synthetic defects of X."""
     if not holds_images(X):
         raise ValueError(f"X: {EXPECTED_IMAGES}; got {described(X)}.")
     if is_missing(roi):
@@ -99,7 +102,10 @@ def in_regions(X, roi):
 
 
 def in_region(X, region):
-    """Attach a region to each image without one in a list or an array; return other containers unchanged."""
+    """Attach a region to the images in a list or an array, except to images that already have a region.
+
+    Other containers are returned unchanged.
+    """
     shape = getattr(X, "shape", ())
     is_single_image = len(shape) == 3 and shape[2] in (1, 3, 4)
     if not isinstance(X, (list, tuple)) and (len(shape) not in (3, 4) or is_single_image):
@@ -108,7 +114,7 @@ def in_region(X, region):
 
 
 def is_one_region(roi):
-    """Tell whether `roi` is one region of interest for all images rather than one for each image."""
+    """Tell whether `roi` is a single region of interest for all images, and not a list of one region per image."""
     if is_path(roi) or is_picture(roi):
         return True
     shape = getattr(roi, "shape", ())
@@ -117,14 +123,14 @@ def is_one_region(roi):
 
 
 def region_of(mask, where):
-    """Return a mask as a region of interest, refusing an empty mask."""
+    """Return the mask of a region of interest unchanged. Refuse an empty mask."""
     if not mask.any():
         raise ValueError(f"{where}: expected a region of interest with at least one pixel, got an empty mask.")
     return mask
 
 
 def filled(image, region):
-    """Return an image with its pixels outside a region set to the mean colour inside, rounded to 8 bits.
+    """Replace the pixels outside a region by the mean colour inside the region, rounded to 8 bits.
 
     Parameters
     ----------
@@ -140,12 +146,14 @@ def filled(image, region):
 
 
 def valid_outside(image, region):
-    """Replace pixels of floats outside a region by a pixel from inside if they are not in [0, 1].
+    """Replace invalid pixels outside a region by a pixel from inside the region, in an image of floats.
+
+    A pixel is invalid if one of its values is not in [0, 1].
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, channels), float
-        Returned unchanged if it differs in shape from the region.
+        Image to correct. It is returned unchanged if its shape differs from the shape of the region.
     region : ndarray of shape (height, width), bool, or None
 
     Returns
@@ -164,9 +172,9 @@ def valid_outside(image, region):
 
 
 def within_limits(image, region):
-    """Return an image of wide integers, with values outside a region clipped to the range of those inside.
+    """Clip the values of an image of wide integers outside a region to the range of the values inside.
 
-    Values outside thus do not affect the bit depth.
+    The values outside thus do not affect the choice of the bit depth. Images of other types are returned unchanged.
     """
     is_wide = image.dtype.kind in "iu" and image.dtype.itemsize > 1
     if region is None or not is_wide or image.dtype == np.uint16 or image.shape[:2] != region.shape:
@@ -177,12 +185,12 @@ def within_limits(image, region):
 
 
 def lowest_outside(pixel_map, region):
-    """Return a map with the values outside a region set to the lowest one inside; None means the whole image."""
+    """Set the values of a map outside a region to the lowest value inside. The region None is the whole image."""
     return pixel_map if region is None else np.where(region, pixel_map, pixel_map[region].min())
 
 
 def highest_inside(pixel_map, region):
-    """Return the highest value of a map within a region; None means the whole image."""
+    """Return the highest value of a map within a region. The region None is the whole image."""
     return float(pixel_map.max() if region is None else pixel_map[region].max())
 
 
@@ -197,7 +205,8 @@ def unwrapped(items):
     -------
     images : list
     regions : list of ImageInRegion or None
-        None for an image without a region; None in place of the list if no image has one.
+        Region of each image, or None for an image without a region. If no image has a region, None is returned instead
+        of the list.
     """
     wrapped = [ImageInRegion(None, item.region) if isinstance(item, ImageInRegion) else None for item in items]
     if all(item is None for item in wrapped):

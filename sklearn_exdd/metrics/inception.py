@@ -1,4 +1,4 @@
-"""Published FID: the Fréchet distance of torchmetrics, with an Inception network whose weights the user provides."""
+"""Fréchet inception distance (FID) as published, computed by torchmetrics. The user provides the network weights."""
 
 import warnings
 from os import PathLike
@@ -13,24 +13,25 @@ _FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=None):
-    """Compute the Fréchet inception distance between real and synthetic images: FID as papers report it.
+    """Compute the Fréchet inception distance (FID) between real and synthetic images, as reported in papers.
 
     Parameters
     ----------
     real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
-        Images to compare, of any size; at least 2 of each kind. Grey images are repeated in three channels.
+        Images to compare, of any size. At least 2 images of each kind are required. The channel of a grey image is
+        repeated three times.
     weights : str or path-like
-        Path of the state dict of the Inception network, saved by torch: the file
-        ``pt_inception-2015-12-05-6726825d.pth`` from the releases of torch-fidelity.
+        Path of the weights of the Inception network. This is the file ``pt_inception-2015-12-05-6726825d.pth`` from the
+        releases of torch-fidelity, a state dict saved by torch.
     weights_sha256 : str, default=None
         Expected SHA-256 of the file, in hexadecimal digits.
     device : str, default=None
-        Device to compute on, "cpu" or "cuda". None uses CUDA if it is available.
+        Device to compute on, "cpu" or "cuda". None uses CUDA if it is available, and the CPU otherwise.
 
     Returns
     -------
     distance : float
-        Fréchet distance, at least 0, lower = more alike; no unit.
+        Fréchet distance, at least 0, without a unit. Lower values mean that the images are more alike.
 
     Raises
     ------
@@ -39,16 +40,16 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If the file holds anything but the weights of this network.
+        If the file does not hold the weights of this network.
 
     Warns
     -----
     UserWarning
-        If there are at most 2048 images of one kind, as many as the network has features.
+        If there are only 2048 images of one kind or fewer. The network has 2048 features.
 
     See Also
     --------
-    kernel_distance : Unbiased distance that compares the defects alone and is reliable from a few dozen images on.
+    kernel_distance : Unbiased distance, reliable with a few dozen images or more. It can compare only the defects.
     frechet_distance : Computes the same distance with the feature extractors of this library.
 
     Notes
@@ -56,7 +57,7 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
     The distance is equation 6 of [1]_ on the 2048 features of the last pooling layer. ``torchmetrics`` computes it with
     the network of ``torch-fidelity``, which was converted from the network of [1]_. As in ``torch-fidelity``, images
     are converted to 8 bits and resized to 299 x 299 pixels by bilinear interpolation without antialiasing. The distance
-    is biased: compare only values for equal numbers of images.
+    is biased. Compare values only if they were computed from equal numbers of images.
 
     References
     ----------
@@ -78,7 +79,7 @@ def inception_distance(real, synthetic, weights, *, weights_sha256=None, device=
         images.check_all()
     if not isinstance(weights, (str, PathLike)):
         raise TypeError(f"weights: expected the path of {_FILE}, got {weights!r}.")
-    read_state_dict(weights, weights_sha256, [_FILE])  # because torch-fidelity would run any code in the file
+    read_state_dict(weights, weights_sha256, [_FILE])  # checks the file, because torch-fidelity would run code in it
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     metric = _metric(weights).to(device)
     for name, images in kinds.items():

@@ -1,4 +1,4 @@
-"""Operating points: thresholds, and the mistakes that each makes on labelled images."""
+"""Operating points: thresholds, and the numbers of mistakes that they cause on labelled images."""
 
 import sys
 from dataclasses import dataclass
@@ -13,14 +13,17 @@ from sklearn_exdd._training_set import group_numbers
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Threshold and its mistakes on labelled images; an image that scores above the threshold is called defective.
+    """Threshold, and the numbers of mistakes that it causes on labelled images.
+
+    An image is called defective if its score is above the threshold.
 
     Attributes
     ----------
     rate : float or None
-        Requested false-alarm rate, in (0, 1); None for the point with the lowest cost.
+        Requested false-alarm rate, in (0, 1). None for the point with the lowest cost.
     promised_rate : float or None
-        Rate that the calibration scores can promise. It exceeds `rate` if there are too few scores.
+        False-alarm rate that the calibration scores can promise. It is higher than `rate` if there are too few
+        calibration scores. None for the point with the lowest cost.
     threshold : float
     n_false_alarms, n_normal : int
         Number of normal images called defective, and number of all normal images.
@@ -57,29 +60,29 @@ def operating_points(
     cost_false_alarm=1,
     cost_miss=1,
 ):
-    """Count false alarms and misses at promised rates, and at the threshold with the lowest cost.
+    """Count false alarms and misses at the thresholds for given rates, and at the threshold with the lowest cost.
 
     Parameters
     ----------
     y_true : array-like of shape (n_images,)
-        1 (or True) for a defect, 0 for a normal image; both must occur.
+        Label of each image: 1 (or True) for a defect, 0 (or False) for a normal image. Both labels must occur.
     scores : array-like of shape (n_images,)
-        Scores of images that `fit` has not seen; higher = more defective.
+        Scores of images that `fit` has not seen. Higher scores mean more defective.
     calibration_scores : array-like of shape (n_calibration,), default=None
-        Attribute `calibration_scores_` of the detector, from which the thresholds of the rates are computed. NaN
-        values are skipped. None leaves out the rates.
+        Attribute `calibration_scores_` of the detector. The thresholds for the rates are computed from these scores.
+        NaN values are skipped. If it is None, `rates` is ignored.
     calibration_groups : array-like of shape (n_calibration,), default=None
-        The `groups` passed to `fit`, if any: images of one group share one vote. None treats each image as a group
-        of its own.
+        Group of each calibration score, if `groups` was passed to `fit`. All scores of a group together count as much
+        as one score without a group. None treats each image as a group of its own.
     rates : sequence of float, default=(0.01, 0.05, 0.1, 0.2)
-        False-alarm rates to promise, each in (0, 1).
+        False-alarm rates for which thresholds are computed, each in (0, 1).
     cost_false_alarm, cost_miss : float, default=1
-        Cost of a normal image called defective and of a defect called normal, both > 0, in the same unit.
+        Cost of a false alarm and cost of a miss, both > 0 and in the same unit.
 
     Returns
     -------
     points : list of OperatingPoint
-        One point for each rate, in the given order, then the point with the lowest cost.
+        One point for each rate, in the given order, followed by the point with the lowest cost.
 
     Raises
     ------
@@ -89,14 +92,15 @@ def operating_points(
 
     Notes
     -----
-    As in `fit`, :func:`~sklearn_exdd.scoring.conformal_threshold` computes the threshold of a rate. Promising a rate
-    takes ``1 / rate - 1`` calibration scores, or groups of them: 99 for a rate of 0.01. If there are only n and more
-    are needed, the threshold is the highest score, and `promised_rate` is ``1 / (n + 1)``.
+    The threshold for a rate is computed by :func:`~sklearn_exdd.scoring.conformal_threshold`, as in `fit`. A rate can
+    be promised only with at least ``1 / rate - 1`` calibration scores, or groups of calibration scores. For a rate of
+    0.01, 99 scores or groups are needed. If there are fewer, the threshold is the highest calibration score, and
+    `promised_rate` is ``1 / (n + 1)``, where n is the number of scores or groups.
 
     The threshold with the lowest cost lies halfway between two scores. If several thresholds cost the same, the highest
-    is chosen. Because it is chosen on the given images, it makes fewer mistakes on them than on new ones; the fewer the
-    images, the larger the difference. :class:`~sklearn.model_selection.TunedThresholdClassifierCV` chooses a threshold
-    by cross-validation.
+    is chosen. This threshold is chosen on the given images. It therefore causes fewer mistakes on them than on new
+    images, and this difference is larger if there are fewer images.
+    :class:`~sklearn.model_selection.TunedThresholdClassifierCV` chooses a threshold by cross-validation instead.
 
     Examples
     --------
@@ -141,7 +145,7 @@ def _cheapest(is_defect, scores, cost_false_alarm, cost_miss):
     middles = values[:-1] / 2 + values[1:] / 2
     middles = np.where(
         (middles >= values[:-1]) & (middles < values[1:]), middles, values[:-1]
-    )  # the middle of neighbouring floats is rounded to one of them
+    )  # the mean of two neighbouring floats is rounded to one of the two
     candidates = np.concatenate([[np.nextafter(values[0], -np.inf)], middles, values[-1:]])
     normal, defect = np.sort(scores[~is_defect]), np.sort(scores[is_defect])
     false_alarms = len(normal) - np.searchsorted(normal, candidates, side="right")
@@ -190,7 +194,7 @@ def _checked_calibration(calibration_scores, groups):
 
 def _checked_rates(rates):
     if isinstance(rates, (str, Real)) or not hasattr(rates, "__iter__"):
-        raise ValueError(f"rates: expected a list of numbers in (0, 1), got {rates!r}. Put a single one in a list.")
+        raise ValueError(f"rates: expected a list of numbers in (0, 1), got {rates!r}. Put a single rate in a list.")
     rates = list(rates)
     for index, rate in enumerate(rates):
         if not isinstance(rate, Real) or not 0 < rate < 1:

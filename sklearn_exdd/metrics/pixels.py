@@ -1,4 +1,4 @@
-"""Metrics of localization: agreement of anomaly maps with the pixels and regions of the true masks."""
+"""Metrics that measure how well anomaly maps agree with the pixels and the regions of the true masks."""
 
 from numbers import Real
 
@@ -8,12 +8,12 @@ from sklearn.metrics import auc
 
 from sklearn_exdd._images import Masks, as_array, check_listed, check_no_table, is_missing, is_one_region
 
-_MAX_LABELS = 16  # largest number of values in one mask if all maps together have only two
+_MAX_LABELS = 16  # maximum number of values in a mask, if all maps together have only two values
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def _checked_pairs(masks, maps):
-    """Check masks and maps, and return a list of pairs: a bool mask and a floating-point map for each image."""
+    """Check masks and maps. Return a list with a pair of a bool mask and a floating-point map for each image."""
     for name, values in (("masks", masks), ("maps", maps)):
         check_listed(values, name)
         check_no_table(values, name, f"expected a list or an array of {name}")
@@ -46,7 +46,7 @@ def _checked_pairs(masks, maps):
             raise ValueError(
                 f"maps[{index}]: expected numbers, got dtype {anomaly_map.dtype}. Pass the masks first, then the maps."
             )
-        # float32 stays as it is: converting it would double the memory and change no rank.
+        # float32 is kept, because conversion would double the memory without changing any rank.
         if anomaly_map.dtype not in (np.float32, np.float64):
             anomaly_map = anomaly_map.astype(np.float64)
         if not np.isfinite(anomaly_map).all():
@@ -65,9 +65,9 @@ def _checked_pairs(masks, maps):
 
 
 def _check_not_swapped(masks, pairs):
-    """Refuse integer masks with many values if the maps have only two: they are probably swapped.
+    """Refuse integer masks with many values if the maps have only two values.
 
-    Floating-point maps passed as masks have already been refused when they were read.
+    Masks and maps are then probably swapped. Floating-point maps that were passed as masks have already been refused.
     """
     values = set()
     for _, anomaly_map in pairs:
@@ -84,7 +84,7 @@ def _check_not_swapped(masks, pairs):
 
 
 def _regions_of(roi, pairs):
-    """Return the region of interest of each pair of mask and map; None where all pixels count."""
+    """Return the region of interest of each pair of mask and map. The region is None if all pixels of a pair count."""
     if roi is None:
         return [None] * len(pairs)
     masks = Masks([roi] * len(pairs) if is_one_region(roi) else roi, len(pairs), "roi")
@@ -92,19 +92,20 @@ def _regions_of(roi, pairs):
 
 
 def _operating_points(masks, maps, roi, region_weights=False):
-    """Return the weight of defects found and the number of false positives at each distinct value of a defect pixel.
+    """Return the weight of the defects found, and the number of false positives, at each value of a defect pixel.
 
-    Only values that occur on defect pixels, usually a small share, can change the recall. It is therefore enough to
-    sort the normal pixels and to look up the defect values. This needs no index array over all pixels, and gives the
-    points of the exact curve, with ties grouped.
+    The recall changes only at values that occur on defect pixels. Usually, only a small fraction of all pixels are
+    defect pixels. It is therefore enough to sort the values of normal pixels and to look up the values of defect pixels
+    among them. This method does not need an index array over all pixels. It gives the points of the exact curve, with
+    ties grouped.
 
     Returns
     -------
     found : ndarray of shape (n_points,), dtype float64
-        Weight of the defect pixels with exactly this value, highest value first. The weight of a pixel is 1 or, with
-        `region_weights`, one over the number of pixels in its region.
+        Total weight of the defect pixels that have exactly this value. The highest value comes first. The weight of a
+        pixel is 1 or, with `region_weights`, one over the number of pixels in its region.
     false_positives_above, false_positives : ndarray of shape (n_points,), dtype int64
-        Number of normal pixels above the value, and at or above it.
+        Number of normal pixels above the value, and number of normal pixels at or above the value.
     n_normal : int
         Number of normal pixels.
     """
@@ -142,30 +143,32 @@ def pixel_roc_auc_score(masks, maps, *, roi=None):
     Parameters
     ----------
     masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width), path or None)
-        True masks, in any form that `fit` accepts; `None` for an image without a defect. Floats other than 0 and 1 are
-        refused, because they are usually maps. The images may differ in size.
+        True masks, in any form that `fit` accepts. The mask of an image without a defect is `None`. Floats other than 0
+        and 1 are refused, because a mask with such floats is usually a map. The images may differ in size.
     maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
-        Anomaly maps, higher = more defective, each of the shape of its mask.
+        Anomaly maps, where higher values mean more defective. Each map has the shape of its mask.
     roi : array of shape (height, width), Pillow image, path, or list of these, default=None
-        Region of interest: only pixels where this mask is True count. One mask for all images, or a list with one for
-        each of them, in any form that :func:`~sklearn_exdd.datasets.with_roi` accepts. None counts all pixels.
+        Mask of the region of interest. Only pixels where the mask is True count. Pass a single mask for all images or a
+        list with one mask for each image, in any form that :func:`~sklearn_exdd.datasets.with_roi` accepts. None counts
+        all pixels.
 
     Returns
     -------
     score : float
-        Area under the curve, between 0 and 1; 0.5 for uninformative maps.
+        Area under the curve, between 0 and 1. Uninformative maps get 0.5.
 
     Raises
     ------
     ValueError
-        If the numbers of masks and maps or the shapes of a pair differ, a map is not finite, or one class has no pixel.
+        If the numbers of masks and maps differ, a mask and its map differ in shape, a map holds values that are not
+        finite, or one of the two classes has no pixels.
 
     Notes
     -----
-    The value equals that of :func:`sklearn.metrics.roc_auc_score` on the concatenated pixels, but takes a fraction of
-    its memory and time. Normal pixels usually far outnumber defect pixels, which makes the score look high: consider
-    :func:`pixel_average_precision_score`. Large defects count more than small ones: consider
-    :func:`per_region_overlap_score`.
+    The value is the same as that of :func:`sklearn.metrics.roc_auc_score` on the concatenated pixels, but is computed
+    in a fraction of the time and memory. The score usually looks high, because normal pixels far outnumber defect
+    pixels. If this is a problem, consider :func:`pixel_average_precision_score`. Large defects also count more than
+    small defects. If this is a problem, consider :func:`per_region_overlap_score`.
 
     Examples
     --------
@@ -177,7 +180,8 @@ def pixel_roc_auc_score(masks, maps, *, roi=None):
     0.857
     """
     found, above, at_or_above, n_normal = _operating_points(masks, maps, roi)
-    # A defect pixel outranks the normal pixels with lower values, and counts half for those with the same value.
+    # A pair of a defect pixel and a normal pixel counts as 1 if the defect pixel has the higher value, and as 1/2 if
+    # both have the same value.
     return float(1.0 - found @ (above + at_or_above) / (2.0 * found.sum() * n_normal))
 
 
@@ -194,11 +198,11 @@ def pixel_average_precision_score(masks, maps, *, roi=None):
     Returns
     -------
     score : float
-        Average precision, between 0 and 1; about the share of defect pixels for uninformative maps.
+        Average precision, between 0 and 1. Uninformative maps get about the fraction of defect pixels.
 
     Notes
     -----
-    The value equals that of :func:`sklearn.metrics.average_precision_score` on the concatenated pixels.
+    The value is the same as that of :func:`sklearn.metrics.average_precision_score` on the concatenated pixels.
 
     Examples
     --------
@@ -217,28 +221,28 @@ def pixel_average_precision_score(masks, maps, *, roi=None):
 def per_region_overlap_score(masks, maps, max_fpr=0.3, *, roi=None):
     r"""Compute the area under the per-region overlap curve (AUPRO), up to a false-positive rate.
 
-    Each connected region of a mask counts the same: a scratch of 20 pixels weighs as much as a stain of 2000.
+    Each connected region of a mask counts the same: a scratch of 20 pixels weighs as much as a stain of 2000 pixels.
 
     Parameters
     ----------
     masks, maps : array-like of shape (n_images, height, width), or lists of (height, width)
         True masks and anomaly maps, as in :func:`pixel_roc_auc_score`.
     max_fpr : float, default=0.3
-        False-positive rate at which the curve ends, in (0, 1]. 0.3 is customary; 0.05 is closer to what a production
-        line tolerates.
+        False-positive rate at which the curve ends, in (0, 1]. 0.3 is customary. 0.05 is closer to the rate that a
+        production line tolerates.
     roi : array of shape (height, width), Pillow image, path, or list of these, default=None
         Region of interest, as in :func:`pixel_roc_auc_score`.
 
     Returns
     -------
     score : float
-        Normalized area, between 0 and 1; `max_fpr / 2` for uninformative maps.
+        Normalized area, between 0 and 1. Uninformative maps get `max_fpr / 2`.
 
     Notes
     -----
     For a threshold :math:`t`, the overlap is :math:`\frac{1}{K} \sum_k |R_k \cap \{m \ge t\}| / |R_k|` over the
     :math:`K` regions :math:`R_k` (8-connected) of all masks. The false-positive rate is taken over all pixels outside
-    the masks, including those of images without a defect. The score is the area under the curve of overlap against
+    the masks, including the pixels of images without a defect. The score is the area under the curve of overlap against
     false-positive rate, from 0 to `max_fpr`, divided by `max_fpr`. The curve is exact: each distinct value is a
     threshold, ties are grouped, and the curve is interpolated linearly at `max_fpr`.
 
@@ -259,8 +263,9 @@ def per_region_overlap_score(masks, maps, max_fpr=0.3, *, roi=None):
     if not isinstance(max_fpr, Real) or not 0.0 < max_fpr <= 1.0:
         raise ValueError(f"max_fpr: expected a number in (0, 1], got {max_fpr!r}. The customary value is 0.3.")
     found, above, at_or_above, n_normal = _operating_points(masks, maps, roi, region_weights=True)
-    # The overlap is constant between two defect values, and rises along a straight line where defect and normal pixels
-    # tie. Two points per value describe the whole curve: false positives and overlap above and at the value.
+    # The overlap is constant between two values of defect pixels. At a value that defect and normal pixels share, it
+    # rises along a straight line. Two points per value therefore describe the whole curve: one point for the pixels
+    # above the value, and one point for the pixels at or above the value.
     overlap = np.append(0.0, np.cumsum(found)) / found.sum()
     overlap = np.concatenate([[0.0], np.column_stack([overlap[:-1], overlap[1:]]).ravel(), [1.0]])
     fpr = np.concatenate([[0.0], np.column_stack([above, at_or_above]).ravel() / n_normal, [1.0]])

@@ -14,23 +14,23 @@ from sklearn_exdd.metrics.pixels import (
 class PixelScorer(_MetadataRequester):
     """Scorer that compares the anomaly maps of a detector with the true masks.
 
-    :func:`sklearn.metrics.make_scorer` only supports labels. This scorer calls `predict_map` and takes the masks as
-    metadata, so a search can select candidates by how well they locate defects.
+    :func:`sklearn.metrics.make_scorer` only supports labels. This scorer calls `predict_map`, and receives the masks as
+    metadata. With this scorer, a search selects the candidates that locate defects best.
 
     Parameters
     ----------
     score_func : callable
-        Function called as `score_func(masks, maps, **kwargs)`. It returns a float, higher = better.
+        Function called as `score_func(masks, maps, **kwargs)`. It returns a float, where higher is better.
     **kwargs : dict
         Further arguments of `score_func`.
 
     Notes
     -----
-    Masks reach the scorer by metadata routing: call `sklearn.set_config(enable_metadata_routing=True)`, then
-    `search.fit(X, y, masks=masks)` or `cross_validate(..., params={"masks": masks})`. Pass one entry for each image of
-    X, `None` for images without a defect, so that each fold gets its own masks. All pixels of a defect image whose mask
-    is missing count as normal. In a Pipeline, the steps before the detector transform the images.
-    If the detector was fitted with a region of interest, `score_func` receives it as `roi`.
+    Masks reach the scorer by metadata routing. First call `sklearn.set_config(enable_metadata_routing=True)`. Then call
+    `search.fit(X, y, masks=masks)` or `cross_validate(..., params={"masks": masks})`. Pass one mask for each image of
+    X, so that each fold gets its own masks. The mask of an image without a defect is `None`. If the mask of a defect
+    image is missing, all of its pixels count as normal. In a Pipeline, the steps before the detector transform the
+    images. If the detector was fitted with a region of interest, `score_func` receives it as `roi`.
 
     Examples
     --------
@@ -39,7 +39,7 @@ class PixelScorer(_MetadataRequester):
     PixelScorer(per_region_overlap_score, max_fpr=0.05)
     """
 
-    # "estimator" is an argument of `score`, not metadata; scikit-learn would list it otherwise.
+    # UNUSED tells scikit-learn that the argument "estimator" of `score` is not metadata.
     __metadata_request__score = {"masks": True, "estimator": UNUSED}
 
     def __init__(self, score_func, **kwargs):
@@ -54,16 +54,16 @@ class PixelScorer(_MetadataRequester):
         """Score the maps that a fitted detector predicts; see :meth:`score`."""
         return self.score(estimator, X, y, masks=masks)
 
-    # Metadata routing reads the requests of a scorer from a method of this name.
+    # Metadata routing reads the requests of a scorer from a method with the name `score`.
     def score(self, estimator, X, y=None, *, masks=None):
         """Score the maps that a fitted detector predicts. Calling the scorer does the same.
 
         Parameters
         ----------
         estimator : object
-            Fitted detector with `predict_map`, or a Pipeline or search around one.
+            Fitted detector with the method `predict_map`, or a fitted Pipeline or search that holds such a detector.
         X : images
-            Images to predict maps for.
+            Images for which maps are predicted.
         y : Ignored
             Not used; scikit-learn passes it to every scorer.
         masks : array-like of shape (n_images, height, width) or list of (array-like of shape (height, width) or None)

@@ -1,4 +1,4 @@
-"""Metrics of synthesis: distances between synthetic and real defects in the features of an extractor."""
+"""Distances between synthetic and real defects, computed from the features of an extractor."""
 
 import warnings
 
@@ -8,7 +8,8 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.features import make_feature_extractor
 from sklearn_exdd.scoring import mask_coverage
 
-# Patches of one image resemble each other, so more of them would not make a distance more certain.
+# Maximum number of patches per image. Patches of one image resemble each other, so more patches would not make a
+# distance more certain.
 _MAX_PATCHES = 16
 
 
@@ -18,28 +19,28 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
     Parameters
     ----------
     real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
-        Images to compare, of any size; at least 2 of each kind.
+        Images to compare, of any size. At least 2 images of each kind are required.
     real_masks, synthetic_masks : array of shape (n, height, width) or list of arrays or paths, default=None
-        Masks, True on the defect. With masks, only the patches on the defects are compared, because a defect covers
-        only a few percent of an image. If both are None, whole images are compared.
+        Masks that are True on the defect. With masks, only the patches on the defects are compared, because a defect
+        covers only a few percent of an image. If both are None, whole images are compared.
     feature_extractor : str or object, default="auto"
         Feature extractor, as in :func:`~sklearn_exdd.features.make_feature_extractor`. It is cloned and fitted on the
-        real images. "auto" uses EfficientNet-Lite0, pretrained on ImageNet. For FID as papers report it, with an
-        Inception network, use :func:`inception_distance`.
+        real images. "auto" uses EfficientNet-Lite0, pretrained on ImageNet. The FID of papers uses an Inception
+        network. To compute it, use :func:`inception_distance`.
 
     Returns
     -------
     distance : float
-        Fréchet distance, between 0 and 4, lower = more alike; no unit.
+        Fréchet distance, between 0 and 4, without a unit. Lower values mean that the images are more alike.
 
     Warns
     -----
     UserWarning
-        If one kind has no more patches than the extractor has features.
+        If the number of patches of one kind does not exceed the number of features of the extractor.
 
     See Also
     --------
-    kernel_distance : Unbiased distance with a standard error; the better choice for fewer than a few hundred images.
+    kernel_distance : Unbiased distance with a standard error. Use it for fewer than a few hundred images.
 
     Notes
     -----
@@ -47,17 +48,19 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
 
     .. math:: \|\mu_r - \mu_s\|^2 + \mathrm{tr}\left(C_r + C_s - 2 (C_r C_s)^{1/2}\right)
 
-    The features are those of at most 16 patches per image, evenly spread. With masks, these are the patches whose area
-    the defect covers by at least half, or else the three that it covers most, as in
-    :class:`~sklearn_exdd.ExDDDetector`. Each image has the same weight, however many patches it has. Features are
-    standardised by the mean and standard deviation of the real patches, then scaled to unit length; otherwise, a few
-    strong defects would decide the value. The real images thus set the scale, and swapping the two kinds changes the
-    value. The value cannot be compared with values of another extractor or another real set, nor with published ones,
-    which use another network. As a yardstick, compute the distance between two halves of the real images, split by
-    part.
+    The function uses at most 16 patches per image, evenly spread. With masks, it uses only patches whose area is at
+    least half covered by the defect. If there are fewer than three such patches, it uses the three patches that the
+    defect covers most, as in :class:`~sklearn_exdd.ExDDDetector`. Each image has the same weight, however many patches
+    it has.
+
+    Features are standardised by the mean and standard deviation of the real patches, and then scaled to unit length.
+    Otherwise, a few strong defects would determine the distance. The real images thus set the scale, and the distance
+    changes if real and synthetic images are swapped. It cannot be compared with distances for another extractor or for
+    other real images. It cannot be compared with published distances either, because they use another network. As a
+    yardstick, compute the distance between two halves of the real images, with all images of a part in the same half.
 
     The distance is biased: it falls as the number of images grows, and is > 0 between two halves of one set. Compare
-    only values for equal numbers of images.
+    distances only if they were computed from equal numbers of images.
 
     References
     ----------
@@ -94,8 +97,8 @@ def frechet_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, 
         weights = _weights(patches, starts)
         moments.append((weights @ patches, np.cov(patches, rowvar=False, aweights=weights)))
     (real_mean, real_covariance), (synthetic_mean, synthetic_covariance) = moments
-    # The trace of the root of the product of both covariances. It is computed from a factor of each, because rounding
-    # errors then cannot make a root complex.
+    # Trace of the square root of the product of both covariances. It is computed from a factor of each covariance, so
+    # that rounding errors cannot make the square root complex.
     overlap = np.linalg.svd(_factor(real_covariance).T @ _factor(synthetic_covariance), compute_uv=False).sum()
     distance = np.sum((real_mean - synthetic_mean) ** 2)
     distance += np.trace(real_covariance) + np.trace(synthetic_covariance) - 2 * overlap
@@ -108,37 +111,40 @@ def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, f
     Parameters
     ----------
     real, synthetic : array of shape (n, height, width[, channels]), list of arrays or list of paths
-        Images to compare, of any size; at least 3 of each kind.
+        Images to compare, of any size. At least 3 images of each kind are required.
     real_masks, synthetic_masks : array of shape (n, height, width) or list of arrays or paths, default=None
-        Masks, True on the defect, as in :func:`frechet_distance`.
+        Masks that are True on the defect, as in :func:`frechet_distance`.
     feature_extractor : str or object, default="auto"
         Feature extractor, as in :func:`frechet_distance`.
 
     Returns
     -------
     distance : float
-        Squared maximum mean discrepancy, at most 16, lower = more alike; no unit. It is unbiased: for images of the
-        same kind, it varies around 0 and can be slightly negative, however few images there are.
+        Squared maximum mean discrepancy, at most 16, without a unit. Lower values mean that the images are more alike.
+        The distance is unbiased: for images of the same kind, it varies around 0, even with few images, and can be
+        slightly negative.
     standard_error : float
-        Standard error of the distance: how much it would vary with other images of the same kinds. If several images
-        show the same part, they are not independent, and the true error is larger.
+        Standard error of the distance. It estimates how much the distance would vary with other images of the same
+        kinds. If several images show the same part, they are not independent, and the true error is larger.
 
     Notes
     -----
-    Patches and their features are those of :func:`frechet_distance`: unit vectors :math:`u`. The similarity of two
-    images :math:`i, j` is the mean over their patches of the polynomial kernel of degree 3 of [1]_,
+    Patches and their features are chosen as in :func:`frechet_distance`. The features of a patch are a unit vector
+    :math:`u`. The similarity of two images :math:`i` and :math:`j` is the mean of the polynomial kernel of [1]_, of
+    degree 3, over all pairs of their patches:
 
     .. math:: K_{ij} = \frac{1}{n_i n_j} \sum_{p \in i} \sum_{q \in j} (u_p \cdot u_q + 1)^3
 
-    and the distance is its unbiased estimate (the U-statistic of [2]_, lemma 6) over all :math:`m` real images
-    :math:`r` and :math:`n` synthetic ones :math:`s`:
+    The distance is the unbiased estimate of lemma 6 in [2]_, a U-statistic, over all :math:`m` real images :math:`r`
+    and all :math:`n` synthetic images :math:`s`:
 
     .. math:: \frac{1}{m (m - 1)} \sum_{r \ne r'} K_{rr'} + \frac{1}{n (n - 1)} \sum_{s \ne s'} K_{ss'}
               - \frac{2}{m n} \sum_{r, s} K_{rs}
 
-    Patches of the same image are never compared with each other. They are always alike, so comparing them would bias
-    the distance and make it depend on the size of the defects. While [1]_ averages over random subsets, this function
-    uses all pairs and no random numbers. The standard error is a jackknife estimate over images.
+    Patches of the same image are never compared with each other. Such patches are always alike, so comparing them would
+    bias the distance and make it depend on the size of the defects. The method of [1]_ averages over random subsets.
+    This function uses all pairs instead, and needs no random numbers. The standard error is a jackknife estimate over
+    images.
 
     References
     ----------
@@ -166,7 +172,7 @@ def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, f
         n_images = len(kernel)
         np.fill_diagonal(kernel, 0)
         distance += kernel.sum() / (n_images * (n_images - 1))
-        # The distance with one image left out, up to a term that is the same for every image left out.
+        # Distance without one image, for each image in turn, up to a term that is the same for all images.
         left_out = (kernel.sum() - 2 * kernel.sum(axis=1)) / ((n_images - 1) * (n_images - 2))
         left_out -= 2 * (others.sum() - others.sum(axis=1)) / ((n_images - 1) * others.shape[1])
         variance += (n_images - 1) * np.var(left_out)
@@ -174,7 +180,7 @@ def kernel_distance(real, synthetic, *, real_masks=None, synthetic_masks=None, f
 
 
 def _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, min_images):
-    """Return features of both kinds, on the scale of the real patches, and the row at which each image starts."""
+    """Return the features of both kinds, scaled by the real patches, and the row at which each image starts."""
     if (real_masks is None) != (synthetic_masks is None):
         given, missing = ("synthetic", "real") if real_masks is None else ("real", "synthetic")
         raise ValueError(
@@ -198,13 +204,14 @@ def _samples(real, synthetic, real_masks, synthetic_masks, feature_extractor, mi
     weights = _weights(*samples[0])
     mean = weights @ samples[0][0]
     deviation = np.sqrt(weights @ (samples[0][0] - mean) ** 2)
-    # A feature that is constant on the real patches, up to rounding, would dominate all others.
+    # A feature that is constant on the real patches, except for rounding, would dominate all other features. It is set
+    # to 0.
     deviation[deviation <= 1e-6 * (np.abs(mean) + 1e-6)] = np.inf
     return [(_unit_rows((patches - mean) / deviation), starts) for patches, starts in samples]
 
 
 def _patches(feature_map, extractor, images, masks, index):
-    """Return features of at most `_MAX_PATCHES` patches of one image, out of those on the defect or out of all."""
+    """Return features of at most `_MAX_PATCHES` patches of one image. With masks, only patches on the defect count."""
     shown = np.arange(feature_map.shape[0] * feature_map.shape[1])
     if masks is not None:
         mask = masks.get(index, images.shape(index))
@@ -215,7 +222,8 @@ def _patches(feature_map, extractor, images, masks, index):
                 "Leave this image out, or pass no masks to compare whole images."
             )
         coverage = mask_coverage(mask, *extractor.patch_centers(feature_map.shape, mask.shape)).ravel()
-        # A thin defect may not cover half of any patch: then take the three patches that it covers most.
+        # A thin defect may cover half of fewer than three patches. In this case, take the three patches that it covers
+        # most.
         shown = np.flatnonzero((coverage >= min(0.5, np.sort(coverage)[-3:][0])) & (coverage > 0))
     if len(shown) > _MAX_PATCHES:
         shown = shown[np.linspace(0, len(shown) - 1, _MAX_PATCHES).round().astype(int)]
@@ -223,7 +231,7 @@ def _patches(feature_map, extractor, images, masks, index):
 
 
 def _weights(patches, starts):
-    """Return weights of the patches that give each image the same weight; they sum to 1."""
+    """Return the weight of each patch. All images have the same total weight, and all weights sum to 1."""
     counts = np.diff([*starts, len(patches)])
     return np.repeat(1 / (len(starts) * counts), counts)
 
@@ -240,10 +248,10 @@ def _factor(covariance):
 
 
 def _pair_kernel(some, others):
-    """Return the mean kernel between the patches of each image of one kind and each image of another."""
+    """Return the mean kernel over the patches of every pair of images, with one image of each kind."""
     (patches, starts), (other_patches, other_starts) = some, others
     counts, other_counts = np.diff([*starts, len(patches)]), np.diff([*other_starts, len(other_patches)])
-    # Image by image, because all pairs of patches at once would not fit in memory.
+    # Images are processed one by one, because all pairs of patches at once would not fit in memory.
     sums = [
         np.add.reduceat(((rows @ other_patches.T + 1) ** 3).sum(axis=0), other_starts)
         for rows in np.split(patches, starts[1:])
