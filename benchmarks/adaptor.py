@@ -1,20 +1,21 @@
-"""Pretrained features adapted to the normal images, and discriminators of negatives, against the memory bank.
+"""Comparison of the memory bank with networks that adapt pretrained features and discriminate negatives.
 
     python benchmarks/adaptor.py FOLDER
 
-FOLDER as for ``benchmarks/real_data.py``, from which folds, metrics and intervals come. All rows share the features of
-EfficientNet-Lite0 at strides 8, 16 and 32; no defect image is trained on. As in SimpleNet [1]_ and SuperSimpleNet [2]_,
-a linear adaptor and a discriminator with one hidden layer learn to tell normal patches from negatives with a truncated
-L1 loss:
+FOLDER, folds, metrics and intervals are the same as in ``benchmarks/real_data.py``. All rows of the table use the
+features of EfficientNet-Lite0 at strides 8, 16 and 32, and train without defect images. As in SimpleNet [1]_ and
+SuperSimpleNet [2]_, a linear adaptor and a discriminator with one hidden layer learn to distinguish normal patches from
+negatives. The loss is a truncated L1 loss. The variants differ in their negatives:
 
-* "noise": adapted features plus Gaussian noise;
-* "regions": the same noise inside Perlin-shaped regions only; the discriminator also sees the neighbours of a patch;
-* "synthetic": patches on synthetic defects of the default mixture;
-* "noise and synthetic": half of each.
+* "noise": adapted features plus Gaussian noise
+* "regions": the same noise, but only inside Perlin-shaped regions; the discriminator also sees the neighbours of a
+  patch
+* "synthetic": patches on synthetic defects of the default mixture
+* "noise and synthetic": half of the negatives from each of the two
 
-"adapted bank" is the bank on the features adapted by "noise". "sum" adds the standardised scores of "bank" and
-"noise". The CPU seconds of a fit leave out the features of the normal images, which all rows need. Figures in brackets
-are 95 % intervals.
+"adapted bank" is the memory bank on the features that were adapted by "noise". "sum" adds the standardised scores of
+"bank" and "noise". The CPU seconds of a fit do not include the extraction of features from the normal images, because
+all rows need these features. Figures in brackets are 95 % intervals.
 
 .. [1] Z. Liu et al., "SimpleNet: A simple network for image anomaly detection and localization", CVPR 2023.
 .. [2] B. Rolih et al., "SuperSimpleNet", arXiv 2408.03143, ICPR 2024.
@@ -40,10 +41,10 @@ from sklearn_exdd.augment import PerlinRegions, default_augmenter
 from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
 
-N_ROWS = 1024  # patches of a step, normal ones and as many negatives
-CROP = 12  # patches a side, where a discriminator sees neighbours
+N_ROWS = 1024  # number of normal patches per training step; the number of negatives is the same
+CROP = 12  # side of a crop in patches, for a discriminator that sees neighbours
 REGIONS = PerlinRegions(scales=(1, 3), threshold=0.25, max_area=0.5)
-VARIANTS = {  # whether negatives are noise, noise in regions, synthetic defects
+VARIANTS = {  # variant: whether its negatives are noise, noise in regions, synthetic defects
     "noise": (True, False, False),
     "regions": (True, True, False),
     "synthetic": (False, False, True),
@@ -52,14 +53,14 @@ VARIANTS = {  # whether negatives are noise, noise in regions, synthetic defects
 
 
 class Discriminator(nn.Module):
-    """Linear adaptor and a network with one hidden layer; high outputs mean defect.
+    """Linear adaptor, followed by a network with one hidden layer. High outputs mean defect.
 
     Parameters
     ----------
     n_features : int
     n_hidden : int
     sees_neighbors : bool
-        Whether hidden units are combined over 3 x 3 patches.
+        Whether the hidden units of 3 x 3 patches are combined.
     """
 
     def __init__(self, n_features, n_hidden, sees_neighbors):
@@ -76,7 +77,7 @@ class Discriminator(nn.Module):
         self.output = nn.Linear(n_hidden, 1, bias=False)
 
     def forward(self, adapted):
-        """Return outputs (n, height, width) for adapted features (n, height, width, n_features)."""
+        """Compute outputs of shape (n, height, width) for adapted features of shape (n, height, width, n_features)."""
         hidden = self.hidden(adapted)
         hidden = nn.functional.leaky_relu(self.norm(hidden.flatten(0, 2)), 0.2).reshape(hidden.shape)
         if self.neighbors is not None:
@@ -85,7 +86,7 @@ class Discriminator(nn.Module):
 
 
 class Adapted:
-    """Linear map of pretrained features, as a feature extractor."""
+    """Feature extractor that applies a linear map to pretrained features."""
 
     def __init__(self, extractor, matrix):
         self.extractor, self.matrix = extractor, matrix
@@ -95,7 +96,7 @@ class Adapted:
 
 
 def trained(maps, synthetic, variant, settings, seed):
-    """Train adaptor and discriminator.
+    """Train an adaptor and a discriminator.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ def trained(maps, synthetic, variant, settings, seed):
 
 
 def crops(maps, rng):
-    """Draw about N_ROWS patches, as square pieces of feature maps."""
+    """Draw square pieces of feature maps with about N_ROWS patches in total."""
     side = min(CROP, *(min(one.shape[:2]) for one in maps))
     pieces = []
     for index in rng.randint(len(maps), size=max(2, N_ROWS // side**2)):
@@ -168,7 +169,7 @@ def crops(maps, rng):
 
 
 def synthetic_patches(images, extractor, count, seed):
-    """Features of the patches on synthetic defects, ndarray of shape (n_patches, n_features)."""
+    """Return features of the patches on synthetic defects, as an ndarray of shape (n_patches, n_features)."""
     synthetic = default_augmenter().set_params(random_state=seed).fit(images).sample(count)
     patches = []
     for feature_map, mask in zip(extractor.iter_transform(synthetic.images), synthetic.masks):
@@ -178,7 +179,7 @@ def synthetic_patches(images, extractor, count, seed):
 
 
 def of_fold(data, train, test, settings, seed, memory):
-    """For each row of the table: scores, maps and CPU seconds of the fit."""
+    """Return the scores, the maps and the CPU seconds of the fit, for each row of the table."""
     train = train[data.y[train] == 0]
     X, X_test = ([data.X[i] for i in part] for part in (train, test))
     groups = data.groups[train]
@@ -219,7 +220,7 @@ def of_fold(data, train, test, settings, seed, memory):
     if "noise" in found:
         found["sum"] = summed([(found[name], normal_scores[name]) for name in ("bank", "noise")])
     for name, own in found.items():
-        own["alarms"] = np.zeros(len(test))  # thresholds are not compared
+        own["alarms"] = np.zeros(len(test))  # a placeholder, because thresholds are not compared
         print(f"fold, {name}: image AUROC {roc_auc_score(data.y[test], own['scores']):.3f}", file=sys.stderr)
     seconds = {name: own.pop("seconds") for name, own in found.items()}
     return {"test": test, "results": found, "n_defects": 0, "seconds": seconds}
@@ -227,7 +228,7 @@ def of_fold(data, train, test, settings, seed, memory):
 
 @torch.no_grad()
 def scored(model, maps, shapes, extractor):
-    """Image scores, and pixel maps unless `shapes` is None."""
+    """Return image scores, and also pixel maps unless `shapes` is None."""
     scores, pixel_maps = [], []
     for i, feature_map in enumerate(maps):
         patch_scores = model(model.adaptor(torch.from_numpy(feature_map)[None]))[0].numpy().ravel()
@@ -238,7 +239,7 @@ def scored(model, maps, shapes, extractor):
 
 
 def summed(members):
-    """Add scores and maps of detectors, standardised by the scores of the normal training images."""
+    """Add the scores and maps of detectors, after standardisation by the scores of the normal training images."""
     scores, maps, seconds = 0, 0, 0
     for own, normal in members:
         center, scale = np.mean(normal), np.std(normal)
@@ -257,7 +258,7 @@ def main():
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=200, help="training steps, each on 1024 patches and negatives")
-    parser.add_argument("--noise", type=float, default=0.5, help="standard deviation, in those of the features")
+    parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of noise, in those of features")
     parser.add_argument("--synthetic", type=int, default=100, help="synthetic defect images")
     parser.add_argument("--hidden", type=int, default=128, help="hidden units of the discriminator")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -265,7 +266,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     if arguments.folder is None:
-        raise SystemExit("Pass the folder of the images, or set EXDD_DATA. " + __doc__)
+        raise SystemExit("Pass a folder of images, or set EXDD_DATA. " + __doc__)
     torch.set_num_threads(1)
     data = load(arguments.folder)
     with tempfile.TemporaryDirectory() as memory:

@@ -1,12 +1,13 @@
-"""Speed-up of a fit from paths on a cluster of one or two workers over a single process.
+"""Speed-up of a fit from paths: a cluster of one or two workers against a single process.
 
     python benchmarks/cluster.py --images 400 --backbone resnet18
 
-The cluster consists of ``dask.distributed`` worker processes with one thread each on this machine, so a machine with
-two cores has room for two workers. Times are medians of whole fits, after each worker has loaded the backbone. Because
-other work on the machine disturbs the wall time, CPU times are also shown, for this process and its busiest worker:
-their sum is the time of a fit if each process has its own core and neither waits. The results returned by the tasks
-are counted as pickled bytes, next to the size of the features of all images. All fits must agree.
+The cluster consists of ``dask.distributed`` worker processes on this machine. Each worker has one thread, so a machine
+with two cores has room for two workers. Times are medians of whole fits, after each worker has loaded the backbone.
+Other work on the machine disturbs the wall time. CPU times are therefore also shown, for this process and for its
+busiest worker. Their sum is the time of a fit if each process has its own core and does not wait. The command also
+prints the pickled size of the results that the tasks return, and the size of the features of all images. The results of
+all fits must be the same.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from sklearn_exdd.banks import shards
 
 
 def seconds(detector, paths, n_runs, client=None):
-    """Return wall seconds, and CPU seconds of this process and of the busiest worker."""
+    """Return the wall seconds of a fit, and the CPU seconds of this process and of the busiest worker."""
 
     def processes():
         workers = {} if client is None else client.run(time.process_time)
@@ -41,7 +42,7 @@ def seconds(detector, paths, n_runs, client=None):
 
 
 def handed_in(detector, paths):
-    """Return the bytes returned by all tasks of a fit, and the bytes of the largest task without the banks."""
+    """Return the bytes of the results of all tasks of a fit, and the bytes of the largest result without banks."""
     sizes = [[], []]
 
     class Counting(joblib.Parallel):

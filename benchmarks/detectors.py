@@ -1,12 +1,12 @@
-"""Comparison of detectors, and of different synthetic defects, on real images.
+"""Comparison of detectors and of synthetic defects on real images.
 
     python benchmarks/detectors.py FOLDER --detectors filters learned --augmenters mixture perlin
 
-FOLDER is as for ``benchmarks/real_data.py``, which provides splits, metrics and intervals: cross-validation by whole
-groups, and 95 % intervals over groups. Results of folds are kept in ``--work``, from which an interrupted run resumes.
-``--part all`` tests on all images. It also prints the results on the *reported* half of the groups, on which no default
-was chosen. ``--test-contrast 0.4`` lowers the contrast of the test images in every second group, as different light or
-a smoother surface would.
+FOLDER, splits, metrics and intervals are the same as in ``benchmarks/real_data.py``: cross-validation keeps groups
+together, and the 95 % intervals are intervals over groups. The results of folds are stored in the folder ``--work``. An
+interrupted run resumes from them. ``--part all`` tests on all images. It also prints the results on the *reported* half
+of the groups. The defaults of the library were not chosen on this half. ``--test-contrast 0.4`` lowers the contrast of
+the test images in every second group. Different light or a smoother surface would have a similar effect.
 """
 
 import argparse
@@ -53,12 +53,12 @@ AUGMENTERS = {
 
 
 def segmentation(**params):
-    """Return a function that makes a SegmentationDetector with parameters, which may include those of its extractor."""
+    """Return a function that makes a SegmentationDetector with given parameters, also for its extractor."""
     return lambda banks, network: SegmentationDetector(LearnedFeatureExtractor(augmenter=network)).set_params(**params)
 
 
 def segmentation_and_banks(banks_of, **params):
-    """Return a function that combines a SegmentationDetector, with given parameters, and the banks of a detector."""
+    """Return a function that combines the banks of a detector with a SegmentationDetector with given parameters."""
     return lambda banks, network: CombinedDefectDetector(
         [
             ("segmentation", segmentation(validation_fraction=0, **params)(banks, network)),
@@ -69,7 +69,7 @@ def segmentation_and_banks(banks_of, **params):
 
 
 def networks_and_banks(network_of, weight):
-    """Return a function that combines networks with banks on three strides, without synthetic defects in the banks."""
+    """Return a function that combines networks with banks on three strides. The banks have only real defects."""
     return lambda banks, network: CombinedDefectDetector(
         [
             ("networks", DETECTORS[network_of](banks, network).set_params(validation_fraction=0)),
@@ -83,8 +83,9 @@ def student_teacher(**params):
     return lambda banks, network: StudentTeacherDetector(augmenter=network, **params)
 
 
-# Functions of the augmenter for banks and the augmenter for networks; the latter is None (the networks' own mixture)
-# for "mixture". The table also contains each member of a combination, as fitted there.
+# Functions of the augmenter for banks and the augmenter for networks. For "mixture", the augmenter for networks is
+# None, which selects their own mixture. The table also has a row for each member of a combination, as it was fitted in
+# the combination.
 DETECTORS = {
     "filters": lambda banks, network: ExDDDetector("gabor", augmenter=banks),
     "lite0": lambda banks, network: ExDDDetector("efficientnet_lite0", augmenter=banks),
@@ -156,7 +157,7 @@ load = cache(load)
 
 
 def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_steps, contrast, work):
-    """Fit a detector on a fold, and return scores, decisions and maps of the detector and of each of its members."""
+    """Fit a detector on a fold. Return the scores, decisions and maps of the detector and of each of its members."""
     data = load(folder)
     train, test = list(splits(data, part, n_folds, seed))[fold]
     train = thin_defects(data, train, share * data.y.sum(), 100 * seed + fold)
@@ -187,13 +188,13 @@ def of_fold(folder, detector, augmenter, share, part, n_folds, seed, fold, max_s
 
 
 def with_contrast(path, factor):
-    """Return an image with its contrast changed: deviations of log pixels from their median times a factor."""
+    """Return an image with changed contrast: deviations of log pixels from their median are multiplied by a factor."""
     logs = np.log(Images([path])[0] + 0.03)
     return np.clip(np.exp(np.median(logs) + factor * (logs - np.median(logs))) - 0.03, 0, 1)
 
 
 def rows(data, folds):
-    """Convert the results of the folds of each seed to the input of ``evaluate``, for each detector."""
+    """Convert the results of all folds and seeds to the input of ``evaluate``, for each detector."""
     found = {}
     for seed_folds in folds:
         for name in seed_folds[0]["results"]:
@@ -226,7 +227,7 @@ def main():
     parser.add_argument("--part", choices=["report", "development", "all"], default="all")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--max-steps", type=int, help="training steps; by default, as each detector has it")
+    parser.add_argument("--max-steps", type=int, help="training steps (default: that of each detector)")
     parser.add_argument("--test-contrast", type=float, default=1, help="contrast of test images in every second group")
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--work", type=Path, default=Path("results/detectors"), help="folder for finished folds")

@@ -1,4 +1,4 @@
-"""False alarms of a DriftMonitor on undisturbed streams, and delays until it detects a change.
+"""False alarms of a DriftMonitor on undisturbed streams, and delays until the monitor detects a change.
 
     python benchmarks/drift.py
     python benchmarks/drift.py undisturbed --normals 30 --streams 100 --images 2000
@@ -6,15 +6,20 @@
     python benchmarks/drift.py defects --delay-streams 10
     python benchmarks/drift.py cost
 
-Each stream has its own detector, fitted on its own normal surfaces (``make_surface_defects``, 64 x 64 pixels). To make
-many long streams affordable, the detector is a cheap one: filters at 32 pixels. Every image of every stream is newly
-drawn and scored; no image is used twice.
+Each stream has its own detector, fitted on its own normal surfaces (``make_surface_defects``, 64 x 64 pixels). The
+detector must be fast, because many long streams are tested: it uses filters on images resized to 32 pixels. All images
+of a stream are drawn anew, and no image is used twice.
 
-``undisturbed`` counts the streams that raise an alarm. For comparison, the same martingales also bet on p-values from
-the fixed reference alone. ``delays`` changes the images after a number of undisturbed ones, on two lines: under steady
-light (the brightness of images varies by 2 %) and with surfaces as generated (it varies from 85 to 155 grey levels).
-``defects`` mixes a share of defect images into the stream, either from the first image on or after undisturbed images;
-the reference contains no defects. ``cost`` measures the time of the monitor itself.
+The tasks are:
+
+* ``undisturbed`` counts the streams in which an alarm is raised. For comparison, the same martingales also bet on
+  p-values that are computed only from the fixed reference.
+* ``delays`` changes the images after a number of undisturbed images. It simulates two production lines. On the first
+  line, the light is steady, and the brightness of images varies by 2 %. On the second line, the surfaces are used as
+  generated, and their brightness varies from 85 to 155 grey levels.
+* ``defects`` mixes a fraction of defect images into the stream, either from the first image on or after undisturbed
+  images. The reference does not contain defects.
+* ``cost`` measures the time of the monitor itself.
 """
 
 import argparse
@@ -30,7 +35,7 @@ from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.monitor.martingales import bet, no_bets, smoothed_p_value
 
 _MEAN = 120  # mean grey level under steady light
-_UNIT = 100  # changed images per update of a stream
+_UNIT = 100  # number of changed images per update of a stream
 
 
 def surfaces(n_images, seed, *, steady=False, defect_fraction=0.0, texture="metal"):
@@ -89,7 +94,7 @@ def new_monitor(n_normals, seed, alpha, steady):
 
 
 def first_alarm_of_fixed_reference(monitor, scores):
-    """Return the number of scores until an alarm if p-values only use the fixed reference, or None without an alarm."""
+    """Return the number of scores until an alarm with p-values from the fixed reference only, or None."""
     log_capitals, uniform = no_bets(1), np.random.RandomState(0).uniform(size=len(scores))
     for n_seen, (score, tie_break) in enumerate(zip(scores, uniform)):
         p_value = smoothed_p_value(monitor.reference_["score"], score, tie_break)
@@ -100,7 +105,7 @@ def first_alarm_of_fixed_reference(monitor, scores):
 
 
 def undisturbed(arguments):
-    """Print the number of undisturbed streams with a false alarm."""
+    """Print the number of undisturbed streams in which a false alarm is raised."""
     n_alarms, n_fixed, which, start = 0, 0, Counter(), time.perf_counter()
     for stream in range(arguments.streams):
         monitor = new_monitor(arguments.normals, 2 * stream, arguments.alpha, steady=False)
@@ -120,7 +125,7 @@ def undisturbed(arguments):
 
 
 def delays(arguments):
-    """Print how many changed images pass until the alarm."""
+    """Print the number of changed images until the alarm."""
     print("| light | change | detected | images until the alarm: median | 90 % quantile | first statistic |")
     print("|---|---|---|---|---|---|", flush=True)
     for kind, steady in (("steady", True), ("varied", False)):
@@ -131,7 +136,7 @@ def delays(arguments):
             monitor.update(surfaces(arguments.before, 10_001 + 3 * stream, steady=steady))
             changed = surfaces(arguments.after, 10_002 + 3 * stream, steady=steady)
             for name, change in CHANGES.items():
-                twin = copy.copy(monitor)  # update replaces attributes instead of changing them in place
+                twin = copy.copy(monitor)  # enough, because update replaces attributes
                 for begin in range(0, len(changed), _UNIT):
                     if twin.update(change(changed[begin : begin + _UNIT])).alarm:
                         break
@@ -146,7 +151,7 @@ def delays(arguments):
 
 
 def defects(arguments):
-    """Print how many streams raise an alarm once they contain defects, and when."""
+    """Print the number of streams with defects in which an alarm is raised, and the delay until the alarm."""
     print("| defects | normal images before | alarms | median number of images until an alarm | statistics |")
     print("|---|---|---|---|---|", flush=True)
     for before in (0, arguments.before):
@@ -156,7 +161,7 @@ def defects(arguments):
                 monitor = new_monitor(arguments.normals, 20_000 + 2 * stream, arguments.alpha, steady=True)
                 if before:
                     monitor.update(surfaces(before, 20_001 + 2 * stream, steady=True))
-                # Defects are spread evenly over the stream, unit by unit, because only their share matters.
+                # Defects are spread evenly over the stream, because only their fraction matters.
                 for unit in range(arguments.after // _UNIT):
                     seed = 21_000 + 100 * stream + unit
                     if monitor.update(surfaces(_UNIT, seed, steady=True, defect_fraction=share)).alarm:
@@ -171,7 +176,7 @@ def defects(arguments):
 
 
 def cost(arguments):
-    """Print the time a monitor takes for an image whose score is known."""
+    """Print the time that a monitor needs for an image whose score is already known."""
     monitor = new_monitor(arguments.normals, 0, arguments.alpha, steady=True)
     for size in (64, 256, 1024):
         X, _, _ = make_surface_defects(20, defect_fraction=0, image_shape=(size, size), random_state=0)
@@ -191,7 +196,7 @@ def main(arguments=None):
     parser.add_argument("--normals", type=int, default=100, help="normal images in fit (default: %(default)s)")
     parser.add_argument("--delay-streams", type=int, default=20, help="streams per change (default: %(default)s)")
     parser.add_argument("--before", type=int, default=500, help="images before a change (default: %(default)s)")
-    parser.add_argument("--after", type=int, default=500, help="most images after it (default: %(default)s)")
+    parser.add_argument("--after", type=int, default=500, help="most images after a change (default: %(default)s)")
     parser.add_argument("--alpha", type=float, default=0.01)
     arguments = parser.parse_args(arguments)
     for task in arguments.tasks or TASKS:

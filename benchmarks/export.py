@@ -1,15 +1,19 @@
-"""ONNX files against their detectors: differences, times and memory.
+"""Comparison of ONNX files with their detectors: differences of predictions, times and memory.
 
     python benchmarks/export.py
     python benchmarks/export.py --detectors gabor efficientnet_lite0 --sizes 256 512 1024
 
 Detectors are fitted on generated surfaces. Networks have random weights or are trained for a few steps, because neither
-times nor rounding depend on their quality. "score" and "map" are the largest differences over images of four sizes, one
-of them larger than a tile. Differences of scores are relative to the larger of score and threshold, those of maps to
-their largest value, or to the numbers that cancel in them if these are larger. Times are CPU milliseconds of one thread
-for one image, the median of five runs: for `decision_function` and `predict_map`, and for onnxruntime, which computes
-all outputs at once. "peak" is the resident memory (Linux) of a separate process that runs the file or the detector on
-such an image, including the imports.
+times nor rounding depend on their quality. The columns are:
+
+* "score" and "map" are the largest differences over images of four sizes. One of these images is larger than a tile. A
+  difference of scores is relative to the score or to the threshold, whichever is larger. A difference of maps is
+  relative to the largest value of the map. If larger numbers cancel in the map, the difference is relative to these
+  numbers.
+* Times are CPU milliseconds of one thread for one image, as the median of five runs. They are measured for
+  `decision_function`, for `predict_map`, and for onnxruntime, which computes all outputs at once.
+* "peak" is the resident memory (Linux) of a separate process that runs the file or the detector on an image. It
+  includes the imports.
 """
 
 import argparse
@@ -39,7 +43,7 @@ from sklearn_exdd.export.comparison import cancelling
 TRAINING = {"max_steps": 30, "n_synthetic": 8, "crop_size": 64, "train_batch_size": 4, "precision": "float32"}
 SHAPES = [(64, 64), (97, 133), (256, 256), (200, 1100)]
 
-# Run in processes that import no more than they need.
+# Code for separate processes, which import only what they need.
 MEASURE = """
 import json, sys, time
 import numpy as np
@@ -109,7 +113,7 @@ def differences(detector, path):
 
 
 def measured(path, side, kind, n_repeats):
-    """Measure a file or a pickled detector in a separate process."""
+    """Measure time and memory of a file or a pickled detector in a separate process."""
     command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(path), str(side), kind, str(n_repeats)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -1,21 +1,22 @@
-"""Check of the promised false-alarm rate: share of new normal images that detectors call defective.
+"""Check of the promised false-alarm rate: fraction of new normal images that detectors call defective.
 
     python benchmarks/false_alarms.py
     python benchmarks/false_alarms.py --detectors "filters, one class" --n-normals 19 --sizes 64 --fits 100
     python benchmarks/false_alarms.py --groups
     python benchmarks/false_alarms.py --marks --n-normals 100 --sizes 64 --rates .05
 
-Each fit uses its own normal surfaces (``make_surface_defects`` without defects) and is tested on others, so training
-and test images are exchangeable, as the promise requires. The thresholds for all rates come from the
-`calibration_scores_` of one fit. A row holds if its mean is at most two standard errors above the promise. Networks are
-trained for only a few steps, because the promise must hold even for a poor network.
+Each fit uses its own normal surfaces (``make_surface_defects`` without defects), and is tested on other normal
+surfaces. Training and test images are thus exchangeable, as the promise requires. The thresholds for all rates are
+computed from the `calibration_scores_` of one fit. A row of the table passes if its mean exceeds the promise by at most
+two standard errors. Networks are trained for only a few steps, because the promise must hold even for a poor network.
 
-``--groups`` simulates five images of each part, with slightly different light and noise, and compares fits with
-``groups=`` to fits without.
+``--groups`` simulates five images of each part, with slightly different light and noise. It compares fits with
+``groups=`` and fits without ``groups=``.
 
-``--marks`` counts, for "filters, one class", the new normal images whose map exceeds `pixel_threshold_` anywhere, and
-those with a marked pixel. A Kolmogorov-Smirnov test also checks whether p-values are uniform. It uses one p-value per
-fit, because p-values of the same fit share its calibration scores, and spreads each at random over its step.
+``--marks`` tests the detector "filters, one class". It counts the new normal images whose map exceeds
+`pixel_threshold_` at any pixel, and the new normal images with a marked pixel. It also checks with a Kolmogorov-Smirnov
+test whether p-values are uniform. The test uses one p-value per fit, because all p-values of a fit depend on the same
+calibration scores. P-values are discrete, so each of them is spread at random over its step.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.datasets import make_surface_defects
 from sklearn_exdd.scoring import conformal_threshold
 
-_PHOTOS = 5  # images per part
+_PHOTOS = 5  # number of images of each part
 
 
 def learned():
@@ -71,7 +72,7 @@ DETECTORS = {
 
 
 def one_fit(name, n_normals, size, n_test, rates, seed):
-    """Return, for each rate, the promised rate and the share of new normal images that raise a false alarm."""
+    """Return for each rate the promised rate and the fraction of new normal images with a false alarm."""
     X, _, _ = make_surface_defects(n_normals + n_test, defect_fraction=0, image_shape=(size, size), random_state=seed)
     detector = DETECTORS[name]().set_params(random_state=seed)
     detector.fit(X[:n_normals])
@@ -79,7 +80,7 @@ def one_fit(name, n_normals, size, n_test, rates, seed):
 
 
 def shares(detector, X, rates, groups=None):
-    """Return, for each rate, the promised rate and the share of images above its threshold."""
+    """Return for each rate the promised rate and the fraction of images above its threshold."""
     is_calibrating = ~np.isnan(detector.calibration_scores_)
     calibration, groups = (
         detector.calibration_scores_[is_calibrating],

@@ -1,12 +1,12 @@
-"""Losses from processes killed at random, from full and read-only disks, and from processes sharing one cache.
+"""Test of losses when processes are killed, when disks are full or read-only, and when processes share a cache.
 
     python benchmarks/faults.py --kills 200
 
-Each kind of work that writes files runs in a process that is killed (SIGKILL) at a random moment. Then the same work is
-repeated in the same folder. Its result must equal that of an uninterrupted run: bit for bit, or up to rounding for
-features. It must not read a half-written file, which would make the library warn. If run as root, the command also
-tests a disk (tmpfs) that is really full or read-only. It prints the number of losses, and fails if there are any.
-It requires fork.
+The command tests each kind of work that writes files. It runs the work in a process and kills the process (SIGKILL) at
+a random moment. Then it repeats the work in the same folder. The result must equal that of an uninterrupted run: bit
+for bit, or up to rounding for features. The repeated work must not read a half-written file. In that case, the library
+would warn. If the command is run as root, it also tests a disk (tmpfs) that is really full or read-only. It prints the
+number of losses, and fails if this number is not zero. The command requires fork.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked process does not inherit threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread, because a forked process does not inherit threads
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -37,7 +37,7 @@ X, Y, MASKS = make_surface_defects(10, defect_fraction=0.3, image_shape=(32, 32)
 
 
 class Features:
-    """Work of fit and score_samples with ``memory=``. Missing features come from other batches, so rounding differs."""
+    """Work of fit and score_samples with ``memory=``. Features are recomputed in other batches, so rounding differs."""
 
     rtol = 1e-5
 
@@ -58,7 +58,7 @@ class Synthesis:
 
 
 class Saving:
-    """Work of persistence.dump over an older file: one of the two files must be there, complete."""
+    """Work of persistence.dump onto an older file. Either the old or the new file must exist and be complete."""
 
     rtol = 0
 
@@ -79,7 +79,7 @@ class Saving:
 
 
 class Training:
-    """Training with checkpoints: a resumed run must end with the same result as an uninterrupted one."""
+    """Training with checkpoints. A resumed run must give the same result as an uninterrupted run."""
 
     rtol = 0
 
@@ -105,7 +105,7 @@ WORKS = {"features": Features, "synthesis": Synthesis, "saving": Saving, "traini
 
 
 def same(work, one, other):
-    """Return whether two results of a kind of work are equal, bit for bit if its `rtol` is 0."""
+    """Tell whether two results of a kind of work are equal. If its `rtol` is 0, they must be equal bit for bit."""
     if isinstance(one, list):
         return len(one) == len(other) and all(same(work, *pair) for pair in zip(one, other))
     if work.rtol == 0:
@@ -119,19 +119,21 @@ def no_damage():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message="Persisting input arguments took")  # joblib, on a busy machine
+        warnings.filterwarnings(
+            "ignore", message="Persisting input arguments took"
+        )  # joblib may warn on a busy machine
         yield
 
 
 def forked(act, *arguments):
-    """Run a function in a forked process, which exits with 0 or, on failure, with 1. Return the process id."""
+    """Run a function in a forked process and return its process id. The exit code is 0, or 1 on failure."""
     import torch
 
     sys.stdout.flush()
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # otherwise, the process would wait for ever for threads that only its parent has
+    torch.set_num_threads(1)  # otherwise, it would wait forever for its parent's threads
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # about fork with threads, which only sleep here
+        warnings.simplefilter("ignore", DeprecationWarning)  # about fork with threads; these threads only sleep
         process = os.fork()
     if process:
         torch.set_num_threads(n_threads)
@@ -139,8 +141,8 @@ def forked(act, *arguments):
     status = 1
     with contextlib.suppress(BaseException):
         try:
-            # Replace tqdm's lock, which is shared with the parent. If this process were killed while holding it, the
-            # parent would wait for ever.
+            # Replace tqdm's lock, because it is shared with the parent. If this process were killed while it holds the
+            # lock, the parent would wait forever.
             tqdm.set_lock(threading.RLock())
             act(*arguments)
             status = 0
@@ -191,7 +193,7 @@ def kill(name, n_kills, seed=0):
 
 
 def together(name, n_processes, folder):
-    """Run several processes at once on one folder, and return those that failed or got a different result."""
+    """Run several processes at once on one folder. Return the processes that failed or got a different result."""
     work = WORKS[name]()
     with tempfile.TemporaryDirectory() as place:
         expected = work.do(Path(place) / "reference")
@@ -217,14 +219,14 @@ def small_disk(size):
 
 
 def disk_faults():
-    """Run works on a disk that is read-only or becomes full, and return unexpected results and errors."""
+    """Run all kinds of work on a read-only disk and on a disk that becomes full. Return unexpected results."""
     failures = []
     for name, full in itertools.product(["features", "synthesis", "saving"], [4096, 40_000, 200_000]):
         work = WORKS[name]()
         with tempfile.TemporaryDirectory() as place:
             expected = work.do(Path(place) / "reference")
         with small_disk(full) as disk, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library warns of the full disk
+            warnings.simplefilter("ignore")  # the library warns that the disk is full
             try:
                 result = work.do(disk / "cache")
             except OSError as error:

@@ -2,10 +2,10 @@
 
     python benchmarks/fuzz_images.py --n 10000
 
-Files of all formats and modes are truncated, overwritten, spliced, given flipped bits and given false sizes. Text,
-programs and decompression bombs are given the names of image files. The command prints the outcomes, the longest CPU
-time of a file and the growth of memory. It fails if a file leads to anything but an image, or a ValueError that names
-the file.
+The command damages files of all formats and modes: it truncates, overwrites and splices them, flips bits, and writes
+false sizes. It also gives the names of image files to texts, programs and decompression bombs. It prints the outcomes,
+the longest CPU time for a file and the growth of memory. The only allowed outcomes are an image and a ValueError that
+names the file. After any other outcome, the command fails.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def chunk(name, content):
 
 
 def bomb(rng):
-    """Return a small PNG file that holds a huge image, a huge text or a large image."""
+    """Return a small PNG file that decompresses to a huge image, a huge text or a large image."""
     kind = rng.choice(3, p=[0.45, 0.45, 0.1])
     height, width = [(60_000, 60_000), (16, 16), (9_000, 9_000)][kind]
     header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
@@ -159,7 +159,7 @@ def bomb(rng):
 
 
 def disguise(rng):
-    """Return bytes that are not an image."""
+    """Return the bytes of a file that is not an image."""
     archive = io.BytesIO()
     np.savez(archive, a=np.zeros(9))
     others = [
@@ -212,7 +212,7 @@ def hostile_file(rng):
 
 
 def outcome(path):
-    """Return "image" or "refused", or raise an error for any other outcome."""
+    """Return the outcome of reading a file, "image" or "refused". Raise an error for any other outcome."""
     refused = []
     for read in (
         read_image,
@@ -232,7 +232,7 @@ def outcome(path):
 
 
 def fuzz(n_files, seed, folder, kept=None):
-    """Return counts of outcomes by kind, failures, and the longest CPU time of a file, with its kind."""
+    """Return the counts of outcomes by kind, the failures, and the slowest file as (CPU time, kind)."""
     counts, failures, slowest = Counter(), [], (0.0, "")
     for number in range(n_files):
         rng = np.random.RandomState([seed, number])
@@ -256,7 +256,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=10_000, help="number of files")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="existing folder to keep failing files in")
+    parser.add_argument("--keep", type=Path, help="existing folder in which failing files are stored")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()

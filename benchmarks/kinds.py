@@ -1,10 +1,10 @@
-"""Accuracy of the kinds named for the defects found, in grouped cross-validation.
+"""Accuracy of the predicted kinds of defects, in grouped cross-validation.
 
     python benchmarks/kinds.py FOLDER
 
-FOLDER (or the environment variable EXDD_DATA) is read as in ``benchmarks/real_data.py``, with the same parts and folds.
-Its layout must name the kinds of defects. Accuracy is measured on the defect images that ``predict`` calls defects. The
-baseline always names the most frequent kind of the training set.
+FOLDER (or the environment variable EXDD_DATA), parts and folds are the same as in ``benchmarks/real_data.py``. The
+layout of the folder must contain the kinds of defects. Accuracy is measured on the defect images that ``predict`` calls
+defects. The baseline always predicts the most frequent kind of the training set.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from sklearn_exdd import ExDDDetector
 
 
 def run(data, part, n_folds, seed, params):
-    """Return kind and vote of each tested image and the most frequent kind in its training set, or None and NaN."""
+    """Return the kind and the vote of each tested image, and the most frequent kind in its training set."""
     names, majority = np.full((2, len(data.X)), None, dtype=object)
     votes = np.full(len(data.X), np.nan)
     for train, test in splits(data, part, n_folds, seed):
@@ -34,7 +34,7 @@ def run(data, part, n_folds, seed, params):
 
 
 def report(kinds, names, votes, majority):
-    """Print accuracy and confusion matrix of the defects found; `names` is None for missed defects."""
+    """Print accuracy and confusion matrix of the defects found. `names` has None for a missed defect."""
     found = np.array([name is not None for name in names])
     kinds, names, votes, majority = kinds[found].astype(str), names[found].astype(str), votes[found], majority[found]
     is_right = kinds == names

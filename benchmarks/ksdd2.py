@@ -1,11 +1,12 @@
-"""ExDD and DIAG on KolektorSDD2, by the protocols of their papers.
+"""Results of ExDD and DIAG on KolektorSDD2, with the protocols of their papers.
 
     python benchmarks/ksdd2.py FOLDER --json ksdd2.json
 
-FOLDER holds the data set: ``train/`` and ``test/`` with ``10000.png``, its mask ``10000_GT.png``, and so on. SDXL
-inpaints synthetic defects, once for both papers; ``--exdd`` or ``--diag`` runs only one of them. Nothing is downloaded:
-before computing anything, the command reports missing weights and where to put them. Images and finished runs are kept
-in ``--work``, from which an interrupted command resumes. docs/protocols.md lists what the papers leave open.
+FOLDER holds ``train/`` and ``test/``, with images such as ``10000.png`` and masks such as ``10000_GT.png``. SDXL
+inpaints synthetic defects. Both papers use the same synthetic defects. ``--exdd`` or ``--diag`` runs only one of the
+papers. The command downloads nothing. Before any computation, it reports missing weights and the folders for them.
+Images and finished runs are stored in the folder ``--work``. An interrupted command resumes from there.
+docs/protocols.md lists the details that the papers leave open.
 """
 
 import argparse
@@ -53,7 +54,7 @@ INPAINTING = {
     "strength": 0.99,
     "padding_mask_crop": 2,
     "working_size": 1024,
-    "min_contrast": 0.0,  # as published: any painted defect is accepted, unless it is completely invisible
+    "min_contrast": 0.0,  # as published: any painted defect is accepted unless it is completely invisible
 }
 EXDD_SHAPE = (316, 112)
 EXDD = {
@@ -86,7 +87,7 @@ PUBLISHED = {
 }
 
 
-# Functions also used by benchmarks/mvtec.py
+# Functions that benchmarks/mvtec.py also uses
 
 
 def warn(text):
@@ -94,12 +95,12 @@ def warn(text):
 
 
 def params(text):
-    """Parse parameters of an estimator from the command line, where lists stand for tuples."""
+    """Parse the parameters of an estimator from the command line. Lists are converted to tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in dict(json.loads(text)).items()}
 
 
 def check_backbone(backbone, weights, option):
-    """Exit unless the weights of a torchvision model are on this machine and fit the model."""
+    """Exit unless the weights of a torchvision model exist on this machine and match the model."""
     import torch
     from torchvision import models
 
@@ -124,12 +125,12 @@ def check_backbone(backbone, weights, option):
 
 
 def digest(folder, paths):
-    """Return a hash that changes with the paths and sizes of the files of a data set."""
+    """Return a hash of the paths and sizes of the files of a data set."""
     return joblib.hash([(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths if path])
 
 
 def resized(image, shape):
-    """Resize an image, given as path or array, to uint8 of shape (height, width) or (height, width, 3)."""
+    """Resize an image, given as a path or an array. Return uint8 of shape (height, width) or (height, width, 3)."""
     image = Image.open(image) if isinstance(image, Path) else Image.fromarray(image)
     with image:
         image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
@@ -137,13 +138,13 @@ def resized(image, shape):
 
 
 def resized_mask(mask, shape):
-    """Resize a mask. Mark pixels that are at least half covered or else those covered most."""
+    """Resize a mask. Mark the pixels that are at least half covered, or else the pixels covered most."""
     covered = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(shape[::-1], Image.Resampling.BOX))
     return (covered >= min(0.5, covered.max())) & (covered > 0)
 
 
 def read(paths, masks, shape):
-    """Read images and masks and resize them to one shape; a mask of None stays None."""
+    """Read images and masks, and resize them to one shape. Masks that are None stay None."""
     images, files, pixels = Images(paths), Masks(masks, len(paths)), []
     for i in tqdm(range(len(paths)), desc="images", unit="image", leave=False):
         mask = None if masks[i] is None else files.get(i, images.shape(i))
@@ -152,13 +153,13 @@ def read(paths, masks, shape):
 
 
 class Runs:
-    """Runs whose results are kept in a folder, so that no run is computed twice.
+    """Runs whose results are stored in a folder, so that no run is computed twice.
 
     Parameters
     ----------
     folder : pathlib.Path
     total : int
-        Number of runs, for printing progress.
+        Number of runs, which is shown with the progress.
     """
 
     def __init__(self, folder, total):
@@ -166,7 +167,7 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
 
     def result(self, name, settings, compute):
-        """Return metrics, a dict of floats, from a finished run with the same settings or from a new computation."""
+        """Return the metrics of a run as a dict of floats. Read them if the run is finished; otherwise compute them."""
         self.number += 1
         place = self.folder / f"{re.sub(r'[^a-zA-Z0-9]+', '-', name)}-{joblib.hash(settings)[:12]}.json"
         try:
@@ -185,7 +186,7 @@ class Runs:
 
 @contextmanager
 def resumable(folder):
-    """Let Ctrl-C end the command, and discard a training run that it interrupts."""
+    """Let Ctrl-C end the command. A training run that is interrupted by Ctrl-C is discarded."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*interrupted after", RuntimeWarning)
@@ -197,7 +198,7 @@ def resumable(folder):
 
 
 def summary(name, results, published):
-    """Return mean and spread of each metric over the seeds, with the published value."""
+    """Return the mean and the spread of each metric over the seeds, and its published value."""
     figures = {}
     for metric in results[0]:
         seeds = [result[metric] for result in results]
@@ -235,7 +236,7 @@ def write_figures(path, arguments, rows, **more):
 
 
 def load(folder):
-    """Load training and test part, normal images first, and compare them with the published split."""
+    """Load the training and the test part, with normal images first. Compare both with the published split."""
     try:
         data = load_ksdd2(folder)
     except (FileNotFoundError, ValueError) as error:
@@ -262,13 +263,13 @@ def load(folder):
 
 
 def check_pipeline(model):
-    """Exit unless an inpainting pipeline is on this machine. Return its folder and the variant of its weights."""
+    """Return the folder and the weight variant of an inpainting pipeline. Exit if it is not on this machine."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     index = Path(model) / "model_index.json"
     if not index.is_file():
-        with suppress(HFValidationError, TypeError):  # not a hub id; an id known not to exist
+        with suppress(HFValidationError, TypeError):  # the name cannot be a hub id, or the id does not exist
             index = Path(try_to_load_from_cache(model, "model_index.json") or index)
     missing, files = ["model_index.json"], {}
     if index.is_file():
@@ -297,7 +298,7 @@ class RealMasks(BaseEstimator):
 
 
 def boxes(mask):
-    """Fill the bounding boxes of the regions: the crops from which the released code fills its defect bank."""
+    """Fill the bounding boxes of the regions. The released code fills its defect bank from crops of these boxes."""
     filled = np.zeros_like(mask)
     for box in ndimage.find_objects(ndimage.label(mask, structure=np.ones((3, 3)))[0]):
         filled[box] = True
@@ -353,7 +354,7 @@ def run_distance(data, synthetic, seed):
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--exdd", action="store_true", help="run only ExDD; default: both papers")
+    parser.add_argument("--exdd", action="store_true", help="run only ExDD (default: both papers)")
     parser.add_argument("--diag", action="store_true", help="run only DIAG")
     parser.add_argument("--shots", nargs="+", choices=["zero", "full"], default=["zero", "full"], help="modes of DIAG")
     parser.add_argument("--counts", type=int, nargs="+", help="synthetic images; default: ExDD 100, DIAG 80 100 120")
@@ -383,7 +384,7 @@ def parse(argv):
 
 
 def methods_of(arguments, data):
-    """Return methods by name: numbers of synthetic images, settings, and a function of the images and a seed."""
+    """Return for each method the numbers of synthetic images, the settings, and a function of images and seed."""
     methods = {}
     if arguments.exdd:
         backbone, weights = arguments.exdd_backbone, arguments.exdd_weights
@@ -430,7 +431,7 @@ def main(argv=None):
     def compute(run, count, seed):
         if count == 0:
             return run(None, seed)
-        made = synthetic_of(seed)  # a smaller number takes the first ones
+        made = synthetic_of(seed)  # smaller numbers use the first images
         return run(SyntheticDefects(made.images[:count], made.masks[:count], made.provenance[:count]), seed)
 
     runs, results = Runs(work / "runs", arguments.seeds * len(jobs)), {job: [] for job in jobs}

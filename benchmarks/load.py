@@ -1,9 +1,9 @@
-"""One fitted detector under load: threads, processes, and tens of thousands of predictions in a row.
+"""Test of a fitted detector under load: threads, processes, and tens of thousands of consecutive predictions.
 
     python benchmarks/load.py --n 50000
 
-The command prints whether threads and processes get the same scores as a single caller, and how much the memory of the
-process grows over many predictions. It fails if scores differ or memory grows by 20 MiB or more.
+The command prints whether threads and processes get the same scores as a single caller. It also prints the growth of
+the memory of the process over many predictions. It fails if scores differ or memory grows by 20 MiB or more.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from joblib import Parallel, delayed
 from sklearn_exdd import ExDDDetector, GaborFeatureExtractor
 from sklearn_exdd.datasets import make_surface_defects
 
-_WARM_UP = 500  # predictions after which memory should no longer grow
+_WARM_UP = 500  # number of predictions after which memory must not grow
 
 
 def fitted(shape=(32, 32)):
@@ -38,7 +38,7 @@ def resident():
 
 
 def in_threads(detector, X, n_threads, n_calls):
-    """Return scores and maps of `n_calls` calls from several threads at once."""
+    """Return the scores and maps of `n_calls` calls that several threads make at the same time."""
 
     def call(number):
         one = X[number % len(X)][None]
@@ -49,19 +49,19 @@ def in_threads(detector, X, n_threads, n_calls):
 
 
 def in_processes(detector, X, n_processes, n_threads, n_calls):
-    """Return scores and maps of `n_calls` calls from the threads of each of several processes, all at once."""
+    """Return the scores and maps of `n_calls` simultaneous calls in each of several processes with threads."""
     calls = [delayed(in_threads)(detector, X, n_threads, n_calls)] * n_processes
     return Parallel(n_jobs=n_processes, backend="loky")(calls)
 
 
 def same(found, alone):
-    """Return whether scores and maps equal those of a single caller, bit for bit."""
+    """Tell whether scores and maps equal those of a single caller bit for bit."""
     expected = [alone[i % len(alone)] for i in range(len(found))]
     return all(score == one and np.array_equal(pixels, own) for (score, pixels), (one, own) in zip(found, expected))
 
 
 def growth(detector, X, n_predictions):
-    """Return the growth of the process in MiB over `n_predictions` predictions after a warm-up, and their seconds."""
+    """Return the memory growth in MiB and the seconds of `n_predictions` predictions after a warm-up."""
     started, base = None, 0
     for number in range(_WARM_UP + n_predictions):
         if number == _WARM_UP:
@@ -72,7 +72,7 @@ def growth(detector, X, n_predictions):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=50_000, help="predictions in a row")
+    parser.add_argument("--n", type=int, default=50_000, help="number of consecutive predictions")
     arguments = parser.parse_args()
     detector, X = fitted()
     alone, found = in_threads(detector, X, 1, len(X)), in_threads(detector, X, 8, 2000)

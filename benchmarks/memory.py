@@ -1,13 +1,14 @@
-"""Peak memory of a fit from paths, by the number of normal images.
+"""Peak memory of a fit from paths, for different numbers of normal images.
 
     python benchmarks/memory.py --images 250 500 1000 2000
     python benchmarks/memory.py --images 200 400 --backbone wide_resnet50_2 --coreset greedy --radius 200
 
-Each fit runs in a separate process, whose peak resident memory is read at the end. The first line is a fit on ten
-images, which shows the memory of the interpreter, torch and the backbone. Images have 256 x 256 pixels, and backbones
-have random weights. "features" is the size of the features of all images. "radius" is the largest distance of a patch
-to the bank, divided by the same distance to a bank of equal size chosen greedily from all patches at once. Both are
-measured after the projection to 128 dimensions in which rows are chosen.
+Each fit runs in a separate process. The peak resident memory of this process is read at the end. The first line shows a
+fit on ten images: it is the memory of the interpreter, of torch and of the backbone. Images have 256 x 256 pixels.
+Backbones have random weights. "features" is the size of the features of all images. "radius" is a ratio of two
+distances. The first is the largest distance of a patch to the bank. The second is the largest distance of a patch to a
+bank of the same size that is chosen greedily from all patches at once. Both are measured after the projection to 128
+dimensions, where rows are chosen.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def extractor_of(arguments):
 
 
 def radius_ratio(detector, paths):
-    """Return the cover radius of the bank, divided by that of a greedy selection from all patches at once."""
+    """Return the cover radius of the bank, divided by the cover radius of a greedy selection from all patches."""
 
     def projected(features):
         return project(features, random_state=detector._seeds["normal"])
@@ -59,7 +60,7 @@ def radius_ratio(detector, paths):
 
 
 def fit(arguments, folder, n_images):
-    """Fit, and return seconds, peak memory in GiB, bank rows, bytes of features per image, and the radius ratio."""
+    """Fit. Return seconds, peak memory in GiB, bank rows, bytes of features per image, and the radius ratio."""
     size = arguments.size if arguments.size < 1 else int(arguments.size)
     detector = ExDDDetector(
         extractor_of(arguments),
@@ -90,7 +91,7 @@ def main():
     parser.add_argument("--radius", type=int, nargs="*", default=[], help="numbers of images at which to compare radii")
     parser.add_argument("--n-jobs", type=int)
     parser.add_argument("--verbose", type=int, default=0)
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder; set in the processes that fit
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder; passed to the processes that fit
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(fit(arguments, Path(arguments.one), arguments.images[0])))

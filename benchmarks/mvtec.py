@@ -1,12 +1,13 @@
-"""Student-teacher detector on MVTec AD, by the protocol of its paper as far as it is known.
+"""Results of the student-teacher detector on MVTec AD, with the protocol of its paper as far as it is known.
 
     python benchmarks/mvtec.py FOLDER --json mvtec.json
 
-FOLDER holds the fifteen categories of the data set (``bottle/``, ``cable/``, ...), or is one of them. For each
-category, a DDPM is trained on the normal images and generates defects with masks. The student-teacher detector is
-trained on both, and tested on the category's test images. Nothing is downloaded: before computing anything, the command
-reports missing weights and where to put them. Trained models and finished runs are kept in ``--work``, from which an
-interrupted command resumes. docs/protocols.md lists what the paper leaves open.
+FOLDER holds the fifteen categories of the data set (``bottle/``, ``cable/``, ...), or is the folder of one category.
+For each category, a DDPM is trained on the normal images and generates defects with masks. The student-teacher detector
+is trained on the normal images and the generated defects, and tested on the test images of the category. The command
+downloads nothing. Before any computation, it reports missing weights and the folders for them. Trained models and
+finished runs are stored in the folder ``--work``. An interrupted command resumes from there. docs/protocols.md lists
+the details that the paper leaves open.
 """
 
 import argparse
@@ -126,13 +127,13 @@ def parse(argv):
     parser.add_argument("--teacher", default="resnet18", help="torchvision model, or 'learned', which needs no weights")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="name or file of the teacher's weights")
     parser.add_argument("--params", type=params, default={}, help="parameters of StudentTeacherDetector, as JSON")
-    parser.add_argument("--augmenter-params", type=params, default={}, help="of DDPMDefectAugmenter, as JSON")
+    parser.add_argument("--augmenter-params", type=params, default={}, help="params of DDPMDefectAugmenter, as JSON")
     parser.add_argument("--work", type=Path, default=Path("results/mvtec"), help="folder for finished work")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     arguments = parser.parse_args(argv)
     arguments.folder = arguments.folder.expanduser()
     if arguments.seeds < 1:
-        parser.error("--seeds: expected at least one.")
+        parser.error("--seeds: expected at least one seed.")
     return arguments
 
 

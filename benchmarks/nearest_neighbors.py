@@ -1,13 +1,16 @@
-"""Brute force against pynndescent: bank size from which an index pays off.
+"""Comparison of brute force with pynndescent: the bank size from which an index pays off.
 
     python benchmarks/nearest_neighbors.py
 
-For banks of increasing size, the table shows the seconds to build the index, the milliseconds
-for the 1024 patches of an image of 256 x 256 pixels, the recall of the nearest neighbour, and
-the number of images after which the index has paid for itself, including compilation. The
-first builds of a process compile code, which is timed separately. Times are CPU times on one
-thread, medians of five runs. Like patch features, the rows lie on a curved surface of eight
-dimensions, with noise.
+For banks of increasing size, the table shows:
+
+* the seconds to build the index
+* the milliseconds to search the 1024 patches of an image of 256 x 256 pixels
+* the recall of the nearest neighbour
+* the number of images after which the index has saved the time of its construction, including compilation
+
+The first builds of a process compile code. This compilation is timed separately. Times are CPU times on one thread, as
+medians of five runs. Like patch features, the rows lie near a curved surface of eight dimensions, with noise.
 """
 
 import argparse
@@ -47,7 +50,7 @@ def main():
 
     torch.set_num_threads(1)
     rng, start = np.random.default_rng(1), time.process_time()
-    for n_rows in (2_000, 10_000):  # some parts are only compiled for a large bank
+    for n_rows in (2_000, 10_000):  # some code is compiled only for a large bank
         MemoryBank(patch_like(n_rows, 32, rng), algorithm="pynndescent").kneighbors(patch_like(100, 32, rng))
     compilation = time.process_time() - start
     print(f"import and compilation: {compilation:.0f} s")

@@ -1,16 +1,16 @@
-"""Speed compared with peers, on one thread each, in one table.
+"""Comparison of the speed of this library with the speed of other libraries, on one thread.
 
     pip install "sklearn_exdd[benchmark]"
     python benchmarks/performance.py                 # all rows: three quarters of an hour on one core
     python benchmarks/performance.py coreset import  # some rows
 
-Both sides take turns in the same process; for fits, all runs of the peer come first. Times are CPU seconds of the
-process, which other work on the machine disturbs less than the wall time. They are medians of five runs unless stated
-otherwise. Runs that would take too long are extrapolated, which the table states. Backbones have random weights, which
-does not change the cost. With EXDD_DATA=FOLDER, as for ``real_data.py``, "precision" also has rows on real images.
+This library and its peer take turns in one process. For fits, all runs of the peer come first. Times are CPU seconds of
+the process, because other work on the machine disturbs them less than the wall time. They are medians of five runs
+unless stated otherwise. Runs that would take too long are extrapolated, and the table marks them. Random weights of
+backbones do not change the cost. With EXDD_DATA=FOLDER, as for ``real_data.py``, "precision" has more rows.
 
-Every row is saved in ``results/performance.json`` as soon as it is measured. ``results/performance.md`` is the table of
-all saved rows.
+Every row is saved in ``results/performance.json`` as soon as it is measured. ``results/performance.md`` contains the
+table of all saved rows.
 """
 
 import argparse
@@ -35,7 +35,7 @@ LAYERS = ["layer2", "layer3"]
 
 
 def by_turns(*functions, n_runs=5):
-    """Return median (CPU, wall) seconds of each function; with several runs, the first one does not count."""
+    """Return the median (CPU, wall) seconds of each function. The first of several runs does not count."""
     taken = [[] for _ in functions]
     for run in range(n_runs + (n_runs > 1)):
         for times, function in zip(taken, functions):
@@ -83,7 +83,7 @@ def patchcore_of(backbone):
 
 
 def tensor_of(X):
-    """Preprocess images as anomalib does; not timed."""
+    """Preprocess images as anomalib does. This step is not timed."""
     import torch
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -157,9 +157,9 @@ def fit():
     }
 
     def peer(backbone):
-        """Return (CPU, wall) seconds of their extraction and projection, and per step; number of steps and patches."""
+        """Return the peer's (CPU, wall) seconds for features and for one step, and the numbers of steps and patches."""
         model, embeddings = patchcore_of(backbone), []
-        model.training = True  # only on the model itself, whose forward then collects embeddings
+        model.training = True  # sets only the mode of the model itself, so that forward collects embeddings
 
         def extract():
             model.embedding_store.clear()
@@ -177,7 +177,7 @@ def fit():
         projected, stepped = by_turns(project, steps)
         return np.add(extracted, projected), np.divide(stepped, n_steps), n_steps, len(embeddings[0])
 
-    # All of theirs first: otherwise, memory freed by ours could happen to serve their large temporary arrays.
+    # All runs of the peer come first. Otherwise, its large temporary arrays might reuse memory freed by this library.
     peers = {backbone: peer(backbone) for backbone in backbones}
     for backbone, cases in backbones.items():
         detectors = [
@@ -293,7 +293,7 @@ def search():
 
 
 def _seconds_of(code, n_runs=5):
-    """Return median (CPU, wall) seconds of fresh processes, and the output of the last one."""
+    """Return the median (CPU, wall) seconds of new processes, and the output of the last process."""
     taken, alone = [], {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(n_runs):
         before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -373,7 +373,7 @@ def precision():
 
 
 def differences(name, backbone, n_seeds, X, y, masks, X_test, y_test, masks_test, groups=None, **params):
-    """Yield rows with the image and pixel AUROC in bfloat16 minus that in float32, for backbones of several seeds."""
+    """Yield rows with the difference of AUROC (images and pixels) between bfloat16 and float32, for several seeds."""
     from sklearn.metrics import roc_auc_score
 
     from sklearn_exdd import ExDDDetector
@@ -383,7 +383,7 @@ def differences(name, backbone, n_seeds, X, y, masks, X_test, y_test, masks_test
     for seed in range(n_seeds):
         areas = []
         for precision in ("bfloat16", "float32"):
-            with tempfile.TemporaryDirectory() as folder:  # features of the test images are computed once
+            with tempfile.TemporaryDirectory() as folder:  # so that features of the test images are computed only once
                 extractor = extractor_of(backbone, precision, random_state=seed, **params)
                 detector = ExDDDetector(extractor, memory=folder, random_state=seed)
                 detector.fit(X, y, masks=masks, groups=groups)

@@ -1,11 +1,12 @@
-"""Cost of a prediction: CPU seconds, the share of each step, and peak memory of a process that only predicts.
+"""Cost of a prediction: CPU seconds, fraction of each step, and peak memory of a process that only predicts.
 
     python benchmarks/prediction.py
     python benchmarks/prediction.py --sides 256 --detectors gabor --runs 10
 
-Each prediction reads one image file (grey PNG) on one thread; times are the minimum of several runs. The detectors are
-fitted on twelve images of 640 x 1000 pixels, six of them with marked defects. "first" includes the work that a process
-does only once: building the network and preparing the banks.
+Each prediction reads one image file (grey PNG) and runs on one thread. Times are the minimum of several runs. The
+detectors are fitted on twelve images of 640 x 1000 pixels. Six of these images have marked defects. "first" is the time
+of the first prediction. It includes the work that a process does only once: building the network and preparing the
+banks.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def timed(function, seconds, step):
 
 
 def seconds_of(predict, image):
-    """Return the CPU seconds of a prediction, and the share of each of its steps."""
+    """Return the CPU seconds of a prediction, and the fraction of each of its steps."""
     seconds = Counter(dict.fromkeys(STEPS, 0.0))
     with ExitStack() as stack:
         for step, (owner, name) in STEPS.items():
@@ -62,7 +63,7 @@ def seconds_of(predict, image):
 
 
 def measure(detector, method, image, n_runs):
-    """Measure in this process, which has done nothing else before."""
+    """Measure a prediction in this process. The process must be new, because its peak memory is also measured."""
     predict = getattr(joblib.load(detector), method)
     first, _ = seconds_of(predict, image)
     total, shares = min((seconds_of(predict, image) for _ in range(n_runs)), key=lambda run: run[0])
@@ -76,7 +77,7 @@ def main():
     parser.add_argument("--sides", type=int, nargs="+", default=[800, 2048], help="sides of square images, in pixels")
     parser.add_argument("--methods", nargs="+", default=["score_samples", "predict_map"])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # set in the processes that measure
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # passed to the processes that measure
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:

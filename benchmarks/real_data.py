@@ -1,14 +1,19 @@
-"""Accuracy on real images: one-class against dual, in grouped cross-validation.
+"""Accuracy on real images, of one-class and of dual detectors, in grouped cross-validation.
 
     python benchmarks/real_data.py FOLDER
 
-FOLDER (or the environment variable EXDD_DATA) holds images in one of the layouts of
-``sklearn_exdd.datasets``: ``index.csv`` with image, label, mask, type, group; ``normal/``
-and ``defect/``; MVTec AD; KSDD2. Images of one group are never on both sides of a split.
+FOLDER (or the environment variable EXDD_DATA) holds images in one of the layouts of ``sklearn_exdd.datasets``:
 
-Half of the groups (a fixed draw) form the *development* part, on which the defaults of
-the library were chosen. The default ``--part report`` tests only on the other half, fold
-by fold, and trains on everything else. The 95 % intervals come from resampling groups.
+* a file ``index.csv`` with the columns image, label, mask, type and group
+* the folders ``normal/`` and ``defect/``
+* the layout of MVTec AD
+* the layout of KSDD2
+
+Images of one group are never on both sides of a split.
+
+Half of the groups, in a fixed draw, form the *development* part. The defaults of the library were chosen on this part.
+The default ``--part report`` tests only on the other half. Each fold of this half is tested with a detector that is
+trained on all other images. The 95 % intervals are computed by resampling groups.
 """
 
 import argparse
@@ -29,7 +34,7 @@ from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvtec
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_roc_auc_score
 
-N_BINS = 4096  # bins of the pixel histograms from which intervals are computed
+N_BINS = 4096  # number of bins in the pixel histograms, which give the intervals
 MAX_FPR = 0.3
 METRICS = ("image AUROC", "image AP", "pixel AUROC", "AUPRO")
 
@@ -58,7 +63,7 @@ def load(folder):
 
 
 def parts(data):
-    """Return the indices of the images in each part. Halves contain whole groups."""
+    """Return the indices of the images in each part. Each half contains whole groups."""
     everything = np.arange(len(data.X))
     halves = StratifiedGroupKFold(2, shuffle=True, random_state=0)
     report, development = next(halves.split(everything, data.kinds, data.groups))
@@ -69,7 +74,7 @@ def splits(data, part, n_folds, seed):
     """Yield pairs of training and test indices that keep groups together."""
     everything = np.arange(len(data.X))
     pool = parts(data)[part]
-    # The development part never sees the other half, not even for training.
+    # Detectors for the development part never use the other half, not even for training.
     outside = np.setdiff1d(everything, pool) if part == "report" else np.array([], dtype=int)
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     for train, test in folds.split(pool, data.kinds[pool], data.groups[pool]):
@@ -77,7 +82,7 @@ def splits(data, part, n_folds, seed):
 
 
 def thin_defects(data, train, n_defects, seed):
-    """Keep about `n_defects` defect images of the training set, in whole groups and balanced over types."""
+    """Select about `n_defects` defect images of the training set, as whole groups and balanced over types."""
     defects, normals = train[data.y[train] == 1], train[data.y[train] == 0]
     n_parts = round(len(defects) / n_defects) if n_defects else 0
     if n_parts == 0:
@@ -90,7 +95,7 @@ def thin_defects(data, train, n_defects, seed):
 
 
 def run(data, part, n_folds, seed, share, params):
-    """Return out-of-fold scores, maps and decisions, with NaN for images that are not tested."""
+    """Return out-of-fold scores, maps and decisions. Images that are not tested get NaN."""
     scores, alarms, folds = np.full((3, len(data.X)), np.nan)
     maps = {}
     n_train = []
@@ -112,7 +117,7 @@ def run(data, part, n_folds, seed, share, params):
 
 
 def histograms(data, result):
-    """Return histograms of normal pixels, defect pixels and region overlaps per image, over common bins."""
+    """Return histograms over common bins, for each image: normal pixels, defect pixels and region overlaps."""
     tested = sorted(result["maps"])
     sample = np.concatenate([result["maps"][i].ravel()[::97] for i in tested])
     edges = np.unique(np.quantile(sample, np.linspace(0, 1, N_BINS)[1:-1]))
@@ -131,7 +136,7 @@ def histograms(data, result):
 
 
 def pixel_metrics(totals, n_regions):
-    """Return pixel AUROC and AUPRO from histograms ordered from the highest bin down, or NaN without masks."""
+    """Return pixel AUROC and AUPRO from histograms that start with the highest bin. Without masks, return NaN."""
     if not n_regions:
         return np.nan, np.nan
     false_rate, true_rate = (np.concatenate([[0], np.cumsum(row) / row.sum()]) for row in totals[:2])
@@ -148,7 +153,7 @@ def image_metrics(y, scores, weights):
 
 
 def fold_metrics(data, result, fold):
-    """Return all metrics of the images tested in one fold, or NaN if they are all normal or all defects."""
+    """Return all metrics of the images tested in one fold. If they are all normal or all defects, return NaN."""
     tested = np.flatnonzero(result["folds"] == fold)
     y, masks, maps = data.y[tested], [data.pixels[i] for i in tested], [result["maps"][i] for i in tested]
     if len(np.unique(y)) < 2:
@@ -164,7 +169,7 @@ def map_metrics(masks, maps):
 
 
 def evaluate(data, results, n_bootstrap, reference=None):
-    """Return metrics averaged over seeds, with group-bootstrap intervals of the averages, and the bootstrap draws."""
+    """Return metrics averaged over seeds, with bootstrap intervals over groups, and the bootstrap draws."""
     tested = np.flatnonzero(~np.isnan(results[0]["scores"]))
     y, groups = data.y[tested], data.groups[tested]
     names, numbers = np.unique(groups, return_inverse=True)
@@ -233,7 +238,7 @@ def evaluate(data, results, n_bootstrap, reference=None):
 
 
 def milliseconds(data, params):
-    """Return the wall time per image of features alone, and of features and score, without a cache."""
+    """Return the wall time per image for the features, and for features and score together, without a cache."""
     params = {**params, "memory": None}
     n_images = min(40, len(data.X))
     train = np.random.RandomState(0).permutation(len(data.X))[:160]

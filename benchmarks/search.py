@@ -1,12 +1,14 @@
-"""CPU time of a grid search with ``memory=``, as a multiple of one fit and one prediction of all images.
+"""CPU time of a grid search with ``memory=``, relative to one fit and one prediction of all images.
 
     python benchmarks/search.py --images 100 --size 256
 
 The search tries 24 candidates (number of synthetic defects, neighbours, epsilon) in five folds on generated surfaces.
-It is compared with two others. One is the same search without ``memory=``: a plain Pipeline, extrapolated from one
-fold, on which each number of synthetic defects is fitted once. The other is a cross-validation of the most expensive
-candidate alone. As each of the five folds has its own training set and synthetic defects, no cache can make a search
-much cheaper than that.
+It is compared with two other times:
+
+* The same search without ``memory=``, with a plain Pipeline. It is extrapolated from one fold, on which each number of
+  synthetic defects is fitted once.
+* A cross-validation of the most expensive candidate. Each of the five folds has its own training set and synthetic
+  defects, so a cache cannot make a search much cheaper than this cross-validation.
 """
 
 import argparse
@@ -53,7 +55,7 @@ def main():
     candidates = {**CANDIDATES, "cutpastedefectaugmenter__n_synthetic": arguments.counts}
     each = len(CANDIDATES["exdddetector__n_neighbors"]) * len(CANDIDATES["exdddetector__epsilon"])
 
-    pipeline().fit(X[:10], y[:10])  # imports, and other costs of the first fit only
+    pipeline().fit(X[:10], y[:10])  # not timed: imports, and other costs of the first fit
     once = min(cpu_seconds(lambda: pipeline().fit(X, y).predict(X)) for _ in range(3))
     folds = [
         cpu_seconds(lambda n=n: pipeline(n_synthetic=n).fit(X[train], y[train]).predict(X[test]))

@@ -1,10 +1,11 @@
-"""Accuracy by the number of synthetic defects, for each augmenter, with and without real defects.
+"""Accuracy for different numbers of synthetic defects, for each augmenter, with and without real defects.
 
     python benchmarks/synthetic_count.py FOLDER --plot synthetic_count.png
 
-FOLDER is as for ``benchmarks/real_data.py``. Cross-validation keeps groups together. Held-out images are never
-augmented, and augmenters only see the training images of the fold. Gains over no synthetic defects are paired
-differences. The 95 % intervals come from resampling groups. The detector has default parameters: nothing is tuned.
+FOLDER is the same as for ``benchmarks/real_data.py``. Cross-validation keeps groups together. Held-out images are never
+augmented, and augmenters are fitted only on the training images of a fold. A gain is the paired difference to the same
+detector without synthetic defects. The 95 % intervals are computed by resampling groups. The detector has default
+parameters that are not tuned.
 """
 
 import argparse
@@ -36,7 +37,7 @@ AUGMENTERS = {
     "ddpm": DDPMDefectAugmenter(),
     "in&out": MixedDefectAugmenter([("ddpm", DDPMDefectAugmenter()), ("perlin", PerlinDefectAugmenter())]),
 }
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # colours of Okabe and Ito
 
 
 def scores_of(data, augmenter, count, share, arguments, seed, cache):
@@ -61,7 +62,7 @@ def scores_of(data, augmenter, count, share, arguments, seed, cache):
 
 
 def resampled(data, scores, n_bootstrap):
-    """Return image AUROC and AP, averaged over seeds, for all images and for each resampling of groups."""
+    """Return the AUROC and AP of images, averaged over seeds, for all images and for each resampling of groups."""
     tested = np.flatnonzero(~np.isnan(scores[0]))
     y = data.y[tested]
     names, numbers = np.unique(data.groups[tested], return_inverse=True)
@@ -135,7 +136,7 @@ def main():
             jobs = [(None, 0)] + [(name, count) for name in arguments.augmenters for count in arguments.counts]
             for name, count in jobs:
                 if name == "paste" and share == 0:
-                    continue  # there is nothing to paste
+                    continue  # without real defects, there is nothing to paste
                 started = time.time()
                 scores = [
                     scores_of(data, AUGMENTERS.get(name), count, share, arguments, seed, cache)

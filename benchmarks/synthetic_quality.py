@@ -1,11 +1,11 @@
-"""Kernel and Fréchet distance between synthetic and real defects, for each augmenter.
+"""Kernel distance and Fréchet distance between synthetic and real defects, for each augmenter.
 
     python benchmarks/synthetic_quality.py FOLDER
 
-FOLDER is as for ``benchmarks/real_data.py``. Each augmenter is fitted on normal images of one half of the groups. Its
-defects are compared, patch by patch, with the real defects of the other half; then the halves swap roles. The features
-are the linear responses of the embedded filters. The rows "real" compare the real defects of the two halves: this is
-the best that an augmenter can achieve.
+FOLDER is the same as for ``benchmarks/real_data.py``. Each augmenter is fitted on normal images of one half of the
+groups. The patches on its defects are compared with the patches on the real defects of the other half. Then the two
+halves change roles. The features are the linear responses of the embedded filters. The rows "real" compare the real
+defects of the two halves. This is the best result that an augmenter can reach.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from sklearn_exdd.metrics import frechet_distance, kernel_distance
 
 
 def compare(data, real, images, masks, half, name, seconds=""):
-    """Compare some defects with the real ones, and print and return a row of results."""
+    """Compare a set of defects with the real defects. Print a row of results and return it."""
     given = {
         "real_masks": [data.pixels[i] for i in real],
         "synthetic_masks": masks,

@@ -2,15 +2,15 @@
 A cluster with Dask
 ===================
 
-If there are more images than one machine should read, ``fit`` is split into tasks for ``joblib``,
-as is a search. A setting outside the detector decides where the tasks run: here, on two worker
-processes of Dask. The results are bit-identical.
+A single machine may be too slow to read all images. ``fit`` therefore splits its work into tasks for ``joblib``. A
+search also does this. The backend of ``joblib`` decides where the tasks run. In this example, they run on two worker
+processes of Dask. The results are bit-identical to those of a single process.
 """
 
 # %%
 # Files that every worker can read
 # --------------------------------
-# Tasks carry paths rather than images. With several machines, put the images in a shared folder.
+# Each task receives paths instead of images. If you use several machines, put the images in a shared folder.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,19 +36,19 @@ train, test = np.arange(100), np.arange(100, 140)
 # Two workers
 # -----------
 # ``pip install "sklearn_exdd[cluster]"`` installs Dask. Here, both workers are processes on this
-# machine. With several machines, run ``dask scheduler`` on one and ``dask worker ADDRESS`` on the
-# others; in the code, only the client changes: ``Client("tcp://ADDRESS")``.
+# machine. If you use several machines, run ``dask scheduler`` on one machine and ``dask worker ADDRESS`` on the others.
+# In the code, only the client changes to ``Client("tcp://ADDRESS")``.
 cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
 client = Client(cluster)
 client.wait_for_workers(2)
-client.run(ExDDDetector().fit, X[:4])  # each worker loads the library now instead of in its first task
+client.run(ExDDDetector().fit, X[:4])  # each worker loads the library now, not in its first task
 client.get_task_stream()  # start recording tasks for the figure below
 
 # %%
 # Fit and search
 # --------------
-# ``shard_size`` is the number of images per task. The default, "auto", would not distribute a fit
-# as small as this one: it keeps features in memory if they take at most 1 GiB.
+# ``shard_size`` is the number of images per task. The default, "auto", keeps features in memory if they take at most 1
+# GiB. It would therefore not distribute the small fit of this example.
 detector = ExDDDetector(shard_size=8, random_state=0)
 search = GridSearchCV(ExDDDetector(random_state=0), {"epsilon": ["scale", 1e-6]}, scoring="average_precision", cv=3)
 with joblib.parallel_config(backend="dask"):
@@ -65,10 +65,14 @@ for candidate, precision in zip(search.cv_results_["params"], search.cv_results_
 # %%
 # Timeline of the tasks
 # ---------------------
-# A fit makes four passes over the shards: to learn the scale of the features, to draw patches for
-# the bank, to learn the scale again with each fold of the images left out, and to score each image
-# for the threshold. Between two passes, one machine merges the results. A search creates one task per
-# candidate and fold.
+# A fit makes four passes over the shards:
+#
+# * The first pass learns the scale of the features.
+# * The second pass draws patches for the bank.
+# * The third pass learns the scale again, leaving out one fold of the images at a time.
+# * The fourth pass scores each image, for the threshold.
+#
+# Between two passes, one machine merges the results. A search creates one task per candidate and fold.
 names = {
     "_on_images": ("fit: feature scale", "#56B4E9"),
     "_sampled": ("fit: patches for the bank", "#009E73"),
@@ -87,7 +91,7 @@ spans = [
 origin = min(spans)[0]
 for row, worker in enumerate(workers):
     own = sorted(span for span in spans if span[2] == worker)
-    ends = [start for start, *_ in own[1:]] + [np.inf]  # a worker does one task at a time
+    ends = [start for start, *_ in own[1:]] + [np.inf]  # a worker runs one task at a time
     for (start, stop, _, key), end in zip(own, ends):
         label, color = next(looks for name, looks in names.items() if f"of_{name}_" in key)
         ax.barh(row, min(stop, end) - start, 0.8, start - origin, color=color, edgecolor="white", label=label)

@@ -2,14 +2,15 @@
 Monitoring a line: do images still resemble the training images?
 ================================================================
 
-A detector's threshold is valid for images like those it was fitted on. A monitor raises an alarm when
-new images differ. The probability that it ever raises a false alarm is at most ``alpha``.
+The threshold of a detector is valid only for images that resemble its training images. A monitor raises an alarm when
+new images differ from them. The probability that the monitor ever raises a false alarm is at most ``alpha``.
 """
 
 # %%
-# The line has steady light: the brightness of its images varies by 2 %. The detector and the monitor
-# are both fitted on the same 100 images. The monitor uses the detector's scores for images it has not
-# seen (``calibration_scores_``), and the brightness, contrast, sharpness and size of the images.
+# The production line has steady light: the brightness of its images varies by 2 %. The detector and the monitor are
+# fitted on the same 100 images. The monitor observes the brightness, contrast, sharpness and size of images, and the
+# scores that the detector gives to images. As a reference for the scores, it uses ``calibration_scores_``, which are
+# computed as for unseen images.
 from copy import deepcopy
 
 import matplotlib.pyplot as plt
@@ -33,8 +34,8 @@ monitor = DriftMonitor(detector, alpha=0.01, random_state=0).fit(X)
 # %%
 # A quiet shift, then an ageing lamp
 # ----------------------------------
-# Call ``update`` with each batch: it returns whether there is an alarm, and why. After 400 images, the
-# lamp begins to lose 1 % of its light every 10 images.
+# Call ``update`` with each batch of images. The result tells whether there is an alarm, and what has changed. After 400
+# images, the lamp begins to lose 1 % of its light every 10 images.
 monitor.update(photograph(400, light=1.0, seed=1))
 print("alarms after 400 images:", monitor.alarms_)
 undisturbed = deepcopy(monitor)
@@ -47,10 +48,11 @@ print("changes reported after", result.n_seen, "images:", result.changes)
 # %%
 # The evidence
 # ------------
-# Each statistic has a martingale: a capital that starts at 1 and is bet against the hypothesis that
-# nothing has changed. Without a change, the capital does not grow on average, whatever the bets. The
-# probability that it reaches the alarm line is then at most ``alpha`` divided by the number of
-# statistics. Left: the ageing lamp. Right: the same production line if its lens loses focus instead.
+# For each statistic, the monitor computes a martingale. A martingale is a capital that starts at 1 and is bet against
+# the hypothesis that nothing has changed. Without a change, the capital does not grow on average, whatever the bets
+# are. The probability that it ever reaches the alarm line is then at most ``alpha`` divided by the number of
+# statistics. The left plot shows the ageing lamp. The right plot shows the same production line if the lens loses focus
+# instead.
 blurry = undisturbed
 blurry.update(ndimage.gaussian_filter(photograph(30, light=1.0, seed=2), (0, 0.7, 0.7)))
 
@@ -63,6 +65,7 @@ for ax in (left, right):
     ax.legend(loc="upper left", fontsize="small")
 
 # %%
-# An alarm persists until ``reset`` starts a new stream, here after the lamp has been replaced.
+# An alarm persists until ``reset`` starts a new stream. In this example, ``reset`` is called after the lamp has been
+# replaced.
 monitor.reset()
 print("alarm with a new lamp:", monitor.update(photograph(50, light=1.0, seed=3)).alarm)

@@ -2,12 +2,12 @@
 Explanations: the patches behind a decision
 ===========================================
 
-Every row of a memory bank records the image and the position that it came from, so a detector can
-show the patches it compared.
+Every row of a memory bank records the image and the position from which its patch comes. A detector can therefore show
+the patches that it compared.
 """
 
 # %%
-# Fit a detector with both banks and keep the training images: the explanations refer to them.
+# Fit a detector with both banks. Keep the training images, because the explanations refer to them.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -22,9 +22,10 @@ scores = detector.score_samples(X[test])
 # %%
 # Patch, nearest normal, nearest defect
 # -------------------------------------
-# From left to right: the image with the patch that decided, its map, and the nearest normal and
-# defect patches from training. A defect resembles a known defect, and its nearest normal patch is
-# a poor match. For the normal part in the last row, it is the other way round.
+# Each row shows, from left to right, the image with the patch that determined the score, the map, the nearest normal
+# patch and the nearest defect patch. Both nearest patches come from training images. A defect resembles a known defect,
+# and its nearest normal patch is a poor match. The last row shows a normal part. Its patch resembles a normal patch,
+# and the nearest defect patch is a poor match.
 order = test[np.argsort(-scores)]
 shown = [*order[y[order] == 1][[2, 5]], order[y[order] == 0][-1]]
 display = DefectMapDisplay.from_estimator(
@@ -32,16 +33,16 @@ display = DefectMapDisplay.from_estimator(
 )
 
 # %%
-# ``explain`` returns the same information as numbers, for a report or a log:
+# ``explain`` returns the same information as numbers, which can be written to a report or a log.
 for name, value in detector.explain(X[shown[:1]])[0].items():
     print(f"{name:16} {value if value is None or isinstance(value, (bool, int, str)) else np.round(value, 2).tolist()}")
 
 # %%
 # All patches at once
 # -------------------
-# Each patch of the test images is a point, placed by its distances to the normal and to the defect
-# bank. The score is constant along each line. Patches beside a defect see part of it and score like
-# it, which is why a map is wider than its defect.
+# Each point is a patch of a test image. Its coordinates are the distances of the patch to the defect bank and to the
+# normal bank. The score is constant along each line. Patches beside a defect include part of the defect, and their
+# scores are similar. For this reason, a map is wider than its defect.
 kinds = {"in a normal image": "#56B4E9", "beside a defect": "#999999", "on a defect": "#D55E00"}
 kind, d_normal, d_defect = [], [], []
 for image, label, mask in zip(X[test], y[test], masks[test]):

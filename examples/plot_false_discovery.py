@@ -3,12 +3,12 @@ False discoveries: how many of the alarms are false
 ===================================================
 
 A false-alarm rate limits the alarms among normal images. If defects are rare, most alarms may still be
-false. P-values corrected over a batch limit the share of false alarms among all alarms.
+false. The p-values of a batch can be corrected so that the fraction of false alarms among all alarms is limited.
 """
 
 # %%
-# The detector learns from 600 normal surfaces; batches are drawn from the others. Its p-value for an image
-# says how rarely a normal image scores as high.
+# The detector learns from 600 normal surfaces. The batches are drawn from the other images. The p-value of an image is
+# the probability that a normal image scores at least as high.
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import false_discovery_control
@@ -22,9 +22,9 @@ detector = ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(
 p_normal, p_defect = detector.p_values(X[normal[600:]]), detector.p_values(X[defect])
 
 # %%
-# Compare two rules on batches of 200 images with a growing share of defects. The first calls every image with
-# a p-value of at most 0.05 a defect, as ``predict`` does. The second is the Benjamini-Hochberg procedure with
-# a false-discovery rate of 0.1.
+# Compare two rules on batches of 200 images, with different fractions of defects. The first rule calls every image with
+# a p-value of at most 0.05 a defect, as ``predict`` does. The second rule is the Benjamini-Hochberg procedure with a
+# false-discovery rate of 0.1.
 shares, rng = np.array([0.02, 0.05, 0.1, 0.2, 0.4]), np.random.RandomState(0)
 rules = {
     "p-value at most 0.05": lambda p_values: p_values <= 0.05,
@@ -44,9 +44,9 @@ for share in shares:
         found[name].append(np.mean(own, axis=0)[1])
 
 # %%
-# Left: the p-values; those of normal images are spread evenly, near 0.05 in each bin (dotted line). Middle: the share
-# of false alarms among all alarms, which the second rule keeps below its limit of 0.1 (dotted line). Right: the price
-# of a lower share is that fewer defects are found.
+# The left plot shows the p-values. The p-values of normal images are spread evenly: each bin holds about 0.05 of them
+# (dotted line). The middle plot shows the fraction of false alarms among all alarms. The second rule keeps this
+# fraction below its limit of 0.1 (dotted line). The right plot shows the price: the second rule finds fewer defects.
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
 bins = np.linspace(0, 1, 21)
 for p_values, name, color in ((p_normal, "normal", "#0072B2"), (p_defect, "defect", "#D55E00")):

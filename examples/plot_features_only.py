@@ -2,15 +2,15 @@
 Features only: a detector on vectors
 ====================================
 
-If X is a table of numbers, a detector is a plain scikit-learn classifier. In two dimensions, a
-plot shows what the second bank changes.
+If X is a table of numbers, a detector is a plain scikit-learn classifier. With two features, a plot shows the effect of
+the second bank.
 """
 
 # %%
 # One kind of normal, one known kind of defect
 # --------------------------------------------
-# The rows are measurements of 120 normal parts, which lie along a curve, and of a dozen known
-# defects of one kind.
+# The rows are measurements of 120 normal parts and of 12 known defects. The normal parts lie along a curve. All defects
+# are of one kind.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import make_moons
@@ -32,10 +32,11 @@ X, y = np.concatenate([normal, defect]), np.repeat([0, 1], [len(normal), len(def
 # %%
 # Where the decision boundary runs
 # --------------------------------
-# From normal rows alone, the detector draws a band around the curve. It does not know where
-# defects are, so the band is equally wide everywhere. With known defects, the boundary moves
-# away from them and leaves more room elsewhere. An isolation forest knows one class only. A
-# support-vector classifier knows both, but takes any row far from all training rows for normal.
+# If the detector learns from normal rows only, its boundary is a band around the curve. The band has the same width
+# everywhere, because the detector does not know where defects lie. If it also learns from known defects, the boundary
+# moves away from the defects and leaves more room elsewhere. An isolation forest learns from one class only. A
+# support-vector classifier learns from both classes, but it classifies any row that is far from all training rows as
+# normal.
 models = {
     "ExDD, normal rows only": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(normal),
     "ExDD, both banks": ExDDDetector(max_false_alarm_rate=0.02, n_top_patches=1, random_state=0).fit(X, y),
@@ -61,14 +62,14 @@ axes[0, 0].legend(loc="lower left")
 # %%
 # Combine with scikit-learn
 # -------------------------
-# A detector on vectors passes all of scikit-learn's estimator checks, so it works wherever a
-# classifier does: after a scaler, in cross-validation, inside a calibrator.
+# A detector on vectors passes all estimator checks of scikit-learn. It can therefore be used like any other classifier:
+# after a scaler, in cross-validation, or inside a calibrator.
 scores = cross_val_score(make_pipeline(StandardScaler(), ExDDDetector(random_state=0)), X, y, scoring="roc_auc", cv=3)
 print("AUROC in three folds:", scores.round(3))
 
 # %%
-# Conversely, the feature maps of images are vectors for any other tool. Here, each image becomes
-# one vector of the mean and the maximum of each feature.
+# Conversely, other tools can use the feature maps of images. In this example, each image is described by one vector,
+# which holds the mean and the maximum of each feature.
 pictures, labels, _ = make_surface_defects(120, image_shape=(64, 64), texture="cast", random_state=0)
 maps = GaborFeatureExtractor().fit(pictures[labels == 0]).transform(pictures)
 rows = np.array([np.concatenate([one.mean(axis=(0, 1)), one.max(axis=(0, 1))]) for one in maps])

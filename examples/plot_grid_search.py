@@ -7,7 +7,7 @@ image are extracted only once, whatever the number of folds and candidates.
 """
 
 # %%
-# The images show castings, whose rough texture hides some of the defects.
+# The images show castings. Their rough texture hides some of the defects.
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -23,9 +23,9 @@ X, y, masks = make_surface_defects(120, defect_fraction=0.3, image_shape=(64, 64
 # %%
 # Search epsilon and the number of patches
 # ----------------------------------------
-# ``epsilon`` controls the influence of the defect bank. With a large value, only the distance to the
-# normal bank counts; with the published 1e-6, the smallest distance to a defect decides.
-# ``n_top_patches`` is the number of patches that make up the score of an image.
+# ``epsilon`` controls the influence of the defect bank. With a large value, only the distance to the normal bank
+# counts. With the published value 1e-6, the smallest distance to a defect decides. ``n_top_patches`` is the number of
+# patches from which the score of an image is computed.
 epsilons = [1e-6, 0.1, 1.0, "scale", 10.0, 100.0]
 counts = [1, 3, 10, 30]
 with TemporaryDirectory() as cache:
@@ -48,8 +48,8 @@ print("Best:", search.best_params_)
 # %%
 # The heat map
 # ------------
-# Each cell shows the mean and the standard deviation over three folds. If candidates differ by less
-# than that, keep the default: a candidate that wins by chance is unlikely to win again.
+# Each cell shows the mean and the standard deviation over three folds. If two candidates differ by less than the
+# standard deviation, keep the default. A candidate that is best by chance is unlikely to be best on other images.
 mean, spread = (search.cv_results_[f"{kind}_test_score"].reshape(len(epsilons), -1) for kind in ("mean", "std"))
 figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 image = ax.imshow(mean, cmap="viridis", aspect="auto")

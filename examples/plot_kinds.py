@@ -2,8 +2,8 @@
 Naming the kind of a defect
 ===========================
 
-A detector that was given the kinds of its training defects can name the kind of a new one. It looks up the most
-similar patches in its defect bank and lets them vote.
+If a detector was fitted with the kinds of its training defects, it can name the kind of a new defect. It finds the most
+similar patches in its defect bank, and these patches vote for their kinds.
 """
 
 # %%
@@ -28,8 +28,8 @@ detector = ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0)
 detector.fit(X[train], y[train], masks=list(masks[train]), kinds=kinds[train])
 
 # %%
-# ``predict_kind`` returns the kind of each image that ``predict`` calls a defect, and the share of votes for that
-# kind. Images called normal have no kind.
+# For each image that ``predict`` calls a defect, ``predict_kind`` returns a kind and the fraction of votes for it.
+# Images that ``predict`` calls normal do not get a kind.
 names, votes = detector.predict_kind(X[~train])
 is_named = np.array([name is not None for name in names])
 is_found = is_named & (y[~train] == 1)
@@ -37,7 +37,7 @@ print(f"{is_found.sum()} of {(y[~train] == 1).sum()} defects found")
 print(f"correct kind: {np.mean(names[is_found] == kinds[~train][is_found]):.2f} (by chance: {1 / 4:.2f})")
 
 # %%
-# If the kind is wrong, the vote is often close.
+# If the predicted kind is wrong, the vote is often close.
 figure, axes = plt.subplots(2, 5, figsize=(11, 5), layout="constrained")
 for ax, i in zip(axes.ravel(), np.flatnonzero(is_found)[:: max(1, is_found.sum() // 10)]):
     ax.imshow(X[~train][i], cmap="gray", vmin=0, vmax=255)
@@ -51,7 +51,7 @@ for ax, i in zip(axes.ravel(), np.flatnonzero(is_found)[:: max(1, is_found.sum()
     ax.axis("off")
 
 # %%
-# A confusion matrix shows which kinds are mistaken for each other:
+# A confusion matrix shows which kinds are confused with each other.
 display = ConfusionMatrixDisplay.from_predictions(
     kinds[~train][is_found],
     names[is_found].astype(str),

@@ -2,15 +2,16 @@
 A detector as one ONNX file
 ===========================
 
-A detector is fitted in Python, but a production line may have no Python, or no room for torch. An ONNX
-file holds the whole prediction, from the raw pixels of the camera to score, decision and map. Any program
-can run it with onnxruntime.
+A detector is fitted in Python. However, Python may not be available on a production line, or torch may be too large for
+it. An ONNX file holds all steps of a prediction, from the raw pixels of the camera to the score, the decision and the
+map. Any program can run the file with onnxruntime.
 """
 
 # %%
 # Fit and export
 # --------------
-# The exported model is run and compared with the detector, and the file is written only if their predictions agree.
+# ``to_onnx`` runs the exported model and compares its predictions with those of the detector. It writes the file only
+# if the predictions agree.
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -32,7 +33,7 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # Run it
 # ------
 # These lines need only numpy and onnxruntime. The input is a batch of raw images of any size, with shape
-# (batch, height, width, channels). The metadata describe the detector.
+# (batch, height, width, channels). The metadata of the file describe the detector.
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]
 found = dict(zip(names, session.run(names, {"image": X[80:, ..., None]})))
@@ -50,7 +51,8 @@ print(f"maps by at most {np.abs(found['anomaly_map'] - maps).max() / maps.max():
 # %%
 # Scores and maps from the file
 # -----------------------------
-# A p-value is the share of normal images that look at least as unusual: 0.02 means one in fifty.
+# A p-value is the fraction of normal images that look at least as unusual as the image. For example, 0.02 means one
+# normal image in fifty.
 shown = np.argsort(found["p_value"], kind="stable")[[0, 1, len(scores) // 2, -1]]
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), layout="constrained")
 for (top, bottom), i in zip(axes.T, shown):

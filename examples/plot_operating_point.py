@@ -2,13 +2,13 @@
 An operating point by cost
 ==========================
 
-The lower the false-alarm rate, the more defects are missed. Count both kinds of mistake at several
-rates before you choose one, and let your own costs decide.
+A lower false-alarm rate means that more defects are missed. Before you choose a rate, count both kinds of mistakes at
+several rates, and weigh them with your own costs.
 """
 
 # %%
-# The images show castings, whose rough texture hides some of the defects. The detector learns from
-# 100 normal images and 10 defects, and is measured on 100 other normal images and 40 other defects.
+# The images show castings. Their rough texture hides some of the defects. The detector learns from 100 normal images
+# and 10 defects. It is tested on 100 other normal images and 40 other defects.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -26,9 +26,9 @@ scores = detector.score_samples(X[test])
 # %%
 # The trade-off at a glance
 # -------------------------
-# The thresholds for the promised rates are computed from the normal training images alone. The last
-# line is the threshold with the lowest cost on the test images, if a miss costs as much as ten false
-# alarms. It was chosen on these very images, so expect more mistakes on new ones.
+# The thresholds for the promised rates are computed only from the normal training images. The last line shows the
+# threshold with the lowest cost on the test images, if a miss costs as much as ten false alarms. This threshold was
+# chosen on the test images themselves. It will therefore cause more mistakes on new images.
 points = operating_points(y[test], scores, detector.calibration_scores_, cost_miss=10)
 names = ["lowest cost" if point.rate is None else f"promised {point.promised_rate:.2f}" for point in points]
 print("operating point  threshold  false alarms  misses    cost")
@@ -41,8 +41,8 @@ for name, point in zip(names, points):
 # %%
 # Vary the cost of a miss
 # -----------------------
-# Left: the mistakes at each operating point. Right: the mistakes at the cheapest threshold, as the
-# cost of a miss varies. The more a miss costs, the more false alarms are worth accepting.
+# The left plot shows the mistakes at each operating point. The right plot shows the mistakes at the threshold with the
+# lowest cost, for different costs of a miss. If a miss costs more, more false alarms are acceptable.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 places = np.arange(len(points))
 alarms = left.barh(places - 0.2, [point.n_false_alarms for point in points], 0.38, color="#0072B2")

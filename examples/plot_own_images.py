@@ -2,16 +2,16 @@
 Your own folder of images
 =========================
 
-Go from a folder of files to decisions, maps and a saved detector. The folder here is generated;
-replace it with the path of your own.
+This example starts from a folder of image files. It ends with decisions, maps and a saved detector. The folder is
+generated. Replace it with the path of your own folder.
 """
 
 # %%
 # The folder
 # ----------
-# ``good/`` holds the normal parts and ``defect/`` the defects, optionally with one subfolder per
-# kind. ``masks/`` holds the masks, each under the name of its image. Images may differ in size.
-# Masks and defects are optional.
+# ``good/`` holds images of normal parts, and ``defect/`` holds images of defects. ``defect/`` may have one subfolder
+# for each kind of defect. ``masks/`` holds the masks. Each mask has the same file name as its image. Images may differ
+# in size. Masks and defects are optional.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,10 +40,10 @@ print(f"{len(data.X)} files, including {data.y.sum()} defects; the first is {dat
 # %%
 # Split, fit, predict
 # -------------------
-# The images stay a list of paths. Files are read in batches, so memory does not grow with the
-# folder. If several images show the same part, split by part (``GroupShuffleSplit``) instead of
-# at random as here. One false alarm in twenty normal images is allowed; this test set is too
-# small to tell whether the rate is met.
+# The images are passed as a list of paths. Files are read in batches, so memory use does not grow with the number of
+# images. This example splits the images at random. If several images show the same part, split them by part with
+# ``GroupShuffleSplit`` instead. One false alarm in twenty normal images is allowed. This test set is too small to check
+# whether the rate is met.
 train, test = train_test_split(np.arange(len(data.X)), test_size=0.5, stratify=data.y, random_state=0)
 
 
@@ -62,9 +62,9 @@ display.ax_.set_title(f"Decisions on {len(test)} new images")
 # %%
 # Highest scores first
 # --------------------
-# An inspector wants to see the images with the highest scores, and where the scores come from.
-# The solid line is the true mask. The dashed line marks where the map exceeds the threshold. It
-# is wider than the defect because a patch also sees its surroundings.
+# The images with the highest scores come first. The map of an image shows where its score comes from. The solid line is
+# the outline of the true mask. The dashed line encloses the pixels where the map exceeds the threshold. This area is
+# wider than the defect, because a patch also covers the surroundings of a defect.
 worst = test[np.argsort(-scores)[:6]]
 DefectMapDisplay.from_estimator(detector, take(data.X, worst), data.y[worst], masks=take(data.masks, worst))
 

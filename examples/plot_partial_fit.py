@@ -2,9 +2,9 @@
 Correcting the detector
 =======================
 
-Parts change: a supplier starts to stamp a mark on them, and a detector that has never seen the mark
-raises alarms. An operator corrects a few of them with ``partial_fit``, and the rest stop. The
-detector still finds defects.
+Parts can change. In this example, a supplier starts to stamp a mark on the parts. The detector has never seen the mark,
+and raises false alarms. An operator corrects a few false alarms with ``partial_fit``. The other false alarms then
+disappear, and the detector still finds defects.
 """
 
 # %%
@@ -22,7 +22,7 @@ detector = ExDDDetector(random_state=0).fit(X[:80], y[:80], masks=masks[:80])
 # %%
 # The parts change
 # ----------------
-# From now on, every part has a mark stamped into one corner.
+# From now on, every part has a mark in one corner.
 stamp = np.ones((96, 96))
 rows, columns = np.mgrid[:96, :96]
 ring = np.hypot(rows - 76, columns - 76)
@@ -35,9 +35,9 @@ print(f"{detector.predict(stamped)[truth == 0].sum()} false alarms in {(truth ==
 # %%
 # A few corrections
 # -----------------
-# The operator labels three of the alarms as normal, and later three more. The patches that caused
-# these alarms are added to the normal bank, and the threshold is recomputed. No earlier image is
-# needed.
+# The operator labels three of the images with false alarms as normal, and later three more. The patches that caused
+# these alarms are added to the normal bank, and the threshold is recomputed. This step does not need the original
+# training images.
 history, corrected = [detector.decision_function(stamped)], np.array([], dtype=int)
 maps_before = detector.predict_map(stamped)
 for _ in range(2):
@@ -54,8 +54,8 @@ for step, decisions in enumerate(history):
 # %%
 # Before and after
 # ----------------
-# The top row shows two images before the corrections, the bottom row the same images after: a
-# normal part on the left, a defect on the right.
+# The top row shows the maps of two images before the corrections. The bottom row shows the maps of the same images
+# after the corrections. A normal part is on the left, and a defect is on the right.
 shown = [rest[truth[rest] == 0][2], rest[truth[rest] == 1][0]]
 both = np.concatenate([maps_before[shown], detector.predict_map(stamped[shown])])
 display = DefectMapDisplay.from_predictions(
@@ -68,8 +68,8 @@ display = DefectMapDisplay.from_predictions(
 )
 
 # %%
-# The plot shows all stamped images that were not corrected. The normal ones fall below the
-# threshold, and almost all defects stay above it.
+# The plot shows all stamped images that were not corrected. The scores of normal images fall below the threshold. The
+# scores of almost all defects stay above it.
 figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for label, name, color, marker in ((0, "normal", "#0072B2", "o"), (1, "defect", "#D55E00", "^")):
     lines = np.array(history)[:, rest[truth[rest] == label]]

@@ -2,16 +2,15 @@
 Pretrained features or filters?
 ===============================
 
-The default features come from a small network that was trained on ImageNet photographs and is installed with the
-library. A bank of filters, ``"gabor"``, needs no weights. Which of the two is better depends on the surface and on
-the number of normal images, so compare them on your own images.
+The default features come from a small network. It was trained on photographs of ImageNet and is installed with the
+library. The alternative, ``"gabor"``, is a bank of filters that needs no weights. The surface and the number of normal
+images determine which of the two is better. Compare both on your own images.
 """
 
 # %%
 # The images show a rough casting with scratches, pits, stains and dents. Each detector learns from 5 to 40 normal
-# images and ranks 90 new ones. The area under the ROC curve is 1 if every defect scores higher than every normal
-# image, and 0.5 by chance. Each detector is fitted
-# three times, each time on different normal images.
+# images, and then scores 90 new images. The area under the ROC curve is 1 if every defect scores higher than every
+# normal image, and 0.5 for random scores. Each detector is fitted three times, each time on different normal images.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -36,7 +35,7 @@ for name, (features, _) in FEATURES.items():
     detectors[name] = detector
 
 # %%
-# Points are single fits; lines are their means.
+# Each point shows one fit. The lines show the means of the three fits.
 figure, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
 for (name, (_, color)), shift in zip(FEATURES.items(), (0.97, 1.03)):
     values = np.array([[areas[name, n, repeat] for repeat in range(N_REPEATS)] for n in COUNTS])

@@ -2,9 +2,8 @@
 Quickstart: find and locate defects
 ===================================
 
-Fit a detector on normal parts and a handful of defects with masks, then map the defects that it
-finds. Everything runs offline: the surfaces are generated, and the detector's pretrained weights
-were installed by pip.
+Fit a detector on normal parts and on a few defects with masks. Then show maps of the defects that it finds. The example
+needs no downloads: the images are generated, and pip has installed the pretrained weights of the detector.
 """
 
 # %%
@@ -23,8 +22,8 @@ train_normal, train_defect = normal[:60], defect[:10]
 test = np.sort(np.concatenate([normal[60:], defect[10:]]))
 
 # %%
-# Fit the detector and score images that it has not seen. The threshold is computed from the
-# normal training images alone, each scored without its own patches.
+# Fit the detector and score images that it has not seen. The threshold is computed only from the normal training
+# images. Each of them is scored without its own patches in the bank.
 start = time.perf_counter()
 detector = ExDDDetector(random_state=0)
 detector.fit(X[train_normal], X[train_defect], masks=masks[train_defect])
@@ -36,13 +35,13 @@ alarms = (decisions > 0)[y[test] == 0]
 print(f"Found {found.sum()} of {len(found)} defects, {alarms.sum()} false alarms in {len(alarms)} normal images.")
 
 # %%
-# The maps show where the defects are: three defects, from strong to faint, and a normal part.
+# The maps show where the defects are. The rows show three defects, from strong to faint, and a normal part.
 order = test[np.argsort(decisions)]
 shown = [*order[y[order] == 1][[-1, len(found) // 2, len(found) // 4]], order[y[order] == 0][-2]]
 display = DefectMapDisplay.from_estimator(detector, X[shown], y[shown], masks=masks[shown])
 
 # %%
-# Run as a script, the example saves the figure in the folder ``results``.
+# If the example is run as a script, it saves the figure in the folder ``results``.
 if "__file__" in globals():
     path = Path("results") / "quickstart.png"
     path.parent.mkdir(exist_ok=True)

@@ -2,13 +2,13 @@
 Regions: where the defects are, and how large
 =============================================
 
-A detector measures the regions it marks: position, area and diameter, in pixels or, if the pixel size is known,
-in millimetres.
+A detector measures the position, area and diameter of the regions that it marks. The unit is the pixel, or the
+millimetre if the size of a pixel is known.
 """
 
 # %%
-# The images show fabric; one pixel is 0.1 mm wide. The detector learns from normal images only. It promises that
-# at most 5 % of new normal images contain a marked pixel.
+# The images show fabric. A pixel is 0.1 mm wide. The detector learns from normal images only. It promises that at most
+# 5 % of new normal images contain a marked pixel.
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -21,8 +21,8 @@ normal, defect = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
 detector = ExDDDetector("gabor", max_false_alarm_rate=0.05, blur=2, random_state=0).fit(X[normal[:60]])
 
 # %%
-# A single pass over each image gives its decision, p-value, map and regions. Here, regions smaller than half a
-# square millimetre are dropped.
+# A single pass over each image gives its decision, p-value, map and regions. In this example, regions smaller than half
+# a square millimetre are left out.
 PIXEL = 0.1  # mm
 results = detector.inspect(X, pixel_size=PIXEL, min_area=0.5)
 for i in defect[:6]:
@@ -32,8 +32,8 @@ for i in defect[:6]:
 print(f"share of new normal images with a marked pixel: {np.mean([results[i].mask.any() for i in normal[60:]]):.3f}")
 
 # %%
-# The marked region (orange) is wider than the true mask (cyan), because patches see their surroundings and the map
-# is smoothed. A white cross marks the highest pixel of each region.
+# The marked region (orange) is wider than the true mask (cyan) for two reasons. A patch beside a defect includes part
+# of the defect, and the map is smoothed. A white cross marks the pixel with the highest value in each region.
 shown = [i for i in defect if results[i].regions][:6]
 figure, axes = plt.subplots(2, 3, figsize=(10, 7), layout="constrained")
 for ax, i in zip(axes.ravel(), shown):

@@ -2,12 +2,13 @@
 A region of interest
 ====================
 
-Clamps, rulers and backgrounds change from image to image without being defects. A region of interest is a mask of the
-part. Pixels outside it do not affect scores, maps or the threshold.
+Clamps, rulers and backgrounds may differ between images, but they are not defects. A region of interest is a mask of
+the part to inspect. Pixels outside the region do not affect scores, maps or the threshold.
 """
 
 # %%
-# The camera is fixed, and so is the part, a ring. Around it, things move: here, bright bars at random places.
+# The images show a ring. The camera and the ring do not move. The background changes: bright bars lie at random
+# positions.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -21,7 +22,7 @@ roi = (radius < 58) & (radius > 18)
 
 
 def photographs(n, defect_fraction, random_state):
-    """Return images of rings on an untidy table, their labels and masks."""
+    """Return images of rings on an untidy table, with their labels and masks."""
     X, y, masks = make_surface_defects(
         n, image_shape=(SIDE, SIDE), defect_fraction=defect_fraction, defects="pit", random_state=random_state
     )
@@ -33,7 +34,7 @@ def photographs(n, defect_fraction, random_state):
             bar = np.abs(rows * np.cos(angle) + columns * np.sin(angle) - offset) < 5
             background[bar] = rng.uniform(120, 250)
         image[~roi] = (background + rng.normal(0, 4, (SIDE, SIDE)))[~roi].clip(0, 255)
-    is_seen = (masks & roi).any(axis=(1, 2))  # leave out defects that the hole or the table hides
+    is_seen = (masks & roi).any(axis=(1, 2))  # leave out defects outside the ring
     keep = (y == 0) | is_seen
     return X[keep], y[keep], masks[keep] & roi
 
@@ -42,7 +43,7 @@ X_train, *_ = photographs(60, 0, random_state=0)
 X, y, masks = photographs(120, 0.4, random_state=1)
 
 # %%
-# To use a region, pass it to ``fit``. The region is stored with the detector, which then applies it to all new images.
+# To use a region, pass it to ``fit``. The detector stores the region and applies it to all new images.
 detectors = {
     "whole image": ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(X_train),
     "region of interest": ExDDDetector("gabor", max_false_alarm_rate=0.05, random_state=0).fit(X_train, roi=roi),
@@ -53,8 +54,8 @@ for name, detector in detectors.items():
     print(f"{name}: {found} of {y.sum()} defects found, {false_alarms} false alarms on {(y == 0).sum()} normal images")
 
 # %%
-# Four defects with their true outlines (cyan), and the maps of both detectors. Within each row, all maps share one
-# colour scale. The detector that looks at the whole image shows the bars instead of the defects.
+# The figure shows four defects with their true outlines (cyan), and the maps of both detectors. All maps in a row have
+# the same colour scale. The detector for the whole image marks the bars instead of the defects.
 shown = np.flatnonzero(y)[:4]
 figure, axes = plt.subplots(3, 4, figsize=(9, 7.2), layout="constrained")
 for column, i in zip(axes.T, shown):

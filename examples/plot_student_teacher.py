@@ -2,13 +2,13 @@
 Student and teacher: training without a download
 ================================================
 
-A student network learns to reproduce a teacher's features of normal images; where it fails, there
-is a defect. Both networks are trained on your own normal images.
+A student network learns to reproduce the features that a teacher network computes for normal images. A defect is where
+the student fails. Both networks are trained on your own normal images.
 """
 
 # %%
-# The detector learns from sixty normal images of tiles, without any real defect. Training paints the
-# defects that it needs onto these images.
+# The detector learns from sixty normal images of tiles, without any real defects. Training needs defects, so it paints
+# synthetic defects onto the normal images.
 from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
@@ -27,10 +27,11 @@ test = np.concatenate([normal[60:], defect])
 # %%
 # Train
 # -----
-# Here, training takes two hundred small steps, a matter of seconds; the defaults take a thousand larger
-# ones, a matter of minutes. ``memory`` caches the weights, so another kind of map needs no further
-# training. The segmentation network has learned from synthetic defects how to mark real ones. The
-# cosine distance shows where student and teacher disagree.
+# In this example, training takes two hundred small steps, which last a few seconds. The default is a thousand larger
+# steps, which last a few minutes. ``memory`` caches the weights, so the other kinds of maps need no further training.
+# There are three kinds of maps. "segmentation" is the output of a network that has learned from synthetic defects to
+# mark defects. "cosine" is the cosine distance between the features of the student and those of the teacher. "both"
+# combines the two.
 parameters = dict(channels=(16, 32), crop_size=64, n_synthetic=60, max_steps=200, train_batch_size=8, random_state=0)
 maps = {}
 with TemporaryDirectory() as cache:
@@ -42,7 +43,7 @@ with TemporaryDirectory() as cache:
         print(f"{kind:12} image AUROC {auroc:.3f}, pixel average precision {precision:.3f}")
 
 # %%
-# The loss curves show whether to train longer: as long as they fall, more steps are worthwhile.
+# The loss curves show whether longer training would help. As long as a curve falls, more steps are worthwhile.
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for ax, part, title in zip(axes, ("teacher", "student"), ("Teacher", "Student and segmentation")):
     losses = detector.losses_[part]
@@ -53,8 +54,7 @@ for ax, part, title in zip(axes, ("teacher", "student"), ("Teacher", "Student an
 # %%
 # Compare the maps
 # ----------------
-# The rows show three defects and a normal part. The colours of each column span the values of its
-# map over all test images.
+# The rows show three defects and a normal part. Within a column, all maps have the same colour scale.
 shown = [*np.flatnonzero(y[test] == 1)[[0, 1, 2]], 0]
 figure, axes = plt.subplots(len(shown), 1 + len(maps), figsize=(8.4, 8.6), layout="constrained")
 for row, i in zip(axes, shown):

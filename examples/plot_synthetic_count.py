@@ -2,13 +2,13 @@
 Choosing the number of synthetic defects
 ========================================
 
-Augmenters make as many defects as you like. Only your own data can tell whether synthetic defects
-help, and how many to use. This example shows how to find out.
+Augmenters can make any number of defects. Only tests on your own data show whether synthetic defects help, and which
+number is best. This example shows such a test.
 """
 
 # %%
-# The images show woven cloth. Each detector learns from 24 normal images, without any real defect. All
-# other images are for testing.
+# The images show woven cloth. Each detector learns from 24 normal images, without any real defects. All other images
+# are used for testing.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import average_precision_score
@@ -31,10 +31,10 @@ display = SyntheticDefectsDisplay.from_samples(SyntheticDefects.concatenate(shee
 # %%
 # Measure the effect
 # ------------------
-# Two questions matter: are images with defects ranked above normal ones, and are defect pixels ranked
-# above normal ones? Each point is the mean over two seeds, which determine the training images, the
-# synthetic defects and the coresets. The band spans both seeds. Without a band, you could not tell a
-# difference from luck.
+# Two questions matter. Do images with defects score higher than normal images? Do defect pixels score higher than
+# normal pixels? Each point is the mean over two seeds. A seed determines the training images, the synthetic defects and
+# the coresets. The band shows the range of the two seeds. A difference that is smaller than the band may be due to
+# chance.
 counts, seeds = (0, 5, 20, 60), range(2)
 results = {name: np.empty((2, len(counts), len(seeds))) for name in augmenters}
 for name, augmenter in augmenters.items():
@@ -59,9 +59,9 @@ for ax, title, row in zip(axes, titles, range(2)):
 axes[0].legend(loc="lower right")
 
 # %%
-# On this cloth, images are ranked equally well without synthetic defects. Pieces of cloth pasted
-# elsewhere improve the maps; changes of brightness do not. On photographs of magnetic tiles, the lines
-# are nearly flat (see the page on synthetic defects). Your parts may behave differently again.
+# On this cloth, images are ranked equally well with and without synthetic defects. CutPaste, which pastes pieces of
+# cloth elsewhere, improves the maps. Offsets, which change the brightness, do not. On photographs of magnetic tiles,
+# the lines are nearly flat (see the page on synthetic defects). The results for your parts may differ from both.
 for name, (ranked, located) in results.items():
     print(f"{name:9} images {ranked[0].mean():.2f} -> {ranked[-1].mean():.2f}, ", end="")
     print(f"pixels {located[0].mean():.2f} -> {located[-1].mean():.2f}")

@@ -2,12 +2,12 @@
 Synthetic defects: without a single real one
 ============================================
 
-Defects are rare. Augmenters paint synthetic ones, with masks, onto normal images, and the detector
-adds them to its defect bank.
+Real defects are rare. Augmenters paint synthetic defects onto normal images, and also return their masks. The detector
+adds the synthetic defects to its defect bank.
 """
 
 # %%
-# The detector learns from normal images. The defects are for comparison and for testing.
+# The detector learns only from normal images. The real defects are used for comparison and for testing.
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,9 @@ X, y, masks = make_surface_defects(120, defect_fraction=0.4, image_shape=(128, 1
 normal, defect = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
 
 # %%
-# Compare four augmenters. The last one pastes real defects elsewhere, so it needs some, with
-# their masks; the others need only normal images. Regions define where a defect goes. Here, some
-# offsets follow thin ridges, as scratches and cracks do.
+# Compare four augmenters. The last augmenter pastes real defects elsewhere, so it needs real defects with masks. The
+# others need only normal images. Regions define the shape and the position of a synthetic defect. In this example, some
+# regions of the third augmenter are thin ridges, which resemble scratches and cracks.
 augmenters = [
     PerlinDefectAugmenter(random_state=0).fit(X[normal]),
     CutPasteDefectAugmenter(random_state=0).fit(X[normal]),
@@ -40,12 +40,11 @@ augmenters = [
 display = SyntheticDefectsDisplay.from_samples(SyntheticDefects.concatenate([one.sample(3) for one in augmenters]))
 
 # %%
-# How many synthetic defects should you use? Detectors fitted on normal images alone are tested on real
-# defects. Always check on your own data. The defects generated here stand out so well that
-# synthetic ones add nothing. With the embedded filters, synthetic defects also add little on
-# photographs (docs/synthetic.md); networks trained in ``fit`` depend on them. If you have labelled
-# images to tune with, pass ``make_pipeline(augmenter, detector)`` to ``GridSearchCV`` and search
-# over ``n_synthetic``.
+# How many synthetic defects should you use? To answer this question, fit detectors on normal images only, and test them
+# on real defects. Always use your own data for this test. The defects in this example are easy to see, so synthetic
+# defects do not improve the result. With the embedded filters, synthetic defects also add little on photographs
+# (docs/synthetic.md). Networks that are trained in ``fit`` depend on synthetic defects. If you have labelled images to
+# tune with, pass ``make_pipeline(augmenter, detector)`` to ``GridSearchCV`` and search over ``n_synthetic``.
 train, test = normal[:40], np.concatenate([normal[40:], defect])
 for count in (0, 20, 60):
     detector = ExDDDetector(augmenter=OffsetDefectAugmenter(), n_synthetic=count, random_state=0).fit(X[train])
@@ -53,7 +52,7 @@ for count in (0, 20, 60):
     print(f"{count:2d} synthetic defects: image AUROC {auroc:.3f}")
 
 # %%
-# Run as a script, the example saves the figure in the folder ``results``.
+# If the example is run as a script, it saves the figure in the folder ``results``.
 if "__file__" in globals():
     path = Path("results") / "synthetic_defects.png"
     path.parent.mkdir(exist_ok=True)

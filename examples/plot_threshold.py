@@ -2,13 +2,13 @@
 Choosing the threshold: false alarms against misses
 ===================================================
 
-A detector gives scores. The threshold that turns them into decisions is your choice: the lower the
-false-alarm rate, the more defects are missed.
+A detector gives scores to images. A threshold turns the scores into decisions, and you can choose the threshold. A
+lower false-alarm rate means that more defects are missed.
 """
 
 # %%
-# The images show castings, whose rough texture hides some of the defects. The detector learns from
-# 120 normal images and 20 defects. The other images are for testing.
+# The images show castings. Their rough texture hides some of the defects. The detector learns from 120 normal images
+# and 20 defects. The other images are used for testing.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import confusion_matrix, det_curve, make_scorer
@@ -25,9 +25,9 @@ test = np.concatenate([normal[120:], defect[20:]])
 # %%
 # Promise a rate
 # --------------
-# ``max_false_alarm_rate`` is the share of normal images that may be called defective. The
-# threshold is computed from the normal training images alone, each scored without its own patches.
-# Fewer false alarms cost more misses:
+# ``max_false_alarm_rate`` is the fraction of normal images that may be called defective. The threshold is computed only
+# from the normal training images. Each of them is scored without its own patches in the bank. A lower rate of false
+# alarms causes more misses:
 thresholds = {}
 print("promised  false alarms  misses")
 for rate in (0.01, 0.05, 0.2):
@@ -41,8 +41,8 @@ scores = detector.score_samples(X[test])
 # %%
 # Minimise your own cost
 # ----------------------
-# Suppose that a miss costs as much as five false alarms, and that your labelled defects resemble
-# those to come. Then scikit-learn can tune the threshold by cross-validation.
+# Suppose that a miss costs as much as five false alarms, and that your labelled defects resemble future defects.
+# scikit-learn can then tune the threshold by cross-validation.
 
 
 def cost(y_true, y_pred):
@@ -57,8 +57,8 @@ thresholds["tuned"] = tuned.estimator_.threshold_ + tuned.best_threshold_
 # %%
 # See the trade-off
 # -----------------
-# Left: the scores, one of the thresholds, and the mistakes it makes. Right: the price of every
-# threshold; each point on the line is one threshold.
+# The left plot shows the scores, one of the thresholds, and the mistakes at this threshold. The right plot shows the
+# rates of both kinds of mistakes. Each point on the line is one threshold.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 ScoreHistogramDisplay.from_predictions(
     y[test], scores, threshold=thresholds[0.05], score_label="ratio score (no unit)", ax=left, n_bins=40
