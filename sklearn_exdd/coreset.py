@@ -171,7 +171,7 @@ class _Cover:
         return (pairs.numpy() for pairs in (bounds < self._limits(rows)[:, None]).nonzero(as_tuple=True))
 
     def _limits(self, rows):
-        """Return the largest lower bound of each row at which its distance may still decrease."""
+        """Return a limit for each row. A centre may be closer to the row only if its bound is below the limit."""
         import torch
 
         nearest = self.nearest[rows]

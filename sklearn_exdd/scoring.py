@@ -10,7 +10,7 @@ from sklearn_exdd._torch import resize
 
 
 def ratio_score(normal_distances, defect_distances, epsilon):
-    """Return the ratio score of patches. It is high for patches that are nearer to the defect bank.
+    """Return the ratio score of patches. It is high for a patch nearer to the defect bank than to the normal bank.
 
     Parameters
     ----------
@@ -343,11 +343,11 @@ def conformal_threshold(scores, false_alarm_rate, groups=None):
     Returns
     -------
     threshold : float
-        Highest score whose p-value exceeds `attained_rate`. Without groups, this is the ``ceil((n + 1) (1 -
-        alpha))``-th smallest score, or the largest score if there are too few scores.
+        Highest score whose p-value exceeds `attained_rate`. Without groups, this is the score of rank
+        ``ceil((n + 1) (1 - alpha))``, counted from the smallest, or the largest score if there are too few scores.
     attained_rate : float
-        False-alarm rate that `threshold` promises. It is `false_alarm_rate` if the number n of groups is at least ``1 /
-        alpha - 1``, and ``1 / (n + 1)`` otherwise. Without groups, n is the number of scores.
+        False-alarm rate that `threshold` promises. It equals `false_alarm_rate` if the number n of groups is at least
+        ``1 / alpha - 1``, and ``1 / (n + 1)`` otherwise. Without groups, n is the number of scores.
 
     Notes
     -----

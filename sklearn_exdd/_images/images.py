@@ -103,7 +103,7 @@ class Images:
 
     @property
     def bits(self):
-        """Bit depth of the images: 8, 16, or None for floats and bool. It may be read from the first file.
+        """Bit depth of the images: 8, 16, or None for floats and bool. If necessary, it is read from the first file.
 
         With this depth, integer arrays passed to `predict` are read in the same way as the files passed to `fit`.
         """

@@ -19,7 +19,7 @@ _ROUNDING = 1e-6  # tolerance for floats outside [0, 1]
 
 
 class Masks:
-    """Masks of images. A mask is True on the defect, and None for an image without a mask.
+    """Masks of images. A mask is True on the defect. An image without a mask has None instead.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
     bool                       True
     float                      > 0.5; values outside [0, 1] and NaN are errors
     8-bit grey                 > 127 if the largest value is > 127, so that grey fringes are not marked; otherwise > 0
-    wider integers             > 127 if the largest value is 255; > 32767 if it is > 32767 and <= 65535; otherwise > 0
+    wider integers             > 127 if the largest value is 255; > 32767 if it is from 32768 to 65535; otherwise > 0
     colour, palette in colour  any colour except black
     JPEG                       any channel > 16 and > half of the largest value, because compression blurs values
     with transparency          as above, but the opacity must also be marked according to the rule for 8-bit grey
