@@ -3,10 +3,10 @@
     python benchmarks/ksdd2.py FOLDER --json ksdd2.json
 
 FOLDER holds ``train/`` and ``test/``, with images such as ``10000.png`` and masks such as ``10000_GT.png``. SDXL
-inpaints synthetic defects. Both papers use the same synthetic defects. ``--exdd`` or ``--diag`` runs only one of the
-papers. The command downloads nothing. Before any computation, it reports missing weights and the folders for them.
-Images and finished runs are stored in the folder ``--work``. An interrupted command resumes from there.
-docs/protocols.md lists the details that the papers leave open.
+inpaints synthetic defects, which both papers share. ``--exdd`` or ``--diag`` runs only one of the papers. The command
+downloads nothing. Before any computation, it reports missing weights and the folders for them. Images and finished runs
+are stored in the folder ``--work``. An interrupted command resumes from there. docs/protocols.md lists the open
+details.
 """
 
 import argparse
@@ -167,7 +167,7 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
 
     def result(self, name, settings, compute):
-        """Return the metrics of a run as a dict of floats. Read them if the run is finished; otherwise compute them."""
+        """Return a dict of metrics. It is read if a run with the same settings is finished, and computed otherwise."""
         self.number += 1
         place = self.folder / f"{re.sub(r'[^a-zA-Z0-9]+', '-', name)}-{joblib.hash(settings)[:12]}.json"
         try:
