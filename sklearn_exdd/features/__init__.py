@@ -1,4 +1,4 @@
-"""Feature extractors: images in, feature maps out."""
+"""Feature extractors, which turn images into feature maps."""
 
 from sklearn.base import clone
 
@@ -24,17 +24,22 @@ __all__ = [
 
 
 def make_feature_extractor(extractor="auto", **defaults):
-    """Make the extractor for the value of a detector's `feature_extractor` parameter.
+    """Make a feature extractor from the value of a detector's `feature_extractor` parameter.
 
     Parameters
     ----------
     extractor : str or object, default="auto"
-        Name of the extractor, or an object with ``transform(images)``, which is cloned. Names are "auto", which means
-        "efficientnet_lite0"; "efficientnet_lite0", "efficientnet_lite1" and "efficientnet_lite2"; "gabor";
-        "learned"; the names of torchvision models; and "timm:" followed by the name of a timm model.
+        Object with a method ``transform(images)``, which is cloned, or one of these names:
+
+        * "efficientnet_lite0", "efficientnet_lite1" or "efficientnet_lite2"
+        * "auto", which means "efficientnet_lite0"
+        * "gabor"
+        * "learned"
+        * the name of a torchvision model
+        * "timm:" followed by the name of a timm model
     **defaults
-        Parameters, such as `batch_size` and `memory`, for an extractor given by name. If `extractor` is an
-        object, they only replace those of its parameters that are None.
+        Values of parameters such as `batch_size` and `memory`. An extractor made from a name gets all of them. If
+        `extractor` is an object, a value is used only if the object has this parameter and it is None.
 
     Returns
     -------

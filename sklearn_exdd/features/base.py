@@ -1,4 +1,4 @@
-"""Base class of the feature extractors: sizes, tiles, batches, cache and whitening."""
+"""Base class of the feature extractors, which handles image sizes, tiles, batches, the cache and the whitening."""
 
 import hashlib
 from abc import abstractmethod
@@ -23,54 +23,56 @@ from sklearn_exdd.features.patch_regions import rows_inside
 from sklearn_exdd.features.tiles import stitched_map
 from sklearn_exdd.features.whitening import mean_of, moments_of, whitening_of
 
-# Parameters that change how features are computed, but not the features.
+# Parameters that affect how the features are computed, but not the values of the features.
 _NOT_IN_KEY = {"batch_size", "memory", "n_jobs", "verbose", "whiten", "device"}
-_KIND = "feature map"  # kind of the cache entries
+_KIND = "feature map"  # kind of the cache entries that hold feature maps
 
 
 class BaseFeatureExtractor(
     CheckedParams, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
 ):
-    """Base of the feature extractors: images in, feature maps out.
+    """Base class of the feature extractors, which turn images into feature maps.
 
-    A subclass implements ``_extract(images)``, which takes float32 images of shape (n, height, width, channels) in
-    [0, 1] and returns float32 feature maps of shape (n, height', width', n_features). Class attributes or properties
-    describe the patches: patch i is centred at pixel ``offset + stride * i`` and depends on pixels at most `margin`
-    away, and images must have at least `min_size` pixels a side. Computations on the whole image belong in
-    ``_prepare(images)``, which runs before large images are cut into tiles. Parameters of the subclass are checked if
-    it adds them to `_parameter_constraints`. Two class attributes describe its ``fit``: `learns_from_defects` is True
-    if ``fit`` accepts ``y`` and ``masks`` and learns from marked defects; `fits_in_shards` is False if ``fit`` learns
-    anything besides the whitening. For a class that defines its own ``fit``, False is the default.
+    A subclass implements ``_extract(images)``. This method receives images as float32 of shape (n, height, width,
+    channels) in [0, 1], and returns feature maps as float32 of shape (n, height', width', n_features). Class attributes
+    or properties describe the patches: patch i is centred at pixel ``offset + stride * i``, and depends only on pixels
+    that are at most `margin` pixels away from its centre. Both sides of an image must have at least `min_size` pixels.
+    Computations that need the whole image belong in ``_prepare(images)``, which runs before large images are cut into
+    tiles. Parameters of the subclass are checked if it adds their constraints to `_parameter_constraints`.
+
+    Two class attributes describe ``fit``. `learns_from_defects` is True if ``fit`` accepts ``y`` and ``masks`` and
+    learns from marked defects. `fits_in_shards` is False if ``fit`` learns anything besides the whitening; this is the
+    default for a class with its own ``fit``.
 
     Parameters
     ----------
     image_size : int or tuple (height, width), default=None
-        Size to which images are resized before extraction; an int is the length of the shorter side. None keeps the
+        Size to which images are resized before extraction. An int is the length of the shorter side. None keeps the
         resolution of each image.
     tile_size : int, default=1024
-        Size, in pixels, of the overlapping tiles into which images with a longer side are cut. Their feature maps are
-        stitched without seams.
+        Side of the tiles, in pixels. An image with a longer side is cut into overlapping tiles. The feature maps of the
+        tiles are joined without seams.
     whiten : bool, default=False
-        Whether ``fit`` learns to standardise the features and to whiten them by PCA (keeping 99.9 % of the variance,
-        with variances shrunk halfway towards their mean).
+        Whether ``fit`` learns to whiten the features. The features are standardised, and then whitened with a PCA that
+        keeps 99.9 % of the variance. The variances of the principal components are shrunk halfway towards their mean.
     batch_size : int, default=16
-        Number of images of the same shape to process together. On a CPU, batches of large images are smaller, which
-        saves memory and costs no time.
+        Number of images of the same shape to process together. On a CPU, large images are processed in smaller batches,
+        which saves memory and takes no longer.
     memory : str, path-like or joblib.Memory, default=None
-        Folder in which feature maps are cached, one entry per image. The key of an entry is a hash of the pixels, the
-        parameters and the code of the extractor, and the versions of the libraries.
+        Folder in which feature maps are cached, with one entry per image. The key of an entry is a hash of the pixels
+        of the image, the parameters and the code of the extractor, and the versions of the libraries.
     n_jobs : int, default=None
-        Number of batches to process in parallel, by threads that divide torch's threads among themselves. If 1, the
-        next batch is read while the current one is processed.
+        Number of batches to process in parallel threads, which divide torch's threads among themselves. If only one
+        batch is processed at a time, the next batch is read in the meantime.
     verbose : int, default=0
-        If > 0, show a progress bar.
+        If `verbose` > 0, show a progress bar.
 
     Examples
     --------
     >>> from sklearn_exdd import BaseFeatureExtractor
     >>> from sklearn_exdd.datasets import make_surface_defects
     >>> class CellMeans(BaseFeatureExtractor):
-    ...     stride, offset = 8, 3.5  # pixels between two patches, centre of the first one
+    ...     stride, offset = 8, 3.5  # spacing of the patches, centre of the first patch
     ...
     ...     def _extract(self, images):
     ...         n, height, width, channels = images.shape
@@ -85,13 +87,14 @@ class BaseFeatureExtractor(
     offset = 0.0
     margin = 0
     min_size = 1
-    #: Whether ``fit(X, y, masks=)`` also learns from marked defects; if so, detectors pass them to it.
+    #: Whether ``fit(X, y, masks=)`` also learns from marked defects. If True, detectors pass marked defects to ``fit``.
     learns_from_defects = False
-    #: Whether ``fit`` learns only the whitening, which can be accumulated shard by shard.
+    #: Whether ``fit`` learns only the whitening. If True, ``fit`` can process the images shard by shard.
     fits_in_shards = True
-    # Distributions whose versions are part of the key, in addition to those that are part of every key.
+    # Python packages whose versions are part of the cache key, in addition to the packages that are part of every key.
     _packages = ()
-    # Number of pixels that a CPU thread processes at a time. Larger buffers would be reallocated for every operation.
+    # Number of pixels that a CPU thread processes at a time. With more pixels, every operation would allocate new
+    # memory.
     _n_pixels = None
 
     _parameter_constraints = {
@@ -106,15 +109,15 @@ class BaseFeatureExtractor(
 
     @property
     def learns_from_normals(self):
-        """Whether ``fit`` learns more than the whitening from normal images, and may therefore memorise them."""
+        """Whether ``fit`` learns more than the whitening from normal images. It may then memorise these images."""
         return not self.fits_in_shards
 
     _n_features_out = property(lambda self: self.n_features_out_)  # read by get_feature_names_out
 
     def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**{"auto_wrap_output_keys": None} | kwargs)  # feature maps are not tables
+        super().__init_subclass__(**{"auto_wrap_output_keys": None} | kwargs)  # feature maps cannot become tables
         if {"fit", "fit_transform"} & vars(cls).keys() and "fits_in_shards" not in vars(cls):
-            cls.fits_in_shards = False  # it may have to see all images at once
+            cls.fits_in_shards = False  # this ``fit`` may need all images at once
 
     def __init__(
         self, *, image_size=None, tile_size=1024, whiten=False, batch_size=16, memory=None, n_jobs=None, verbose=0
@@ -160,7 +163,7 @@ class BaseFeatureExtractor(
         return self._fit_transform_within(X, np.inf)
 
     def _fit_transform_within(self, X, max_bytes):
-        """Fit and transform; return None, without learning anything, if the raw maps take more than `max_bytes`."""
+        """Fit and transform. If the raw maps take more than `max_bytes`, learn nothing and return None."""
         validate(self)
         images = X if isinstance(X, Images) else Images(X)
         self._before_fit()
@@ -180,14 +183,14 @@ class BaseFeatureExtractor(
         return maps
 
     def fit_shards(self, shards, run):
-        """Fit on images in shards, without keeping their feature maps.
+        """Fit on images that are divided into shards, without keeping all feature maps in memory.
 
         Parameters
         ----------
         shards : list of Images
         run : callable
-            ``run(function, *args)`` computes ``function(extractor, shard, *args)`` for all shards, possibly in other
-            processes, and returns the list of results.
+            Function that runs a task on every shard, possibly in other processes. ``run(function, *args)`` returns the
+            list of the results of ``function(extractor, shard, *args)``.
 
         Returns
         -------
@@ -208,7 +211,7 @@ class BaseFeatureExtractor(
         check_image_size(self.image_size)
 
     def _before_fit(self):
-        """Make the decisions that apply to the whole fit, before any feature is computed."""
+        """Make the decisions that hold for the whole fit. This method runs before any feature is computed."""
 
     def transform(self, X):
         """Compute the feature maps of images.
@@ -220,12 +223,12 @@ class BaseFeatureExtractor(
         Returns
         -------
         feature_maps : list of ndarray of shape (height', width', n_features), float32
-            One map per image; each position of a map is a patch.
+            One map per image. Each position of a map is a patch.
         """
         return list(self.iter_transform(X))
 
     def iter_transform(self, X):
-        """Yield the feature maps of images one by one, without keeping those of all images in memory.
+        """Yield the feature maps of images one by one, without keeping all maps in memory.
 
         Parameters
         ----------
@@ -238,18 +241,17 @@ class BaseFeatureExtractor(
         validate(self)
         if self.whiten:
             check_is_fitted(self)
-        n_channels = getattr(self, "n_channels_", None)
-        images = X if isinstance(X, Images) else Images(X, n_channels=n_channels)
+        images = X if isinstance(X, Images) else Images(X, n_channels=getattr(self, "n_channels_", None))
         yield from map(self._refined, self._raw_maps(images))
 
     @property
     def key(self):
-        """Hash of everything that feature maps depend on, except the images."""
+        """Hash of everything that feature maps depend on, apart from the images."""
         whitening = getattr(self, "mean_", None), getattr(self, "components_", None)
         return fingerprint_of_code(self._cache_key(), self.whiten, self.whiten and whitening, packages=self._packages)
 
     def patch_centers(self, map_shape, image_shape):
-        """Return the positions of the patches of a feature map in its image.
+        """Return the positions of the patches of a feature map, in pixels of the image.
 
         Parameters
         ----------
@@ -259,14 +261,14 @@ class BaseFeatureExtractor(
         Returns
         -------
         row_centers : ndarray of shape (height',)
-            Row of each patch centre, in pixels of the original image (before resizing). The centre of the first pixel
-            is 0.
+            Row of each patch centre, in pixels of the original image (before resizing). Row 0 is the centre of the
+            first row of pixels.
         column_centers : ndarray of shape (width',)
             Column of each patch centre, in the same units.
         """
         centers = []
         for n_patches, size, working_size in zip(map_shape, image_shape, self._working_shape(image_shape)):
-            if self.stride is None:  # unknown: assume that patches are evenly spaced
+            if self.stride is None:  # the stride is unknown: assume evenly spaced patches
                 centers.append((np.arange(n_patches) + 0.5) * size / n_patches - 0.5)
             else:
                 positions = self.offset + self.stride * np.arange(n_patches)
@@ -275,11 +277,11 @@ class BaseFeatureExtractor(
 
     @abstractmethod
     def _extract(self, images):
-        """Compute the feature maps of images of one shape."""
+        """Compute the feature maps of images that have the same shape."""
 
     @property
     def _tile_unit(self):
-        """Spacing, in pixels, of the grid on which tiles start, so that pyramids and strided layers stay aligned."""
+        """Spacing of the positions at which tiles may start, in pixels. It aligns pyramids and strided layers."""
         return int(self.stride) * 8
 
     def _prepare(self, images):
@@ -295,7 +297,7 @@ class BaseFeatureExtractor(
         return tuple(self.image_size)
 
     def _raw_maps(self, images):
-        """Yield the feature maps before whitening, one by one."""
+        """Yield the feature maps of images one by one, before whitening."""
         batches = list(gen_batches(len(images), self.batch_size))
         with joblib.parallel_config(backend="threading"):
             n_jobs = joblib.effective_n_jobs(self.n_jobs)
@@ -322,13 +324,14 @@ class BaseFeatureExtractor(
     def _side_by_side(self, images, batches, n_jobs):
         own_key, parallel = self._own_key(), Parallel(n_jobs, backend="threading", return_as="generator")
         with share_out_threads(n_jobs):
-            yield from parallel(delayed(self._batch_maps)(images, batch, own_key) for batch in batches)
-
-    def _batch_maps(self, images, batch, own_key):
-        return self._extracted(self._read(images, batch, own_key))
+            compute = delayed(lambda batch: self._extracted(self._read(images, batch, own_key)))
+            yield from parallel(compute(batch) for batch in batches)
 
     def _read(self, images, batch, own_key):
-        """Return (cache key, cached feature map or None, pixels unless cached) for each image of a batch."""
+        """Read a batch. Return a tuple (cache key, feature map, pixels) for each image.
+
+        The key is None without a cache. The feature map is None if it is not cached, and otherwise the pixels are None.
+        """
         memory, items = as_memory(self.memory), []
         for index in range(batch.start, batch.stop):
             image = images[index]
@@ -339,7 +342,7 @@ class BaseFeatureExtractor(
         return items
 
     def _extracted(self, items):
-        """Return the feature maps of a batch, given the items that `_read` returned."""
+        """Return the feature maps of a batch from the tuples that `_read` returned."""
         memory, maps, missing = as_memory(self.memory), [feature_map for _, feature_map, _ in items], {}
         for i, (_, feature_map, pixels) in enumerate(items):
             if feature_map is None:
@@ -353,28 +356,26 @@ class BaseFeatureExtractor(
         return maps
 
     def _portions(self, images, shape):
-        """Split the indices of images of one shape into groups that are computed together."""
+        """Split the indices of images of the same shape into groups to process together."""
         n_together = len(images)
         if self._n_pixels is not None and resolve_device(getattr(self, "device", None)).type == "cpu":
             import torch
 
-            # Threads that share an operation wait for each other at its end, so more threads need longer operations.
-            n_pixels = self._n_pixels * torch.get_num_threads() ** 2
-            n_together = max(1, n_pixels // (shape[0] * shape[1]))
+            # At the end of an operation, the threads that share it wait for each other. More threads therefore need
+            # longer operations.
+            n_together = max(1, self._n_pixels * torch.get_num_threads() ** 2 // (shape[0] * shape[1]))
         return [images[some] for some in gen_batches(len(images), n_together)]
 
     def _own_key(self):
-        """Return the part of the cache key that does not depend on the image, or None without a cache."""
-        if self.memory is None:
-            return None
-        return fingerprint_of_code(self._cache_key(), packages=self._packages)
+        """Return the part of the cache key that does not depend on the image. Without a cache, return None."""
+        return None if self.memory is None else fingerprint_of_code(self._cache_key(), packages=self._packages)
 
     def _cache_key(self):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_KEY}
         return type(self), params
 
     def _check_numbers(self, feature_map, where):
-        limits = (feature_map.min(), feature_map.max()) if feature_map.size else ()  # cheap; NaN if any value is NaN
+        limits = (feature_map.min(), feature_map.max()) if feature_map.size else ()  # NaN if any value is NaN
         if not np.isfinite(limits).all():
             came = "NaN" if np.isnan(limits).any() else "infinity"
             raise ValueError(
@@ -382,9 +383,7 @@ class BaseFeatureExtractor(
                 "output for this image."
             )
 
-    @property
-    def _name(self):
-        return type(self).__name__
+    _name = property(lambda self: type(self).__name__)  # name of the extractor in messages
 
     def _check_size(self, image_shape, where):
         working_shape = self._working_shape(image_shape)
@@ -414,7 +413,7 @@ class BaseFeatureExtractor(
         )
 
     def _extracted_maps(self, images):
-        """Extract the feature maps and check that there is a valid one for each image."""
+        """Extract feature maps, and check their dtype, their shape and their number."""
         name, shape, maps = type(self).__name__, images.shape, np.asarray(self._extract(images))
         if maps.dtype.kind not in "buif" or maps.ndim != 4 or len(maps) != shape[0] or 0 in maps.shape:
             raise ValueError(
@@ -424,8 +423,8 @@ class BaseFeatureExtractor(
         for axis, size in zip((1, 2), shape[1:3]):
             if self.stride is not None and self.stride * (maps.shape[axis] - 1) >= size:
                 raise ValueError(
-                    f"{name}.stride: expected the pixels between two patches, about {size / maps.shape[axis]:g} for "
-                    f"{maps.shape[axis]} patches along {size} pixels, got {self.stride}. Set it to match _extract."
+                    f"{name}.stride: expected about {size / maps.shape[axis]:g}, the number of pixels between two of "
+                    f"the {maps.shape[axis]} patches along {size} pixels, got {self.stride}. Set it to match _extract."
                 )
         return maps.astype(np.float32, copy=False)
 
@@ -434,9 +433,8 @@ class BaseFeatureExtractor(
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
+        inputs = tags.input_tags
+        inputs.two_d_array, inputs.three_d_array, inputs.string = False, True, True
         return tags
 
 

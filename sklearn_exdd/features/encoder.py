@@ -1,16 +1,18 @@
-"""Frozen pretrained encoder, whose maps a segmentation network uses in addition to its own."""
+"""Frozen pretrained encoder. A segmentation network uses its maps in addition to its own maps."""
 
-_STRIDES = (4, 8, 16)  # of the maps of the segmentation network
+_STRIDES = (4, 8, 16)  # strides of the maps of the segmentation network
 _PROBE_SIZE = 64
 
 
 class FrozenEncoder:
-    """Pretrained network, never trained further, that computes maps from the planes of a segmentation network.
+    """Pretrained network that computes maps from the planes of a segmentation network.
+
+    Its weights are never changed.
 
     Parameters
     ----------
     extractor : NetworkFeatureExtractor
-        Extractor whose layers have distinct strides out of 4, 8 and 16.
+        Extractor that loads the network. The strides of its layers must be 4, 8 or 16, and differ from each other.
 
     Attributes
     ----------
@@ -32,7 +34,7 @@ class FrozenEncoder:
         self._strides = strides = [_PROBE_SIZE // output.shape[2] for output in outputs]
         if not set(strides) <= set(_STRIDES) or len(set(strides)) < len(strides):
             raise ValueError(
-                f"encoder: expected layers at the strides {_STRIDES}, or at some of these, each once, got {strides}."
+                f"encoder: expected layers at the strides {_STRIDES} or some of these, one layer each, got {strides}."
             )
         self.n_maps = {stride: output.shape[1] for stride, output in zip(strides, outputs)}
 
@@ -42,13 +44,13 @@ class FrozenEncoder:
         Parameters
         ----------
         planes : torch.Tensor of shape (n, n_planes, height, width)
-            Height and width are multiples of 16. The first plane is the brightness, from -1 (black) to
-            1 (white).
+            Input planes. Their height and width must be multiples of 16. The first plane is the brightness, from -1
+            (black) to 1 (white).
 
         Returns
         -------
         maps : dict of int to torch.Tensor of shape (n, n_maps, height / stride, width / stride)
-            Maps of each stride.
+            Maps at each stride.
         """
         height, width = planes.shape[2:]
         return {

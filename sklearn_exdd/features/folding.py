@@ -1,13 +1,14 @@
-"""Folding of batch normalisations into the convolutions before them. Importing this module does not load torch."""
+"""Folding of batch normalisations into the preceding convolutions. Importing this module does not load torch."""
 
 import copy
 from collections import Counter
 
-_TOLERANCE = 1e-3  # relative error of an output; rounding is below 1e-5
+# Largest relative error of an output that folding may cause. The errors due to rounding are below 1e-5.
+_TOLERANCE = 1e-3
 
 
 def fold_traced(network):
-    """Fold the batch normalisations of a module that torch.fx has traced, in place."""
+    """Fold, in place, the batch normalisations of a module that torch.fx has traced."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -29,20 +30,20 @@ def fold_traced(network):
 
 
 def fold_watched(module, probe):
-    """Fold the batch normalisations of a module that computes a list of outputs and cannot be traced.
+    """Fold the batch normalisations of a module that torch.fx cannot trace.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Module in evaluation mode.
+        Module in evaluation mode. It returns a list of outputs.
     probe : torch.Tensor
-        Input of the module, used to observe which layer follows which.
+        Input of the module. It is passed through the module to find the convolution before each normalisation.
 
     Returns
     -------
     folded : torch.nn.Module
-        A folded copy, or the module itself if folding would change its outputs, for example because it uses the output
-        of a convolution twice.
+        Folded copy of the module. The module itself is returned if folding would change its outputs, for example
+        because it uses the output of a convolution twice.
     """
     import torch
 
@@ -57,7 +58,7 @@ def fold_watched(module, probe):
 
 
 def _neighbours(module, probe):
-    """Return pairs of a batch normalisation and the convolution that feeds it, if both are called exactly once."""
+    """Return pairs (batch normalisation, preceding convolution) of layers that are called exactly once."""
     from torch import nn
 
     outputs, n_calls, pairs = {}, Counter(), []
@@ -80,7 +81,7 @@ def _neighbours(module, probe):
 
 
 def _fold(module, norm, conv):
-    """Merge a normalisation into a convolution; keep its other parts, such as an activation, in its place."""
+    """Merge a normalisation into a convolution. Its other parts, such as an activation, replace it in the module."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 

@@ -1,4 +1,4 @@
-"""Wrapper that makes any object with ``transform(images)`` a feature extractor."""
+"""Wrapper that turns any object with ``transform(images)`` into a feature extractor."""
 
 import numpy as np
 from sklearn.base import clone
@@ -11,20 +11,20 @@ from sklearn_exdd.features.base import BaseFeatureExtractor
 
 
 class ForeignFeatureExtractor(BaseFeatureExtractor):
-    """Wrap an object that is not a :class:`BaseFeatureExtractor`.
+    """Wrapper of an object that is not a :class:`BaseFeatureExtractor`.
 
     Parameters
     ----------
     extractor : object
-        Object with ``transform(images)``, which takes float32 images of shape (n, height, width, channels) in [0, 1]
-        and returns float feature maps of shape (n, height', width', n_features). If the object has ``fit(images)``,
+        Object with ``transform(images)``. The method takes float32 images of shape (n, height, width, channels) in [0,
+        1], and returns float feature maps of shape (n, height', width', n_features). If the object has ``fit(images)``,
         this method is called with a list of images of shape (height, width, channels). Patches are assumed to be evenly
         spaced over the image.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """
 
-    fits_in_shards = False  # nothing is known about what the object learns
+    fits_in_shards = False  # the object may learn anything
 
     _parameter_constraints = {
         **BaseFeatureExtractor._parameter_constraints,
@@ -56,7 +56,7 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
 
     @property
     def learns_from_normals(self):
-        """Whether the object has a ``fit``."""
+        """Whether the object has a method ``fit``."""
         return hasattr(self.extractor, "fit")
 
     def fit_transform(self, X, y=None):

@@ -1,4 +1,4 @@
-"""The Gabor extractor: oriented filters that need neither weights nor training."""
+"""Gabor feature extractor, whose oriented filters need neither weights nor training."""
 
 from functools import lru_cache
 from numbers import Integral
@@ -8,31 +8,35 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from sklearn_exdd.features.base import BaseFeatureExtractor
 
-_RADIUS = 5  # of a filter, in pixels of its level
+_RADIUS = 5  # radius of a filter, in pixels of its pyramid level
 _SIGMA = 1.8
 _WAVELENGTH = 2.5 * _SIGMA
 _LOG_OFFSET = 0.05
-_N_PIXELS = 2**15  # size of the strips that are filtered at a time
-_RESPONSE_OFFSET = 0.004  # added before the logarithm; about the noise of a smooth surface
-# Symmetric windows over the cells of 8 pixels, about 8, 16 and 32 pixels wide.
+_N_PIXELS = 2**15  # number of pixels in a strip that is filtered at a time
+# Constant added to a response before the logarithm. It is about the response to the noise of a smooth surface.
+_RESPONSE_OFFSET = 0.004
+# Weights of symmetric windows over cells of 8 pixels. The windows are about 8, 16 and 32 pixels wide.
 _CELL = (1.0,)
 _NARROW = (0.25, 0.5, 0.25)
 _WIDE = tuple(np.exp(-(np.arange(-3, 4) ** 2) / 2) / np.exp(-(np.arange(-3, 4) ** 2) / 2).sum())
 
 
 class GaborFeatureExtractor(BaseFeatureExtractor):
-    """Feature maps from multi-scale oriented filters on the log image, without weights or downloads.
+    """Feature maps from oriented filters that are applied to the log image at several scales.
+
+    The filters need no training, and nothing is downloaded.
 
     Parameters
     ----------
     n_levels : int, default=4
-        Number of pyramid levels, in [1, 4]. Each level is half the size of the one before; with 4 levels, filters are
-        about 11 to 88 pixels wide. Fewer levels allow smaller images.
+        Number of pyramid levels, in [1, 4]. Each level has half the resolution of the previous level. With 4 levels,
+        the filters are from about 11 to about 88 pixels wide. With fewer levels, images may be smaller.
     n_orientations : int, default=8
         Number of filter orientations, evenly spaced over 180 degrees.
     response : {"log", "linear"}, default="log"
-        Scale of the features. "log" takes the logarithm of filter responses and of all standard deviations, so that
-        faint texture is judged relative to its usual strength; "linear" judges it by the absolute difference.
+        Scale of the features. "log" takes the logarithm of the filter responses and of all standard deviations. A
+        change of faint texture is then measured relative to the usual strength of the texture. "linear" measures the
+        absolute change.
     image_size, tile_size, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     whiten : bool, default=True
@@ -51,14 +55,22 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
 
     Notes
     -----
-    Lighting scales the brightness of a part, so all features are computed on ``log(image + 0.05)`` minus its mean over
-    the image. At each level, the modulus of a quadrature pair of Gabor filters (sigma 1.8, wavelength 4.5 pixels of the
-    level) measures the strength of texture of this width and orientation, whatever its phase [1]_. There is one patch
-    every 8 pixels. Its features are the mean and standard deviation of each modulus over about 16 pixels, and the mean
-    and standard deviation of the log image itself over 8 and 32 pixels. Colour images have two more planes: the log
-    ratio of red to green and that of blue to green. Their mean and standard deviation over 8 and 32 pixels are
-    features, too. If `response` is "log", every feature x except the means of the log image and of the log ratios is
-    replaced by ``log(x + 0.004)``.
+    All features are computed from the log image: ``log(image + 0.05)`` minus its mean over the image. The logarithm is
+    taken because a change of lighting multiplies the brightness of a part by a factor.
+
+    Each pyramid level has one quadrature pair of Gabor filters per orientation, with a sigma of 1.8 pixels and a
+    wavelength of 4.5 pixels of the level. The modulus of a pair measures the strength of the texture of this scale and
+    orientation, independently of its phase [1]_.
+
+    There is one patch every 8 pixels. Its features are:
+
+    * the mean and the standard deviation of each modulus over about 16 pixels;
+    * the mean and the standard deviation of the log image over 8 and over 32 pixels;
+    * in colour images, the mean and the standard deviation of two log ratios, red to green and blue to green, over 8
+      and over 32 pixels.
+
+    If `response` is "log", every feature x is replaced by ``log(x + 0.004)``, except for the means of the log image and
+    of the log ratios.
 
     References
     ----------
@@ -146,19 +158,19 @@ class GaborFeatureExtractor(BaseFeatureExtractor):
                 cells = _cells_of_modulus(level_image, self.n_orientations, self.stride >> level)
                 features += _moments(*cells, _NARROW)
             if self.response == "log":
-                for response in (features[1], *features[3:]):  # the others are means of the planes
+                for response in (features[1], *features[3:]):  # features 0 and 2 are means of the planes
                     response.add_(_RESPONSE_OFFSET).log_()
             return torch.cat(features, dim=1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _cells_of_modulus(image, n_orientations, block):
-    """Return the means and the variances of the modulus of each pair of filters within the cells of a level."""
+    """Return the mean and the variance, within each cell of a level, of the modulus of each pair of filters."""
     import torch
     from torch.nn import functional
 
-    # Drop the channel axis and add it again: its stride in channels-last images would make the filters slow.
+    # Remove the channel axis and add it again. In channels-last images, its stride would make the filters slow.
     padded, filters = functional.pad(image[:, 0], (_RADIUS,) * 4, mode="reflect")[:, None], _filters(n_orientations)
-    # Strips of the image fit into the processor's cache and into memory that is already allocated.
+    # Filter the image in strips, which fit into the processor's cache and into memory that is already allocated.
     n_rows = max(1, _N_PIXELS // (len(image) * image.shape[3] * block)) * block
     cells = []
     for start in range(0, image.shape[2], n_rows):
@@ -171,8 +183,8 @@ def _cells_of_modulus(image, n_orientations, block):
 def _cells(planes, block):
     """Return the mean and the variance of the pixels of each cell of the grid.
 
-    The variance is the mean squared deviation, because the mean of the squares minus the square of the mean would be
-    rounding noise where the pixels are constant.
+    The variance is computed as the mean squared deviation. The mean of the squares minus the square of the mean would
+    be mere rounding noise where the pixels are constant.
     """
     from torch.nn import functional
 
@@ -182,9 +194,9 @@ def _cells(planes, block):
 
 
 def _moments(mean, variance, *windows):
-    """Return the mean and the standard deviation around each cell, for each window in turn.
+    """Return the mean and the standard deviation over a window around each cell, for one window after the other.
 
-    The variance is the mean variance within the cells plus the variance between them.
+    The variance over a window is the mean variance within its cells plus the variance between the means of its cells.
     """
     moments = []
     for window in windows:
@@ -208,7 +220,7 @@ def _weighted(cells, window):
 
 @lru_cache
 def _filters(n_orientations):
-    """Return the even, then the odd Gabor filters, of shape (2 * n_orientations, 1, size, size)."""
+    """Return all even Gabor filters, followed by all odd ones, in shape (2 * n_orientations, 1, size, size)."""
     import torch
 
     y, x = np.mgrid[-_RADIUS : _RADIUS + 1, -_RADIUS : _RADIUS + 1]

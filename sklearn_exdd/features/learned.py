@@ -1,4 +1,4 @@
-"""The learned extractor: a small network that ``fit`` trains to mark synthetic defects."""
+"""Learned feature extractor: a small network that ``fit`` trains to mark synthetic defects."""
 
 from numbers import Integral, Real
 
@@ -25,10 +25,10 @@ from sklearn_exdd.features.training_crops import training_crops
 
 _LOG_OFFSET = 0.03
 _HEAD_STRIDE = 4
-_UNIT = 16  # the network's largest stride
-_POOL_SIZE = 2400  # number of crops from which training draws its batches
+_UNIT = 16  # largest stride of the network
+_POOL_SIZE = 2400  # number of crops in the pool from which training batches are drawn
 _POSITION_GRID = 16
-# Parameters that training does not depend on, and those that enter its key in another form.
+# Parameters left out of the training's cache key: training does not depend on them, or the key has them in other form.
 _NOT_IN_TRAINING = {
     *("augmenter", "random_state", "precision", "device", "pos_label", "tile_size", "whiten"),
     *("batch_size", "memory", "n_jobs", "verbose"),
@@ -38,48 +38,51 @@ _NOT_IN_TRAINING = {
 class LearnedFeatureExtractor(BaseFeatureExtractor):
     """Feature maps from a small segmentation network that ``fit`` trains to find defects on the user's own surfaces.
 
-    No weights are downloaded. The network has 0.4 million parameters. It learns from crops of the normal images, with
-    and without synthetic defects painted on them, and from crops of any real defects that ``fit`` receives with masks.
+    The network has 0.4 million parameters, and no weights are downloaded. It is trained on crops of the normal images.
+    Synthetic defects are painted on some of the crops. If ``fit`` receives real defects with masks, the network is
+    trained on crops of these defects, too.
 
     Parameters
     ----------
     augmenter : object, default=None
-        Source of the synthetic defects, with ``fit(X, y, masks=)`` and ``sample(n_samples)``; see
-        :class:`BaseDefectAugmenter`. None mixes CutPaste's patches and scars with cracks and holes.
+        Source of the synthetic defects: an object with the methods ``fit(X, y, masks=)`` and ``sample(n_samples)``; see
+        :class:`BaseDefectAugmenter`. None selects a mixture of CutPaste's patches and scars, cracks, and holes.
     encoder : str, NetworkFeatureExtractor or None, default=None
-        Pretrained network whose maps are used in addition to the network's own: "efficientnet_lite0" (or `_lite1`,
-        `_lite2`), or an extractor with layers at strides 4, 8 and 16, or at some of these, such as
-        ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``. This network sees only the
-        brightness of the image, and is not trained.
+        Pretrained encoder. The network uses the maps of the encoder in addition to its own maps. The encoder is not
+        trained further and sees only the brightness of the image. It is "efficientnet_lite0" (or `_lite1`, `_lite2`),
+        or an extractor with layers at one or more of the strides 4, 8 and 16, such as
+        ``TorchvisionFeatureExtractor("resnet18", layers=("layer1", "layer2", "layer3"))``.
     n_synthetic : int, default=300
-        Number of synthetic defect images from which crops are cut.
+        Number of images with synthetic defects from which crops are cut.
     crop_size : int, default=160
-        Side of the crops, in pixels; a multiple of 16.
+        Side of the crops, in pixels. It must be a multiple of 16.
     max_steps : int, default=1000
-        Number of training steps. The default takes three to four minutes on one core with bfloat16 instructions.
+        Number of training steps. On one core with bfloat16 instructions, the default takes three to four minutes.
     max_seconds : float, default=None
-        Time limit for training, in seconds. If training is cut short, the weights depend on the machine.
+        Time limit for training, in seconds. If the limit ends training early, the weights depend on the machine.
     learning_rate : float, default=4e-3
         Highest learning rate, reached after a short warm-up.
     train_batch_size : int, default=16
         Number of crops per training step.
     flip : bool, default=True
-        Whether crops are mirrored at random along both axes in training, and logits are averaged over the four mirror
-        images. Use False for surfaces that are lit from one side.
+        Whether to mirror the crops at random along both axes in training, and to average the logits of an image over
+        its four mirror images. Use False for surfaces that are lit from one side.
     contrast : tuple of (float, float), default=(0.4, 1.6)
-        Range of the random factor by which the contrast of each crop is multiplied in training, so that faint defects
-        are also found in images of lower contrast. Both ends are at least 0.01; (1, 1) leaves the contrast unchanged.
+        Range of the random factor by which the contrast of each crop is multiplied in training. Such crops teach the
+        network to find faint defects in images of lower contrast. Both ends must be at least 0.01. (1, 1) leaves the
+        contrast unchanged.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Numeric precision in training. "auto" selects bfloat16 if the hardware has instructions for it, else float32.
-        Features are float32 in any case.
+        Numeric precision in training. "auto" selects bfloat16 if the processor has bfloat16 instructions, and float32
+        otherwise. Features are always float32.
     device : str, default=None
-        Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
+        Device of the network, such as "cpu" or "cuda:0". None selects CUDA if it is available, and the CPU otherwise.
     pos_label : object, default=None
-        Label of defect images in `y`. None selects a known name ("bad", "NG"), or else the greater label.
+        Label of defect images in `y`. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
+        means defect. If no name is recognised, the greater label means defect.
     random_state : int, RandomState instance or None, default=0
-        Seed of the crops, of the weights, and of an augmenter that has no seed of its own.
+        Seed of the crops and the weights. An augmenter without a seed of its own gets its seed from this one.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
-        See :class:`BaseFeatureExtractor`. `whiten` is True by default; `memory` also caches the trained weights.
+        See :class:`BaseFeatureExtractor`. `whiten` is True by default. `memory` also caches the trained weights.
 
     Attributes
     ----------
@@ -88,11 +91,11 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     losses_ : ndarray of shape (n_steps,)
         Loss of each training step.
     position_map_ : ndarray of shape (16, 16), float32
-        Mean logits of the normal training images by position in the image; borders tend to score higher.
+        Mean logit of the normal training images at each position. Logits tend to be higher near the borders.
     weights_key_ : str
         Hash of the weights.
     seconds_ : float
-        Wall time of training in seconds, even if its result was read from `memory`.
+        Wall time of training, in seconds. If the weights were read from `memory`, it is the time of that training.
 
     See Also
     --------
@@ -100,12 +103,15 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
     Notes
     -----
-    The input is ``log(image + 0.03)`` minus its median over the image, and the differences of this brightness from its
-    local means along columns and along rows. There is one patch every 8 pixels. Before whitening, it has 160 features:
-    mean and deviation of the maps at stride 4, and maps of the network's two halves at stride 8. With real defects,
-    20 % of the crops show a real defect, 35 % one pasted elsewhere (:class:`DefectPasteAugmenter`), 20 % a synthetic
-    one, and 25 % none. Without real defects, 75 % show a synthetic one. The network has seen the normal images in
-    training and may rate them as slightly more normal than new ones, so set thresholds for the logits on other images.
+    The input of the network is the brightness, ``log(image + 0.03)`` minus its median over the image. Two more planes
+    hold the differences between the brightness and its local means, along columns and along rows. There is one patch
+    every 8 pixels. Before whitening, a patch has 160 features: the mean and the deviation of the maps at stride 4, and
+    the maps at stride 8 from both halves of the network.
+
+    With real defects, 20 % of the crops show a real defect, 35 % show a real defect pasted elsewhere (see
+    :class:`DefectPasteAugmenter`), 20 % show a synthetic defect, and 25 % show no defect. Without real defects, 75 % of
+    the crops show a synthetic defect. The network may rate its training images as slightly more normal than new images.
+    Thresholds for the logits must therefore be set on other images.
 
     Examples
     --------
@@ -210,7 +216,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         y : array-like of shape (n_samples,), default=None
             Labels: 0 for normal images and 1 (or `pos_label`) for defects. None means that all images are normal.
         masks : array or list, default=None
-            Masks of the defect images, aligned with X. Defect images whose mask is None are not used in training.
+            Masks, one item for each image of X. Defect images whose mask is None are not used in training.
 
         Returns
         -------
@@ -220,14 +226,12 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return self
 
     def fit_transform(self, X, y=None, *, masks=None):
-        """Fit, and return the feature maps of all images.
+        """Fit to images and return their feature maps.
 
         Parameters
         ----------
-        X : images
-        y : array-like of shape (n_samples,), default=None
-        masks : array or list, default=None
-            Masks, as in :meth:`fit`.
+        X, y, masks
+            See :meth:`fit`.
 
         Returns
         -------
@@ -249,7 +253,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         Returns
         -------
         maps : ndarray of shape (n_samples, height, width), or list of such arrays
-            float32 logits at the size of the images; a list if their sizes differ.
+            float32 logits, one for each pixel. The result is a list if the sizes of the images differ.
         """
         validate(self)
         check_is_fitted(self)
@@ -257,13 +261,11 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return np.stack(maps) if len({pixel_map.shape for pixel_map in maps}) == 1 else maps
 
     def iter_defect_logits(self, images):
-        """Yield the maps of :meth:`defect_logits` for `images`, of class Images, one by one."""
+        """Yield the maps of :meth:`defect_logits` one by one. The argument is an Images object."""
         for i, cells in enumerate(_Head(self).iter_transform(images)):
             shape, working = images.shape(i), self._working_shape(images.shape(i))
             pixels = resize(cells, tuple(_HEAD_STRIDE * size for size in cells.shape[:2]))[: working[0], : working[1]]
             yield (pixels if working == shape else resize(pixels, shape))[..., 0]
-
-    # Training
 
     def _check_params(self):
         super()._check_params()
@@ -274,7 +276,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         validate_parts([self.augmenter, self.encoder])
 
     def _fit(self, X, y, masks):
-        """Fit; return all images, which of them show defects, and the feature maps of the normal images."""
+        """Fit. Return all images, whether each of them shows a defect, and the feature maps of the normal images."""
         validate(self)
         images = X if isinstance(X, Images) else Images(X)
         is_defect = find_defects(y, len(images), self.pos_label)
@@ -286,7 +288,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         normal.check_masks_empty()
         marked = None if defect is None else with_marks(defect.with_channels(images.n_channels))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        # Sort the images so that their order in X makes no difference.
+        # Sort the images, because their order in X must make no difference.
         ordered, ordered_marked = by_brightness(normal), marked and by_brightness(marked)
         key = None if self.memory is None else self._training_key(ordered, ordered_marked, seed)
         learned = load(self.memory, "segmentation network", key)
@@ -330,7 +332,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         return resolve_precision(self.precision, resolve_device(self.device))
 
     def _train(self, normal, marked, seed):
-        """Train the network; return its weights with losses and seconds, and whether the training was completed."""
+        """Train the network. Return its weights, losses and seconds in a dict, and whether training was completed."""
         planes, targets = training_crops(
             normal,
             marked,
@@ -365,11 +367,9 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         for cells in _Head(self).iter_transform(normal):
             total = total + resize(cells, (_POSITION_GRID, _POSITION_GRID))[..., 0]
         mean = total / len(normal)
-        if self.flip:  # not quite symmetrical if images end within a cell
+        if self.flip:  # the mean is not exactly symmetric if images end within a cell
             mean = (mean + mean[::-1] + mean[:, ::-1] + mean[::-1, ::-1]) / 4
         return ndimage.gaussian_filter(mean, 1, mode="nearest").astype(np.float32)
-
-    # Maps
 
     def _cache_key(self):
         check_is_fitted(self)
@@ -396,7 +396,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
             return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _planes(self, images):
-        """Return the input of the network, padded by mirroring to a whole number of its largest cells."""
+        """Return the input of the network. Mirroring pads both sides to multiples of the largest stride."""
         import torch
         from torch.nn import functional
 
@@ -413,7 +413,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         if getattr(self, "_network", None) is None:
             weights = {name: torch.from_numpy(np.array(value)) for name, value in self.weights_.items()}
             n_planes, encoder = (1 if self.n_channels_ == 1 else 3), self._frozen_encoder()
-            with torch.device("meta"):  # does not draw random numbers
+            with torch.device("meta"):  # draws no random numbers
                 network = segmentation_network(n_planes, encoder)
             network.load_state_dict(weights, assign=True)
             device = resolve_device(self.device)
@@ -422,7 +422,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
 
 class _Head(BaseFeatureExtractor):
-    """Segmentation head of a learned extractor, itself an extractor so that its logits use tiles and the cache."""
+    """Segmentation head of a learned extractor. It is an extractor, too, so its logits use tiles and the cache."""
 
     stride = _HEAD_STRIDE
     offset = (_HEAD_STRIDE - 1) / 2

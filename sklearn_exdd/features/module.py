@@ -26,36 +26,37 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
     ----------
     build : callable
         Function that takes no arguments and returns the ``torch.nn.Module``. The module itself is not accepted,
-        because ``clone`` would copy it for every fold and candidate. The extractor can be pickled only if the function
-        is importable.
+        because ``clone`` would copy it for every fold and every candidate of a search. The extractor can be pickled
+        only if the function can be imported.
     layers : tuple of str, default=None
-        Names of the layers to use, whose outputs must have the shape (n, channels, height', width'). Nothing beyond the
-        last of these layers is computed. None selects the last outputs at strides 8 and 16.
+        Names of the layers to use. Their outputs must have the shape (n, channels, height', width'). Layers that are
+        needed only for later outputs are not computed. None selects the last output at stride 8 and the last output at
+        stride 16.
     pool_size : int, default=3
-        Odd size of the windows over which outputs are averaged, with stride 1.
+        Size of the windows over which outputs are averaged, with stride 1. It must be odd.
     n_input_channels : int, default=3
-        Number of channels that the module expects. Grey images are repeated along the channels.
+        Number of channels that the module expects. The channel of a grey image is repeated.
     mean, std : tuple of float
-        Mean and standard deviation used to normalise the module's input; by default, those of ImageNet.
+        Mean and standard deviation used to normalise each channel of the input. The defaults are those of ImageNet.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision in which the network computes. "auto" selects bfloat16 if the hardware has instructions for it, which
-        is about twice as fast, else float32. A fitted extractor keeps its precision; see `precision_`. Features are
-        float32 in any case.
+        Precision in which the network computes. "auto" selects bfloat16 if the processor has bfloat16 instructions, and
+        float32 otherwise. With such instructions, bfloat16 is about twice as fast. A fitted extractor keeps the
+        precision that was selected; see `precision_`. Features are always float32.
     device : str, default=None
-        Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
+        Device of the network, such as "cpu" or "cuda:0". None selects CUDA if it is available, and the CPU otherwise.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
 
     Attributes
     ----------
     precision_ : {"float32", "bfloat16"}
-        Precision that `precision` resolved to when the extractor was fitted.
+        Precision that was selected when the extractor was fitted.
 
     Notes
     -----
-    The outputs are pooled, enlarged bilinearly to the grid of the finest layer, and concatenated, as in PatchCore and
-    ExDD. Each process traces the module once, with ``torch.fx`` (``torchvision.models.feature_extraction``). The module
-    is not part of a pickle.
+    The outputs of the layers are averaged over windows of `pool_size`, enlarged bilinearly to the grid of the finest
+    output, and concatenated, as in PatchCore [1]_ and ExDD. Each process traces the module once, with ``torch.fx``
+    (``torchvision.models.feature_extraction``). Pickles of the extractor do not contain the module.
 
     References
     ----------
@@ -78,7 +79,7 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
 
     _parameter_constraints = {
         **NetworkFeatureExtractor._parameter_constraints,
-        "build": "no_validation",  # modules are callable, too; see _builder
+        "build": "no_validation",  # _builder refuses modules, which are callable, too
         "layers": [tuple, list, None],
         "n_input_channels": [Interval(Integral, 1, None, closed="left")],
         "mean": ["array-like"],
@@ -166,7 +167,7 @@ class TracedModule:
         except ValueError as error:
             names = [name for name, _ in module.named_children()]
             raise ValueError(
-                f"layers: expected names of layers of {type(module).__name__} (at the top: {names}), got {layers}."
+                f"layers: expected names of layers of {type(module).__name__} (top level: {names}), got {layers}."
             ) from error
         probe = make_probe(self.n_channels, _PROBE_SIZE)
         outputs = network(probe)
@@ -185,12 +186,12 @@ def _check_outputs(network, probe, outputs):
     for name, output in outputs.items():
         if output.ndim != 4:
             raise ValueError(f"{expected} {tuple(output.shape)} from {name!r}.")
-        if output.shape[1] == output.shape[2]:  # either channels come last, or there are as many of them as rows
+        if output.shape[1] == output.shape[2]:  # channels come last, or their number equals that of rows
             narrow = network(probe[..., : _PROBE_SIZE // 2]) if narrow is None else narrow
             if narrow[name].shape[3] == output.shape[3]:
                 raise ValueError(
-                    f"{expected} (n, height, width, channels) from {name!r}, with the channels last. Permute them in "
-                    "the module that `build` returns; TimmFeatureExtractor does so for timm models."
+                    f"{expected} (n, height, width, channels) from {name!r}, with the channels last. Permute the "
+                    "axes in the module that `build` returns. TimmFeatureExtractor does this for timm models."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Base class of extractors with torch networks: precision, device, loading the network, joining its levels."""
+"""Base class of extractors with torch networks, which loads a network and joins the outputs of its layers."""
 
 import math
 from abc import abstractmethod
@@ -18,22 +18,22 @@ _LOADING = Lock()  # torch.fx modifies torch itself while it traces
 
 
 class NetworkFeatureExtractor(BaseFeatureExtractor):
-    """Base of the extractors that compute features with a torch network.
+    """Base class of the extractors that compute features with a torch network.
 
-    A subclass implements ``_source()``, which returns a hashable object whose ``load(folded)`` builds a
-    :class:`LoadedNetwork`. Each process loads the network only once for equal sources. The network is not part of a
-    pickle.
+    A subclass implements ``_source()``. This method returns a hashable source, whose method ``load(folded)`` builds a
+    :class:`LoadedNetwork`. A process loads the network only once for all extractors with equal sources. Pickles of an
+    extractor do not contain the network.
 
     Parameters
     ----------
     pool_size : int, default=3
-        Odd size of the windows over which outputs are averaged, with stride 1.
+        Size of the windows over which outputs are averaged, with stride 1. It must be odd.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision in which the network computes. "auto" selects bfloat16 if the hardware has instructions for it, which
-        is about twice as fast, else float32. A fitted extractor keeps its precision; see `precision_`. Features are
-        float32 in any case.
+        Precision in which the network computes. "auto" selects bfloat16 if the processor has bfloat16 instructions, and
+        float32 otherwise. With such instructions, bfloat16 is about twice as fast. A fitted extractor keeps the
+        precision that was selected; see `precision_`. Features are always float32.
     device : str, default=None
-        Device of the network, for example "cpu" or "cuda:0". None selects CUDA if it is available, else the CPU.
+        Device of the network, such as "cpu" or "cuda:0". None selects CUDA if it is available, and the CPU otherwise.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """
@@ -99,7 +99,7 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
 
     @abstractmethod
     def _source(self):
-        """Return a hashable object that loads the network and serves as its key in a per-process cache."""
+        """Return a hashable object that loads the network, and by which the process caches the network."""
 
     def network(self, folded=True):
         """Return the network, truncated after the last layer in use. Each process builds it only once.
@@ -107,12 +107,13 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
         Parameters
         ----------
         folded : bool, default=True
-            Whether batch normalisations are folded into the convolutions, so that they can no longer be trained.
+            Whether batch normalisations are folded into the convolutions. They can then no longer be trained.
 
         Returns
         -------
         network : torch.nn.Module
-            Network that maps a batch to the outputs of the layers. It is shared: copy it before you change it.
+            Network that maps a batch to the outputs of the layers. Extractors share it, so copy it before you change
+            it.
         stride : int or None
             Stride of the finest layer, as in :class:`BaseFeatureExtractor`.
         offset : float
@@ -140,7 +141,10 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
         return loaded.mean, loaded.std
 
     def _views(self, images):
-        """Return the arrays whose features are joined; each has one channel or as many as the network expects."""
+        """Return a list of arrays that are passed through the network. The features of these arrays are then joined.
+
+        Each array has either one channel or the number of channels that the network expects.
+        """
         return [images]
 
     def _extract(self, images):
@@ -171,15 +175,15 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """Network that is ready for use, with the positions of its outputs in the image.
+    """Network that is ready for use, together with the positions of its outputs in the image.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Network that maps a batch (n, n_channels, height, width) to a list or dict of outputs (n, n_maps, height',
-        width').
+        Network that maps a batch of shape (n, n_channels, height, width) to a list or dict of outputs of shape (n,
+        n_maps, height', width').
     strides : tuple of int, or None
-        Number of pixels between neighbouring positions of each output, or None if the outputs do not fit a grid.
+        Number of pixels between neighbouring positions of each output. None if the outputs do not fit a grid.
     offsets : tuple of float
         Pixel at which the first position of each output is centred.
     n_channels : int
@@ -187,10 +191,11 @@ class LoadedNetwork:
     mean, std : tuple of float
         Mean and standard deviation used to normalise the input.
     kind : str
-        Name of the network, for messages.
+        Word for the network in error messages.
     aligned : bool
-        Whether outputs are aligned by their positions in the image before they are joined. If False, they are enlarged
-        to the size of the finest output, as in PatchCore, as if each output covered the image from edge to edge.
+        Whether outputs are interpolated at the positions of the finest output before they are joined. If False, they
+        are enlarged to the size of the finest output, as in PatchCore. Each output is then assumed to cover the image
+        from edge to edge.
     """
 
     module: object
@@ -209,17 +214,17 @@ class LoadedNetwork:
 
     @property
     def offset(self):
-        """Centre of the first position of the finest output."""
+        """Pixel at which the first position of the finest output is centred."""
         return 0.0 if self.strides is None else self.offsets[self.strides.index(self.stride)]
 
     def join(self, outputs, shape):
-        """Bring the outputs for images of one shape to the finest grid and concatenate them.
+        """Bring all outputs to the grid of the finest output, and concatenate them.
 
         Parameters
         ----------
         outputs : list of torch.Tensor of shape (n, n_maps, height', width')
         shape : tuple of int (height, width)
-            Shape of the images.
+            Height and width of the images, which all have the same shape.
 
         Returns
         -------
@@ -235,7 +240,7 @@ class LoadedNetwork:
         return torch.cat(placed, dim=1)
 
     def _placed(self, output, stride, offset, shape):
-        # Position i of the finest output is position scale * i + shift of this one.
+        # Position i of the finest output is position scale * i + shift of this output.
         scale, shift = self.stride / stride, (self.offset - offset) / stride
         for axis in (2, 3):
             output = _interpolated(output, axis, -(-shape[axis - 2] // self.stride), scale, shift)
@@ -249,7 +254,7 @@ def _pooled(output, size):
 
 
 def _interpolated(output, axis, size, scale, shift):
-    """Interpolate linearly along an axis at ``scale * i + shift``; values are constant beyond the ends."""
+    """Interpolate linearly along an axis at positions ``scale * i + shift``. Beyond the ends, values are constant."""
     import torch
 
     if scale == 1 and shift == 0:
@@ -263,7 +268,10 @@ def _interpolated(output, axis, size, scale, shift):
 
 
 def _enlarged(output, shape):
-    """Enlarge an output, by integer factors if possible, so that positions do not depend on the image size."""
+    """Enlarge an output to the given shape.
+
+    Integer factors are used if possible, because positions then do not depend on the image size.
+    """
     from torch.nn import functional
 
     scale = [round(size / own) for size, own in zip(shape, output.shape[2:])]
@@ -273,19 +281,22 @@ def _enlarged(output, shape):
 
 
 def check_normalisation(name, values, n_channels=None):
-    """Check that values are finite numbers (> 0 for "std"), one for each input channel or one for all of them."""
+    """Check that the mean or standard deviation of the input has the right number of valid values.
+
+    Values must be finite numbers, and > 0 for "std". There must be one for each input channel, or one for all channels.
+    """
     numbers = finite_numbers(values)
     is_right = numbers is not None and len(numbers) > 0 and (n_channels is None or len(numbers) in (1, n_channels))
     if not is_right or (name == "std" and not (numbers > 0).all()):
         count = "" if n_channels is None else f"{n_channels} "
         raise ValueError(
-            f"{name}: expected {count}numbers{' > 0' if name == 'std' else ''}, one for each input channel, or 1 for "
-            f"all, got {values!r}."
+            f"{name}: expected {count}numbers{' > 0' if name == 'std' else ''}, one for each input channel, or one for "
+            f"all channels, got {values!r}."
         )
 
 
 def make_probe(n_channels, size):
-    """Return noise of shape (1, n_channels, size, size), whose gradients show which pixels an output depends on."""
+    """Return noise of shape (1, n_channels, size, size). Its gradients show which pixels an output depends on."""
     import torch
 
     noise = torch.randn(1, n_channels, size, size, generator=torch.Generator().manual_seed(0))
@@ -300,13 +311,16 @@ def first_center(probe, output):
     probe : torch.Tensor of shape (1, n_channels, size, size)
         Probe from :func:`make_probe`.
     output : torch.Tensor of shape (1, n_maps, size', size')
-        Output for the probe; `size` is a multiple of `size'`.
+        Output of the network for the probe. `size` must be a multiple of `size'`.
 
     Returns
     -------
     offset : float
-        Whichever is nearest to the measured offset: 0 (networks that pad both sides equally), ``(stride - 1) / 2``
-        (networks that cut the image into cells) or ``stride - 1`` (TensorFlow networks, which pad the far side).
+        One of three values, the one nearest to the measured offset:
+
+        * 0, for networks that pad both sides of an image equally
+        * ``(stride - 1) / 2``, for networks that cut the image into cells
+        * ``stride - 1``, for TensorFlow networks, which pad images only at the bottom and on the right
     """
     import torch
 
@@ -329,9 +343,9 @@ def first_center(probe, output):
 def _load(source, precision, device, folded=True):
     import torch
 
-    # Loading needs gradients, even if the caller has disabled them, and must not use up the caller's random numbers.
+    # Loading needs gradients, even if the caller has disabled them. It must not use up the caller's random numbers.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         loaded = source.load(folded)
-    # Convolutions are fastest with channels last, on CPUs and on tensor cores.
+    # Convolutions are fastest in channels-last format, both on CPUs and on tensor cores.
     loaded.module.to(device=device, dtype=getattr(torch, precision), memory_format=torch.channels_last)
     return loaded

@@ -1,10 +1,10 @@
-"""Selection of the patches that lie in the region of interest of their image."""
+"""Selection of the patches in the region of interest of an image."""
 
 from sklearn_exdd.scoring import mask_coverage
 
 
 def patches_inside(images, index, extractor, map_shape):
-    """Tell which patches of a feature map touch the region of interest of their image.
+    """Determine which patches of a feature map touch the region of interest of the image.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def patches_inside(images, index, extractor, map_shape):
     Returns
     -------
     inside : ndarray of shape (height', width'), bool, or None
-        True where at least one pixel of the patch's cell is in the region; None if every pixel of the image counts.
+        True for each patch whose cell has at least one pixel in the region. None if the image has no region.
     """
     region = images.region(index)
     if region is None:
@@ -27,7 +27,9 @@ def patches_inside(images, index, extractor, map_shape):
 
 
 def rows_inside(maps, images, extractor):
-    """Yield the patches in the region of interest of each image as a map of one row; without a region, the whole map.
+    """Yield the feature map of each image, reduced to the patches in the region of interest.
+
+    The patches in the region form a map with a single row. If an image has no region, its map is yielded unchanged.
 
     Parameters
     ----------

@@ -1,36 +1,37 @@
-"""The segmentation network of the learned features. Importing this module does not load torch."""
+"""Segmentation network of the learned feature extractor. Importing this module does not load torch."""
 
 import numpy as np
 
 from sklearn_exdd._torch import arrays_of, box_mean, seeded
 from sklearn_exdd._training import train
 
-_N_REDUCED = {4: 16, 8: 32, 16: 64}  # number of maps, by stride, to which a pretrained encoder's maps are reduced
+# Number of maps, by stride, to which the maps of a pretrained encoder are reduced.
+_N_REDUCED = {4: 16, 8: 32, 16: 64}
 
 
 def segmentation_network(n_planes, encoder=None):
-    """Build an encoder-decoder network, with 0.4 million parameters, that marks defects.
+    """Build an encoder-decoder network that marks defects. It has 0.4 million parameters.
 
     Parameters
     ----------
     n_planes : int
-        Number of input planes; the first is the brightness.
+        Number of input planes. The first plane is the brightness.
     encoder : FrozenEncoder, default=None
-        Pretrained encoder whose maps the decoder uses in addition to the network's own. Its weights are not part of the
-        network's weights.
+        Pretrained encoder. The decoder uses the maps of this encoder in addition to the network's own maps. The weights
+        of the encoder are not part of the network's weights.
 
     Returns
     -------
     network : torch.nn.Module
-        ``network(planes)`` maps planes of shape (n, n_planes, height, width) to logits of shape (n, 1, height / 4,
-        width / 4). Height and width must be multiples of 16. ``network.levels(planes)`` returns inner maps
-        of shapes (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8) and (n, 64, height / 8, width / 8),
-        followed by the logits.
+        Network. ``network(planes)`` maps planes of shape (n, n_planes, height, width) to logits of shape (n, 1, height
+        / 4, width / 4). Height and width must be multiples of 16. ``network.levels(planes)`` returns three inner maps
+        and the logits. The shapes of the inner maps are (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8)
+        and (n, 64, height / 8, width / 8).
 
     Notes
     -----
-    Kernels of strided layers have even sizes, so position i of a map at stride s is centred at pixel
-    ``s i + (s - 1) / 2``. After training, all normalisation is by constants, so distant pixels have no influence.
+    Kernels of strided layers have even sizes. Position i of a map at stride s is therefore centred at pixel ``s i + (s
+    - 1) / 2``. After training, all normalisation is by constants, so distant pixels have no influence.
     """
     import torch
     from torch import nn
@@ -83,7 +84,7 @@ def segmentation_network(n_planes, encoder=None):
 
 
 def segmentation_loss(logits, targets, top=12):
-    """Compute the loss of defect logits: 4 x focal + 0.5 x Dice + 0.1 x cross-entropy of the image.
+    """Compute the loss of defect logits: 4 x focal loss + 0.5 x Dice loss + 0.1 x cross-entropy of the image.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def segmentation_loss(logits, targets, top=12):
     targets : torch.Tensor of shape (n, 1, height, width), float32
         1 on the defect, 0 elsewhere.
     top : int, default=12
-        Number of highest logits whose mean is the logit of the image.
+        Number of the highest logits of an image. Their mean is the logit of the image.
 
     Returns
     -------
@@ -99,7 +100,8 @@ def segmentation_loss(logits, targets, top=12):
 
     Notes
     -----
-    The focal loss [1]_ has gamma 1.5 and gives defects threefold weight. The Dice loss [2]_ is that of the whole batch.
+    The focal loss [1]_ has gamma 1.5 and gives defect pixels three times the weight of other pixels. The Dice loss [2]_
+    is computed over the whole batch.
 
     References
     ----------
@@ -197,7 +199,7 @@ def train_segmentation_network(
 
 
 def _with_directions(planes):
-    """Append the differences of the brightness from its local means along the columns and along the rows."""
+    """Append two planes: the brightness minus its local mean along columns, and minus its local mean along rows."""
     import torch
 
     brightness = planes[:, :1]

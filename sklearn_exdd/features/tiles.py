@@ -1,4 +1,4 @@
-"""Feature maps of large images, extracted in tiles and stitched without seams."""
+"""Feature maps of large images, extracted in tiles and joined without seams."""
 
 import numpy as np
 
@@ -9,15 +9,16 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
     Parameters
     ----------
     extract : callable
-        Function that maps images (n, height, width, channels) to feature maps (n, height', width', n_features).
+        Function that maps images of shape (n, height, width, channels) to feature maps of shape (n, height', width',
+        n_features).
     images : ndarray of shape (n, height, width, channels)
     tile_size : int
         Size of a tile without its margin, in pixels.
     stride : int
         Number of pixels between two patches.
     unit : int
-        Spacing, in pixels, of the positions at which tiles may start: a multiple of the strides of all layers and
-        pyramid levels.
+        Spacing, in pixels, of the positions at which tiles may start. It must be a multiple of the strides of all
+        layers and pyramid levels.
     margin : int
         Largest distance, in pixels, between the centre of a patch and a pixel that the patch depends on.
     min_size : int
@@ -26,7 +27,7 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
     Returns
     -------
     maps : ndarray of shape (n, height', width', n_features)
-        Equal to ``extract(images)``.
+        Feature maps, equal to ``extract(images)``.
     """
 
     def core(top, bottom, outer_top, outer_bottom, left, right, outer_left, outer_right):
@@ -41,7 +42,7 @@ def stitched_map(extract, images, *, tile_size, stride, unit, margin, min_size):
 
 
 def _cuts(size, tile_size, unit, margin, min_size):
-    """Cut one axis into tiles; return (start, stop) of the core of each tile, then of the core with its margin."""
+    """Cut one axis into tiles. Return (start, stop, start with margin, stop with margin) of each tile."""
     step = max(unit, tile_size // unit * unit)
     margin = -(-margin // unit) * unit
     starts = [start for start in range(0, size, step) if start == 0 or size - start >= min_size]

@@ -18,26 +18,31 @@ _TIMEOUT = 5  # seconds within which the hub must answer
 
 
 class TimmFeatureExtractor(NetworkFeatureExtractor):
-    """Feature maps from a timm model, given by name: a convolutional network or a transformer.
+    """Feature maps from a timm model, a convolutional network or a transformer, that is selected by its name.
 
     Parameters
     ----------
     backbone : str, default="wide_resnet50_2"
-        Name, out of ``timm.list_models()``, of a model whose levels are feature maps: ResNet, EfficientNet, ConvNeXt,
-        Swin, ViT, DINOv2, DINOv3 and most others. If the model accepts only one image size, set `image_size` to it.
+        Name of a model in ``timm.list_models()``. The levels of the model must be feature maps, as they are in ResNet,
+        EfficientNet, ConvNeXt, Swin, ViT, DINOv2, DINOv3 and most other models. If the model accepts only one image
+        size, set `image_size` to this size.
     layers : tuple of int, default=None
-        Indices of the levels to use, as in timm's ``out_indices``; for a transformer with a single stride, indices of
-        its blocks. Negative indices count from the end. None selects the levels at strides 8 and 16; for a transformer
-        with a single stride, the blocks at half and at three quarters of its depth.
+        Indices of the levels to use, as in timm's ``out_indices``. For a transformer with a single stride, these are
+        the indices of its blocks. Negative indices count from the end. None selects the levels at strides 8 and 16. For
+        a transformer with a single stride, it selects the blocks at half and at three quarters of its depth.
     weights : {"pretrained"}, path or None, default="pretrained"
-        "pretrained" for the weights that timm downloads; the path of a local state dict (of torch or safetensors); or
-        None for random weights drawn from `random_state`.
+        Weights of the model, given in one of three forms:
+
+        * "pretrained" for the weights that timm downloads
+        * the path of a local state dict, saved by torch or as safetensors
+        * None for random weights, drawn with the seed `random_state`
     weights_sha256 : str, default=None
-        Expected SHA-256 of a local file, in hexadecimal digits.
+        Expected SHA-256 of a local weights file, in hexadecimal digits.
     random_state : int, default=0
-        Seed of random weights.
+        Seed of the random weights if `weights` is None.
     mean, std : tuple of float, default=None
-        Mean and standard deviation used to normalise the input. None uses those of the model's configuration.
+        Mean and standard deviation used to normalise each channel of the input. None uses the values in the
+        configuration of the model.
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
@@ -46,25 +51,25 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
     Attributes
     ----------
     precision_ : {"float32", "bfloat16"}
-        Precision that `precision` resolved to when the extractor was fitted.
+        Precision that was selected when the extractor was fitted.
 
     Raises
     ------
     ImportError
         If timm is not installed.
     OSError
-        If the weights have to be downloaded and the hub does not answer within 5 seconds, or the download fails.
+        If the weights must be downloaded, but the hub does not answer within 5 seconds or the download fails.
     ValueError
-        If timm does not have the model, the model has no feature maps, or the weights file is damaged or belongs to
-        another model.
+        If timm does not have the model, if the model has no feature maps, or if the weights file is damaged or belongs
+        to another model.
 
     Notes
     -----
-    Coarser levels are interpolated at the patch centres of the finest level. Images are padded to a multiple of the
-    coarsest stride by repeating their last pixels. Position embeddings of transformers are interpolated to the size of
-    the image. The blocks of a transformer with a single stride are normalised by its final normalisation layer. Images
-    with a side longer than `tile_size` are processed in tiles: a patch of a transformer then attends only to the
-    patches of its tile, and position embeddings describe its position within the tile.
+    The maps of coarser levels are interpolated at the patch centres of the finest level. Images are padded to a
+    multiple of the coarsest stride by repeating their last pixels. Position embeddings of transformers are interpolated
+    to the size of the image. In a transformer with a single stride, the final normalisation layer is applied to the
+    output of each block. Images with a side longer than `tile_size` are processed in tiles. A patch of a transformer
+    then attends only to the patches of its tile, and position embeddings describe the position within the tile.
 
     Examples
     --------
@@ -139,7 +144,7 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
             are_right = [isinstance(index, Integral) and not isinstance(index, bool) for index in self.layers]
             if not are_right or not all(are_right):
                 raise ValueError(
-                    "layers: expected one or more indices of levels (of blocks for a transformer with a single "
+                    "layers: expected one or more indices of levels (or blocks, for a transformer with a single "
                     f"stride), such as (1, 2), got {self.layers!r}."
                 )
         for name in ("mean", "std"):
@@ -164,7 +169,7 @@ class TimmFeatureExtractor(NetworkFeatureExtractor):
 
 @dataclass(frozen=True)
 class TimmModel:
-    """Builder of the model. Builders of the same model compare equal, so that a process holds it only once."""
+    """Builder of the model. Builders of the same model compare equal, and a process keeps only one copy of it."""
 
     backbone: str
     weights: object
@@ -184,7 +189,7 @@ class TimmModel:
             close = get_close_matches(name, timm.list_models(), n=3)
             near = f" Similar names: {', '.join(close)}." if close else ""
             raise ValueError(f"backbone: expected a name of timm.list_models(), got {name!r}.{near}")
-        with seeded(self.random_state):  # a model draws initial weights even if they are replaced later
+        with seeded(self.random_state):  # draws initial weights, even if they are replaced later
             if self.weights == "pretrained":
                 return self._pretrained(timm, options)
             module = self._untrained(timm, options)
@@ -207,7 +212,7 @@ class TimmModel:
         try:
             return timm.create_model(self.backbone, pretrained=True, **options)
         except Exception as error:  # an interrupted download can raise almost any error
-            self._untrained(timm, options)  # raises the error if the weights are not its cause
+            self._untrained(timm, options)  # fails, too, if the weights are not the cause
             file = self._downloaded(timm)
             if file is not None:
                 raise damaged(file, self.backbone, error) from error
@@ -216,12 +221,12 @@ class TimmModel:
     def _not_downloaded(self, error):
         return OSError(
             f"weights: the pretrained weights of timm's {self.backbone} could not be downloaded ({error}). Give a "
-            "local file as weights=path. feature_extractor='efficientnet_lite0' takes its weights from pip, and "
+            "local file as weights=path. The weights of feature_extractor='efficientnet_lite0' come from pip, and "
             "'gabor' needs no weights."
         )
 
     def _look_for_hub(self, timm):
-        """Check once whether the hub can be reached; timm would keep trying for a minute."""
+        """Check once whether the hub can be reached, because timm would keep trying for a minute."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -233,11 +238,11 @@ class TimmModel:
             get_hf_file_metadata(url, timeout=_TIMEOUT)
         except HfHubHTTPError:
             return  # the hub answered
-        except Exception as error:  # its class depends on the HTTP library
+        except Exception as error:  # the class of the error depends on the HTTP library
             raise self._not_downloaded(error) from error
 
     def _downloaded(self, timm):
-        """Return the path of the downloaded weights file, or None."""
+        """Return the path of the weights file in a download cache, or None if it has not been downloaded."""
         import torch
         from huggingface_hub import try_to_load_from_cache
 
@@ -251,7 +256,7 @@ class TimmModel:
         return next((path for path in found if isinstance(path, str) and Path(path).is_file()), None)
 
     def _config(self, timm):
-        """Return the configuration of the pretrained weights, or None if they do not exist."""
+        """Return the configuration of the pretrained weights, or None if the model has no pretrained weights."""
         try:
             return timm.models.get_pretrained_cfg(self.backbone)
         except RuntimeError:  # the name has an unknown tag

@@ -1,4 +1,4 @@
-"""Levels of timm models: their maps, strides and patch centres, at any image size."""
+"""Levels of timm models, with their maps, strides and patch centres, for images of any size."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from sklearn_exdd.features.folding import fold_watched
 from sklearn_exdd.features.network import LoadedNetwork, first_center, make_probe
 
 _PROBE_SIZE = 256
-_STRIDES = (8, 16)  # of the default levels, as in PatchCore
-# Options that let a model accept images of other sizes than those it was trained on.
+_STRIDES = (8, 16)  # strides of the default levels, as in PatchCore
+# Options with which a model may accept images of any size. They are tried one after the other.
 _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
@@ -18,14 +18,14 @@ class TimmLevels:
     Parameters
     ----------
     build : callable
-        Hashable callable: ``build(**options)`` returns the model, given options of ``timm.create_model``. Its attribute
-        `backbone` is the name of the model.
+        Hashable callable. ``build(**options)`` returns the model, made with options of ``timm.create_model``. The
+        attribute ``build.backbone`` is the name of the model.
     layers : tuple of int, or None
-        Indices of the levels to use; for a transformer with a single stride, indices of its blocks. None selects the
-        levels at strides 8 and 16; for a transformer with a single stride, the blocks at half and at three quarters of
-        its depth.
+        Indices of the levels to use. For a transformer with a single stride, these are the indices of its blocks. None
+        selects the levels at strides 8 and 16. For a transformer with a single stride, it selects the blocks at half
+        and at three quarters of its depth.
     offsets : tuple of float, default=None
-        Pixel at which the first patch of each level is centred; None measures it.
+        Pixel at which the first patch of each level is centred. If `offsets` is None, it is measured.
     """
 
     build: object
@@ -33,7 +33,7 @@ class TimmLevels:
     offsets: tuple = None
 
     def load(self, folded=True):
-        """Build the model, truncate it after the last level in use, and determine the centres of its patches."""
+        """Build the model, truncate it after the last level in use, and determine the centres of the patches."""
         model = self._flexible_model().eval().requires_grad_(False)
         if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
             raise self._refused("it has no forward_intermediates")
@@ -67,7 +67,7 @@ class TimmLevels:
         for options in _ANY_SIZE:
             try:
                 return self.build(**options)
-            except TypeError:  # an option that the model does not know
+            except TypeError:  # the model does not have this option
                 if not options:
                     raise
 
@@ -81,8 +81,8 @@ class TimmLevels:
         layers = tuple(int(index) + n_levels * (index < 0) for index in self.layers)
         if not all(0 <= index < n_levels for index in layers):
             raise ValueError(
-                f"layers: expected indices from {-n_levels} to {n_levels - 1} of the levels of {self.build.backbone}, "
-                f"which are at the strides {strides}, got {self.layers}."
+                f"layers: expected indices of levels from {-n_levels} to {n_levels - 1}, got {self.layers}. "
+                f"The levels of {self.build.backbone} have the strides {strides}."
             )
         return layers
 
@@ -106,22 +106,22 @@ class TimmLevels:
 
 
 def _takes(model, n_channels, shape):
-    """Return whether a model accepts images of a shape."""
+    """Return whether a model accepts images of the given height and width."""
     import torch
 
     try:
         with torch.no_grad():
             model.forward_intermediates(torch.zeros(1, n_channels, *shape), intermediates_only=True, output_fmt="NCHW")
-    except Exception:  # its class differs between models
+    except Exception:  # the class of the error depends on the model
         return False
     return True
 
 
 def _cut(model, name, layers, unit, size, norm):
-    """Return a module that pads images to a multiple of `unit` and computes the levels, but nothing beyond them.
+    """Return a module that pads images to a multiple of `unit` and computes the chosen levels.
 
-    If `size` is not None, the module refuses images of any other size. An export does its own padding and uses only
-    ``levels``.
+    The module does not compute anything beyond the last chosen level. If `size` is not None, it refuses images of any
+    other size. An exported detector pads images itself, and uses only the method ``levels``.
     """
     from torch import nn
     from torch.nn import functional

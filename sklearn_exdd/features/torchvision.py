@@ -13,27 +13,31 @@ from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 from sklearn_exdd.features.module import ModuleFeatureExtractor
 from sklearn_exdd.features.weights import damaged, file_sha256, load_state, read_state_dict
 
-_TRANSFORMERS = ("maxvit_", "swin_", "vit_")  # accept only one image size, or put the channels last
+# Beginnings of the names of transformers. Transformers accept only one image size, or put the channels last.
+_TRANSFORMERS = ("maxvit_", "swin_", "vit_")
 
 
 class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
-    """Feature maps from a torchvision model, given by name.
+    """Feature maps from a torchvision model that is selected by its name.
 
     Parameters
     ----------
     backbone : str, default="wide_resnet50_2"
-        Name, out of ``torchvision.models.list_models()``, of a model whose layers return feature maps. Transformers are
-        refused; use those of :class:`TimmFeatureExtractor`.
+        Name of a model in ``torchvision.models.list_models()``. The layers of the model must return feature maps.
+        Transformers are refused; use :class:`TimmFeatureExtractor` for transformers.
     layers : tuple of str, default=None
-        Names of the layers to use. None selects the last outputs at strides 8 and 16, such as ``("layer2", "layer3")``
-        of a ResNet, as in ExDD.
+        Names of the layers to use. None selects the last output at stride 8 and the last output at stride 16. For a
+        ResNet, this equals ``("layer2", "layer3")``, as in ExDD.
     weights : str, path or None, default="IMAGENET1K_V1"
-        A name, for which torchvision downloads the weights once into its own cache; the path of a local state dict (of
-        torch or safetensors); or None for random weights drawn from `random_state`.
+        Weights of the model, given in one of three forms:
+
+        * the name of pretrained weights, which torchvision downloads once into its own cache
+        * the path of a local state dict, saved by torch or as safetensors
+        * None for random weights, drawn with the seed `random_state`
     weights_sha256 : str, default=None
-        Expected SHA-256 of a local file, in hexadecimal digits.
+        Expected SHA-256 of a local weights file, in hexadecimal digits.
     random_state : int, default=0
-        Seed of random weights.
+        Seed of the random weights if `weights` is None.
     pool_size, precision, device
         See :class:`ModuleFeatureExtractor`.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
@@ -102,7 +106,7 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         if self.backbone.startswith(_TRANSFORMERS):
             raise ValueError(
                 f"backbone: expected a convolutional network of torchvision, got the transformer {self.backbone!r}. "
-                "Use one of timm's, such as TimmFeatureExtractor('swin_tiny_patch4_window7_224')."
+                "Use a transformer of timm, such as TimmFeatureExtractor('swin_tiny_patch4_window7_224')."
             )
 
     def _builder(self):
@@ -113,7 +117,7 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
 
 @dataclass(frozen=True)
 class TorchvisionModel:
-    """Builder of the model. Builders of the same model compare equal, so that a process holds it only once."""
+    """Builder of the model. Builders of the same model compare equal, and a process keeps only one copy of it."""
 
     backbone: str
     weights: object
@@ -130,7 +134,7 @@ class TorchvisionModel:
                 f"backbone: expected a name of torchvision.models.list_models(), got {self.backbone!r}."
                 + (f" Similar names: {', '.join(near)}." if near else "")
             )
-        with seeded(self.random_state):  # a model draws initial weights even if they are replaced later
+        with seeded(self.random_state):  # draws initial weights, even if they are replaced later
             return self._model(models)
 
     def _model(self, models):
@@ -154,13 +158,13 @@ class TorchvisionModel:
                 raise damaged(file, self.backbone, error) from error
             raise OSError(
                 f"weights: {self.backbone}'s {self.weights} could not be downloaded ({error}). Give a local file "
-                "as weights=path. feature_extractor='efficientnet_lite0' takes its weights from pip, and 'gabor' needs "
-                "no weights."
+                "as weights=path. The weights of feature_extractor='efficientnet_lite0' come from pip, and 'gabor' "
+                "needs no weights."
             ) from error
 
 
 def load_backbone(name, weights, random_state):
-    """Build a torchvision model with its own head.
+    """Build a complete torchvision model, including its head.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Crops with and without defects, on which a segmentation network is trained."""
+"""Training crops for a segmentation network, with and without defects."""
 
 import numpy as np
 
@@ -11,14 +11,14 @@ from sklearn_exdd.augment.synthetic import images_of, synthesize
 _SCALE = (0.75, 1.3)  # range of the factor by which crops are enlarged
 _STRETCH = 1.15  # largest ratio between the factors by which the two axes are enlarged
 _LARGEST_CELL = 16  # largest cell of the network, in pixels
-_COVERAGE = 0.25  # share of a target cell that must show a defect for the cell to count as defective
-# Shares of the crops by their source, with and without real defects.
+_COVERAGE = 0.25  # minimum fraction of a target cell that a defect covers if the cell is marked
+# Fraction of the crops from each source. The second dict is used without real defects.
 _SHARES = {"real": 0.2, "pasted": 0.35, "synthetic": 0.2, "clean": 0.25}
 _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
 
 
 def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, stride, planes_of, seed, memory=None):
-    """Cut crops from normal images, images with synthetic defects and, if there are any, images with real defects.
+    """Cut training crops from normal images, images with synthetic defects and, if given, images with real defects.
 
     Parameters
     ----------
@@ -26,33 +26,33 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     marked : TrainingSet or None
         Real defects, each with a mask that marks at least one pixel.
     augmenter : object or None
-        Source of the synthetic defects. None uses a mixture of patches, scars, cracks and holes.
+        Source of the synthetic defects. None selects a mixture of patches, scars, cracks and holes.
     n_synthetic : int
         Number of images with synthetic defects from which crops are cut.
     n_crops : int
-        Approximate number of crops; rounding may change it slightly.
+        Number of crops. Rounding may change it slightly.
     size : int
         Side of a crop, in pixels.
     stride : int
         Stride of the grid of the targets, in pixels.
     planes_of : callable
-        Function that maps an image (height, width, channels), float32 in [0, 1], to planes (height', width', n_planes),
-        float32.
+        Function that returns the input planes of an image. The image is float32 in [0, 1], of shape (height, width,
+        channels). The planes are float32, of shape (height', width', n_planes).
     seed : int
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache for an `augmenter` without a `memory` of its own.
+        Cache for the synthetic defects. It is used if `augmenter` does not have a `memory` of its own.
 
     Returns
     -------
     planes : ndarray of shape (n, n_planes, size, size), float16
     targets : ndarray of shape (n, 1, size / stride, size / stride), bool
-        True on the defect.
+        True where a crop shows a defect.
     """
     random_state = np.random.RandomState(seed)
     seeds = [int(seed) for seed in random_state.randint(2**31 - 1, size=2)]
     training = joined(normal, marked)
     if augmenter is None:
-        augmenter, memory = default_augmenter(), None  # painting is faster than reading from a cache
+        augmenter, memory = default_augmenter(), None  # painting these defects is faster than reading a cache
     synthetic = synthesize(augmenter, n_synthetic, *training, seed=seeds[0], memory=memory)
     sources = {"clean": (normal.samples, None), "synthetic": _as_images(synthetic, normal)}
     if marked is not None:
@@ -72,7 +72,7 @@ def _as_images(synthetic, normal):
 
 
 def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
-    """Cut crops and targets, the same number from each image of a source; with masks, each crop shows a defect."""
+    """Cut crops and their targets, equally many from each image. If `masks` is given, each crop shows a defect."""
     grid = size // stride
     crops, targets = [], []
     for i, share in enumerate(np.array_split(np.arange(n_crops), len(images))):
@@ -93,7 +93,7 @@ def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
 
 
 def _window(shape, size, marked, random_state):
-    """Draw top, left, height and width of a crop to be resized to `size`, around a defect pixel if there is one."""
+    """Draw the top, left, height and width of a crop. If pixels are marked, the crop contains one of them."""
     stretch = np.exp(random_state.uniform(-0.5, 0.5) * np.log(_STRETCH) * np.array([1, -1]))
     sides = np.rint(size / (random_state.uniform(*_SCALE) * stretch)).astype(int)
     window = []
@@ -104,14 +104,14 @@ def _window(shape, size, marked, random_state):
             low, high = -side // 3, max(-side // 3, own - side + side // 3)
         else:
             low, high = at - int(0.85 * side), at - int(0.15 * side)
-        # A crop may extend past the image, as in prediction, where images that end within a cell are mirrored.
+        # A crop may extend past the image, because prediction mirrors images that end within a cell.
         last = max(0, own - side + random_state.randint(_LARGEST_CELL))
         window.append(int(np.clip(random_state.randint(low, high + 1), 0, last)))
     return (*window, *sides)
 
 
 def _cut(planes, window):
-    """Cut a window out of planes, mirroring planes that are too small for it."""
+    """Cut a window out of planes. Planes that are smaller than the window are extended by mirroring."""
     top, left, height, width = window
     cut = planes[top : top + height, left : left + width]
     missing = [(0, side - own) for side, own in zip((height, width), cut.shape)]

@@ -1,4 +1,4 @@
-"""Weights files of backbones, both local files and those that other libraries have downloaded."""
+"""Reading and checking of the weights files of backbones."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 def read_state_dict(path, sha256=None, names=()):
-    """Read a state dict from a local file, refusing files that contain anything but tensors.
+    """Read a state dict from a local file. Files that contain anything but tensors are refused.
 
     Parameters
     ----------
     path : str or path-like
-        Path of a safetensors file if its suffix is `.safetensors`, otherwise of a torch file.
+        Path of the file. A file with the suffix `.safetensors` is read as safetensors, any other file as a torch file.
     sha256 : str, default=None
         Expected SHA-256 of the file in hexadecimal digits.
     names : sequence of str, default=()
-        Names that the caller accepts instead of a path, for the error message.
+        Names that the caller accepts instead of a path. They are listed in the error message.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def read_state_dict(path, sha256=None, names=()):
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If its hash differs from `sha256`, or if it cannot be read as a state dict.
+        If the hash of the file differs from `sha256`, or if the file cannot be read as a state dict.
     """
     import torch
 
@@ -51,7 +51,7 @@ def read_state_dict(path, sha256=None, names=()):
         return state
     keys = f"a dict with the keys {list(state)[:5]}" if isinstance(state, Mapping) else type(state).__name__
     raise ValueError(
-        f"weights: expected a state dict in {path}, a dict of names and tensors, got {keys}. Save "
+        f"weights: expected a state dict (a dict of names and tensors) in {path}, got {keys}. Save "
         "module.state_dict() alone."
     )
 
@@ -72,8 +72,8 @@ def load_state(module, state, path, name):
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"weights: expected the weights of {name} in {path}, got those of another model ({_short(error)}). Give "
-            "the file that belongs to the backbone, or the backbone that belongs to the file."
+            f"weights: expected the weights of {name} in {path}, got those of another model ({_short(error)}). "
+            "Choose a file and a backbone that belong together."
         ) from error
     return module
 
@@ -96,7 +96,7 @@ def _short(error):
 def file_sha256(weights):
     """Return the SHA-256 of a weights file, or None if the file does not exist.
 
-    The hash distinguishes models whose weights have the same path.
+    The hash distinguishes models whose weights files have the same path but different contents.
     """
     if weights is None or not Path(weights).is_file():
         return None

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-# Full whitening would amplify directions in which normal patches hardly vary.
+# Fraction of the variance that whitening keeps. To keep all of it would amplify directions in which normal patches
+# hardly vary.
 _VARIANCE_SHARE = 0.999
-_RECOVERED_SHARE = 0.9999  # the same for features that are recovered from whitened ones
-_SHRINKAGE = 0.5
+_RECOVERED_SHARE = 0.9999  # same fraction for features that are recovered from whitened features
+_SHRINKAGE = 0.5  # weight of the mean of all variances in each variance
 
 
 def mean_of(feature_map):
-    """Return the mean feature vector of a map (height', width', n_features), float64."""
+    """Return the mean feature vector, in float64, of a map of shape (height', width', n_features)."""
     return feature_map.reshape(-1, feature_map.shape[2]).mean(axis=0, dtype=np.float64)
 
 
@@ -20,7 +21,7 @@ def moments_of(maps, shift):
     ----------
     maps : iterable of ndarray of shape (height', width', n_features)
     shift : ndarray of shape (n_features,)
-        Vector that is subtracted from each patch first, which reduces rounding errors.
+        Vector that is subtracted from each patch first. This reduces rounding errors.
 
     Returns
     -------
@@ -47,13 +48,13 @@ def whitening_of(shift, moments, share=_VARIANCE_SHARE):
     moments : tuple
         Moments that :func:`moments_of` returns for this shift.
     share : float, default=0.999
-        Share of the variance explained by the directions that are kept, in (0, 1).
+        Fraction of the variance that the kept directions explain, in (0, 1).
 
     Returns
     -------
     mean : ndarray of shape (n_features,), float32
     components : ndarray of shape (n_features, n_kept), float32
-        Whitening matrix: ``(patches - mean) @ components`` are the whitened patches.
+        Whitening matrix. The whitened patches are ``(patches - mean) @ components``.
     """
     count, total, products = moments
     mean = total / count
@@ -72,7 +73,7 @@ def whitening_of(shift, moments, share=_VARIANCE_SHARE):
 
 
 def whitenings_without(mean, components, moments):
-    """Return, for each fold, the map from features whitened with all images to features whitened without the fold.
+    """Compute, for each fold, a linear map from whitened features to features whitened without the fold.
 
     Parameters
     ----------
@@ -84,14 +85,14 @@ def whitenings_without(mean, components, moments):
     Returns
     -------
     maps : list of (ndarray of shape (n_kept, n_kept'), ndarray of shape (n_kept',)), float32
-        Matrix and offset: ``whitened @ matrix + offset`` are the features whitened without the fold.
+        Matrix and offset of each fold. The features whitened without the fold are ``whitened @ matrix + offset``.
 
     Notes
     -----
-    The features before whitening are recovered from the whitened ones, except for the directions with the least
-    variance (0.1 %), which whitening drops. Nearly all of the recovered variance is kept, so that about as many
-    directions remain as if the features had been whitened without the fold. This matters because an image stands out in
-    directions in which the other images hardly vary.
+    The original features are recovered from the whitened features, except for the directions with the least variance
+    (0.1 %), which whitening drops. The new whitening keeps nearly all of the recovered variance. It thus has about as
+    many directions as a whitening of the original features without the fold. The number of directions matters, because
+    an image stands out in directions in which the other images hardly vary.
     """
     mean, components = mean.astype(np.float64), components.astype(np.float64)
     back = np.linalg.pinv(components)

@@ -148,7 +148,7 @@ def test_a_module_itself_is_refused_in_favour_of_a_function(build):
 
 
 def test_unknown_layers_are_refused_and_the_known_ones_listed():
-    message = r"^layers: expected names of layers of Sequential \(at the top: \['0', '1', '2', '3'\]\), got \('9',\)"
+    message = r"^layers: expected names of layers of Sequential \(top level: \['0', '1', '2', '3'\]\), got \('9',\)"
     with pytest.raises(ValueError, match=message):
         ModuleFeatureExtractor(tiny_network, layers=("9",)).transform(random_images(0, 1, 32, 32))
 
@@ -179,7 +179,7 @@ def test_layers_with_the_channels_last_are_refused(n_channels):
     message = (
         r"^layers: expected outputs of shape \(n, channels, height, width\), got \(n, height, width, channels\) from "
     )
-    with pytest.raises(ValueError, match=message + r"'norm', with the channels last\. Permute them"):
+    with pytest.raises(ValueError, match=message + r"'norm', with the channels last\. Permute the axes"):
         ModuleFeatureExtractor(lambda: ChannelsLast(n_channels), layers=("norm",)).transform(
             random_images(0, 1, 64, 64)
         )

@@ -36,7 +36,7 @@ def test_what_is_no_feature_map_is_refused(result, got, tile_size, surfaces):
 
 
 def test_a_stride_that_leads_out_of_the_image_is_refused(surfaces):
-    match = r"^Own\.stride: expected the pixels between two patches, about 8 for 8 patches along 64 pixels, got 16"
+    match = r"^Own\.stride: expected about 8, the number of pixels between two of the 8 patches along 64 pixels, got 16"
     with pytest.raises(ValueError, match=match):
         ExDDDetector(extractor_of(lambda images: images[:, ::8, ::8], stride=16)).fit(surfaces[0])
 

@@ -136,9 +136,7 @@ def test_the_default_levels_are_those_of_strides_8_and_16_or_middle_blocks():
 
 @pytest.mark.parametrize("layers", [(5,), (-6,), (0, 9)])
 def test_an_index_beyond_the_levels_is_refused(layers):
-    message = (
-        r"^layers: expected indices from -5 to 4 of the levels of resnet18, which are at the strides \[2, 4, 8, 16"
-    )
+    message = r"^layers: expected indices of levels from -5 to 4, got .* resnet18 have the strides \[2, 4, 8, 16"
     with pytest.raises(ValueError, match=message):
         random_model("resnet18", layers=layers).transform(random_images(0, 1, 64, 64))
 
