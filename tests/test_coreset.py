@@ -232,7 +232,7 @@ def test_double_precision_holds_what_single_precision_cannot(scale):
 
 
 def test_numbers_whose_squares_overflow_are_refused():
-    with pytest.raises(ValueError, match=r"X: expected numbers of at most .*float32 can hold, got 1.0e\+25"):
+    with pytest.raises(ValueError, match=r"X: expected numbers of at most .*fit into float32\), got 1.0e\+25"):
         greedy_k_center(np.array([[0], [1e25]], dtype=np.float32), 1)
 
 

@@ -84,7 +84,7 @@ def test_any_small_bank_gives_the_naive_neighbours(seed, n_rows, n_queries, n_fe
 
 def test_numbers_whose_squares_overflow_are_refused():
     huge = np.full((3, 2), 1e25, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"features: expected numbers of at most .*float32 can hold, got .*Scale"):
+    with pytest.raises(ValueError, match=r"features: expected numbers of at most .*fit into float32\), got .*Scale"):
         MemoryBank(huge)
     with pytest.raises(ValueError, match="X: expected numbers of at most"):
         MemoryBank(np.zeros((3, 2), dtype=np.float32)).kneighbors(huge)
@@ -152,14 +152,14 @@ def test_rows_left_in_are_counted_for_each_group():
 
 @pytest.mark.parametrize("n_neighbors", [0, -1, 6, 1.0, None])
 def test_a_number_of_neighbours_that_the_bank_does_not_have_is_refused(n_neighbors):
-    with pytest.raises(ValueError, match=r"^n_neighbors: expected an integer in \[1, 5\], the number of rows, got "):
+    with pytest.raises(ValueError, match=r"^n_neighbors: expected an integer in \[1, 5\] \(the number of rows\), got "):
         MemoryBank(np.eye(5)).kneighbors(np.eye(5), n_neighbors)
 
 
 def test_rows_that_are_left_out_do_not_count_as_neighbours():
     bank = MemoryBank(np.eye(5), {"group": [0, 0, 0, 1, 1]})
     assert bank.kneighbors(np.eye(5)[:2], 2, exclude=0)[1].tolist() == [[3, 4]] * 2
-    with pytest.raises(ValueError, match=r"expected an integer in \[1, 2\], the number of rows, got 3"):
+    with pytest.raises(ValueError, match=r"expected an integer in \[1, 2\] \(the number of rows\), got 3"):
         bank.kneighbors(np.eye(5)[:2], 3, exclude=[1, 0])
 
 

@@ -8,13 +8,16 @@ from sklearn_exdd import scoring
 from sklearn_exdd._cache import cached, fingerprint
 from sklearn_exdd.banks.patches import Patches
 
-# Without a mask, a patch of a defect image is assumed to show the defect if it lies farther from the normal bank than
-# this share of the normal patches do.
+# Fraction of the normal patches that must lie nearer to the normal bank than a patch of a defect image without a mask.
+# Such a patch is assumed to show the defect.
 NORMAL_SHARE = 0.99
 
 
 def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synthetic=False):
-    """Return the patches that a mask marks or, without a mask, the patches far from normal patches.
+    """Return the patches of defect images that show the defect.
+
+    If an image has a mask, these are the patches that the mask marks. Otherwise, these are the patches that are far
+    from normal patches.
 
     Parameters
     ----------
@@ -23,14 +26,15 @@ def defect_patches(defect, extractor, banks, cutoff, *, max_patches, seed, synth
     extractor : BaseFeatureExtractor
         Fitted extractor.
     banks : DualBank
-        Banks whose `memory` caches the patches.
+        Banks of patches. Their `memory` also caches the result.
     cutoff : float
-        Smallest distance to the normal bank at which a patch of an image without a mask is selected; the farthest patch
+        Smallest distance to the normal bank at which patches of images without a mask are selected. The farthest patch
         of such an image is always selected.
     max_patches : int or None
-        Largest number of patches per image; if there are more, this many are drawn at random.
+        Maximum number of patches per image. If there are more, `max_patches` of them are drawn at random.
     seed : int
     synthetic : bool, default=False
+        Whether an augmenter made the images.
 
     Returns
     -------
@@ -66,24 +70,24 @@ def _find(defect, extractor, banks, cutoff, max_patches, seed, synthetic):
 
 
 def defect_rows(defect, index, grid, extractor, distances_of, cutoff_of, *, max_patches, random_state):
-    """Select the patches of one image that show its defect.
+    """Select the patches that show the defect in one image.
 
     Parameters
     ----------
     defect : TrainingSet
         Defect images.
     index : int
-        Position of the image.
+        Index of the image in `defect`.
     grid : PatchGrid
-        Grid of its patches.
+        Grid of the patches of the image.
     extractor : BaseFeatureExtractor
         Extractor of the patches.
     distances_of : callable
-        Function that returns the distances of the patches to normal patches; called only without a mask.
+        Function that returns the distances of the patches to normal patches. It is called only without a mask.
     cutoff_of : callable
-        Function that returns the smallest distance at which a patch is selected; called only without a mask.
+        Function that returns the smallest distance at which patches are selected. It is called only without a mask.
     max_patches : int or None
-        Largest number of patches; if there are more, this many are drawn at random.
+        Maximum number of patches. If there are more, `max_patches` of them are drawn at random.
     random_state : RandomState
 
     Returns

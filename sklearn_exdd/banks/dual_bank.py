@@ -1,4 +1,4 @@
-"""Dual memory bank: scores of patches and images based on distances to normal and defect patches."""
+"""Dual memory bank, which scores patches and images by their distances to normal and defect patches."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,31 +15,32 @@ from sklearn_exdd.banks.patch_grid import patches_of
 from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.banks.top_patches import MIN_ROWS, top_scores
 
-# Number of rows of the defect bank whose distances are averaged if n_neighbors="auto". A
-# defect bank is small and also holds background, so a single row of it says little.
+# Number of nearest rows of the defect bank over which distances are averaged if n_neighbors="auto". A defect bank is
+# small and also contains background, so the distance to a single row says little.
 DEFECT_NEIGHBORS = 9
-_N_QUERIES = 2**13  # patches searched together and cached as one entry
-# Number of neighbours in a cache entry, which thus serves all smaller numbers, too. If more neighbours are needed, an
-# entry has as many as the next power of two.
+_N_QUERIES = 2**13  # number of patches that are searched together and cached as one entry
+# Number of neighbours in a cache entry. Searches for fewer neighbours use the same entry. If more neighbours are
+# needed, the number is rounded up to a power of two.
 _N_CACHED = 16
-# epsilon="scale" is this share of the median distance of normal patches to the defect bank.
+# With epsilon="scale", epsilon is this factor times the median distance of normal patches to the defect bank.
 _EPSILON_SHARE = 0.5
 
 
 @dataclass(eq=False)
 class DualBank:
-    """Two MemoryBanks and the rule for scoring patches and images with them.
+    """Two MemoryBanks, and the rule that scores patches and images with them.
 
     Parameters
     ----------
     normal : MemoryBank
         Bank of normal patches.
     defect : MemoryBank, default=None
-        Bank of defect patches; None without defects.
+        Bank of defect patches. None if there are not any defects.
     epsilon : float, default=None
-        Constant of the ratio score; None without a defect bank.
+        Constant of the ratio score. None if `defect` is None.
     border_profile : ndarray of shape (border_rings + 1,), default=None
-        Factors of the rings near the border, found by :meth:`scaled`; needed for relative scores and image scores.
+        Factors of the rings near the border, computed by :meth:`scaled`. They are needed for relative scores and for
+        image scores.
     n_neighbors, image_score, n_top_patches, n_support, border_rings, memory
         See :class:`ExDDDetector`.
     """
@@ -62,14 +63,14 @@ class DualBank:
         return 1 if bank is self.normal else min(DEFECT_NEIGHBORS, len(bank))
 
     def distances(self, bank, features, exclude=None):
-        """Return the mean distance of each patch to the nearest rows of a bank, and its nearest row.
+        """Return the mean distance of each patch to its nearest rows in a bank, and the single nearest row.
 
         Parameters
         ----------
         bank : MemoryBank
         features : ndarray of shape (n_patches, n_features) or LazyFeatures
         exclude : ndarray of shape (n_patches,), default=None
-            Group whose rows are ignored for each patch, unless too few rows would remain.
+            Group whose rows are ignored, for each patch. If fewer than `n_neighbors` rows remain, no rows are ignored.
 
         Returns
         -------
@@ -83,15 +84,14 @@ class DualBank:
         if self.memory is None:
             distances, indices = bank.kneighbors(features, n_neighbors, exclude=exclude)
             return distances.mean(axis=1), indices[:, 0]
-        # Find enough neighbours for all candidates of a search for parameters. The banks of candidates may share real
-        # or synthetic rows.
+        # Find enough neighbours for all candidates of a parameter search, whose banks may share real or synthetic rows.
         n_searched = min(max(_N_CACHED, 1 << (n_neighbors - 1).bit_length()), n_left)
         key = features.key if isinstance(features, LazyFeatures) else fingerprint(features)
         distances, nearest = self._cached_neighbors(bank, features, key, n_searched, exclude)
         return distances[:, :n_neighbors].mean(axis=1), nearest.astype(np.intp)
 
     def _cached_neighbors(self, bank, features, features_key, n_searched, exclude):
-        """Return the distances to the nearest rows and the nearest row, from the cache if possible."""
+        """Return the distances of patches to their nearest rows, and the nearest row. Use the cache if possible."""
 
         def search():
             parts, groups = bank.parts, [] if exclude is None else np.unique(exclude)
@@ -111,7 +111,10 @@ class DualBank:
         return cached(self.memory, "neighbours", key, search)
 
     def distances_of(self, patches, bank, verbose=0):
-        """Return distances and nearest rows of many patches, ignoring the rows of each patch's group; show progress."""
+        """Return the distances and the nearest rows of many patches, and show the progress.
+
+        The rows of a patch's own group are ignored.
+        """
         found = []
         with tqdm(total=len(patches), desc="neighbours", unit="patch", disable=not verbose) as progress:
             for start in range(0, len(patches), _N_QUERIES):
@@ -121,7 +124,7 @@ class DualBank:
         return tuple(map(np.concatenate, zip(*found)))
 
     def scaled(self, patches, normal_distances, *, epsilon="scale", verbose=0):
-        """Find `epsilon` and `border_profile` from normal patches, unless they are known.
+        """Compute `epsilon` and `border_profile` from normal patches. A value that is not None is left unchanged.
 
         Parameters
         ----------
@@ -130,13 +133,13 @@ class DualBank:
         normal_distances : tuple of ndarray
             Distances and nearest rows in the normal bank, as returned by :meth:`distances_of`.
         epsilon : float or "scale", default="scale"
-            Parameter of :class:`ExDDDetector`.
+            See :class:`ExDDDetector`.
         verbose : int, default=0
 
         Returns
         -------
         banks : DualBank
-            Copy of the banks with both values.
+            Copy of this object with both values.
         patch_scores : PatchScores
             Scores of the patches, each computed without the rows of its own group.
         """
@@ -152,12 +155,12 @@ class DualBank:
         return banks, scores
 
     def patch_scores(self, features, exclude=None):
-        """Return the scores of patches, and the distances that they are based on."""
+        """Compute the scores of patches from their features."""
         normal = self.distances(self.normal, features, exclude)
         return self.scores_at(normal, self.defect and self.distances(self.defect, features, exclude))
 
     def scores_at(self, normal, defect):
-        """Return the scores of patches from their distances to the banks; `defect` is None without a defect bank."""
+        """Compute the scores of patches from their distances. `defect` is None if there is only a normal bank."""
         if defect is None:
             return PatchScores(normal[0], *normal, None, None)
         return PatchScores(scoring.ratio_score(normal[0], defect[0], self.epsilon), *normal, *defect)
@@ -168,13 +171,13 @@ class DualBank:
         Parameters
         ----------
         batches : iterable of (features, grids)
-            Patches of several images, image by image, and their PatchGrids, as yielded by
-            :func:`patch_batches` and :func:`cached_batches`.
+            Batches of images, as yielded by :func:`patch_batches` and :func:`cached_batches`: the features of the
+            patches of several images, and the PatchGrids of these images.
 
         Yields
         ------
         patch_scores : PatchScores
-            Scores of one image.
+            Scores of the patches of one image.
         features : ndarray of shape (n_patches, n_features) or LazyFeatures
         grid : PatchGrid
         """
@@ -185,13 +188,17 @@ class DualBank:
                 yield scores.take(slice(start, stop)), features[start:stop], grid
 
     def relative_scores(self, patch_scores, rings):
-        """Return patch scores relative to the border profile, from which image scores are computed."""
+        """Return the patch scores from which image scores are computed.
+
+        For the image score "top_mean", these are the scores divided by the border profile. For other image scores,
+        these are the distances to the normal bank.
+        """
         if self.image_score != "top_mean":
             return patch_scores.normal_distances
         return patch_scores.scores / self.border_profile[np.minimum(rings, self.border_rings)]
 
     def score_image(self, patch_scores, rings, features, exclude=None):
-        """Return the score of one image, computed from the scores of its patches."""
+        """Compute the score of one image from the scores of its patches."""
         if self.image_score == "top_mean":
             return scoring.top_mean(self.relative_scores(patch_scores, rings), self.n_top_patches)
         worst = int(np.argmax(patch_scores.normal_distances))
@@ -230,7 +237,7 @@ class DualBank:
         score : float
             Score of the image, as returned by :meth:`score_image`.
         patch_scores : PatchScores
-            Scores of its patches.
+            Scores of the patches of the image.
         rings : ndarray of shape (n_patches,)
         grid : PatchGrid
         centers : tuple of ndarray
@@ -239,7 +246,7 @@ class DualBank:
         Returns
         -------
         explanation : dict
-            Explanation as in :meth:`ExDDDetector.explain`, without a prompt.
+            Explanation, as returned by :meth:`ExDDDetector.explain` but without a prompt.
         """
         worst = int(np.argmax(self.relative_scores(patch_scores, rings)))
         row, column = grid.place(worst)
@@ -273,7 +280,7 @@ class DualBank:
         scores : list of float
             Score of each sample.
         top_patches : Patches
-            Patches that determine the scores, or may do so after a correction.
+            Patches that determine the scores now, or may determine them after a correction.
         """
         scores, top = [], []
         for rows in patches.slices:
@@ -289,9 +296,9 @@ class DualBank:
         Parameters
         ----------
         patch_scores : PatchScores
-            Scores of its patches, each computed without the rows of the group.
+            Scores of the patches of the image, each computed without the rows of the group.
         rings, features
-            Rings and features of its patches.
+            Rings and features of the patches of the image.
         group : int
             Group of the image.
 
@@ -299,7 +306,7 @@ class DualBank:
         -------
         score : float
         top : ndarray of int, ascending
-            Patches that determine the score, or may do so after a correction.
+            Patches that determine the score now, or may determine it after a correction.
         """
         relative, n_top = self.relative_scores(patch_scores, rings), max(10, 2 * self.n_top_patches)
         top = np.sort(np.argsort(-relative, kind="stable")[:n_top])
@@ -317,18 +324,18 @@ class DualBank:
         return scoring.neighborhood_weight(distance, distances, bank.n_features)
 
     def __sizeof__(self):
-        # Dask decides by size: it sends a large object to each worker once, but a small one with every task.
+        # Dask uses this size. It sends a large object to each worker once, but a small object with every task.
         banks = [bank for bank in (self.normal, self.defect) if bank is not None]
         return object.__sizeof__(self) + sum(bank.features.nbytes for bank in banks)
 
 
 def epsilon_of(defect_distances, epsilon):
-    """Return epsilon: the given float or, for "scale", a share of the median distance of normal patches to defects."""
+    """Return epsilon as a float. "scale" stands for a fraction of the median distance of normal patches to defects."""
     return max(_EPSILON_SHARE * float(np.median(defect_distances)), 1e-12) if epsilon == "scale" else float(epsilon)
 
 
 def patch_batches(extractor, images):
-    """Group the patches of images into batches of at least _N_QUERIES.
+    """Group the patches of images into batches of at least _N_QUERIES patches.
 
     Parameters
     ----------
@@ -355,7 +362,7 @@ def patch_batches(extractor, images):
 
 
 def cached_batches(extractor, images, memory):
-    """Group images into batches without reading images whose maps and neighbours are cached.
+    """Group images into batches. Images whose maps and neighbours are cached are not read.
 
     Parameters
     ----------
@@ -384,7 +391,7 @@ def cached_batches(extractor, images, memory):
 
 
 def _joined(parts):
-    """Concatenate arrays; a single array is not copied, because that of a large image takes a lot of memory."""
+    """Concatenate arrays. A single array is not copied, because the array of a large image takes a lot of memory."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -393,7 +400,7 @@ def _read_rows(extractor, images):
 
 
 class PatchScores(NamedTuple):
-    """Scores of patches with their distances and nearest rows; fields of a missing defect bank are None."""
+    """Scores of patches, with their distances and nearest rows. Without a defect bank, its fields are None."""
 
     scores: np.ndarray
     normal_distances: np.ndarray

@@ -1,4 +1,4 @@
-"""Vote on the kind of a defect among the rows of the defect bank that are nearest to its patches."""
+"""Vote on the kind of a defect by the rows of the defect bank nearest to the patches of the defect."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from sklearn_exdd.banks.memory_bank import MemoryBank
 
 
 class KindVoters:
-    """Rows of a defect bank that have a kind; each row votes for its own kind.
+    """Rows of a defect bank that have a kind. Each row votes for its own kind.
 
     Parameters
     ----------
     bank : MemoryBank
         Defect bank.
     kinds : ndarray of shape (n_rows,), dtype str
-        Kind of each row; rows with "" do not vote.
+        Kind of each row. The kind of rows that do not vote is "".
     n_neighbors : int
         Number of rows that vote on each patch. If fewer rows have a kind, all of them vote.
     """
@@ -22,11 +22,11 @@ class KindVoters:
         rows = np.flatnonzero(kinds != "")
         self.kinds, self._numbers = np.unique(kinds[rows], return_inverse=True)
         self._n_neighbors = min(n_neighbors, len(rows))
-        # Only a few patches of each image are searched, too few for an index to pay off.
+        # An index would not pay off, because only a few patches of each image are searched.
         self._bank = MemoryBank(bank.features[rows], algorithm="brute") if len(rows) else None
 
     def votes(self, features):
-        """Count the kinds of the rows nearest to some patches of an image.
+        """Count the votes of the rows nearest to the given patches of an image.
 
         Parameters
         ----------
@@ -35,8 +35,9 @@ class KindVoters:
         Returns
         -------
         votes : dict of str to float
-            Share of the votes for each kind, in (0, 1], in descending order. If shares are equal, the kind with the
-            nearest row comes first. Kinds without a vote are left out; if no row has a kind, the dict is empty.
+            Fraction of the votes for each kind, in (0, 1], in descending order. If two kinds have the same fraction,
+            the kind of the nearer row comes first. Kinds without a vote are left out. If no row has a kind, the dict is
+            empty.
         """
         if self._bank is None:
             return {}

@@ -1,4 +1,4 @@
-"""Calibration with dual banks as they would be without some of the normal images."""
+"""Dual banks for calibration, which score a normal image as if `fit` had not seen it."""
 
 from dataclasses import replace
 
@@ -11,25 +11,26 @@ from sklearn_exdd.banks.memory_bank import MemoryBank
 from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.features.whitening import whitenings_without
 
-_N_FOLDS = 20
-_N_FOLDS_OF_INDEX = 4  # largest number of folds if the bank has an index, which is compiled for each fold
-_MAX_BYTES = 2**26  # largest total size of the whitenings of all folds
+_N_FOLDS = 20  # maximum number of folds
+_N_FOLDS_OF_INDEX = 4  # maximum number of folds if the bank has an index, which is compiled for each fold
+_MAX_BYTES = 2**26  # maximum size of the whitenings of all folds together
 
 
 class LeftOutBanks:
     """Dual banks that score normal images as if `fit` had not seen them.
 
-    The normal images are divided into folds by groups. An image is scored without the bank rows of its own group, and
-    with the whitening, `epsilon` and `border_profile` of the other folds.
+    The normal images are divided into folds. All images of a group are in the same fold. An image is scored without the
+    bank rows of its own group. The whitening, `epsilon` and `border_profile` are computed from the images of all other
+    folds.
 
     Parameters
     ----------
     banks : DualBank
         Banks of all images.
     fold_of_group : ndarray of shape (n_groups,), int
-        Fold of each group; -1 for a group outside all folds, whose images are scored with `banks`.
+        Fold of each group. -1 marks a group outside all folds. The images of such a group are scored with `banks`.
     whitenings : list of (ndarray, ndarray) or None
-        Whitening of each fold, as returned by :func:`whitenings_without`; None if features are not whitened.
+        Whitening of each fold, as returned by :func:`whitenings_without`. None if features are not whitened.
     scales : list of (float, ndarray), default=None
         `epsilon` and `border_profile` of each fold, found by :meth:`scaled`.
     """
@@ -48,9 +49,9 @@ class LeftOutBanks:
         patches : Patches or Shards
             Patches of all normal images.
         extractor : BaseFeatureExtractor or None
-            Extractor fitted on these images; None for feature rows.
+            Extractor that was fitted on these images. None if the samples are feature rows.
         n_groups : int
-            Number of groups, including groups to which none of `patches` belong.
+            Number of groups, including groups that have no patches in `patches`.
         seed : int
 
         Returns
@@ -58,7 +59,7 @@ class LeftOutBanks:
         left_out : LeftOutBanks
         """
         groups = patches.shuffled_groups(seed)
-        # If an extractor learns from normal images, its features depend on them whatever the whitening.
+        # If an extractor learns from normal images, its features depend on these images with any whitening.
         is_whitened = extractor is not None and extractor.whiten and not extractor.learns_from_normals
         n_folds = min(len(groups), _N_FOLDS)
         if is_whitened:
@@ -74,24 +75,25 @@ class LeftOutBanks:
         return cls(banks, fold_of_group, whitenings)
 
     def __getstate__(self):
-        return {**self.__dict__, "_fold_banks": {}}  # rebuilt when needed
+        return {**self.__dict__, "_fold_banks": {}}  # these banks are rebuilt when they are needed
 
     def __sizeof__(self):
-        # Dask decides by size: it sends a large object to each worker once, but a small one with every task.
+        # Dask uses this size. It sends a large object to each worker once, but a small object with every task.
         maps = sum(matrix.nbytes + offset.nbytes for matrix, offset in self.whitenings or [])
         return object.__sizeof__(self) + self.banks.__sizeof__() + maps
 
     def with_defects(self, defect):
-        """Return the same folds with a bank of defect patches."""
+        """Return a copy with the same folds and with a bank of defect patches."""
         return LeftOutBanks(replace(self.banks, defect=defect), self.fold_of_group, self.whitenings)
 
     def distances_of(self, patches, kind, verbose=0):
-        """Return the distances of patches to a bank and their nearest rows, using the banks of their folds.
+        """Return the distance of each patch to a bank, and its nearest row, in the banks of its fold.
 
         Parameters
         ----------
         patches : Patches
         kind : {"normal", "defect"}
+            Bank to search.
         verbose : int, default=0
 
         Returns
@@ -109,7 +111,7 @@ class LeftOutBanks:
         return distances.astype(found[0].dtype), indices
 
     def scaled(self, patches, normal_distances, *, epsilon="scale", verbose=0):
-        """Find `epsilon` and `border_profile` from all images and, for each fold, from the images outside it.
+        """Compute `epsilon` and `border_profile` from all images and, for each fold, from the images outside it.
 
         Parameters
         ----------
@@ -118,13 +120,13 @@ class LeftOutBanks:
         normal_distances : tuple of ndarray
             Distances and nearest rows in the normal bank, as returned by :meth:`distances_of`.
         epsilon : float or "scale", default="scale"
-            Parameter of :class:`ExDDDetector`.
+            See :class:`ExDDDetector`.
         verbose : int, default=0
 
         Returns
         -------
         left_out : LeftOutBanks
-            Copy of this object with `scales`, and with both values in `banks`.
+            Copy of this object. `banks` has the values from all images, and `scales` has the values for each fold.
         patch_scores : PatchScores
             Scores of the patches.
         """
@@ -152,7 +154,10 @@ class LeftOutBanks:
         return self._scores_at(patches, self.distances_of(patches, "normal"), defect, epsilons)
 
     def _scores_at(self, patches, normal, defect, epsilons):
-        """Score patches by distances, each with its fold's epsilon; the last epsilon is for those outside all folds."""
+        """Score patches from their distances, each with the epsilon of its fold.
+
+        The last epsilon is for patches outside all folds.
+        """
         own = None
         if defect is not None:
             own = np.array(epsilons, dtype=defect[0].dtype)[self.fold_of_group[patches.groups]]
@@ -171,7 +176,7 @@ class LeftOutBanks:
         -------
         scores : list of float
         top_patches : Patches
-            Patches that determine the scores, or may do so after a correction.
+            Patches that determine the scores now, or may determine them after a correction.
         """
         scores, top = [], []
         for rows in patches.slices:
@@ -184,7 +189,7 @@ class LeftOutBanks:
         return scores, patches.take(np.concatenate(top))
 
     def inflation(self, patches):
-        """Return the factors by which the scores of images rise if whitening leaves out their fold.
+        """Return the factor by which the score of each image rises if its fold is left out of the whitening.
 
         Parameters
         ----------
@@ -194,12 +199,12 @@ class LeftOutBanks:
         Returns
         -------
         factors : ndarray of shape (n_images,)
-            Score with the whitening and `scales` of the image's fold, divided by the score that leaves out only the
-            bank rows of the image's group; at least 1.
+            Ratio of two scores, at least 1. The first score uses the whitening and `scales` of the image's fold. The
+            second score leaves out only the bank rows of the image's group.
         """
         if self.whitenings is None:
             return np.ones(len(patches.slices))
-        # Not cached: the top patches differ from candidate to candidate of a search.
+        # Scores are not cached, because each candidate of a search has different top patches.
         banks = replace(self.banks, memory=None)
         left_out = LeftOutBanks(banks, self.fold_of_group, self.whitenings, self.scales)
         scores, _ = left_out.score_images(patches, left_out.patch_scores(patches))
@@ -211,7 +216,7 @@ class LeftOutBanks:
         return [(fold, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
 
     def _features(self, features, rows, fold):
-        """Return the features of some patches, whitened as in their fold."""
+        """Return the features of some rows with the whitening of a fold."""
         if self.whitenings is None or fold < 0:
             return features[rows]
         matrix, offset = self.whitenings[fold]

@@ -1,4 +1,4 @@
-"""Memory bank: patch features of one class and their origin."""
+"""Memory bank, which holds the patch features of one class and their origin."""
 
 import numbers
 
@@ -9,33 +9,39 @@ from sklearn_exdd._cache import fingerprint
 from sklearn_exdd.neighbors.bounds import check_distances
 from sklearn_exdd.neighbors.exact_search import ExactSearch
 
-# Above this number of rows, compiling an index pays off within a few hundred images (docs/performance.md).
+# Number of rows up to which "auto" searches by brute force. For more rows, compiling an index pays off within a few
+# hundred images (docs/performance.md).
 _BRUTE_FORCE_ROWS = 100_000
 
-#: Provenance stored for each row, and its dtype.
+#: Kinds of provenance that are stored for each row, and their dtypes.
 PROVENANCE = {"image": np.intp, "row": np.float32, "column": np.float32, "group": np.intp, "synthetic": np.bool_}
 
 
 class MemoryBank:
-    """Patch features with their provenance, searchable for nearest neighbours.
+    """Patch features with their provenance, and a search for nearest neighbours.
 
     Parameters
     ----------
     features : array-like of shape (n_rows, n_features), float
         Patch features.
     provenance : dict of str to array-like of shape (n_rows,), default=None
-        Origin of each row: ``"image"`` (index of the image it came from), ``"row"`` and
-        ``"column"`` (centre of the patch in pixels of that image), ``"group"`` (images
-        of one group are left out together) and ``"synthetic"`` (made by an augmenter).
-        Missing keys get defaults: the row number for "image" and "group", and 0 or False
-        for the others.
+        Origin of each row. The keys are:
+
+        * ``"image"``: index of the image that the row came from
+        * ``"row"`` and ``"column"``: centre of the patch, in pixels of that image
+        * ``"group"``: group of the image; the images of one group are left out together
+        * ``"synthetic"``: whether an augmenter made the image
+
+        If "image" or "group" is missing, the row number is used. If another key is missing, 0 or False is used.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
-        "brute" is exact: matrix products bound all distances, and only the distances to
-        the few rows that may be nearest are measured. "pynndescent" compiles and builds an
-        approximate index [1]_ at the first query, and keeps it. "auto" uses the index
-        for banks of more than 100 000 rows.
+        Search method:
+
+        * "brute" is exact. Matrix products bound all distances, and only the distances to the few rows that may be
+          nearest are measured.
+        * "pynndescent" is approximate. It compiles and builds an index [1]_ at the first query, and keeps the index.
+        * "auto" selects "pynndescent" for banks of more than 100 000 rows, and "brute" otherwise.
     random_state : int, default=0
-        Seed of the index: the same rows and seed give the same index.
+        Seed of the index. The same rows and the same seed give the same index.
 
     Attributes
     ----------
@@ -108,7 +114,7 @@ class MemoryBank:
 
     @property
     def key(self):
-        """Fingerprint of everything that neighbours depend on."""
+        """Fingerprint of everything that the result of a search depends on."""
         if self._key is None:
             self._key = fingerprint(self.features, self.provenance["group"], (self.algorithm, self.random_state))
         return self._key
@@ -120,10 +126,11 @@ class MemoryBank:
 
     @property
     def parts(self):
-        """Real and synthetic rows, each as row numbers and a bank of these rows; empty if the search is not exact.
+        """Real rows and synthetic rows, each as a pair of row numbers and a bank of these rows.
 
-        In a search for parameters, candidates that differ only in their synthetic defects thus share the cached
-        neighbours among real rows.
+        The list is empty if the search is not exact. The parts are searched separately, because candidates of a
+        parameter search may differ only in their synthetic defects. Such candidates share the cached neighbours among
+        real rows.
         """
         if self._parts is None:
             self._parts, synthetic = [], self.provenance["synthetic"]
@@ -159,7 +166,7 @@ class MemoryBank:
         return self
 
     def n_left_without(self, groups):
-        """Return the number of rows that do not belong to a group.
+        """Return the number of rows that do not belong to a group, for one or several groups.
 
         Parameters
         ----------
@@ -183,7 +190,7 @@ class MemoryBank:
         Returns
         -------
         place : dict
-            "image" (int), "patch" (row, column) in pixels and "synthetic" (bool).
+            Dict with "image" (int), "patch" (row and column in pixels) and "synthetic" (bool).
         """
         origin = {name: values[index].item() for name, values in self.provenance.items()}
         return {
@@ -200,21 +207,20 @@ class MemoryBank:
         X : array-like of shape (n_queries, n_features)
         n_neighbors : int, default=1
         exclude : int or array-like of shape (n_queries,), default=None
-            Group whose rows are ignored for each query.
+            Group whose rows are ignored, for each query or for all queries.
 
         Returns
         -------
         distances : ndarray of shape (n_queries, n_neighbors)
             Euclidean distances, ascending, in the dtype of the bank.
         indices : ndarray of shape (n_queries, n_neighbors), dtype intp
-            Row numbers in the bank; ties are broken arbitrarily.
+            Row numbers in the bank. Ties are broken arbitrarily.
 
         Raises
         ------
         ValueError
-            If `n_neighbors` is larger than the number of rows that are not excluded, or
-            if `X` has a different number of features or holds numbers whose squares are too
-            large for its dtype.
+            If `n_neighbors` is larger than the number of rows that are not excluded, if `X` has a different number of
+            features than the bank, or if the squares of its numbers are too large for its dtype.
         """
         X = check_array(X, dtype=self.features.dtype)
         check_distances(X, "X")
@@ -226,7 +232,7 @@ class MemoryBank:
             available = int(self.n_left_without(exclude).min(initial=available))
         if not isinstance(n_neighbors, numbers.Integral) or not 1 <= n_neighbors <= available:
             raise ValueError(
-                f"n_neighbors: expected an integer in [1, {available}], the number of rows, got {n_neighbors!r}."
+                f"n_neighbors: expected an integer in [1, {available}] (the number of rows), got {n_neighbors!r}."
             )
         if self.is_exact:
             return self._exact().kneighbors(X, n_neighbors, exclude)
@@ -238,7 +244,8 @@ class MemoryBank:
         return self._search
 
     def _search_index(self, X, n_neighbors, exclude):
-        # Asked for one neighbour, the index finds 84 % of the true ones; asked for ten, nearly all.
+        # A query for one neighbour finds 84 % of the true neighbours. A query for ten neighbours finds nearly all of
+        # them.
         n_candidates = min(n_neighbors + 9 + (0 if exclude is None else 20), len(self))
         indices, distances = self._built_index().query(X, k=n_candidates)
         lost = ~np.isfinite(distances) | (indices < 0)
@@ -259,5 +266,5 @@ class MemoryBank:
         return self._index
 
     def __getstate__(self):
-        # The index is rebuilt rather than saved: the same rows and seed give the same index.
+        # The index is not saved, because the same index can be rebuilt from the rows and the seed.
         return {**self.__dict__, "_index": None, "_search": None, "_parts": None}

@@ -1,4 +1,4 @@
-"""Patches of normal images: held in memory, read from a cache, or in shards if there are too many."""
+"""Patches of normal images, held in memory, read from a cache, or processed in shards."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from sklearn_exdd._training_set import joined
 from sklearn_exdd.banks.patches import LazyFeatures, Patches
 from sklearn_exdd.banks.shards import Shards
 
-# With shard_size="auto", features stay in memory up to this size.
+# Values for shard_size="auto": maximum size of features that stay in memory, and number of images in a shard.
 _MAX_BYTES = 2**30
 _SHARD_SIZE = 100
 
@@ -22,9 +22,9 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
     normal : TrainingSet
         Normal images.
     defect : TrainingSet or None
-        Defect images, used by an extractor that learns from defects.
+        Defect images. Only an extractor that learns from defects uses them.
     extractor : BaseFeatureExtractor
-        Extractor, fitted in place.
+        Extractor to fit in place.
     memory : str, joblib.Memory or None
     shard_size : int or "auto"
     n_jobs : int or None
@@ -35,7 +35,8 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
     Returns
     -------
     patches : Patches or Shards
-        Patches of the normal images; Shards if there are more images than `shard_size`.
+        Patches of the normal images. Shards are returned if there are more than `shard_size` images or, with "auto", if
+        their features take more than 1 GiB.
     """
 
     def extract():
@@ -43,8 +44,8 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
 
     if memory is None or not extractor.fits_in_shards:
         return extract()
-    # One entry holds the fitted attributes of the extractor and the positions of the patches. Another entry holds the
-    # features, which are read only if needed.
+    # One cache entry holds the fitted attributes of the extractor and the positions of the patches. Another entry holds
+    # the features, which are read only if they are needed.
     key = fingerprint(extractor.key, shard_size, normal.samples.raw(), normal.indices, normal.groups)
     entry = load(memory, "normal patches", key)
     if entry is None:
@@ -54,7 +55,7 @@ def normal_patches(normal, defect, extractor, *, memory, shard_size, n_jobs, see
         learned = {name: value for name, value in vars(extractor).items() if name.endswith("_")}
         store(memory, "normal patches", key, (learned, replace(patches, features=None)))
         features = patches.features
-        if extractor.whiten:  # without whitening, the cached maps of the extractor serve all folds
+        if extractor.whiten:  # without whitening, all folds use the cached maps of the extractor
             store(memory, "features", key, features)
         return replace(patches, features=LazyFeatures(key, lambda: features, memory))
     learned, patches = entry
@@ -92,8 +93,8 @@ def _extract(normal, defect, extractor, shard_size, n_jobs, seed, verbose):
 
 
 def _fit_on_defects(normal, defect, extractor):
-    """Fit an extractor that also learns from marked defects; return the feature maps of the normal images."""
-    normal.samples.check_all()  # so that messages name the user's index of an image
+    """Fit an extractor that also learns from marked defects. Return the feature maps of the normal images."""
+    normal.samples.check_all()  # before joining, messages name the user's index of an image
     defect = defect.with_channels(normal.samples.n_channels)
     defect.samples.check_all()
     if "pos_label" in extractor.get_params(deep=False):
@@ -103,7 +104,7 @@ def _fit_on_defects(normal, defect, extractor):
 
 
 def _consume(items):
-    """Yield the items of a list, removing each of them to free its memory."""
+    """Yield the items of a list, and remove each item to free its memory."""
     items.reverse()
     while items:
         yield items.pop()

@@ -1,4 +1,4 @@
-"""The grid of the patches of an image, which marks those outside its region of interest."""
+"""Grid of the patches of an image, which marks the patches in the region of interest."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ class PatchGrid(NamedTuple):
     ----------
     shape : tuple of int (height', width')
     inside : ndarray of shape (height', width'), bool, or None
-        Patches that touch the region of interest; only these have features and scores. None if all patches do.
+        True for patches that touch the region of interest. Only these patches have features and scores. None if all
+        patches touch it.
     """
 
     shape: tuple
@@ -40,7 +41,7 @@ class PatchGrid(NamedTuple):
         return distances[self.inside].astype(np.intp) - 1
 
     def rows_of(self, feature_map):
-        """Return the features of the patches, ndarray of shape (n_patches, n_features)."""
+        """Return the features of the patches, as an ndarray of shape (n_patches, n_features)."""
         return feature_map.reshape(-1, feature_map.shape[2]) if self.inside is None else feature_map[self.inside]
 
     def place(self, patch):
@@ -49,7 +50,7 @@ class PatchGrid(NamedTuple):
         return tuple(int(axis) for axis in np.unravel_index(position, self.shape))
 
     def spread(self, scores):
-        """Return the scores of the patches as a map; patches outside the region get the lowest score."""
+        """Return the scores of the patches as a map. Patches outside the region get the lowest score."""
         if self.inside is None:
             return scores.reshape(self.shape)
         scores_map = np.full(self.shape, scores.min(), dtype=scores.dtype)
@@ -65,6 +66,6 @@ def patches_of(extractor, images):
 
 
 def border_rings(map_shape):
-    """Count the patches between each patch of a map and the border of the map; return a flat array."""
+    """Return, as a flat array, the number of patches between each patch of a map and the border of the map."""
     rows, columns = (np.minimum(np.arange(size), np.arange(size)[::-1]) for size in map_shape[:2])
     return np.minimum(rows[:, None], columns).ravel()

@@ -1,4 +1,4 @@
-"""Patches: features of samples, one row per patch, and the origin of each patch."""
+"""Patches of samples: one row of features per patch, and the origin of each patch."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from sklearn_exdd.features.whitening import moments_of
 
 
 class LazyFeatures:
-    """Rows of features, identified by a cache key and read only if needed.
+    """Rows of features that are identified by a cache key and read only when they are needed.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class LazyFeatures:
 
     @cached_property
     def rows(self):
-        """Features, ndarray of shape (n_patches, n_features)."""
+        """Features, as an ndarray of shape (n_patches, n_features)."""
         return self._read()
 
     def __getitem__(self, rows):
@@ -46,7 +46,7 @@ class LazyFeatures:
 
 @dataclass
 class Patches:
-    """Rows of patch features with their provenance, sample by sample.
+    """Features of patches with their provenance. The patches of a sample are consecutive rows.
 
     Parameters
     ----------
@@ -54,11 +54,12 @@ class Patches:
     provenance : dict of str to ndarray of shape (n_patches,)
         Origin of each row, as in :class:`MemoryBank`.
     starts : ndarray of shape (n_samples + 1,)
-        Sample i has the rows ``starts[i]:starts[i + 1]``.
+        First row of each sample. Sample i has the rows ``starts[i]:starts[i + 1]``.
     rings : ndarray of shape (n_patches,)
-        Number of patches between each patch and the border of its image or of its region of interest.
+        Number of patches between each patch and the border of its image. If the image has a region of interest, the
+        border of the region counts instead.
     grids : list of PatchGrid, default=None
-        Grid of the patches of each image. None if the images have no regions of interest, so that grids are complete.
+        Grid of the patches of each image. None if the images have no regions of interest. All grids are then complete.
     """
 
     features: np.ndarray
@@ -76,11 +77,11 @@ class Patches:
 
     @property
     def slices(self):
-        """Rows of each sample, a list of slices."""
+        """Rows of each sample, as a list of slices."""
         return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
 
     def grid(self, index):
-        """Return the PatchGrid of an image, provided that no rows have been removed."""
+        """Return the PatchGrid of an image. None of its rows may have been removed."""
         if self.grids is not None:
             return self.grids[index]
         rows = self.slices[index]
@@ -90,7 +91,7 @@ class Patches:
     def shuffled_groups(self, seed):
         """Return the groups of the samples in an order that does not depend on the order of the samples.
 
-        The groups are sorted by their mean features, so `seed` is not used.
+        The groups are sorted by the mean of their features. Only :meth:`Shards.shuffled_groups` uses `seed`.
         """
 
         def compute():
@@ -103,16 +104,16 @@ class Patches:
         return cached(self.features.memory, "groups", fingerprint(self.features.key), compute)
 
     def select(self, rows, features):
-        """Select rows, given in ascending order, and replace their features."""
+        """Select rows and replace their features. The row numbers must be in ascending order."""
         provenance = {name: values[rows] for name, values in self.provenance.items()}
         return Patches(features, provenance, np.searchsorted(rows, self.starts), self.rings[rows])
 
     def take(self, rows):
-        """Select rows, given in ascending order, which keep their samples."""
+        """Select rows, which still belong to the same samples. The row numbers must be in ascending order."""
         return self.select(rows, self.features[rows])
 
     def moments_of_folds(self, fold_of_group, n_folds):
-        """Return the moments (with a shift of 0) of the features in each fold of groups; see :func:`moments_of`."""
+        """Compute the moments of the features in each fold of groups, with :func:`moments_of` and a shift of 0."""
 
         def compute():
             features, folds = np.asarray(self.features), fold_of_group[self.groups]
@@ -138,7 +139,7 @@ class Patches:
         rows : Patches
             Selected rows.
         sample : Patches
-            Patches for estimating quantiles: here, all of them.
+            Patches for estimating quantiles. In this class, these are all patches.
         n_patches : int
         """
         features = self.features
@@ -171,16 +172,16 @@ class Patches:
         samples : Images or ndarray
             Normal samples.
         extractor, blur
-            See :func:`pixel_map`; `extractor` is None for feature rows.
+            See :func:`pixel_map`. If the samples are feature rows, `extractor` is None.
 
         Returns
         -------
         scores : list of float
             Score of each sample.
         top_patches : Patches
-            Patches that determine the scores, or may do so after a correction.
+            Patches that determine the scores now, or may determine them after a correction.
         map_maxima : list of float or None
-            Highest pixel of the map of each image; None for feature rows.
+            Highest value of the pixel map of each image. None if the samples are feature rows.
         """
         scores, top_patches = left_out.score_images(self, patch_scores)
         if extractor is None:
@@ -200,7 +201,7 @@ class Patches:
 
     @classmethod
     def from_rows(cls, training_set):
-        """Make patches from feature rows, one per sample."""
+        """Make patches from feature rows. Each sample is one patch."""
         provenance = {"image": training_set.indices, "group": training_set.groups}
         n_samples = len(training_set)
         zeros = np.zeros(n_samples, dtype=np.float32)
@@ -209,7 +210,7 @@ class Patches:
 
     @classmethod
     def from_maps(cls, maps, training_set, extractor, synthetic=False):
-        """Make patches from the positions of feature maps, image by image.
+        """Make the patches of one image after the other. Each position of a feature map is a patch.
 
         Parameters
         ----------
@@ -246,14 +247,15 @@ class Patches:
 
     @classmethod
     def concatenate(cls, parts):
-        """Concatenate the samples of several parts. Parts without other references are freed as they are copied."""
+        """Concatenate the samples of several parts. A part is freed once it is copied, if nothing else refers to it."""
         import torch
 
         parts = list(parts)
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
         rings = np.concatenate([part.rings for part in parts])
-        # Allocate with torch: numpy requests huge pages, and making room for them may take longer than the copying.
+        # Allocate with torch, because numpy requests huge pages. To make room for them may take longer than the
+        # copying.
         shape, dtype = (len(rings), parts[0].features.shape[1]), parts[0].features.dtype
         features = torch.from_numpy(np.empty(0, dtype)).new_empty(shape).numpy()
         stop = len(features)
@@ -266,5 +268,5 @@ class Patches:
 
 
 def coreset_size(size, n_patches):
-    """Return the number of rows of a coreset: `size` if it is an int, otherwise `size` times the number of patches."""
+    """Return the number of rows of a coreset. A `size` that is not an int is a fraction of the number of patches."""
     return min(size if isinstance(size, Integral) else int(np.ceil(size * n_patches)), n_patches)

@@ -13,7 +13,7 @@ def pixel_map(patch_scores, grid, image_shape, extractor, blur):
     grid : PatchGrid
     image_shape : tuple of int (height, width)
     extractor : BaseFeatureExtractor
-        Extractor of the patches, which knows their positions.
+        Extractor that made the patches, and therefore knows their positions.
     blur : float
         See :class:`ExDDDetector`.
 
@@ -26,14 +26,14 @@ def pixel_map(patch_scores, grid, image_shape, extractor, blur):
 
 
 def map_maxima(patches, patch_scores, images, image_shapes, extractor, blur):
-    """Return the highest pixel of the map of each image.
+    """Return the highest value of the pixel map of each image, within its region of interest.
 
     Parameters
     ----------
     patches : Patches
-        All patches of some images.
+        All patches of the images.
     patch_scores : PatchScores
-        Scores of these patches.
+        Scores of the patches.
     images : Images
     image_shapes : list of tuple of int (height, width)
     extractor, blur

@@ -1,4 +1,4 @@
-"""Normal images with more features than memory can hold: passes over shards, on one or many machines."""
+"""Normal images whose features do not fit into memory, processed in shards on one or many machines."""
 
 import copy
 from concurrent.futures import BrokenExecutor, CancelledError
@@ -14,21 +14,23 @@ from sklearn_exdd._training_set import TrainingSet
 from sklearn_exdd.banks.patches import Patches, coreset_size
 from sklearn_exdd.banks.pixel_maps import map_maxima
 
-_N_SAMPLED = 20_000  # patches sampled to estimate quantiles
-_N_CALIBRATING = 1000  # images whose top patches are kept for later corrections
-_N_ATTEMPTS = 3
-# For a greedy coreset of n rows, this share is selected from _CANDIDATES * n random patches, and the rest from the
-# _COVERED_WORST * n patches farthest from the rows selected first.
+_N_SAMPLED = 20_000  # number of patches sampled to estimate quantiles
+_N_CALIBRATING = 1000  # number of images whose top patches are stored for later corrections
+_N_ATTEMPTS = 3  # number of attempts at a pass when workers are lost
+# Fraction of the n rows of a greedy coreset that are selected first, from _CANDIDATES * n random patches. The other
+# rows are then selected from the _COVERED_WORST * n patches that are farthest from the first rows.
 _FIRST_SHARE = 0.3
 _CANDIDATES, _COVERED_WORST = 2, 6
 
 
 class Shards:
-    """Normal training images in shards; each pass over them recomputes the features or reads them from a cache.
+    """Normal training images, divided into shards.
 
-    A pass runs one task for each shard under ``joblib.Parallel``. The task gets the images
-    of the shard (or their paths) and the extractor, and returns patches or numbers. The
-    results do not depend on how the images are divided. The class has the methods of :class:`Patches`.
+    Each pass over the shards recomputes the features or reads them from a cache.
+
+    A pass runs one task for each shard under ``joblib.Parallel``. The task gets the images of the shard (or their
+    paths) and the extractor, and returns patches or numbers. The results do not depend on how the images are divided.
+    The class has the same methods for ``fit`` as :class:`Patches`.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ class Shards:
     n_jobs : int or None
         Number of shards processed in parallel.
     seed : int
-        Seed for choosing the images whose top patches are kept.
+        Seed for choosing the images whose top patches are stored.
     verbose : int
     """
 
@@ -54,7 +56,7 @@ class Shards:
         self._n_jobs, self._seed, self._verbose = n_jobs, seed, verbose
 
     def fit_extractor(self):
-        """Fit the extractor, which must not learn anything besides the whitening."""
+        """Fit the extractor. It must not learn anything besides the whitening."""
 
         def run(function, *args):
             return self._run("features", _on_images, function, *args)
@@ -62,7 +64,7 @@ class Shards:
         self._extractor.fit_shards([part.samples for part in self._parts], run)
 
     def coreset(self, size, method, seed):
-        """Select rows for a memory bank, as :meth:`Patches.coreset` does; the returned sample is random."""
+        """Select rows for a memory bank, as :meth:`Patches.coreset` does. The returned sample is random."""
         parts, keys, n_patches = self._draw(size, method, seed)
         order, n_rows = np.argsort(keys, kind="stable"), coreset_size(size, n_patches)
         sample = _take_across(parts, order[-_N_SAMPLED:])
@@ -87,27 +89,30 @@ class Shards:
         parts, distances = zip(*self._run("coreset", _rows_beyond, centers, limit, seed))
         worst = np.concatenate([project(part) for part in parts])
         last = coreset.farthest_first(worst, np.concatenate(distances), min(n_rows - n_first, len(worst)))
-        # If all rows beyond the limit are selected and the bank is not full, other rows fill it.
+        # If all rows beyond the limit are selected and the coreset is still too small, add other candidates.
         others = np.setdiff1d(np.flatnonzero(_squared_distances(projected, centers) <= limit), first)
         others = others[: n_rows - n_first - len(last)]
         return Patches.concatenate([_take_across([candidates], np.append(first, others)), _take_across(parts, last)])
 
     def _draw(self, size, method, seed):
-        """Draw enough random patches for coreset and sample; return them, their keys and the number of all patches."""
+        """Draw enough random patches for the coreset and the sample.
+
+        Return the patches, their random keys, and the number of all patches.
+        """
         n_patches, parts, keys = self._expected_patches(), (), ()
         while True:
             n_rows = coreset_size(size, n_patches)
             wanted = _N_SAMPLED + (n_rows if method == "random" else _sample_size(_CANDIDATES, n_rows))
             if sum(map(len, parts)) >= min(wanted, n_patches):
                 return parts, np.concatenate(keys), n_patches
-            # Ten standard deviations suffice as a margin, unless other images have more patches than the eight of the
-            # estimate.
+            # A margin of ten standard deviations suffices, unless the other images have more patches than the eight
+            # images of the estimate.
             rate = (wanted + 10 * np.sqrt(wanted)) / n_patches
             parts, keys, counts = zip(*self._run("sample", _sampled, rate, seed))
             n_patches = sum(counts)
 
     def _expected_patches(self):
-        """Estimate the number of patches from eight images."""
+        """Estimate the number of all patches from eight images."""
         some = np.unique(np.linspace(0, len(self._images) - 1, 8).astype(int))
         maps = self._extractor.iter_transform(self._images.take(some))
         return int(len(self._images) * np.mean([one.shape[0] * one.shape[1] for one in maps]))
@@ -123,9 +128,10 @@ class Shards:
         return [tuple(map(sum, zip(*own))) for own in zip(*parts)]
 
     def scored(self, left_out, patch_scores, samples, extractor, blur):
-        """Score the images, as :meth:`Patches.scored` does, but without `patch_scores`, which cover only the sample.
+        """Score the images, as :meth:`Patches.scored` does.
 
-        Top patches are returned for 1000 random images only.
+        `patch_scores` is not used, because it covers only the sample. Top patches are returned only for 1000 random
+        images.
         """
         numbers = np.concatenate([part.indices for part in self._parts])
         chosen = np.random.RandomState(self._seed).permutation(numbers)[:_N_CALIBRATING]
@@ -158,7 +164,7 @@ def _sample_size(times, n_rows):
 
 
 def _take_across(parts, rows):
-    """Select rows of several Patches, which are numbered consecutively."""
+    """Select rows of several Patches. Row numbers continue from one part to the next."""
     stops = np.cumsum([len(part) for part in parts])
     rows = np.split(np.sort(rows), np.searchsorted(np.sort(rows), stops[:-1]))
     starts = np.append(0, stops[:-1])
@@ -177,7 +183,7 @@ def _patches_of(extractor, part):
 
 
 def _sampled(extractor, part, rate, seed):
-    """Return the patches whose random keys are below a rate, their keys and the total number of patches."""
+    """Return the patches whose random keys are below a rate, their keys, and the number of all patches."""
     chosen, keys, n_patches = [], [], 0
     for number, patches in zip(part.indices, _patches_of(extractor, part)):
         own = np.random.default_rng([seed, number]).random(len(patches))
@@ -189,7 +195,10 @@ def _sampled(extractor, part, rate, seed):
 
 
 def _rows_beyond(extractor, part, centers, limit, seed):
-    """Return patches whose squared distance to the centres, after projection, exceeds a limit, and the distances."""
+    """Return the patches that are farther from the centres than a limit, and their distances.
+
+    Distances are squared and measured after projection.
+    """
     chosen, distances = [], []
     for patches in _patches_of(extractor, part):
         own = _squared_distances(coreset.project(patches.features, random_state=seed), centers)
@@ -208,7 +217,10 @@ def _moments_of_folds(extractor, part, fold_of_group, n_folds):
 
 
 def _scored(extractor, part, left_out, chosen, blur):
-    """Return the image scores, the top patches of the chosen images (or None) and the maxima of the maps."""
+    """Return the image scores, the top patches of the chosen images, and the maxima of the pixel maps.
+
+    The top patches are None if no image of the shard is chosen.
+    """
     scores, top_patches, maxima = [], [], []
     for i, patches in enumerate(_patches_of(extractor, part)):
         patch_scores = left_out.patch_scores(patches)

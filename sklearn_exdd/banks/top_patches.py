@@ -1,21 +1,23 @@
-"""Selection of the patches that may score highest in their image; only these need an exact search."""
+"""Selection of the patches that may score highest in their image. Only these patches need an exact search."""
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from sklearn_exdd import scoring
 
-_STEP = 16  # every 16th row of the normal bank is used to bound the distances to all rows
-MIN_ROWS = 1024  # smallest number of rows of a normal bank for which bounds pay off
-_N_TOGETHER = 2048  # patches whose bounds are computed at a time
-_FIRST = 4  # number of patches searched first, as a multiple of the number that make up a score
+_STEP = 16  # step between the rows of the normal bank that give bounds on the distances to all rows
+MIN_ROWS = 1024  # minimum number of rows of a normal bank at which bounds pay off
+_N_TOGETHER = 2048  # number of patches whose bounds are computed at a time
+_FIRST = 4  # number of patches to search first, as a multiple of n_top_patches
 
 
 def top_scores(banks, features, grids):
-    """Return the image scores of a batch, bit for bit equal to those computed from the scores of all patches.
+    """Compute the image scores of a batch without an exact search for all patches.
 
-    The distance of a patch to the nearest of some rows of a bank is an upper bound on its distance to the nearest of
-    all rows. A patch whose score at this bound is below all of the highest scores found so far cannot be among them.
+    The scores are bit for bit equal to scores computed from all patches. The nearest row is searched first in a subset
+    of the bank. The distance of a patch to this row is an upper bound on its distance to the nearest row of the whole
+    bank. A patch cannot be one of the top patches if its score at this bound is below the scores of all top patches
+    found so far.
 
     Parameters
     ----------
@@ -42,7 +44,7 @@ def top_scores(banks, features, grids):
 
     everything = np.arange(len(features))
     bounds = relative_scores(everything, _upper_bounds(banks, features))
-    bounds[np.isnan(bounds)] = np.inf  # the search reports what is wrong with such features
+    bounds[np.isnan(bounds)] = np.inf  # the exact search refuses such features with a message
     is_searched = np.zeros(len(features), dtype=bool)
     for image in images:
         n_first = min(_FIRST * banks.n_top_patches, image.stop - image.start)
@@ -65,7 +67,7 @@ def _upper_bounds(banks, features):
     """Return upper bounds on the mean distances to the nearest rows of the normal bank."""
     rows, n_neighbors = banks.normal.features[::_STEP], banks.n_neighbors_in(banks.normal)
     squares, factors = np.square(rows).sum(axis=1), np.ascontiguousarray(-2 * rows.T)
-    # More than the largest rounding error, as a share of the squared norms.
+    # Slack relative to the squared norms. It exceeds the largest rounding error.
     slack = (2 * rows.shape[1] + 16) * np.finfo(rows.dtype).eps
     bounds = np.empty(len(features))
     with np.errstate(invalid="ignore", over="ignore"):

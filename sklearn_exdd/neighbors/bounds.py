@@ -1,15 +1,15 @@
-"""Lower bounds of squared distances from one matrix product in float64, float32 or bfloat16."""
+"""Lower bounds on squared distances, from one matrix product in float64, float32 or bfloat16."""
 
 import numpy as np
 
 from sklearn_exdd._torch import resolve_precision
 
-SET_SIZE = 8  # rows of a product are padded to a multiple of this
-_N_DIFFERENCES = 2**18  # differences computed at a time: they fit into the cache
+SET_SIZE = 8  # number of rows in a set; the rows of a product are padded to whole sets
+_N_DIFFERENCES = 2**18  # number of differences computed at a time, which fit into the cache
 
 
 def products(points):
-    """Return the products that are fast on this processor and can hold the distances, from cheapest to tightest."""
+    """Return the products that are fast on this processor and can hold the distances, from cheap to tight."""
     import torch
 
     rounded = resolve_precision("auto", torch.device("cpu"))
@@ -22,7 +22,7 @@ def check_distances(points, name):
     largest, limit = _largest(points), _limit(points.dtype, points)
     if largest > limit:
         raise ValueError(
-            f"{name}: expected numbers of at most {limit:.1e}, whose squared distances {points.dtype} can hold, got "
+            f"{name}: expected numbers of at most {limit:.1e} (their squared distances fit into {points.dtype}), got "
             f"{largest:.1e}. Scale the features."
         )
 
@@ -51,7 +51,7 @@ def squares(points):
 
 
 def squared_distances(X, own, Y, others, dtype):
-    """Return squared distances between pairs of points of two sets, from differences in a dtype."""
+    """Return the squared distances between ``X[own]`` and ``Y[others]``, from differences in `dtype`."""
     distances, block = np.empty(len(own), dtype=dtype), 1 + _N_DIFFERENCES // X.shape[1]
     for start in range(0, len(own), block):
         some = slice(start, start + block)
@@ -62,8 +62,8 @@ def squared_distances(X, own, Y, others, dtype):
 class Float64Product:
     """Lower bounds on the squared distances between queries and rows.
 
-    Points are ndarrays of shape (n, n_features), of the dtype of the class, and near 0: see `centered`. The product of
-    ``of_queries(points)`` with ``of_rows(points)`` transposed is a tensor of bounds.
+    Points are ndarrays of shape (n, n_features), in the dtype of the class. They must be near 0; see :func:`centered`.
+    The tensor of the bounds is ``of_queries(queries) @ of_rows(rows).T``.
     """
 
     dtype = np.float64
@@ -71,23 +71,26 @@ class Float64Product:
 
     @classmethod
     def of_queries(cls, points):
-        """Return the matrix (n, n_columns) of queries."""
+        """Return the matrix of the queries, a tensor of shape (n, n_columns)."""
         return cls._tensor(points, cls._shortened(points), np.ones((len(points), 1)))
 
     @classmethod
     def of_rows(cls, points):
-        """Return the matrix (n or more, n_columns) of rows, padded with rows farther away than any real one."""
+        """Return the matrix of the rows, a tensor with n_columns columns.
+
+        It is padded to whole sets with rows that are farther away than any real row.
+        """
         columns = -2 * points, np.ones((len(points), 1)), cls._shortened(points)
         return _filled(cls._tensor(*columns), points.shape[1] + 1)
 
     @staticmethod
     def reach(limits):
-        """Return the largest bounds that squared distances within the limits can have."""
+        """Return the largest bounds that squared distances up to the limits can have."""
         return limits
 
     @classmethod
     def comparable(cls, numbers):
-        """Convert a tensor of bounds, or of their limits, to an ndarray of numbers with the same order."""
+        """Convert a tensor of bounds, or of limits, to an ndarray of numbers in the same order of size."""
         import torch
 
         return numbers.to(getattr(torch, np.dtype(cls.dtype).name)).numpy()
@@ -116,8 +119,9 @@ class BFloat16Product(Float32Product):
     Notes
     -----
     By the Cauchy-Schwarz inequality, ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``, where ``q^`` and
-    ``r^`` are the rounded points. The last two terms take one more column each. Squared lengths take two columns each
-    to keep enough digits. Sums are accumulated in float32 and rounded once at the end.
+    ``r^`` are the rounded points. Each of the last two terms takes one more column of the matrices. Squared lengths
+    take two columns each, because one column does not have enough digits. Sums are accumulated in float32 and rounded
+    once at the end.
     """
 
     farthest = np.iinfo(np.int16).max
@@ -144,7 +148,7 @@ class BFloat16Product(Float32Product):
 
     @classmethod
     def _digits(cls, points):
-        """Return squared lengths as leading digits and a remainder, whose sum is not larger than the exact value."""
+        """Split squared lengths into leading digits and a remainder. Their sum is at most the exact value."""
         import torch
 
         exact = torch.from_numpy(cls._shortened(points))
@@ -160,8 +164,8 @@ class BFloat16Product(Float32Product):
     def comparable(numbers):
         import torch
 
-        # Integers are compared much faster. The bits of two floats, read as integers, have the order of the floats
-        # unless both are < 0.
+        # Integers are compared much faster than floats. The bits of two floats, read as integers, have the order of the
+        # floats unless both floats are < 0.
         return numbers.bfloat16().view(torch.int16).numpy()
 
 
@@ -180,7 +184,10 @@ def _rounded_up(lengths):
 
 
 def _filled(matrix, column):
-    """Pad a matrix to a multiple of SET_SIZE rows, with a squared norm in `column` larger than any real distance."""
+    """Pad a matrix to a multiple of SET_SIZE rows.
+
+    In `column`, the padding rows have a squared norm that is larger than any real distance.
+    """
     import torch
 
     n_points = len(matrix)
