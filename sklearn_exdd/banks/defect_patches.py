@@ -8,8 +8,8 @@ from sklearn_exdd import scoring
 from sklearn_exdd._cache import cached, fingerprint
 from sklearn_exdd.banks.patches import Patches
 
-# Fraction of the normal patches that must lie nearer to the normal bank than a patch of a defect image without a mask.
-# Such a patch is assumed to show the defect.
+# In an image without a mask, a patch is assumed to show the defect if it lies farther from the normal bank than this
+# fraction of the normal patches.
 NORMAL_SHARE = 0.99
 
 

@@ -35,7 +35,7 @@ class DualBank:
     normal : MemoryBank
         Bank of normal patches.
     defect : MemoryBank, default=None
-        Bank of defect patches. None if there are not any defects.
+        Bank of defect patches. None if no defects are known.
     epsilon : float, default=None
         Constant of the ratio score. None if `defect` is None.
     border_profile : ndarray of shape (border_rings + 1,), default=None
@@ -400,7 +400,7 @@ def _read_rows(extractor, images):
 
 
 class PatchScores(NamedTuple):
-    """Scores of patches, with their distances and nearest rows. Without a defect bank, its fields are None."""
+    """Scores of patches, with their distances and nearest rows. Without a defect bank, the defect fields are None."""
 
     scores: np.ndarray
     normal_distances: np.ndarray

@@ -13,7 +13,7 @@ from sklearn_exdd.features.whitening import whitenings_without
 
 _N_FOLDS = 20  # maximum number of folds
 _N_FOLDS_OF_INDEX = 4  # maximum number of folds if the bank has an index, which is compiled for each fold
-_MAX_BYTES = 2**26  # maximum size of the whitenings of all folds together
+_MAX_BYTES = 2**26  # maximum size of the whitenings of all folds together, in bytes
 
 
 class LeftOutBanks:

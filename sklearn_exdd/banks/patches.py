@@ -81,7 +81,7 @@ class Patches:
         return [slice(start, stop) for start, stop in zip(self.starts[:-1], self.starts[1:])]
 
     def grid(self, index):
-        """Return the PatchGrid of an image. None of its rows may have been removed."""
+        """Return the PatchGrid of an image. All rows of the image must still be present."""
         if self.grids is not None:
             return self.grids[index]
         rows = self.slices[index]
@@ -254,7 +254,7 @@ class Patches:
         provenance = {name: np.concatenate([part.provenance[name] for part in parts]) for name in parts[0].provenance}
         counts = np.concatenate([np.diff(part.starts) for part in parts])
         rings = np.concatenate([part.rings for part in parts])
-        # Allocate with torch, because numpy requests huge pages. To make room for them may take longer than the
+        # Allocate with torch, because numpy requests huge pages. Making room for them may take longer than the
         # copying.
         shape, dtype = (len(rings), parts[0].features.shape[1]), parts[0].features.dtype
         features = torch.from_numpy(np.empty(0, dtype)).new_empty(shape).numpy()

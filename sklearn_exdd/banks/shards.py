@@ -30,7 +30,7 @@ class Shards:
 
     A pass runs one task for each shard under ``joblib.Parallel``. The task gets the images of the shard (or their
     paths) and the extractor, and returns patches or numbers. The results do not depend on how the images are divided.
-    The class has the same methods for ``fit`` as :class:`Patches`.
+    The class has the methods of :class:`Patches` that ``fit`` calls.
 
     Parameters
     ----------

@@ -38,8 +38,9 @@ def make_feature_extractor(extractor="auto", **defaults):
         * the name of a torchvision model
         * "timm:" followed by the name of a timm model
     **defaults
-        Values of parameters such as `batch_size` and `memory`. An extractor made from a name gets all of them. If
-        `extractor` is an object, a value is used only if the object has this parameter and it is None.
+        Values of parameters such as `batch_size` and `memory`. An extractor made from a name gets every value that it
+        has a parameter for. If `extractor` is an object, a value is used only if the object's parameter of this name is
+        None.
 
     Returns
     -------

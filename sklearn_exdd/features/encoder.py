@@ -1,4 +1,4 @@
-"""Frozen pretrained encoder. A segmentation network uses its maps in addition to its own maps."""
+"""Frozen pretrained encoder, which provides additional maps for a segmentation network."""
 
 _STRIDES = (4, 8, 16)  # strides of the maps of the segmentation network
 _PROBE_SIZE = 64

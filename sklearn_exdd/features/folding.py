@@ -81,7 +81,7 @@ def _neighbours(module, probe):
 
 
 def _fold(module, norm, conv):
-    """Merge a normalisation into a convolution. Its other parts, such as an activation, replace it in the module."""
+    """Merge a normalisation layer into a convolution. Only other parts of the layer remain, such as an activation."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 

@@ -16,10 +16,10 @@ class ForeignFeatureExtractor(BaseFeatureExtractor):
     Parameters
     ----------
     extractor : object
-        Object with ``transform(images)``. The method takes float32 images of shape (n, height, width, channels) in [0,
-        1], and returns float feature maps of shape (n, height', width', n_features). If the object has ``fit(images)``,
-        this method is called with a list of images of shape (height, width, channels). Patches are assumed to be evenly
-        spaced over the image.
+        Object with ``transform(images)``. This method takes float32 images in [0, 1], of shape (n, height, width,
+        channels), and returns float feature maps of shape (n, height', width', n_features). If the object has
+        ``fit(images)``, it is called with a list of images of shape (height, width, channels). Patches are assumed to
+        be evenly spaced over the image.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`.
     """

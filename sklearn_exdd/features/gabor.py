@@ -13,7 +13,7 @@ _SIGMA = 1.8
 _WAVELENGTH = 2.5 * _SIGMA
 _LOG_OFFSET = 0.05
 _N_PIXELS = 2**15  # number of pixels in a strip that is filtered at a time
-# Constant added to a response before the logarithm. It is about the response to the noise of a smooth surface.
+# Constant added to a response before the logarithm. It is about as large as the response to noise on a smooth surface.
 _RESPONSE_OFFSET = 0.004
 # Weights of symmetric windows over cells of 8 pixels. The windows are about 8, 16 and 32 pixels wide.
 _CELL = (1.0,)

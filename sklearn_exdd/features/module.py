@@ -29,9 +29,8 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
         because ``clone`` would copy it for every fold and every candidate of a search. The extractor can be pickled
         only if the function can be imported.
     layers : tuple of str, default=None
-        Names of the layers to use. Their outputs must have the shape (n, channels, height', width'). Layers that are
-        needed only for later outputs are not computed. None selects the last output at stride 8 and the last output at
-        stride 16.
+        Names of the layers to use. Their outputs must have the shape (n, channels, height', width'). Later layers are
+        not computed. None selects the last output at stride 8 and the last output at stride 16.
     pool_size : int, default=3
         Size of the windows over which outputs are averaged, with stride 1. It must be odd.
     n_input_channels : int, default=3
@@ -186,7 +185,7 @@ def _check_outputs(network, probe, outputs):
     for name, output in outputs.items():
         if output.ndim != 4:
             raise ValueError(f"{expected} {tuple(output.shape)} from {name!r}.")
-        if output.shape[1] == output.shape[2]:  # channels come last, or their number equals that of rows
+        if output.shape[1] == output.shape[2]:  # channels come last, or n_channels == n_rows
             narrow = network(probe[..., : _PROBE_SIZE // 2]) if narrow is None else narrow
             if narrow[name].shape[3] == output.shape[3]:
                 raise ValueError(

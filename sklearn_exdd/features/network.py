@@ -99,7 +99,7 @@ class NetworkFeatureExtractor(BaseFeatureExtractor):
 
     @abstractmethod
     def _source(self):
-        """Return a hashable object that loads the network, and by which the process caches the network."""
+        """Return a hashable object that loads the network. It is also the key of the network in a cache."""
 
     def network(self, folded=True):
         """Return the network, truncated after the last layer in use. Each process builds it only once.

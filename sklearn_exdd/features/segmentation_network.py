@@ -23,15 +23,17 @@ def segmentation_network(n_planes, encoder=None):
     Returns
     -------
     network : torch.nn.Module
-        Network. ``network(planes)`` maps planes of shape (n, n_planes, height, width) to logits of shape (n, 1, height
-        / 4, width / 4). Height and width must be multiples of 16. ``network.levels(planes)`` returns three inner maps
-        and the logits. The shapes of the inner maps are (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8)
-        and (n, 64, height / 8, width / 8).
+        Network with two functions:
+
+        * ``network(planes)`` maps planes of shape (n, n_planes, height, width) to logits of shape
+          (n, 1, height / 4, width / 4). Height and width must be multiples of 16.
+        * ``network.levels(planes)`` returns three inner maps and the logits. The shapes of the inner maps are
+          (n, 24, height / 4, width / 4), (n, 48, height / 8, width / 8) and (n, 64, height / 8, width / 8).
 
     Notes
     -----
-    Kernels of strided layers have even sizes. Position i of a map at stride s is therefore centred at pixel ``s i + (s
-    - 1) / 2``. After training, all normalisation is by constants, so distant pixels have no influence.
+    Kernels of strided layers have even sizes. Position i of a map at stride s is therefore centred at pixel
+    ``s i + (s - 1) / 2``. After training, all normalisation is by constants, so distant pixels have no influence.
     """
     import torch
     from torch import nn

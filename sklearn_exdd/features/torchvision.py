@@ -27,7 +27,7 @@ class TorchvisionFeatureExtractor(ModuleFeatureExtractor):
         Transformers are refused; use :class:`TimmFeatureExtractor` for transformers.
     layers : tuple of str, default=None
         Names of the layers to use. None selects the last output at stride 8 and the last output at stride 16. For a
-        ResNet, this equals ``("layer2", "layer3")``, as in ExDD.
+        ResNet, these are the outputs of ``layer2`` and ``layer3``, as in ExDD.
     weights : str, path or None, default="IMAGENET1K_V1"
         Weights of the model, given in one of three forms:
 

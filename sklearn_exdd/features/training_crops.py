@@ -11,7 +11,7 @@ from sklearn_exdd.augment.synthetic import images_of, synthesize
 _SCALE = (0.75, 1.3)  # range of the factor by which crops are enlarged
 _STRETCH = 1.15  # largest ratio between the factors by which the two axes are enlarged
 _LARGEST_CELL = 16  # largest cell of the network, in pixels
-_COVERAGE = 0.25  # minimum fraction of a target cell that a defect covers if the cell is marked
+_COVERAGE = 0.25  # minimum fraction of a target cell that a defect must cover to mark the cell
 # Fraction of the crops from each source. The second dict is used without real defects.
 _SHARES = {"real": 0.2, "pasted": 0.35, "synthetic": 0.2, "clean": 0.25}
 _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
@@ -30,7 +30,7 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
     n_synthetic : int
         Number of images with synthetic defects from which crops are cut.
     n_crops : int
-        Number of crops. Rounding may change it slightly.
+        Desired number of crops. Rounding may change it slightly.
     size : int
         Side of a crop, in pixels.
     stride : int
@@ -72,7 +72,7 @@ def _as_images(synthetic, normal):
 
 
 def _crops_of(images, masks, n_crops, size, stride, planes_of, random_state):
-    """Cut crops and their targets, equally many from each image. If `masks` is given, each crop shows a defect."""
+    """Cut the same number of crops and targets from each image. If `masks` is given, each crop shows a defect."""
     grid = size // stride
     crops, targets = [], []
     for i, share in enumerate(np.array_split(np.arange(n_crops), len(images))):

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-# Fraction of the variance that whitening keeps. To keep all of it would amplify directions in which normal patches
+# Fraction of the variance that whitening keeps. Keeping all of it would amplify directions in which normal patches
 # hardly vary.
 _VARIANCE_SHARE = 0.999
 _RECOVERED_SHARE = 0.9999  # same fraction for features that are recovered from whitened features
-_SHRINKAGE = 0.5  # weight of the mean of all variances in each variance
+_SHRINKAGE = 0.5  # weight of the mean variance in each shrunk variance
 
 
 def mean_of(feature_map):

@@ -90,7 +90,7 @@ class Float64Product:
 
     @classmethod
     def comparable(cls, numbers):
-        """Convert a tensor of bounds, or of limits, to an ndarray of numbers in the same order of size."""
+        """Convert a tensor of bounds, or of limits, to an ndarray whose numbers have the same order."""
         import torch
 
         return numbers.to(getattr(torch, np.dtype(cls.dtype).name)).numpy()

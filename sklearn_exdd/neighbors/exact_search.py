@@ -1,4 +1,4 @@
-"""Exact nearest rows: bound all distances cheaply, then measure the few rows that may be nearest."""
+"""Exact search for nearest rows. It bounds all distances cheaply, then measures the few rows that may be nearest."""
 
 import numpy as np
 from sklearn.utils import gen_batches
@@ -16,21 +16,22 @@ from sklearn_exdd.neighbors.bounds import (
     squares,
 )
 
-_N_BOUNDS = 2**22  # bounds that each thread computes at a time: they fit into the cache
-_N_PROBES = 64  # queries on which a view is tried first
-_N_OUTRIGHT = 8  # so few queries are measured against all rows, which takes no longer than preparing a view
-# Largest number of sets of rows, and of rows, left in which a query may still have a neighbour. If more are left, the
-# next view is faster.
+_N_BOUNDS = 2**22  # number of bounds that each thread computes at a time, which fit into the cache
+_N_PROBES = 64  # number of queries on which a view is tried first
+_N_OUTRIGHT = 8  # number of queries up to which measuring all rows takes no longer than preparing a view
+# Maximum number of sets in which a query may still have neighbours, and maximum number of rows to measure for a query.
+# If there are more, the next view is faster.
 _N_LEFT = _N_MEASURED = 256
 _N_SETS = 32  # number of sets up to which all rows are compared directly
 
-# Preparing a cheap view only pays off if it replaces a long product many times.
+# Minimum number of rows and features. With fewer, preparing a cheap view does not pay off, because it has to replace a
+# long product many times.
 _MIN_ROWS, _MIN_FEATURES = 1024, 256
-_MAX_DIRECTIONS = 64
+_MAX_DIRECTIONS = 64  # maximum number of directions of a reduced view
 
 
 class ExactSearch:
-    """Nearest rows of a matrix by brute force.
+    """Search for the nearest rows of a matrix by brute force.
 
     Parameters
     ----------
@@ -40,16 +41,20 @@ class ExactSearch:
 
     Notes
     -----
-    A *view* computes a lower bound on the squared distance of every query-row pair with a single matrix product. The
-    rows with the smallest bounds are measured exactly, from differences. Then all rows are measured whose bounds do not
-    exceed the largest of these distances, so no neighbour can be missed. Queries with too many such rows go on to the
-    next view, which is more expensive and tighter. If a view fails for most of the first queries, it is not used for
-    the rest. A view is prepared only when more than a few queries need it.
+    A *view* computes a lower bound on the squared distance of every query-row pair with a single matrix product. For
+    each query, a search with a view has two steps:
 
-    The first view has few dimensions: the coordinates in the directions in which rows differ most from their nearest
-    neighbours, and the length of the remainder. By the triangle inequality, two points are never farther apart in this
-    view than in reality. The other views have all dimensions, in bfloat16, float32 and float64. Bfloat16 is used only
-    if the processor has instructions for it, and then also in the first view.
+    1. The rows with the smallest bounds are measured exactly, from differences.
+    2. All rows whose bounds do not exceed the largest of these distances are measured, too. No neighbour can be missed.
+
+    If a query has too many rows to measure in step 2, it is searched again with the next view, which is more expensive
+    and tighter. If a view fails for most of the first queries, it is not used for the other queries. A view is prepared
+    only if more than a few queries need it.
+
+    The first view has few dimensions. These are the coordinates in the directions in which rows differ most from their
+    nearest neighbours, and the length of the remainder. By the triangle inequality, two points are never farther apart
+    in this view than in reality. The other views have all dimensions, in bfloat16, float32 and float64. Bfloat16 is
+    used only if the processor has bfloat16 instructions. The first view then also uses it.
     """
 
     def __init__(self, rows, groups):
@@ -74,7 +79,7 @@ class ExactSearch:
         n_neighbors : int
             Number of neighbours, at most the number of rows that are not left out.
         exclude : ndarray of shape (n_queries,), default=None
-            Group whose rows are left out, for each query.
+            Group of each query. The rows of this group are left out.
 
         Returns
         -------
@@ -88,7 +93,7 @@ class ExactSearch:
         left, block = np.arange(len(X)), 1 + torch.get_num_threads() * _N_BOUNDS // len(self.rows)
         for kind in self._kinds:
             if kind == (None, BFloat16Product) and len(left) <= _N_PROBES:
-                continue  # for so few queries, the tighter product takes no longer
+                continue  # for a few queries, the tighter product takes no longer
             is_dear = len(self.rows) >= _MIN_ROWS and kind not in self._views
             if is_dear and self._n_outright + len(left) <= _N_OUTRIGHT:
                 self._n_outright += len(left)
@@ -111,13 +116,13 @@ class ExactSearch:
         return self._views[kind]
 
     def _search(self, view, X, n_neighbors, exclude):
-        """Return distances to the nearest rows, the rows, and whether they are certain, for each query."""
+        """Return, for each query, the distances to the nearest rows, these rows, and whether they are certain."""
         import torch
 
         points = view.points(X)
         bounds = view.product.comparable(view.bounds(points))
         self._leave_out(exclude, bounds, view.product.farthest)
-        # The smallest bounds are in the sets with the smallest minimum.
+        # The smallest bounds are in the sets with the smallest minima.
         members = bounds.reshape(len(X), SET_SIZE, -1)
         least = torch.from_numpy(members).amin(dim=1).numpy()
         sets = _least(least, min(n_neighbors, least.shape[1]))
@@ -147,14 +152,14 @@ class ExactSearch:
         return self.measure(X, np.broadcast_to(np.arange(shape[1]), shape), possible, n_neighbors)
 
     def measure(self, X, candidates, possible, n_neighbors):
-        """Measure the distances to the nearest candidates without cancellation. Ties go to the lowest row.
+        """Measure the distances to the nearest candidates without cancellation. In a tie, the lowest row is nearest.
 
         Parameters
         ----------
         X : ndarray of shape (n_queries, n_features)
         candidates : ndarray of shape (n_queries, n_candidates), int
         possible : ndarray of shape (n_queries, n_candidates), bool
-            Whether each candidate counts. If False, its distance is infinite.
+            Whether each candidate may be a neighbour. If False, its distance is infinite.
         n_neighbors : int
 
         Returns
@@ -177,13 +182,13 @@ def _least(values, n_least):
 
 
 def _first(distances, rows, n_neighbors):
-    """Return the smallest distances of each query in ascending order, and their rows. Ties go to the lowest row."""
+    """Return the smallest distances of each query in ascending order, and their rows. Ties go to the lower row."""
     order = np.lexsort((rows, distances))[:, :n_neighbors]
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _merged(distances, rows, queries, more_distances, more_rows):
-    """Merge further query-row pairs into the neighbours of queries, and return the nearest ones as `_first` does."""
+    """Merge more query-row pairs into the neighbours of queries. Return the nearest rows in the order of `_first`."""
     n_queries, n_neighbors = distances.shape
     queries = np.append(np.repeat(np.arange(n_queries), n_neighbors), queries)
     distances, rows = np.append(distances, more_distances), np.append(rows, more_rows)
@@ -194,7 +199,7 @@ def _merged(distances, rows, queries, more_distances, more_rows):
 
 
 class _View:
-    """Rows in all or in reduced dimensions, prepared for a product."""
+    """Rows that are prepared for a product, with all or with fewer dimensions."""
 
     def __init__(self, rows, center, reduction, product):
         self.product, self._center = product, center
@@ -207,7 +212,7 @@ class _View:
 
     @property
     def _refines(self):
-        """Whether bounds are so coarse that distances between the reduced points are tighter."""
+        """Whether distances between the reduced points are tighter than the bounds."""
         return self._reduction is not None and self.product is BFloat16Product
 
     def points(self, X):
@@ -217,13 +222,13 @@ class _View:
         return centered(X, self._center, self.product.dtype)
 
     def bounds(self, points):
-        """Return lower bounds, a tensor (n_queries, n_rows or more)."""
+        """Return lower bounds, a tensor with a row for each query and a column for each row, including padding rows."""
         return self.product.of_queries(points) @ self._matrix.T
 
     def nearer(self, points, bounds, least, limits):
-        """Return the query-row pairs that may lie within the query's limit, and whether each query has few of them.
+        """Return the query-row pairs that may lie within the limits, and whether each query has few such pairs.
 
-        Queries with too many such rows have no pairs in the result.
+        A query with too many such rows has no pairs in the result.
         """
         import torch
 
@@ -249,7 +254,7 @@ class _View:
 
 
 class _Reduction:
-    """Projection onto the directions in which near rows differ most, and the length of the remainder."""
+    """Projection onto the directions in which neighbouring rows differ most, and the length of the remainder."""
 
     def __init__(self, rows, center):
         self._center = center
@@ -267,7 +272,7 @@ class _Reduction:
         for some in gen_batches(len(rows), _MIN_ROWS):  # batches that fit into the cache
             rest = rows[some] - self._center
             coordinates = rest @ self._basis
-            # A difference of squared lengths would lose the digits of a short remainder.
+            # Subtract vectors, because a difference of squared lengths would lose the digits of a short remainder.
             rest -= coordinates @ self._basis.T
             points[some, :-1], points[some, -1] = coordinates, np.sqrt(squares(rest))
         return points
