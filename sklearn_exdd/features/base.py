@@ -41,8 +41,8 @@ class BaseFeatureExtractor(
     tiles. Parameters of the subclass are checked if it adds their constraints to `_parameter_constraints`.
 
     Two class attributes describe ``fit``. `learns_from_defects` is True if ``fit`` accepts ``y`` and ``masks`` and
-    learns from marked defects. `fits_in_shards` is False if ``fit`` learns anything besides the whitening; this is the
-    default for a class with its own ``fit``.
+    learns from marked defects. `fits_in_shards` is False if ``fit`` learns anything besides the whitening. False is
+    the default for a class with its own ``fit``.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ _HEAD_STRIDE = 4
 _UNIT = 16  # largest stride of the network
 _POOL_SIZE = 2400  # number of crops in the pool from which training batches are drawn
 _POSITION_GRID = 16
-# Parameters left out of the training's cache key: training does not depend on them, or the key has them in other form.
+# Parameters left out of the cache key of training: they do not matter, or the key has them in another form.
 _NOT_IN_TRAINING = {
     *("augmenter", "random_state", "precision", "device", "pos_label", "tile_size", "whiten"),
     *("batch_size", "memory", "n_jobs", "verbose"),
@@ -95,7 +95,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
     weights_key_ : str
         Hash of the weights.
     seconds_ : float
-        Wall time of training, in seconds. If the weights were read from `memory`, it is the time of that training.
+        Wall time of training, in seconds. If the weights were read from `memory`, it is the time of the earlier run.
 
     See Also
     --------

@@ -10,7 +10,7 @@ def patches_inside(images, index, extractor, map_shape):
     ----------
     images : Images
     index : int
-        Position of the image.
+        Index of the image in `images`.
     extractor : BaseFeatureExtractor
         Extractor of the map.
     map_shape : tuple of int (height', width', ...)

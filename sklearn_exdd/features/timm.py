@@ -18,7 +18,7 @@ _TIMEOUT = 5  # seconds within which the hub must answer
 
 
 class TimmFeatureExtractor(NetworkFeatureExtractor):
-    """Feature maps from a timm model, a convolutional network or a transformer, that is selected by its name.
+    """Feature maps from a convolutional network or a transformer of timm, selected by its name.
 
     Parameters
     ----------

@@ -228,7 +228,7 @@ class _View:
     def nearer(self, points, bounds, least, limits):
         """Return the query-row pairs that may lie within the limits, and whether each query has few such pairs.
 
-        A query with too many such rows has no pairs in the result.
+        A query with too many pairs has no pairs in the result.
         """
         import torch
 

@@ -86,7 +86,8 @@ def test_a_local_file_of_safetensors_is_read(library, states, tmp_path):
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_a_file_that_holds_more_or_less_than_a_state_dict_is_named(library, content, came, states, tmp_path):
     torch.save(content(states[library]), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=rf"expected a state dict in .*w\.pth, .*{came}\. Save module\.state_dict"):
+    message = rf"expected a state dict \(a dict of names and tensors\) in .*w\.pth, .*{came}\. Save module\.state_dict"
+    with pytest.raises(ValueError, match=message):
         extractor(library, weights=tmp_path / "w.pth").transform(X)
 
 
