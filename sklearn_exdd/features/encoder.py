@@ -34,7 +34,7 @@ class FrozenEncoder:
         self._strides = strides = [_PROBE_SIZE // output.shape[2] for output in outputs]
         if not set(strides) <= set(_STRIDES) or len(set(strides)) < len(strides):
             raise ValueError(
-                f"encoder: expected layers at the strides {_STRIDES} or some of these, one layer each, got {strides}."
+                f"encoder: expected layers at the strides {_STRIDES}, or at some of these, one each, got {strides}."
             )
         self.n_maps = {stride: output.shape[1] for stride, output in zip(strides, outputs)}
 
