@@ -44,24 +44,24 @@ class SegmentationDetector(BaseDefectDetector):
         Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
         Pipeline step, or otherwise the augmenter of the extractor.
     n_synthetic : int, default=300
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     top_share : float, default=0.003
         Share of the pixels to average, in (0, 1]: the image score is the mean of the highest logits.
     image_weight : float, default=1.0
         If an image scores below the threshold, its map is lowered by `image_weight` times the difference, so that
         pixels of an image that looks normal overall stand out less. 0 leaves maps unchanged.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is held out of training to set the threshold. 0 holds out no
-        images, so the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets
-        its own.
+        Fraction of the normal images to hold out of training. The threshold is computed from the held-out images.
+        Groups are not split. With 0, the threshold is computed from training images and is therefore too low. Use 0
+        only for members of a :class:`CombinedDefectDetector`, which computes its own threshold.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
         Cache for trained weights and maps, and for the images and the training of an `augmenter` without a `memory` of
         its own. An ExDDDetector on "learned" features with the same memory and images reuses the trained weights.
@@ -70,7 +70,7 @@ class SegmentationDetector(BaseDefectDetector):
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Number of batches processed in parallel, by threads.
+        Number of threads that process batches in parallel.
     random_state : int, RandomState instance or None, default=None
         Seed for the choice of held-out images and for a `feature_extractor` whose own `random_state` is None.
     verbose : int, default=0
@@ -81,20 +81,20 @@ class SegmentationDetector(BaseDefectDetector):
     feature_extractors_ : list of LearnedFeatureExtractor
         Fitted extractors, one per network.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
 
     See Also
     --------

@@ -66,7 +66,7 @@ class DefectClassifier(BaseDefectDetector):
         Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
         Pipeline step, or otherwise real defects only.
     n_synthetic : int, default=100
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     class_balance : {"sampling", "weight"} or None, default="sampling"
         Method that balances the classes: "sampling" draws normal and defect images equally often, "weight" gives both
         classes the same weight in the loss, and None does neither. With the first two, probabilities assume equally
@@ -88,17 +88,17 @@ class DefectClassifier(BaseDefectDetector):
     train_batch_size : int, default=32
         Number of images in a training step, at least 2. Batch normalisation becomes unreliable below about 8.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
-        If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
-        an interrupted training run resumes.
+        Cache for trained weights. It also stores the images and the training of the `augmenter`, unless the augmenter
+        has a `memory` of its own. If `random_state` is an int, a search over parameters that do not affect the weights
+        trains once per fold, and an interrupted training run resumes.
     batch_size : int, default=16
         Number of images processed together in predictions.
     device : str, default=None
@@ -113,20 +113,20 @@ class DefectClassifier(BaseDefectDetector):
     Attributes
     ----------
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
     weights_ : dict of str to ndarray
         State dict of the trained network.
     losses_ : ndarray of shape (n_steps,)

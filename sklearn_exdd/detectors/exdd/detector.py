@@ -46,7 +46,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         masks. It may have `provenance`, with a dict for each image that contains "source" (index of the normal training
         image) and "prompt".
     n_synthetic : int, default=100
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     n_neighbors : int or "auto", default="auto"
         Number of rows to average: the distance of a patch to a bank is its mean distance to this number of nearest
         rows. "auto" is 1 for the normal bank and 9 for the defect bank, or all rows of a smaller defect bank.
@@ -79,13 +79,13 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
         Algorithm of the neighbour search; see :class:`MemoryBank`.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     validation_fraction : float, default=0.2
         Share of the normal images, in whole groups, that is held out of training to set the threshold. Only used if
         the extractor learns from normal images ("learned", or a custom extractor with `fit`). 0 holds out no images, so
@@ -120,11 +120,11 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
         Scores of normal samples of X, each computed as if `fit` had not seen the sample; NaN for all other samples.
         `threshold_` is the conformal quantile of these scores.
@@ -147,7 +147,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     defect_kinds_ : ndarray of shape (n_rows,), dtype str
         Kind of each row of `defect_bank_`, "" if unknown. Only set if `fit` received `kinds`.
     n_features_in_ : int
-        Number of features, if X holds features.
+        Number of features. Only set if X holds features.
 
     See Also
     --------

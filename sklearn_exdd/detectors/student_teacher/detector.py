@@ -84,17 +84,17 @@ class StudentTeacherDetector(BaseDefectDetector):
     tile_size : int, default=1024
         Side of the overlapping tiles in which larger images are predicted, in pixels.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
-        If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
-        an interrupted training run resumes.
+        Cache for trained weights. It also stores the images and the training of the `augmenter`, unless the augmenter
+        has a `memory` of its own. If `random_state` is an int, a search over parameters that do not affect the weights
+        trains once per fold, and an interrupted training run resumes.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Numeric precision in training. "auto" is bfloat16 if the processor supports it. Predictions use float32.
     device : str, default=None
@@ -119,20 +119,20 @@ class StudentTeacherDetector(BaseDefectDetector):
     map_scale_ : ndarray of shape (2, 2)
         Mean and standard deviation of the logits and of the cosine distances of the held-out normal images.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
 
     Notes
     -----
