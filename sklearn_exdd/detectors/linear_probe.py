@@ -1,4 +1,4 @@
-"""Linear probe: a linear classifier of images based on the means and deviations of their features."""
+"""Linear probe: a linear classifier of images that uses the means and standard deviations of their features."""
 
 from numbers import Integral, Real
 
@@ -21,8 +21,8 @@ from sklearn_exdd.features.patch_regions import rows_inside
 class LinearProbeDetector(BaseDefectDetector):
     r"""Detect defects by logistic regression on features pooled over each image.
 
-    The features of an image are pooled to their means and standard deviations over all patches. A linear classifier
-    learns from these and from image labels; it needs no masks.
+    The detector describes an image by the means and standard deviations of its features over all patches. A linear
+    classifier is trained on these values and on the labels of the images. Masks are not needed.
 
     Parameters
     ----------
@@ -65,8 +65,9 @@ class LinearProbeDetector(BaseDefectDetector):
     Attributes
     ----------
     coef_ : ndarray of shape (2, n_features)
-        Weights of the means and of the standard deviations of the features.
+        Weights of the means (first row) and of the standard deviations (second row) of the features.
     intercept_ : float
+        Constant term of the score.
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
     synthetic_ : object or None
@@ -89,18 +90,18 @@ class LinearProbeDetector(BaseDefectDetector):
 
     See Also
     --------
-    ExDDDetector : Needs no defect images and finds unknown kinds of defects.
-    DefectClassifier : Trains the network itself; needs about a hundred defects or more.
+    ExDDDetector : Needs no defect images and also finds unknown kinds of defects.
+    DefectClassifier : Trains the whole network and needs at least about a hundred defects.
 
     Notes
     -----
-    The score is the log odds of a defect, with equal weights for both classes. Because a variance is the mean of
-    squared distances, the score is exactly the mean over the patches of
+    The score is the log odds of a defect. Both classes have the same total weight in training. A variance is the mean
+    of squared deviations. The score is therefore exactly the mean, over all patches, of
 
     .. math:: w_\mu \cdot f + w_\sigma \cdot (f - \mu)^2 / \sigma + b
 
-    where :math:`\mu` and :math:`\sigma` are the mean and deviation of the features :math:`f` over the image. The map
-    shows this contribution of each patch, smoothed.
+    where :math:`\mu` and :math:`\sigma` are the mean and the standard deviation of the features :math:`f` over the
+    image. The map shows this contribution of each patch, smoothed by `blur`.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Patch classifier: any scikit-learn classifier in place of two memory banks."""
+"""Patch classifier: detector that uses a scikit-learn classifier instead of two memory banks."""
 
 from functools import cache
 from numbers import Integral, Real
@@ -22,27 +22,28 @@ from sklearn_exdd.banks.patch_grid import patches_of
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
 
-_MIN_PROBABILITY = 1e-6
+_MIN_PROBABILITY = 1e-6  # predicted probabilities are clipped to [_MIN_PROBABILITY, 1 - _MIN_PROBABILITY]
 
 
 class PatchClassifierDetector(BaseDefectDetector):
-    """Detect and locate defects with a classifier trained on normal and defect patches.
+    """Detect and locate defects with a classifier that is trained on normal patches and defect patches.
 
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
         Feature extractor; see :class:`ExDDDetector`. Ignored if X holds features.
     classifier : object, default=None
-        Classifier with ``predict_proba``, which is cloned. None uses a HistGradientBoostingClassifier.
+        Classifier of patches that has the method ``predict_proba``. It is cloned before it is fitted. If None, a
+        HistGradientBoostingClassifier is used.
     augmenter : object, default=None
         Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`.
     n_synthetic : int, default=100
         Number of synthetic defect images that the `augmenter` makes.
     max_normal_patches, max_defect_patches : int or None, default=50 and 30
-        Number of patches, drawn at random, to train on from each normal image and each defect image. In defect images,
-        only patches that show the defect are used. None sets no limit.
+        Maximum number of training patches from each normal image and from each defect image. The patches are drawn at
+        random, in defect images only from the patches that show the defect. If None, all patches are used.
     n_top_patches : int, default=10
-        Number of patch scores to average: the image score is the mean of the highest ones.
+        Number of patch scores to average. The image score is the mean of the `n_top_patches` highest patch scores.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
@@ -74,7 +75,7 @@ class PatchClassifierDetector(BaseDefectDetector):
     Attributes
     ----------
     classifier_ : object
-        Classifier, fitted on patches with the labels 0 (normal) and 1 (defect).
+        Fitted classifier of patches, with the labels 0 (normal) and 1 (defect).
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
     synthetic_ : object or None
@@ -99,13 +100,15 @@ class PatchClassifierDetector(BaseDefectDetector):
 
     See Also
     --------
-    ExDDDetector : Uses memory banks, explains its scores, accepts corrections and needs no defects.
+    ExDDDetector : Uses memory banks, needs no defects, explains its scores and accepts corrections.
 
     Notes
     -----
-    The score of a patch is the log odds that it shows a defect, between -13.8 and 13.8 (probabilities are clipped to
-    [1e-6, 1 - 1e-6]). Real defect images should have masks. Without a mask, patches that lie farther from the normal
-    patches than 99 % of normal patches do are assumed to show the defect.
+    The score of a patch is the log odds that the patch shows a defect. Scores lie between -13.8 and 13.8, because
+    probabilities are clipped to [1e-6, 1 - 1e-6].
+
+    Real defect images should have masks. If an image has no mask, its patches that are unusually far from normal
+    patches are assumed to show the defect. The limit is the distance that 99 % of the normal patches do not exceed.
 
     Examples
     --------
@@ -212,7 +215,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         self._calibrate(held_out)
 
     def _normal_patches(self, normal, random_state):
-        """Return a bank of the patches of normal samples, with their groups."""
+        """Return a memory bank of patches of normal samples, with the groups of the samples."""
         if not normal.has_images:
             return MemoryBank(normal.samples, {"group": normal.groups})
         parts = [
@@ -222,7 +225,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
 
     def _defect_patches(self, defect, normals, random_state):
-        """Return the patches that show defects."""
+        """Return the features of the patches that show defects."""
         if not defect.has_images:
             return defect.samples
 
@@ -273,7 +276,7 @@ class PatchClassifierDetector(BaseDefectDetector):
 
 
 def _some(rows, n_rows, random_state):
-    """Draw `n_rows` rows at random, or return all if there are fewer."""
+    """Draw `n_rows` rows at random. Return all rows if there are fewer or if `n_rows` is None."""
     if n_rows is None or len(rows) <= n_rows:
         return rows
     return rows[np.sort(random_state.choice(len(rows), n_rows, replace=False))]
