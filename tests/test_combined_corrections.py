@@ -116,7 +116,9 @@ def test_kinds_are_passed_on_to_the_members_that_learn_them(squares, cells):
     with pytest.raises(ValueError, match=r"^kinds\[1\]: expected None or a word for normal"):
         detector.partial_fit(stripes(1, 2), [1, 0], kinds=["stripe", "stripe"])
     learner = CombinedDefectDetector([("learner", Learner())], random_state=0).fit(X, y)
-    with pytest.raises(ValueError, match=r"^kinds: expected a detector whose partial_fit takes .* \['learner'\], got"):
+    with pytest.raises(
+        ValueError, match=r"^kinds: expected a detector whose partial_fit accepts .* \['learner'\], got"
+    ):
         learner.partial_fit(stripes(0), [1], kinds=["stripe"])
 
 
@@ -228,8 +230,8 @@ def test_it_is_corrected_alike_after_it_comes_back_from_a_file(squares, unseen_s
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), r"got one that cannot be read: .*No such file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:99]), r"got one that cannot be read: "),
+        (lambda path: path.unlink(), r"got an image that cannot be read: .*No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:99]), r"got an image that cannot be read: "),
         (lambda path: path.write_bytes(path.with_name("new.png").read_bytes()), r"got a file that has changed"),
     ],
 )

@@ -702,7 +702,10 @@ def test_a_detector_with_an_extractor_as_its_teacher_is_stored_and_cached(surfac
     [
         ({"symmetric": True}, "^symmetric: expected False with a feature extractor as the teacher"),
         ({"crop_size": 32}, "^crop_size: expected at least 48 for GaborFeatureExtractor as the teacher, got 32"),
-        ({"teacher__image_size": 64}, "^teacher: expected an extractor with image_size=None, because the teacher receives crops"),
+        (
+            {"teacher__image_size": 64},
+            "^teacher: expected an extractor with image_size=None, because the teacher receives crops",
+        ),
     ],
 )
 def test_what_an_extractor_cannot_teach_is_refused(normals, params, message):

@@ -110,7 +110,8 @@ class CalibratedDecisions:
         if calibration is None:
             raise ValueError(
                 f"p_values: expected a detector with calibration_scores_, got a {type(self).__name__} without them. "
-                "Fit it again. In the _fit of a custom detector, call _set_threshold."
+                "If it was fitted by an earlier version, fit it again. In the _fit of a custom detector, call "
+                "_set_threshold."
             )
         indices = np.flatnonzero(~np.isnan(calibration))
         return scoring.conformal_p_values(scores, calibration[indices], self._groups_at(indices))

@@ -261,8 +261,8 @@ class Inspection:
     def _check_marks(self, method):
         if not hasattr(self, "pixel_threshold_"):
             raise ValueError(
-                f"{method}: expected a detector with pixel_threshold_, got a {type(self).__name__} without it, fitted "
-                "by an earlier version. Fit it again. In the _fit of a custom detector, pass map_maxima to "
+                f"{method}: expected a detector with pixel_threshold_, got a {type(self).__name__} without it. If it "
+                "was fitted by an earlier version, fit it again. In the _fit of a custom detector, pass map_maxima to "
                 "_set_threshold."
             )
 

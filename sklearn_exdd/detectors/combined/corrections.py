@@ -92,7 +92,7 @@ class Corrections:
             kinds = as_kinds(kinds, is_defect)
             if not any(map(learns_kinds, self.detectors_)):
                 raise ValueError(
-                    "kinds: expected a detector whose partial_fit takes kinds, such as ExDDDetector, among "
+                    "kinds: expected a detector whose partial_fit accepts kinds, such as ExDDDetector, among "
                     f"{self._names}, got none. Leave kinds out."
                 )
         normal, defect = split_by_class(samples, is_defect, np.arange(len(samples)), masks)

@@ -206,7 +206,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         if "kinds" in params and not any(takes_kinds(detector) for _, detector in members):
             raise ValueError(
                 "kinds: expected a detector whose fit accepts kinds, such as ExDDDetector, among "
-                f"{[name for name, _ in members]}, got none. Add one, or leave kinds out."
+                f"{[name for name, _ in members]}, got none. Add such a detector, or leave kinds out."
             )
         held_out = normal.take(np.flatnonzero(is_held_out))
         check_frozen(members, held_out)

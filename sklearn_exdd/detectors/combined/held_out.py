@@ -75,14 +75,14 @@ def are_among(held_out, samples):
 def check_unchanged(images, digests):
     """Refuse held-out files that are missing or have changed since `fit`."""
     advice = "Restore the files, or fit again."
-    expected = f"expected the {len(images)} normal images that fit held out, to set the threshold again"
+    expected = f"expected the {len(images)} normal images that fit held out, to compute the threshold from"
     try:
         is_unchanged = are_known(images, digests)
     except (OSError, ValueError) as error:
-        raise ValueError(f"partial_fit: {expected}, got one that cannot be read: {error}. {advice}") from error
+        raise ValueError(f"partial_fit: {expected}, got an image that cannot be read: {error}. {advice}") from error
     if not is_unchanged.all():
         path = str(images.path(np.flatnonzero(~is_unchanged)[0]))
-        raise ValueError(f"partial_fit: {expected}, got a file that has changed since then: {path!r}. {advice}")
+        raise ValueError(f"partial_fit: {expected}, got a file that has changed since fit: {path!r}. {advice}")
 
 
 def spread(scores):

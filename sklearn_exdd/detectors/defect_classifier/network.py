@@ -52,7 +52,7 @@ class PatchLogitMaps(BaseFeatureExtractor):
         if min(height, width) < smallest:
             raise ValueError(
                 f"{where}: expected at least {smallest} pixels a side, the stride of the network, got {height} x "
-                f"{width}. Set image_size to enlarge the images, or layer to an earlier one."
+                f"{width}. Set image_size to enlarge the images, or set layer to an earlier layer."
             )
 
     def _extract(self, images):
@@ -119,13 +119,13 @@ def _extractor_of(backbone, layer, weights, weights_sha256, seed):
         return TimmFeatureExtractor(f"tf_{backbone}", **params, precision="float32", device="cpu")
     if weights_sha256 is not None:
         raise ValueError(
-            f"weights_sha256: expected None for {backbone!r}, whose weights are an installed package with a known "
-            f"SHA-256, got {weights_sha256!r}."
+            f"weights_sha256: expected None for {backbone!r}, whose weights come from an installed package with a "
+            f"known SHA-256, got {weights_sha256!r}."
         )
     if weights != PRETRAINED:
         raise ValueError(
-            f"weights: expected {PRETRAINED!r} or None for {backbone!r}, whose weights are an installed package with a "
-            f"known SHA-256, got {weights!r}."
+            f"weights: expected {PRETRAINED!r} or None for {backbone!r}, whose weights come from an installed package "
+            f"with a known SHA-256, got {weights!r}."
         )
     return EfficientNetLiteFeatureExtractor(backbone, strides=(32,), precision="float32", device="cpu")
 
