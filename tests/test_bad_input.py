@@ -67,13 +67,13 @@ def test_no_images_are_refused(empty, fitted, squares):
 def test_more_neighbours_than_a_bank_has_rows_are_refused(kind, squares, cells):
     X, y, masks = squares
     detector = ExDDDetector(cells, n_neighbors=9).set_params(**{f"{kind}_coreset": 8})
-    match = rf"n_neighbors: expected at most the rows of the {kind} bank, 8 \(with {kind}_coreset=8 of \d+ .*, got 9"
+    match = rf"n_neighbors: expected at most 8, .* rows in the {kind} bank \(with {kind}_coreset=8 of \d+ .*, got 9"
     with pytest.raises(ValueError, match=match):
         detector.fit(X, y, masks=masks)
 
 
 def test_neighbours_are_counted_among_rows_of_features_too():
-    with pytest.raises(ValueError, match=r"n_neighbors: expected at most the rows of the defect bank, 2 .*, got 3"):
+    with pytest.raises(ValueError, match=r"n_neighbors: expected at most 2, .* in the defect bank .*, got 3"):
         ExDDDetector(n_neighbors=3).fit(np.eye(5), [0, 0, 0, 1, 1])
 
 

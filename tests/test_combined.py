@@ -301,7 +301,7 @@ def test_images_of_other_sizes_and_paths_are_taken(squares, unseen_squares, writ
         ([], {}, r"^detectors: expected a list of \(name, detector\), got \[\]"),
         ([Brightness()], {}, r"^detectors: expected a list of \(name, detector\), got \[Brightness"),
         ([(1, Brightness())], {}, r"^detectors: expected a list of \(name, detector\), got \[\(1, Bright"),
-        ([("a", "drop")], {}, "^detectors: expected at least one that is not 'drop', got none"),
+        ([("a", "drop")], {}, "^detectors: expected at least one detector other than 'drop', got none"),
         ([("a", Brightness()), ("a", Brightness())], {}, r"Names provided are not unique: \['a', 'a'\]"),
         ([("a__b", Brightness())], {}, "Estimator names must not contain __"),
         ([("weights", Brightness())], {}, "Estimator names conflict with constructor arguments"),

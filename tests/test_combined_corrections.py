@@ -116,7 +116,9 @@ def test_kinds_are_passed_on_to_the_members_that_learn_them(squares, cells):
     with pytest.raises(ValueError, match=r"^kinds\[1\]: expected None or a word for normal"):
         detector.partial_fit(stripes(1, 2), [1, 0], kinds=["stripe", "stripe"])
     learner = CombinedDefectDetector([("learner", Learner())], random_state=0).fit(X, y)
-    with pytest.raises(ValueError, match=r"^kinds: expected a detector whose partial_fit takes .* \['learner'\], got"):
+    with pytest.raises(
+        ValueError, match=r"^kinds: expected a detector whose partial_fit accepts .* \['learner'\], got"
+    ):
         learner.partial_fit(stripes(0), [1], kinds=["stripe"])
 
 
@@ -228,9 +230,9 @@ def test_it_is_corrected_alike_after_it_comes_back_from_a_file(squares, unseen_s
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), r"got one that cannot be read: .*No such file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:99]), r"got one that cannot be read: "),
-        (lambda path: path.write_bytes(path.with_name("new.png").read_bytes()), r"got a file that has changed since: "),
+        (lambda path: path.unlink(), r"got an image that cannot be read: .*No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:99]), r"got an image that cannot be read: "),
+        (lambda path: path.write_bytes(path.with_name("new.png").read_bytes()), r"got a file that has changed"),
     ],
 )
 def test_held_out_files_have_to_be_as_they_were(damage, message, squares, cells, write_images):
@@ -256,11 +258,11 @@ def test_held_out_images_are_kept_only_for_corrections_and_older_files_say_that_
     detector = both(cells).fit(X, y)
     assert all(image.base is None for image in detector._held_out.samples)
     del detector._held_out
-    with pytest.raises(ValueError, match=r"^partial_fit: expected the held-out images that fit keeps, .* Fit it again"):
+    with pytest.raises(ValueError, match=r"^partial_fit: expected .* stores its held-out images.* Fit it again"):
         detector.partial_fit(stripes(0), [0])
     del detector._numbers
     assert detector.inspect(X[:1])[0].explanation is None
-    with pytest.raises(ValueError, match=r"^explain: expected a combination that knows the numbers .* Fit it again"):
+    with pytest.raises(ValueError, match=r"^explain: expected a combination that stores the indices .* Fit it again"):
         detector.explain(X)
 
 

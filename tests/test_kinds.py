@@ -149,7 +149,7 @@ def test_kinds_of_defect_images_handed_in_apart_are_aligned_with_these(data, uns
     assert_named(detector, unseen)
     with pytest.raises(ValueError, match=r"kinds: expected 10 kinds, one for each image .*, got 40"):
         make_detector().fit(X[y == 0], X_defect=X[y == 1], kinds=kinds)
-    with pytest.raises(ValueError, match="kinds: expected None without defect images or labels y"):
+    with pytest.raises(ValueError, match="kinds: expected None without labels y or X_defect"):
         make_detector().fit(X[y == 0], kinds=kinds[y == 0])
 
 
@@ -323,7 +323,7 @@ def test_a_combination_passes_kinds_to_the_members_that_take_them(data, unseen, 
 def test_a_combination_that_knows_no_kinds_says_so(data, fitted, unseen):
     X, y, masks, kinds = data
     probe = ("probe", LinearProbeDetector(CellStatistics(), validation_fraction=0))
-    with pytest.raises(ValueError, match=r"kinds: expected a detector whose fit takes kinds.*\['probe'\], got none"):
+    with pytest.raises(ValueError, match=r"kinds: expected a detector whose fit accepts kinds.*\['probe'\], got none"):
         CombinedDefectDetector([probe], random_state=0).fit(X, y, kinds=kinds)
     combined = CombinedDefectDetector([("one", make_detector())], random_state=0).fit(X, y, masks=masks)
     with pytest.raises(ValueError, match="predict_kind: expected a CombinedDefectDetector that knows kinds"):

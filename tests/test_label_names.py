@@ -51,7 +51,7 @@ def test_known_names_say_which_label_means_defect(normal, defect, form, squares,
 def test_a_defect_that_sorts_first_is_warned_of(squares, cells):
     X, y, _ = squares
     with pytest.warns(
-        UserWarning, match=r"^y: 'bad', a defect, sorts before the label of normal samples\. scikit-learn"
+        UserWarning, match=r"^y: the defect label 'bad' sorts before the label of normal samples\. scikit-learn"
     ):
         ExDDDetector(cells).fit(X, np.where(y == 1, "bad", "good"))
 

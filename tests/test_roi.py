@@ -424,7 +424,7 @@ def test_a_region_for_feature_rows(roi):
 def test_only_some_images_with_regions(surfaces, roi):
     X, y, _ = surfaces
     mixed = [*with_roi(X[:1], roi), *X[1:]]
-    with pytest.raises(ValueError, match=r"X: expected a region of interest with each image, got 1 with and"):
+    with pytest.raises(ValueError, match=r"X: expected a region of interest with each image, got 1 images with and"):
         ExDDDetector("gabor").fit(mixed, y)
     detector = ExDDDetector("gabor", random_state=0).fit(X, y)
     with pytest.raises(ValueError, match=r"X: expected images without regions of interest, as in fit"):

@@ -324,7 +324,7 @@ def test_defects_of_groups_that_are_kept_out_are_not_trained_on(surfaces, monkey
 
 def test_normals_of_one_group_are_refused(normals):
     with pytest.raises(
-        ValueError, match="normal images of at least 2 groups, some to train on and some for the threshold"
+        ValueError, match="normal images of at least 2 groups, one to train on and one for the threshold"
     ):
         tiny().fit(normals, groups=np.zeros(len(normals)))
 
@@ -702,7 +702,10 @@ def test_a_detector_with_an_extractor_as_its_teacher_is_stored_and_cached(surfac
     [
         ({"symmetric": True}, "^symmetric: expected False with a feature extractor as the teacher"),
         ({"crop_size": 32}, "^crop_size: expected at least 48 for GaborFeatureExtractor as the teacher, got 32"),
-        ({"teacher__image_size": 64}, "^teacher: expected an extractor with image_size=None, because it sees crops"),
+        (
+            {"teacher__image_size": 64},
+            "^teacher: expected an extractor with image_size=None, because the teacher receives crops",
+        ),
     ],
 )
 def test_what_an_extractor_cannot_teach_is_refused(normals, params, message):

@@ -1,1 +1,1 @@
-"""Detectors. Each has its own file or folder and imports no other detector."""
+"""Detectors. Each detector has its own file or folder and does not import any other detector."""

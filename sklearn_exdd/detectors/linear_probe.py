@@ -1,4 +1,4 @@
-"""Linear probe: a linear classifier of images based on the means and deviations of their features."""
+"""Linear probe: a linear classifier of images that uses the means and standard deviations of their features."""
 
 from numbers import Integral, Real
 
@@ -21,8 +21,8 @@ from sklearn_exdd.features.patch_regions import rows_inside
 class LinearProbeDetector(BaseDefectDetector):
     r"""Detect defects by logistic regression on features pooled over each image.
 
-    The features of an image are pooled to their means and standard deviations over all patches. A linear classifier
-    learns from these and from image labels; it needs no masks.
+    The detector describes an image by the means and standard deviations of its features over all patches. A linear
+    classifier is trained on these values and on the labels of the images. Masks are not needed.
 
     Parameters
     ----------
@@ -33,30 +33,30 @@ class LinearProbeDetector(BaseDefectDetector):
     augmenter : object, default=None
         Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`.
     n_synthetic : int, default=100
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is held out of training to set the threshold. 0 holds out no
-        images, so the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets
-        its own.
+        Fraction of the normal images to hold out of training. The threshold is computed from the held-out images.
+        Groups are not split. With 0, the threshold is computed from training images and is therefore too low. Use 0
+        only for members of a :class:`CombinedDefectDetector`, which computes its own threshold.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for feature maps, one entry per image, and for the images and the training of an `augmenter` without a
-        `memory` of its own.
+        Cache for feature maps, with one entry per image. It also stores the images and the training of the `augmenter`,
+        unless the augmenter has a `memory` of its own.
     batch_size : int, default=16
         Number of images processed together.
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Number of batches processed in parallel, by threads.
+        Number of threads that process batches in parallel.
     random_state : int, RandomState instance or None, default=None
         Seed for the choice of held-out images and for the augmenter.
     verbose : int, default=0
@@ -65,42 +65,43 @@ class LinearProbeDetector(BaseDefectDetector):
     Attributes
     ----------
     coef_ : ndarray of shape (2, n_features)
-        Weights of the means and of the standard deviations of the features.
+        Weights of the means (first row) and of the standard deviations (second row) of the features.
     intercept_ : float
+        Constant term of the score.
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
     synthetic_ : object or None
         Synthetic defects used in `fit`.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
 
     See Also
     --------
-    ExDDDetector : Needs no defect images and finds unknown kinds of defects.
-    DefectClassifier : Trains the network itself; needs about a hundred defects or more.
+    ExDDDetector : Needs no defect images and also finds unknown kinds of defects.
+    DefectClassifier : Trains the whole network and needs at least about a hundred defects.
 
     Notes
     -----
-    The score is the log odds of a defect, with equal weights for both classes. Because a variance is the mean of
-    squared distances, the score is exactly the mean over the patches of
+    The score is the log odds of a defect. Both classes have the same total weight in training. A variance is the mean
+    of squared deviations. The score is therefore exactly the mean, over all patches, of
 
     .. math:: w_\mu \cdot f + w_\sigma \cdot (f - \mu)^2 / \sigma + b
 
-    where :math:`\mu` and :math:`\sigma` are the mean and deviation of the features :math:`f` over the image. The map
-    shows this contribution of each patch, smoothed.
+    where :math:`\mu` and :math:`\sigma` are the mean and the standard deviation of the features :math:`f` over the
+    image. The map shows this contribution of each patch, smoothed by `blur`.
 
     References
     ----------

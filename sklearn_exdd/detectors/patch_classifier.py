@@ -1,4 +1,4 @@
-"""Patch classifier: any scikit-learn classifier in place of two memory banks."""
+"""Patch classifier: detector that uses a scikit-learn classifier instead of two memory banks."""
 
 from functools import cache
 from numbers import Integral, Real
@@ -22,48 +22,50 @@ from sklearn_exdd.banks.patch_grid import patches_of
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
 
-_MIN_PROBABILITY = 1e-6
+_MIN_PROBABILITY = 1e-6  # predicted probabilities are clipped to [_MIN_PROBABILITY, 1 - _MIN_PROBABILITY]
 
 
 class PatchClassifierDetector(BaseDefectDetector):
-    """Detect and locate defects with a classifier trained on normal and defect patches.
+    """Detect and locate defects with a classifier that is trained on normal patches and defect patches.
 
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
         Feature extractor; see :class:`ExDDDetector`. Ignored if X holds features.
     classifier : object, default=None
-        Classifier with ``predict_proba``, which is cloned. None uses a HistGradientBoostingClassifier.
+        Classifier of patches that has the method ``predict_proba``. It is cloned before it is fitted. If None, a
+        HistGradientBoostingClassifier is used.
     augmenter : object, default=None
         Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`.
     n_synthetic : int, default=100
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     max_normal_patches, max_defect_patches : int or None, default=50 and 30
-        Number of patches, drawn at random, to train on from each normal image and each defect image. In defect images,
-        only patches that show the defect are used. None sets no limit.
+        Maximum number of training patches from each normal image and from each defect image. The patches are drawn at
+        random, in defect images only from the patches that show the defect. If None, all patches are used.
     n_top_patches : int, default=10
-        Number of patch scores to average: the image score is the mean of the highest ones.
+        Number of patch scores to average. The image score is the mean of the `n_top_patches` highest patch scores.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is held out of training to set the threshold.
+        Fraction of the normal images to hold out of training. The threshold is computed from the held-out images.
+        Groups are not split.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for feature maps, one entry per image, and for the images and the training of an `augmenter` without a
-        `memory` of its own.
+        Cache for feature maps, with one entry per image. It also stores the images and the training of the `augmenter`,
+        unless the augmenter has a `memory` of its own.
     batch_size : int, default=16
         Number of images processed together.
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Number of batches processed in parallel, by threads.
+        Number of threads that process batches in parallel.
     random_state : int, RandomState instance or None, default=None
         Seed for the choice of held-out images and of patches, for the augmenter, and for a classifier whose own
         `random_state` is None.
@@ -73,38 +75,40 @@ class PatchClassifierDetector(BaseDefectDetector):
     Attributes
     ----------
     classifier_ : object
-        Classifier, fitted on patches with the labels 0 (normal) and 1 (defect).
+        Fitted classifier of patches, with the labels 0 (normal) and 1 (defect).
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
     synthetic_ : object or None
         Synthetic defects used in `fit`.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
     n_features_in_ : int
-        Number of features, if X holds features.
+        Number of features. Only set if X holds features.
 
     See Also
     --------
-    ExDDDetector : Uses memory banks, explains its scores, accepts corrections and needs no defects.
+    ExDDDetector : Uses memory banks, needs no defects, explains its scores and accepts corrections.
 
     Notes
     -----
-    The score of a patch is the log odds that it shows a defect, between -13.8 and 13.8 (probabilities are clipped to
-    [1e-6, 1 - 1e-6]). Real defect images should have masks. Without a mask, patches that lie farther from the normal
-    patches than 99 % of normal patches do are assumed to show the defect.
+    The score of a patch is the log odds that the patch shows a defect. Scores lie between -13.8 and 13.8, because
+    probabilities are clipped to [1e-6, 1 - 1e-6].
+
+    Real defect images should have masks. If an image has no mask, its patches that are unusually far from normal
+    patches are assumed to show the defect. The limit is the distance that 99 % of the normal patches do not exceed.
 
     Examples
     --------
@@ -211,7 +215,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         self._calibrate(held_out)
 
     def _normal_patches(self, normal, random_state):
-        """Return a bank of the patches of normal samples, with their groups."""
+        """Return a memory bank of patches of normal samples, with the groups of the samples."""
         if not normal.has_images:
             return MemoryBank(normal.samples, {"group": normal.groups})
         parts = [
@@ -221,7 +225,7 @@ class PatchClassifierDetector(BaseDefectDetector):
         return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
 
     def _defect_patches(self, defect, normals, random_state):
-        """Return the patches that show defects."""
+        """Return the features of the patches that show defects."""
         if not defect.has_images:
             return defect.samples
 
@@ -272,7 +276,7 @@ class PatchClassifierDetector(BaseDefectDetector):
 
 
 def _some(rows, n_rows, random_state):
-    """Draw `n_rows` rows at random, or return all if there are fewer."""
+    """Draw `n_rows` rows at random. Return all rows if there are fewer or if `n_rows` is None."""
     if n_rows is None or len(rows) <= n_rows:
         return rows
     return rows[np.sort(random_state.choice(len(rows), n_rows, replace=False))]

@@ -1,4 +1,4 @@
-"""Detector that uses the segmentation heads of learned extractors."""
+"""Detector whose maps come from the segmentation heads of learned feature extractors."""
 
 from dataclasses import replace
 from numbers import Integral, Real
@@ -24,55 +24,59 @@ from sklearn_exdd.features.learned import LearnedFeatureExtractor
 class SegmentationDetector(BaseDefectDetector):
     """Detect and locate defects with small networks that segment images.
 
-    Each network belongs to a :class:`LearnedFeatureExtractor`. `fit` trains it on crops of normal images with synthetic
-    defects painted on them and, if available, on crops of real defects with masks. Nothing is downloaded.
+    Each network belongs to a :class:`LearnedFeatureExtractor`. `fit` trains the networks on crops of normal images with
+    synthetic defects painted on. If there are real defects with masks, crops of real defects are also used for
+    training. Nothing is downloaded.
 
     Parameters
     ----------
     feature_extractor : "learned" or LearnedFeatureExtractor, default="learned"
-        Feature extractor to train, with all its parameters.
+        Feature extractor to train. Its parameters set the architecture and the training of the networks.
     n_networks : int, default=2
-        Number of networks to train, each with its own seed and synthetic defects. Maps are means of their logits [1]_.
-        The AUROC of two networks trained on the same images may differ by several hundredths; the mean of several
-        networks varies less.
+        Number of networks to train. Each network has its own seed and its own synthetic defects. The map of an image is
+        the mean of the logits of all networks [1]_. The AUROC of two networks that were trained on the same images may
+        differ by several hundredths. The mean of several networks varies less.
     real_defects : {"half", "all"}, default="half"
-        Networks to train on real defects, if any: every other network, starting with the first, or all networks.
-        A network trained on a few real defects finds more defects of the same kinds and fewer of others; the mean of
-        networks trained with and without real defects finds more than either. Choose "all" if you have many defects of
-        all kinds.
+        Networks that are trained on real defects, if there are any: every second network, starting with the first, or
+        all networks. A network that is trained on a few real defects finds more defects of the same kinds and fewer
+        defects of other kinds. The mean of networks with and without real defects finds more defects than either
+        network alone. Choose "all" if you have many defects of all kinds.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
-        Pipeline step, or otherwise the augmenter of the extractor.
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. If None, the detector uses the
+        synthetic defects from an earlier Pipeline step. Without such a step, it uses the augmenter of the extractor.
     n_synthetic : int, default=300
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     top_share : float, default=0.003
-        Share of the pixels to average, in (0, 1]: the image score is the mean of the highest logits.
+        Fraction of the pixels to average, in (0, 1]. The image score is the mean of the logits of the pixels with the
+        highest logits.
     image_weight : float, default=1.0
-        If an image scores below the threshold, its map is lowered by `image_weight` times the difference, so that
-        pixels of an image that looks normal overall stand out less. 0 leaves maps unchanged.
+        If the score of an image is below the threshold, its map is lowered by `image_weight` times the difference. The
+        pixels of an image that looks normal overall then stand out less. With 0, maps are not changed.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is held out of training to set the threshold. 0 holds out no
-        images, so the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets
-        its own.
+        Fraction of the normal images to hold out of training. The threshold is computed from the held-out images.
+        Groups are not split. With 0, the threshold is computed from training images and is therefore too low. Use 0
+        only for members of a :class:`CombinedDefectDetector`, which computes its own threshold.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for trained weights and maps, and for the images and the training of an `augmenter` without a `memory` of
-        its own. An ExDDDetector on "learned" features with the same memory and images reuses the trained weights.
+        Cache for trained weights and maps. It also stores the images and the training of the `augmenter`, unless the
+        augmenter has a `memory` of its own. An ExDDDetector with ``feature_extractor="learned"`` reuses the trained
+        weights if it has the same memory and images.
     batch_size : int, default=16
         Number of images processed together.
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Number of batches processed in parallel, by threads.
+        Number of threads that process batches in parallel.
     random_state : int, RandomState instance or None, default=None
-        Seed for the choice of held-out images and for a `feature_extractor` whose own `random_state` is None.
+        Seed for the choice of held-out images. It is also the seed for a `feature_extractor` whose own `random_state`
+        is None.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -81,32 +85,36 @@ class SegmentationDetector(BaseDefectDetector):
     feature_extractors_ : list of LearnedFeatureExtractor
         Fitted extractors, one per network.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
 
     See Also
     --------
-    ExDDDetector : Can use memory banks of the inner maps of the same network.
-    StudentTeacherDetector : Compares two networks.
+    ExDDDetector : Can use the inner maps of the same network as features for its memory banks.
+    StudentTeacherDetector : Compares the features of two networks, a student and a teacher.
 
     Notes
     -----
-    For the image score, the mean logits of normal images at each place are subtracted (`position_map_` of each
-    extractor). If logits are high at one place in every image, for instance at the border, they are not evidence of a
-    defect. Maps are logits minus their mean over normal images, and `image_weight` makes the maps of different images
-    comparable. Real defects without a mask are not used for training.
+    Logits that are high at the same position in every image, for instance at the border, are not evidence of a defect.
+    Before the image score is computed, the mean logits of normal images at each position are therefore subtracted from
+    the logits. These means are the `position_map_` of the extractors.
+
+    A map contains the logits minus their mean over normal images. This mean is a single number. `image_weight` makes
+    the maps of different images comparable.
+
+    Real defects without a mask are not used for training.
 
     References
     ----------
@@ -215,7 +223,7 @@ class SegmentationDetector(BaseDefectDetector):
         ]
         scores, highest = np.array(found).T
         self._set_threshold(scores, calibrating.indices)
-        # Lowering the map of an image lowers its highest pixel by the same amount.
+        # Lowering a map by a constant lowers its maximum by the same constant.
         maxima = [peak + self._shift(score, position_map) for peak, score in zip(highest.astype(np.float32), scores)]
         self._set_threshold(scores, calibrating.indices, maxima)
 
@@ -225,11 +233,11 @@ class SegmentationDetector(BaseDefectDetector):
             return extractor.fit(X, labels, masks=masks)
         except ValueError as error:
             if without and defect is not None:
-                error.add_note("This network is trained without real defects; real_defects='all' includes them.")
+                error.add_note("This network uses no real defects. Set real_defects='all' to train it with them.")
             raise
 
     def _extractor(self, learning, seed):
-        """Return the extractor to train, with the augmenter of this detector or the defects from a Pipeline step."""
+        """Return the extractor to train. It gets the synthetic defects or the augmenter that this detector received."""
         extractor = make_feature_extractor(
             self.feature_extractor,
             batch_size=self.batch_size,
@@ -264,11 +272,11 @@ class SegmentationDetector(BaseDefectDetector):
         return scoring.top_share_mean(logits, self.top_share, position_map, region)
 
     def _shift(self, score, position_map):
-        """Return the constant to add to the map of an image; it is lower for scores farther below the threshold."""
+        """Return the constant to add to the map of an image. A score below the threshold makes it smaller."""
         return np.float32(self.image_weight * min(score - self.threshold_, 0) - position_map.mean())
 
     def _logits(self, images):
-        """Yield the mean logits of each image and its region of interest (or None)."""
+        """Yield the mean logits and the region of interest of each image. The region may be None."""
         each = [extractor.iter_defect_logits(images) for extractor in self.feature_extractors_]
         for i, maps in enumerate(zip(*each)):
             yield np.mean(maps, axis=0), images.region(i)

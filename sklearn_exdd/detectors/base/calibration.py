@@ -1,4 +1,4 @@
-"""Calibrated decisions: scores, a threshold computed from the scores of normal images, and p-values."""
+"""Calibrated decisions: scores, p-values, and a threshold that is computed from the scores of normal images."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -8,13 +8,13 @@ from sklearn_exdd._images import highest_inside
 
 
 class CalibratedDecisions:
-    """Part of a detector that turns scores into decisions.
+    """Mixin that turns the scores of a detector into decisions.
 
     The detector defines ``_score(samples)``, and its ``_fit`` calls ``_set_threshold``.
     """
 
     def score_samples(self, X):
-        """Compute scores; a higher score means more defective.
+        """Compute scores. A higher score means more defective.
 
         Parameters
         ----------
@@ -25,11 +25,11 @@ class CalibratedDecisions:
         scores : ndarray of shape (n_samples,), float64
         """
         check_is_fitted(self)
-        # Same dtype as the threshold: a float32 score could be rounded to the other side of it.
+        # Scores need the dtype of the threshold. In float32, rounding could move a score across the threshold.
         return np.asarray(self._score(self._samples(X)), dtype=np.float64)
 
     def decision_function(self, X):
-        """Compute scores relative to the threshold; a positive value means defect.
+        """Compute scores relative to the threshold. A positive value means defect.
 
         Parameters
         ----------
@@ -40,7 +40,7 @@ class CalibratedDecisions:
         decisions : ndarray of shape (n_samples,)
             ``score_samples(X) - threshold_``.
         """
-        detector = self._snapshot()  # scores and threshold stay consistent if another thread calls partial_fit
+        detector = self._snapshot()  # keeps scores and threshold consistent if another thread calls partial_fit
         return detector.score_samples(X) - detector.threshold_
 
     def predict(self, X):
@@ -59,18 +59,19 @@ class CalibratedDecisions:
         return np.where(is_defect, self._label(1), self._label(0)).astype(self.classes_.dtype)
 
     def p_values(self, X):
-        """Compute conformal p-values, which tell how rarely a normal sample scores at least as high.
+        """Compute conformal p-values, which are small for samples that are unlikely to be normal.
 
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            Samples that `fit` has not seen. The scores of samples used in `fit` are too low.
+            Samples that were not used in `fit`. The scores of samples used in `fit` are too low.
 
         Returns
         -------
         p_values : ndarray of shape (n_samples,), float64
-            P-values in (0, 1]; a small value means that the sample is unlikely to be normal. Without groups in `fit`,
-            they are ``(1 + #{calibration_scores_ >= score}) / (n + 1)``; see :func:`scoring.conformal_p_values`.
+            P-values in (0, 1]. A small value means that the sample is unlikely to be normal. If `fit` received no
+            groups, the p-values are ``(1 + #{calibration_scores_ >= score}) / (n + 1)``, where n is the number of
+            calibration scores. See :func:`scoring.conformal_p_values`.
 
         Raises
         ------
@@ -79,14 +80,16 @@ class CalibratedDecisions:
 
         Notes
         -----
-        A normal image that is exchangeable with those passed to `fit` has a p-value of at most alpha with probability
-        at most alpha; with ``groups=`` in `fit`, this holds for one image of a new group. `predict` calls a sample a
-        defect if and only if its p-value is at most `false_alarm_rate_`, which is `max_false_alarm_rate` unless there
-        were too few normal images for that.
+        Take a normal image that is exchangeable with the normal images passed to `fit`. The probability that its
+        p-value is at most alpha is at most alpha. If `fit` received ``groups=``, this holds for one image of a new
+        group.
 
-        If `threshold_` is changed after `fit`, or by a TunedThresholdClassifierCV around the detector, decisions change
-        but p-values do not. Samples called defects then have p-values of at most
-        ``(1 + #{calibration_scores_ > threshold}) / (n + 1)``, the rate that this threshold guarantees.
+        `predict` calls a sample a defect if and only if its p-value is at most `false_alarm_rate_`. This rate equals
+        `max_false_alarm_rate` unless there were too few normal images to guarantee it.
+
+        If you change `threshold_` after `fit`, or if a TunedThresholdClassifierCV changes it, decisions change but
+        p-values do not. The new threshold guarantees the rate ``(1 + #{calibration_scores_ > threshold}) / (n + 1)`` of
+        false alarms. Samples called defects have p-values of at most this rate.
 
         Examples
         --------
@@ -107,22 +110,23 @@ class CalibratedDecisions:
         if calibration is None:
             raise ValueError(
                 f"p_values: expected a detector with calibration_scores_, got a {type(self).__name__} without them. "
-                "Fit it again. In the _fit of a custom detector, call _set_threshold."
+                "If it was fitted by an earlier version, fit it again. In the _fit of a custom detector, call "
+                "_set_threshold."
             )
         indices = np.flatnonzero(~np.isnan(calibration))
         return scoring.conformal_p_values(scores, calibration[indices], self._groups_at(indices))
 
     def _set_threshold(self, scores, indices, map_maxima=None):
-        """Set `threshold_`, `false_alarm_rate_`, `calibration_scores_` and, given `map_maxima`, `pixel_threshold_`.
+        """Set `threshold_`, `false_alarm_rate_`, `calibration_scores_` and, with `map_maxima`, `pixel_threshold_`.
 
         Parameters
         ----------
         scores : array-like of shape (n_calibrating,)
-            Scores of normal samples, each computed as if `fit` had not seen the sample.
+            Scores of normal samples. Each score is computed as if `fit` had not seen the sample.
         indices : ndarray of shape (n_calibrating,), int
             Positions of these samples in the X passed to `fit`.
         map_maxima : array-like of shape (n_calibrating,), default=None
-            Maxima of the maps of these samples, computed in the same way; None without maps.
+            Highest map value of each of these samples, computed in the same way. None if the detector has no maps.
         """
         rate, groups = self.max_false_alarm_rate, self._groups_at(indices)
         self.threshold_, self.false_alarm_rate_ = scoring.conformal_threshold(scores, rate, groups)
@@ -132,7 +136,7 @@ class CalibratedDecisions:
         self.calibration_scores_[indices] = scores
 
     def _calibrate(self, held_out):
-        """Set the thresholds from a TrainingSet of normal samples that `fit` has not seen, in one pass over it."""
+        """Set the thresholds in one pass over a TrainingSet of normal samples that were not used for training."""
         if not held_out.has_images:
             return self._set_threshold(self._score(held_out.samples), held_out.indices)
         inspected = enumerate(self._inspected(held_out.samples))
@@ -141,8 +145,8 @@ class CalibratedDecisions:
         self._set_threshold(scores, held_out.indices, maxima)
 
     def _groups_at(self, indices):
-        """Return the groups of samples by position in the X of `fit`; each sample added later is a group of its own."""
-        known = getattr(self, "_groups", np.empty(0, dtype=int))  # detectors saved by older versions have no groups
+        """Return the groups of samples at positions in X of `fit`. Each sample added later forms its own group."""
+        known = getattr(self, "_groups", np.empty(0, dtype=int))  # absent from detectors saved by older versions
         groups = len(known) + indices
         is_known = indices < len(known)
         groups[is_known] = known[indices[is_known]]

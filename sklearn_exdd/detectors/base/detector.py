@@ -1,4 +1,4 @@
-"""Base class of the detectors, which prepares training data and predicts labels."""
+"""Base class of the detectors. It prepares the training data and predicts labels."""
 
 import copy
 from abc import abstractmethod
@@ -33,21 +33,21 @@ from sklearn_exdd.features import make_feature_extractor
 
 
 class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, ClassifierMixin, BaseEstimator):
-    """Base class of the detectors, which prepares the data for ``fit`` and turns scores into decisions.
+    """Base class of the detectors. It prepares the data for ``fit`` and turns scores into decisions.
 
     A subclass has the parameters `pos_label` and `max_false_alarm_rate` and defines two methods:
 
-    * ``_fit(normal, defect)`` learns from two training sets; `defect` may be None. It calls
-      ``_set_threshold(scores, indices)`` with the scores of normal samples, computed as if `fit` had not seen these
-      samples.
+    * ``_fit(normal, defect)`` learns from two training sets. `defect` may be None. The method also calls
+      ``_set_threshold(scores, indices)``. The scores passed to it belong to normal samples and must be computed as if
+      `fit` had not seen these samples.
     * ``_score(samples)`` returns the scores.
 
-    A subclass that locates defects also defines ``_maps(images)``, and passes the maxima of the maps of the same normal
-    samples to ``_set_threshold`` as `map_maxima`. If it defines ``_inspected(images)``, which yields (score, map, None)
-    for each image, :meth:`inspect` needs one pass instead of two.
+    A subclass that locates defects also defines ``_maps(images)``. It passes the highest map value of each normal
+    sample to ``_set_threshold``, as `map_maxima`. If it defines ``_inspected(images)``, which yields (score, map, None)
+    for each image, :meth:`inspect` needs one pass over the images instead of two.
 
-    A training set has `samples` (images or feature rows), `masks`, `groups` and `indices`. Images are read one at a
-    time: ``samples[i]`` is float32 of shape (height, width, channels), in [0, 1].
+    A training set has the attributes `samples` (images or feature rows), `masks`, `groups` and `indices`. Images are
+    read one at a time. Each image ``samples[i]`` is a float32 array of shape (height, width, channels), in [0, 1].
 
     Examples
     --------
@@ -76,7 +76,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
     _parameter_constraints = {}
 
-    # Routing may slice masks and groups, which are aligned with X, but not X_defect: every fold would get all of it.
+    # Masks and groups are aligned with X and can be split into folds. X_defect cannot, so it is not routed.
     __metadata_request__fit = {"masks": True, "groups": True, "roi": True, "X_defect": metadata_routing.UNUSED}
     __metadata_request__partial_fit = {"masks": True, "classes": metadata_routing.UNUSED}
 
@@ -86,8 +86,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Parameters
         ----------
         **params : dict
-            Parameters of the detector and of its parts. If `feature_extractor` is a name such as "auto",
-            ``feature_extractor__image_size=96`` first replaces the name with the extractor that it stands for.
+            Parameters of the detector and of its parts. If `feature_extractor` is a name such as "auto", then
+            ``feature_extractor__image_size=96`` first replaces the name with an extractor object.
 
         Returns
         -------
@@ -104,7 +104,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
                 params[part] = make_feature_extractor(own)
             elif own is None or isinstance(own, str):
                 raise ValueError(
-                    f"{part}: expected an estimator whose parameters can be set, got {own!r}. Set {part}= to one first."
+                    f"{part}: expected an estimator whose parameters can be set, got {own!r}. Set {part}= to an "
+                    "estimator first."
                 )
         return super().set_params(**params)
 
@@ -115,28 +116,28 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            Images are an array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in
-            [0, 1], a list of such images or of Pillow images, which may differ in size, or a list of file paths, which
-            are read when needed. A two-dimensional array holds features, one patch per sample.
+            Images in one of three forms: an array (n, height, width) or (n, height, width, channels) of uint8, uint16,
+            bool, or float in [0, 1]; a list of such images or of Pillow images; or a list of file paths. The images of
+            a list may differ in size. Files are read when they are needed. Instead of images, X may be a
+            two-dimensional array of features, with one patch per sample.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X. `pos_label` means defect. If it is None, a known name tells which label means defect ("bad",
-            "NG") or normal ("good", "OK"). If neither label is known, ``classes_[1]`` means defect. y may also be the
-            defect images, as in ``fit(X_normal, X_defect)``. If y is None, all samples of X are normal.
+            Labels of X, or the defect images as in ``fit(X_normal, X_defect)``. If y is None, all samples of X are
+            normal. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means defect,
+            "good" or "OK" means normal. If no name is recognised, ``classes_[1]`` means defect.
         X_defect : images or array-like of shape (n_defects, n_features), default=None
-            Defect images, if y is None.
+            Defect images. Only allowed if y is None.
         masks : array or list, default=None
-            Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
-            a mask. If y holds labels, masks are aligned with X, and those of normal images are None or empty.
-            Otherwise, masks are aligned with the defect images.
+            Masks of the defect images, which are True on the defect. A mask is an array, a Pillow image or a path, or
+            None if the image has no mask. If y holds labels, `masks` has one entry per sample of X, and the entry of a
+            normal image is None or an empty mask. Otherwise, `masks` has one entry per defect image.
         groups : array-like of shape (n_samples,), default=None
-            Groups of the samples of X. Images of one group, such as several photographs of one part, are not
-            independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
-            is a group of its own.
+            Group of each sample of X. Several photographs of one part form a group, because they are not independent.
+            Calibration leaves out whole groups when it computes the scores that set the threshold. A sample whose group
+            is None, NaN or "" forms a group by itself.
         roi : array of shape (height, width), Pillow image or path, or list of these, default=None
-            Region of interest: a mask that is True on the pixels to inspect; see
-            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images passed to `fit`, is stored as
-            `roi_`, and also applies to predictions. A list has one mask for each image of X; images to predict must
-            then carry their own masks, which ``with_roi`` attaches.
+            Region of interest: a mask that is True on the pixels to inspect. A single mask applies to all images, in
+            `fit` and in predictions, and is stored as `roi_`. A list contains one mask for each image of X. With a
+            list, images for predictions also need their own masks; see :func:`~sklearn_exdd.datasets.with_roi`.
 
         Returns
         -------
@@ -145,8 +146,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Raises
         ------
         ValueError
-            If X has no normal samples, if an image, mask or region is invalid (the message names it), or if y has more
-            than two classes.
+            If X has no normal samples, if y has more than two classes, or if an image, mask or region is invalid. The
+            message names the invalid item.
         """
         fitted = self._unfitted()
         return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups, roi=roi)))
@@ -165,24 +166,24 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return self
 
     def _remember(self, *training_sets):
-        """Record images, so that :meth:`is_training_image` recognises them."""
+        """Record the images of training sets, so that :meth:`is_training_image` recognises them."""
         samples = [one.samples for one in training_sets if one is not None and one.has_images]
         own = [getattr(self, "training_digests_", np.empty(0, dtype=np.uint64)), *map(training_digests, samples)]
         self.training_digests_ = np.unique(np.concatenate(own))
 
     def _check_params(self):
-        validate_parts([getattr(self, "augmenter", None)])  # before features are extracted
+        validate_parts([getattr(self, "augmenter", None)])  # check early, before features are extracted
 
     def _become(self, updated):
         """Take over all attributes of an updated copy in a single step, and return self.
 
-        An interrupted fit thus changes nothing, and other threads see either the old attributes or the new ones.
+        An interrupted `fit` therefore changes nothing. Other threads see either all old attributes or all new ones.
         """
         self.__dict__ = updated.__dict__
         return self
 
     def _snapshot(self):
-        """Return an estimator with the current attributes of this one, unaffected by later changes."""
+        """Return an estimator with the current attributes of this one. Later changes do not affect it."""
         twin = object.__new__(type(self))
         twin.__dict__ = self.__dict__
         return twin
@@ -198,7 +199,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
     def is_training_image(self, X):
         """Tell which images were used in ``fit`` or ``partial_fit``.
 
-        Their scores are lower than those of new images, so metrics that include them are too good.
+        Training images get lower scores than new images, so metrics that include training images are too optimistic.
 
         Parameters
         ----------
@@ -210,9 +211,9 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
         Notes
         -----
-        If `fit` received files, they are recognised by their bytes, and arrays are not recognised. If `fit` received
-        arrays, both arrays and files are recognised by their pixels at 8 bits. Images that were cropped, resized or
-        compressed again are never recognised.
+        If `fit` received files, the same files are recognised by their bytes, and arrays are not recognised. If `fit`
+        received arrays, both arrays and files are recognised by their pixels, rounded to 8 bits. Images that were
+        cropped, resized or compressed again are never recognised.
         """
         check_is_fitted(self)
         samples = self._samples(X)
@@ -234,12 +235,12 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         Returns
         -------
         accuracy : float
-            Share of the samples that are labelled correctly, in [0, 1].
+            Fraction of the samples whose predicted label is correct, in [0, 1].
 
         Warns
         -----
         UserWarning
-            If some images of X were used in `fit`. The accuracy on new images is lower.
+            If some images of X were used in `fit`. The accuracy is lower for new images.
         """
         check_is_fitted(self)
         if holds_images(X) and (n_known := int(self.is_training_image(X).sum())):
@@ -256,12 +257,12 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return self.classes_[positive if is_defect else 1 - positive]
 
     def _positive_index(self):
-        # Models of earlier versions have no pos_label_. Unless pos_label was set, they used the last class.
+        # Models of earlier versions have no pos_label_. They used the last class unless pos_label was set.
         positive = getattr(self, "pos_label_", self.pos_label)
         return 0 if positive is not None and positive == self.classes_[0] else 1
 
     def _samples(self, X, first=0):
-        """Return validated Images or feature rows to predict; error messages number the images from `first`."""
+        """Validate the Images or feature rows to predict. Error messages number the images from `first`."""
         fitted_on_rows = hasattr(self, "n_features_in_")
         if holds_images(X) and fitted_on_rows:
             raise ValueError(f"X: expected feature rows of shape (n, {self.n_features_in_}) as in fit, got images.")
@@ -270,24 +271,24 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return self._in_region(self._images(X, "X", first))
 
     def _in_region(self, images):
-        """Restrict images to the region of interest passed to `fit`, unless they carry their own."""
+        """Restrict images to the region of interest passed to `fit`. Images with their own regions keep them."""
         name, n_images, n_with, roi = images.name, len(images), images.n_regions, getattr(self, "roi_", None)
         if roi is not None:
             return images.within(roi)
         if 0 < n_with < n_images or (n_with == 0 and hasattr(self, "roi_")):
             raise ValueError(
-                f"{name}: expected a region of interest with each image, got {n_with} with and {n_images - n_with} "
-                f"without one. Pass with_roi({name}, roi)."
+                f"{name}: expected a region of interest with each image, got {n_with} images with and "
+                f"{n_images - n_with} without a region. Pass with_roi({name}, roi)."
             )
         if n_with and not hasattr(self, "roi_"):
             raise ValueError(
-                f"{name}: expected images without regions of interest, as in fit, got {n_with} with one. Fit with roi, "
-                "or pass the images without with_roi."
+                f"{name}: expected images without regions of interest, as in fit, got {n_with} images with "
+                "a region. Pass roi= to fit, or do not apply with_roi to these images."
             )
         return images
 
     def _images(self, X, name, first=0):
-        """Return Images to be read with the channels and bits of those passed to `fit`."""
+        """Return Images that are read with the same channels and bits as the images passed to `fit`."""
         n_channels, bits = getattr(self, "n_channels_", None), getattr(self, "bits_", None)
         remedy = "Convert it"
         if hasattr(self, "image_channels"):
@@ -298,7 +299,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return Images(X, name, n_channels=n_channels, channels=channels, bits=bits, remedy=remedy, first=first)
 
     def _synthetic_of(self, X):
-        """Return the synthetic defects from an earlier Pipeline step, converted to the channels of the detector."""
+        """Return the synthetic defects that an earlier Pipeline step made, converted to `image_channels`."""
         synthetic, channels = getattr(X, "synthetic", None), getattr(self, "image_channels", None)
         if synthetic is None or channels is None:
             return synthetic
@@ -340,7 +341,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
                 if masks is not None:
                     raise ValueError("masks: expected None without defect images; normal images have no masks.")
                 if kinds is not None:
-                    raise ValueError("kinds: expected None without defect images or labels y. Pass either, too.")
+                    raise ValueError("kinds: expected None without labels y or X_defect. Pass y= or X_defect=, too.")
                 return normal, None
             if images:
                 defect = self._in_region(self._images(X_defect, "X_defect"))
@@ -348,7 +349,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
                 defect = validate_data(self, _rows(X_defect, "X_defect"), reset=False)
             n_defects = len(defect)
             masks = None if masks is None else Masks(masks, n_defects)
-            # Groups refer to X. Each defect image that is passed separately becomes a group of its own.
+            # Groups refer to X. Each image of X_defect forms a group by itself.
             apart = 1 + groups.max() + np.arange(n_defects)
             kinds = None if kinds is None else as_kinds(kinds, np.ones(n_defects, dtype=bool))
             return normal, TrainingSet(defect, np.arange(n_defects), apart, masks, kinds=kinds)
@@ -375,7 +376,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         self.n_channels_ = normal.samples.n_channels
 
     def _synthesize(self, normal, defect, seed, default=None):
-        """Return the synthetic defects that came with the images or that the augmenter makes, or None.
+        """Return the synthetic defects that the images carry or that the augmenter makes, or None if there are neither.
 
         Parameters
         ----------
@@ -383,7 +384,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         defect : TrainingSet or None
         seed : int
         default : object, default=None
-            Augmenter to use if `augmenter` is None and the images came without synthetic defects.
+            Augmenter to use if the parameter `augmenter` is None and the images carry no synthetic defects.
         """
         augmenter = default if self.augmenter is None else self.augmenter
         if augmenter is None or self.n_synthetic == 0:
@@ -398,14 +399,14 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         return synthesize(augmenter, self.n_synthetic, *joined(normal, defect), seed=seed, memory=memory)
 
     def _synthetic_sources(self, normal):
-        """Return the position of the normal image that each synthetic defect was made on, or None if unknown."""
+        """Return, for each synthetic defect, the position of its normal source image, or None if it is unknown."""
         has_indices = self.synthetic_ is normal.synthetic and not normal.is_renumbered
         position_of = {number: i for i, number in enumerate(normal.indices if has_indices else range(len(normal)))}
         images, _ = self.synthetic_
         return [position_of.get(self._provenance(i).get("source")) for i in range(len(images))]
 
     def _synthetic_groups(self, normal, unknown):
-        """Return the group of each synthetic defect's source image; unknown ones get new groups from `unknown` on."""
+        """Return the group of each synthetic defect's source image. Unknown sources get new groups >= `unknown`."""
         sources = self._synthetic_sources(normal)
         return np.array([unknown + i if one is None else normal.groups[one] for i, one in enumerate(sources)])
 
@@ -424,9 +425,9 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             return
         self.classes_, self.pos_label_ = two_classes(y, self.pos_label)
         if self._positive_index() == 0:
-            given = (
-                f"pos_label={self.pos_label!r}" if self.pos_label is not None else f"y: {self.pos_label_!r}, a defect,"
-            )
+            given = f"pos_label={self.pos_label!r}"
+            if self.pos_label is None:
+                given = f"y: the defect label {self.pos_label_!r}"
             warn(
                 f"{given} sorts before the label of normal samples. scikit-learn's scorers treat the last class as the "
                 "positive one. Pass pos_label to the scorers, too, or use labels 0 and 1.",
@@ -444,6 +445,6 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
 
 def _rows(X, name):
-    """Convert torch tensors of feature rows to an array, and refuse masked values."""
+    """Convert a torch tensor of feature rows to an array. Refuse masked values."""
     check_unmasked(X, name)
     return as_array(X, name) if type(X).__module__.partition(".")[0] == "torch" else X

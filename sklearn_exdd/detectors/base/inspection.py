@@ -1,4 +1,4 @@
-"""Inspection: maps, masks and regions of images, and all results for an image in one pass."""
+"""Inspection: maps, masks and regions of images, and a method that computes all results in one pass."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -10,19 +10,19 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_exdd._images import Images, lowest_outside
 from sklearn_exdd.detectors.base.regions import check_region_params, connected_regions, marked_pixels
 
-_BATCH_SIZE = 16  # number of images to take from an iterator at a time, if the detector has no batch_size
+_BATCH_SIZE = 16  # number of images taken from an iterator at a time if the detector has no batch_size
 
 
 class Inspection:
-    """Part of a detector that locates defects.
+    """Mixin for detectors that locate defects.
 
-    The detector defines ``_maps(images)``, which returns a list of maps. It may define ``_inspected(images)``, which
-    yields the score, the map and the explanation (or None) of each image from a single pass. A detector with `kinds_`
-    also yields the votes for kinds.
+    The detector defines ``_maps(images)``, which returns a list of maps. It may also define ``_inspected(images)``,
+    which yields the score, the map and the explanation of each image in a single pass. The explanation may be None. A
+    detector with the attribute `kinds_` also yields the votes for kinds.
     """
 
     def predict_map(self, X):
-        """Compute anomaly maps, which hold the score of each pixel.
+        """Compute anomaly maps, which contain a score for each pixel.
 
         Parameters
         ----------
@@ -31,7 +31,7 @@ class Inspection:
         Returns
         -------
         maps : ndarray of shape (n_samples, height, width), or list of such arrays
-            Maps of dtype float32, at the size of the images; a list if the sizes differ.
+            Maps of dtype float32, each with the size of its image. A list is returned if the sizes differ.
         """
         check_is_fitted(self)
         images = self._located(X, "predict_map", "score_samples")
@@ -39,7 +39,7 @@ class Inspection:
         return _stacked([lowest_outside(pixel_map, images.region(i)) for i, pixel_map in maps])
 
     def predict_mask(self, X):
-        """Predict masks, which mark the defective pixels.
+        """Predict masks, which are True on defective pixels.
 
         Parameters
         ----------
@@ -48,7 +48,7 @@ class Inspection:
         Returns
         -------
         masks : ndarray of shape (n_samples, height, width), or list of such arrays
-            Masks of dtype bool, at the size of the images; a list if the sizes differ.
+            Masks of dtype bool, each with the size of its image. A list is returned if the sizes differ.
 
         Raises
         ------
@@ -57,14 +57,16 @@ class Inspection:
 
         Notes
         -----
-        A mask never contradicts the decision. If `predict` calls an image normal, no pixel is marked. If it calls the
-        image a defect, all pixels with a value above `pixel_threshold_` in :meth:`predict_map` are marked. If no pixel
-        exceeds the threshold, as may happen with a large, faint defect, the surroundings of the highest pixel are
-        marked: the connected pixels whose value is at least halfway from the median of the map to the peak.
+        A mask never contradicts the decision of `predict`. If `predict` calls an image normal, no pixel is marked. If
+        `predict` calls an image a defect, all pixels whose map value is above `pixel_threshold_` are marked. A large,
+        faint defect may have no such pixel. In this case, a region around the pixel with the highest map value is
+        marked. It consists of the connected pixels whose map value is at least halfway from the median of the map to
+        the maximum.
 
-        `pixel_threshold_` is the conformal quantile of the maxima of normal maps, each computed as if `fit` had not
-        seen its image. The share of new normal images whose map exceeds it anywhere is therefore at most
-        `false_alarm_rate_`. At most the same share has marked pixels, because only images called defects have any.
+        `pixel_threshold_` is the conformal quantile of the maxima of normal maps. Each map is computed as if `fit` had
+        not seen the image. The fraction of new normal images with any map value above `pixel_threshold_` is therefore
+        at most `false_alarm_rate_`. The fraction of new normal images with marked pixels has the same limit, because
+        only images called defects have marked pixels.
 
         Examples
         --------
@@ -83,31 +85,33 @@ class Inspection:
         return _stacked([detector._mask(score, *found) for score, *found in detector._marked(images)])
 
     def predict_regions(self, X, *, min_area=0, pixel_size=None):
-        """Find the connected regions of the masks, with their positions and sizes.
+        """Find the connected regions of the masks, with the positions and sizes of the regions.
 
         Parameters
         ----------
         X : images
         min_area : float, default=0
-            Minimum area of a region, in pixels or, with `pixel_size`, in square millimetres. Smaller regions are left
-            out; masks and decisions do not change.
+            Minimum area of a region. The unit is pixels, or square millimetres if `pixel_size` is given. Smaller
+            regions are left out of the result. Masks and decisions do not depend on `min_area`.
         pixel_size : float or tuple of float (height, width), default=None
-            Side length of a pixel on the part, in millimetres.
+            Side length of a pixel, in millimetres on the part.
 
         Returns
         -------
         regions : list of list of Bunch
-            Regions of each image, sorted by their peaks, highest first. The list is empty if the mask is. Pixels that
-            touch at a corner are connected. Each region has
+            Regions of each image. The region with the highest map value comes first. The list of an image is empty if
+            its mask is empty. Pixels that touch only at a corner are connected, too. Each region has
 
-            * `box`: (top, left, bottom, right), so that ``image[top:bottom, left:right]`` shows the region;
+            * `box`: (top, left, bottom, right); the region lies in ``image[top:bottom, left:right]``;
             * `area`: number of pixels;
-            * `centroid`, `peak`: (row, column) of its centre of mass and of its highest pixel;
-            * `peak_score`, `mean_score`: the highest and the mean value of the map in the region;
+            * `centroid`: (row, column) of its centre of mass;
+            * `peak`: (row, column) of its pixel with the highest map value;
+            * `peak_score`, `mean_score`: highest and mean map value in the region;
             * `equivalent_diameter`: diameter of a circle with the same area.
 
-            With `pixel_size`, lengths are in millimetres, areas in square millimetres, and positions in millimetres
-            from the upper left corner of the image. Without it, the centre of the first pixel is (0, 0).
+            With `pixel_size`, lengths are in millimetres, areas are in square millimetres, and positions are in
+            millimetres from the upper left corner of the image. Without `pixel_size`, the unit is pixels, and the
+            centre of the upper left pixel has the position (0, 0).
 
         Raises
         ------
@@ -152,11 +156,11 @@ class Inspection:
               :meth:`predict` and :meth:`p_values`;
             * `map`, `mask` and `regions`, as from :meth:`predict_map`, :meth:`predict_mask` and
               :meth:`predict_regions`;
-            * `explanation`, as from ``explain``; None if the detector has no such method;
-            * `kind` and `kind_vote`, as from ``predict_kind``; both None if `fit` received no kinds.
+            * `explanation`, as from ``explain``, or None if the detector has no such method;
+            * `kind` and `kind_vote`, as from ``predict_kind``; both are None if `fit` received no kinds.
 
-            For detectors fitted by earlier versions, `p_value` is None without `calibration_scores_`, and `mask` and
-            `regions` are None without `pixel_threshold_`.
+            Detectors that were fitted by earlier versions may lack some attributes. Without `calibration_scores_`,
+            `p_value` is None. Without `pixel_threshold_`, `mask` and `regions` are None.
 
         Raises
         ------
@@ -165,7 +169,7 @@ class Inspection:
 
         See Also
         --------
-        iter_inspect : Yields the results one by one, in bounded memory.
+        iter_inspect : Yields one result after the other and keeps only one batch of images in memory.
 
         Examples
         --------
@@ -180,13 +184,13 @@ class Inspection:
         return list(self.iter_inspect(X, min_area=min_area, pixel_size=pixel_size))
 
     def iter_inspect(self, X, *, min_area=0, pixel_size=None):
-        """Yield all results for each image, one by one, with at most one batch of images in memory.
+        """Yield all results for one image after the other, with at most one batch of images in memory.
 
         Parameters
         ----------
         X : images or iterator of images
-            Images, or an iterator over them, such as a generator of arrays or of paths. `batch_size` images
-            at a time are taken from an iterator. Images in a list of paths are also read only when needed.
+            Images, or an iterator over images, such as a generator of arrays or paths. Images are taken from an
+            iterator in batches of `batch_size`. Files in a list of paths are read only when they are needed.
         min_area, pixel_size : default=0 and None
             As in :meth:`predict_regions`.
 
@@ -248,7 +252,7 @@ class Inspection:
             n_taken += len(items)
 
     def _located(self, X, method, instead, first=0):
-        """Return validated Images; refuse feature rows, which have no pixels."""
+        """Return validated Images. Refuse feature rows, because they have no pixels."""
         samples = self._samples(X, first)
         if not isinstance(samples, Images):
             raise ValueError(f"{method}: expected images, got feature rows, which have no map. Use {instead}.")
@@ -257,26 +261,26 @@ class Inspection:
     def _check_marks(self, method):
         if not hasattr(self, "pixel_threshold_"):
             raise ValueError(
-                f"{method}: expected a detector with pixel_threshold_, got a {type(self).__name__} without it, fitted "
-                "by an earlier version. Fit it again. In the _fit of a custom detector, pass map_maxima to "
+                f"{method}: expected a detector with pixel_threshold_, got a {type(self).__name__} without it. If it "
+                "was fitted by an earlier version, fit it again. In the _fit of a custom detector, pass map_maxima to "
                 "_set_threshold."
             )
 
     def _marked(self, images):
-        """Yield the score, the map and the region of interest (or None) of each image."""
+        """Yield the score, the map and the region of interest of each image. The region may be None."""
         for i, (score, pixel_map, *_) in enumerate(self._inspected(images)):
             region = images.region(i)
             yield score, lowest_outside(pixel_map, region), region
 
     def _mask(self, score, pixel_map, region):
-        """Return the marked pixels; the mask is empty if and only if the image is called normal."""
+        """Return the mask of an image. It is empty if and only if the image is called normal."""
         if score > self.threshold_:
             mask = marked_pixels(pixel_map, self.pixel_threshold_)
             return mask if region is None else mask & region
         return np.zeros(pixel_map.shape, dtype=bool)
 
     def _inspected(self, images):
-        """Yield the score, the map and the explanation (or None) of each image."""
+        """Yield the score, the map and the explanation of each image. The explanation may be None."""
         for i in range(len(images)):
             one = images.take([i])
             yield self._score(one)[0], self._maps(one)[0], None

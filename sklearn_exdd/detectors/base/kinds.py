@@ -1,4 +1,4 @@
-"""Kinds of defects: predictions of detectors that learn the kinds from the defects passed to `fit`."""
+"""Mixin for detectors that predict the kind of a defect. The kinds are learned from the defects passed to `fit`."""
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -8,11 +8,14 @@ from sklearn_exdd._images import Images
 
 
 class KindPredictions:
-    """Part of a detector that predicts the kinds of defects.
+    """Mixin for detectors that predict the kinds of defects.
 
-    A detector that has learned kinds sets `kinds_`. Its ``_inspected(images)`` then yields the votes of each image as a
-    fourth value, a dict from kinds to shares that starts with the winner, and ``_row_votes(rows)`` yields the score and
-    the votes of each feature row.
+    A detector that has learned kinds has the attribute `kinds_` and provides the votes in two methods:
+
+    * ``_inspected(images)`` yields the votes of each image as a fourth value.
+    * ``_row_votes(rows)`` yields the score and the votes of each feature row.
+
+    The votes of an image are a dict from kinds to fractions of the votes. The winner comes first.
     """
 
     __metadata_request__fit = {"kinds": True}
@@ -24,32 +27,33 @@ class KindPredictions:
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
-            Images are an array (n, height, width) or (n, height, width, channels) of uint8, uint16, bool or float in
-            [0, 1], a list of such images or of Pillow images, which may differ in size, or a list of file paths, which
-            are read when needed. A two-dimensional array holds features, one patch per sample.
+            Images in one of three forms: an array (n, height, width) or (n, height, width, channels) of uint8, uint16,
+            bool, or float in [0, 1]; a list of such images or of Pillow images; or a list of file paths. The images of
+            a list may differ in size. Files are read when they are needed. Instead of images, X may be a
+            two-dimensional array of features, with one patch per sample.
         y : array-like of shape (n_samples,) or images, default=None
-            Labels of X. `pos_label` means defect. If it is None, a known name tells which label means defect ("bad",
-            "NG") or normal ("good", "OK"). If neither label is known, ``classes_[1]`` means defect. y may also be the
-            defect images, as in ``fit(X_normal, X_defect)``. If y is None, all samples of X are normal.
+            Labels of X, or the defect images as in ``fit(X_normal, X_defect)``. If y is None, all samples of X are
+            normal. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means defect,
+            "good" or "OK" means normal. If no name is recognised, ``classes_[1]`` means defect.
         X_defect : images or array-like of shape (n_defects, n_features), default=None
-            Defect images, if y is None.
+            Defect images. Only allowed if y is None.
         masks : array or list, default=None
-            Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
-            a mask. If y holds labels, masks are aligned with X, and those of normal images are None or empty.
-            Otherwise, masks are aligned with the defect images.
+            Masks of the defect images, which are True on the defect. A mask is an array, a Pillow image or a path, or
+            None if the image has no mask. If y holds labels, `masks` has one entry per sample of X, and the entry of a
+            normal image is None or an empty mask. Otherwise, `masks` has one entry per defect image.
         groups : array-like of shape (n_samples,), default=None
-            Groups of the samples of X. Images of one group, such as several photographs of one part, are not
-            independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
-            is a group of its own.
+            Group of each sample of X. Several photographs of one part form a group, because they are not independent.
+            Calibration leaves out whole groups when it computes the scores that set the threshold. A sample whose group
+            is None, NaN or "" forms a group by itself.
         kinds : array-like of shape (n_samples,), default=None
-            Kinds of the defects for :meth:`predict_kind`, as text or whole numbers, aligned like `masks`. The kind of a
-            normal image is None, NaN, "" or a word such as "normal" or "good". The kind of a defect may be unknown:
-            None, NaN, "" or "defect". The `kinds` from the loaders can be passed unchanged.
+            Kinds of the defects, as text or whole numbers, from which :meth:`predict_kind` learns. There is one entry
+            per sample of X or per defect image, as in `masks`. The entry of a normal image is None, NaN, "" or a word
+            such as "normal" or "good". The entry of a defect whose kind is unknown is None, NaN, "" or "defect". The
+            `kinds` that a loader returns can be passed unchanged.
         roi : array of shape (height, width), Pillow image or path, or list of these, default=None
-            Region of interest: a mask that is True on the pixels to inspect; see
-            :func:`~sklearn_exdd.datasets.with_roi`. A single mask applies to all images passed to `fit`, is stored as
-            `roi_`, and also applies to predictions. A list has one mask for each image of X; images to predict must
-            then carry their own masks, which ``with_roi`` attaches.
+            Region of interest: a mask that is True on the pixels to inspect. A single mask applies to all images, in
+            `fit` and in predictions, and is stored as `roi_`. A list contains one mask for each image of X. With a
+            list, images for predictions also need their own masks; see :func:`~sklearn_exdd.datasets.with_roi`.
 
         Returns
         -------
@@ -58,8 +62,8 @@ class KindPredictions:
         Raises
         ------
         ValueError
-            If X has no normal samples, if an image, mask, region or kind is invalid (the message names it), or if y
-            has more than two classes.
+            If X has no normal samples, if y has more than two classes, or if an image, mask, region or kind is invalid.
+            The message names the invalid item.
         """
         fitted = self._unfitted()
         return self._become(fitted._fitted_on(X, *fitted._training_sets(X, y, X_defect, masks, groups, kinds, roi)))
@@ -74,10 +78,10 @@ class KindPredictions:
         Returns
         -------
         kinds : ndarray of shape (n_samples,), dtype object
-            Values of `kinds_`. The kind is None for an image that `predict` calls normal, and for all images if no
-            defect passed to `fit` had a kind.
+            Kind of each image, from `kinds_`. The kind is None if `predict` calls the image normal. All kinds are None
+            if no defect passed to `fit` had a kind.
         votes : ndarray of shape (n_samples,), dtype float64
-            Share of the votes for the predicted kind, in [0, 1]; 0 if the kind is None.
+            Fraction of the votes that the predicted kind received, in [0, 1]. It is 0 if the kind is None.
 
         Raises
         ------
@@ -86,14 +90,15 @@ class KindPredictions:
 
         Notes
         -----
-        The `n_top_patches` patches with the highest scores take part. For each of them, the `n_neighbors` nearest rows
-        of the defect bank vote, each for its own kind. Rows without a kind are ignored. The kind with the most votes
-        wins; in a tie, the kind of the nearest row wins.
-        All patches but the top one must also lie farther from the normal bank than 99 % of the normal patches. If a
-        defect is small, most of the other patches only show its surroundings.
+        The kind is chosen by votes. For each of the `n_top_patches` patches with the highest scores, the `n_neighbors`
+        nearest rows of the defect bank vote for their kinds. Rows without a kind are ignored. The kind with the most
+        votes wins. In a tie, the kind of the nearest row wins.
 
-        The predicted kind is always a known one: a defect of a new kind is assigned the kind nearest to it. The share
-        of the votes is not a probability.
+        If a defect is small, most of these patches only show its surroundings. Therefore, every patch except the one
+        with the highest score takes part only if it lies farther from the normal bank than 99 % of the normal patches.
+
+        The predicted kind is always one of `kinds_`: a defect of a new kind is assigned the most similar known kind.
+        The fraction of the votes is not a probability.
 
         The kind of a synthetic defect is its prompt. A synthetic defect without a prompt has no kind, because the name
         of an augmenter is not the kind of a real defect.
@@ -128,7 +133,7 @@ class KindPredictions:
         return kinds, np.array([vote for _, vote in named], dtype=np.float64)
 
     def _kind_at(self, score, votes):
-        """Return the kind of an image and its share of the votes; None and 0 if the image is called normal."""
+        """Return the kind of an image and its fraction of the votes, or None and 0 if the image is called normal."""
         if not votes or score <= self.threshold_:
             return None, 0.0
         kind = next(iter(votes))

@@ -1,4 +1,4 @@
-"""Regions: connected marked pixels of a map, and their sizes."""
+"""Regions: connected pixels that are marked in a map, and measures of their size and position."""
 
 from numbers import Real
 
@@ -10,7 +10,7 @@ _NEIGHBORS = np.ones((3, 3))  # pixels that touch at a corner are connected
 
 
 def check_region_params(min_area, pixel_size):
-    """Validate the parameters of regions; return the height and width of a pixel, or None."""
+    """Validate the parameters of regions. Return the height and width of a pixel, or None without `pixel_size`."""
     if not isinstance(min_area, Real) or not min_area >= 0:
         raise ValueError(f"min_area: expected a number >= 0, got {min_area!r}.")
     if pixel_size is None:
@@ -25,7 +25,7 @@ def check_region_params(min_area, pixel_size):
 
 
 def marked_pixels(pixel_map, threshold):
-    """Mark the pixels of an image that is called defective.
+    """Mark the defective pixels of an image that is called defective.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ def marked_pixels(pixel_map, threshold):
     Returns
     -------
     mask : ndarray of shape (height, width), bool
-        Mask that is True above the threshold. If no pixel is above it, the mask is True around the peak of the map, on
-        the connected pixels that are at least halfway from the median of the map to the peak. At least one pixel is
-        True.
+        Mask that is True where the map is above the threshold. If no pixel is above the threshold, the mask is True in
+        a region around the maximum of the map. The region consists of the connected pixels whose value is at least
+        halfway from the median of the map to the maximum. At least one pixel is True.
     """
     mask = pixel_map > threshold
     if mask.any():
@@ -55,7 +55,7 @@ def connected_regions(mask, pixel_map, min_area=0, pixel_size=None):
     mask : ndarray of shape (height, width), bool
     pixel_map : ndarray of shape (height, width)
     min_area : float, default=0
-        Minimum area of a region; smaller regions are left out.
+        Minimum area of a region. Smaller regions are left out.
     pixel_size : tuple of float (height, width), default=None
         Sides of a pixel, in millimetres.
 
@@ -73,7 +73,7 @@ def connected_regions(mask, pixel_map, min_area=0, pixel_size=None):
         inside = np.nonzero(labels[rows, columns] == number)
         values = pixel_map[rows, columns][inside]
         area = len(values) if pixel_size is None else len(values) * height * width
-        if area < min_area * (1 - 1e-9):  # areas in square millimetres are rounded
+        if area < min_area * (1 - 1e-9):  # tolerance for rounding errors of areas in square millimetres
             continue
         places = inside[0] + rows.start, inside[1] + columns.start
         highest = int(np.argmax(values))

@@ -1,4 +1,4 @@
-"""Combinations of detectors, their members, and the images that they hold out."""
+"""Detector that combines the scores and maps of several detectors."""
 
 from sklearn_exdd.detectors.combined.detector import CombinedDefectDetector
 from sklearn_exdd.detectors.combined.held_out import HeldOut

@@ -1,4 +1,4 @@
-"""Corrections of a fitted combination: its members learn, then scales and thresholds are recomputed."""
+"""Corrections of a fitted combination. Its detectors learn, then its scales and thresholds are recomputed."""
 
 import copy
 from warnings import warn
@@ -14,29 +14,29 @@ from sklearn_exdd.detectors.combined.members import corrected, has, learns_kinds
 
 
 class Corrections:
-    """Part of :class:`CombinedDefectDetector` that learns from corrected samples."""
+    """Mixin of :class:`CombinedDefectDetector` that learns from corrected samples."""
 
     __metadata_request__partial_fit = {"kinds": True}
 
     @available_if(where_a_member_has("partial_fit"))
     def partial_fit(self, X, y, masks=None, *, classes=None, kinds=None):
-        """Correct the detectors that have `partial_fit`; the others do not change.
+        """Correct the detectors that have `partial_fit`. The other detectors do not change.
 
-        The method exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a
+        The method exists only if at least one detector has `partial_fit`. An ExDDDetector has it, also at the end of a
         Pipeline.
 
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
-            True labels of X, values of `classes_`.
+            True label of each sample of X, from `classes_`.
         masks : array or list, default=None
-            Masks aligned with X, as in :meth:`fit`.
+            Masks, one entry per sample of X, as in :meth:`fit`.
         classes : array-like, default=None
-            Ignored, because there are always two classes, known from the first call.
+            Ignored, because the two classes are known from the first call.
         kinds : array-like of shape (n_samples,), default=None
-            Kinds of the defects, aligned with X, as in :meth:`fit`, for the detectors whose `partial_fit` accepts them.
-            They may be new.
+            Kinds of the defects, one entry per sample of X, as in :meth:`fit`. New kinds are allowed. Only detectors
+            whose `partial_fit` has the parameter `kinds` learn them.
 
         Returns
         -------
@@ -45,33 +45,37 @@ class Corrections:
         Raises
         ------
         ValueError
-            If an image that `fit` held out is missing or has changed, if the corrections call all held-out images
-            defects, or if `kinds` are given and no detector accepts them.
+            If an image that `fit` held out is missing or has changed, if the corrections label all held-out images as
+            defects, or if `kinds` is given and no detector accepts it.
 
         Warns
         -----
         UserWarning
-            If fewer than two held-out images remain uncorrected, so that the scales are computed from images that the
-            detectors know.
+            If fewer than two held-out images are still unknown to the detectors. The scales are then computed from
+            images that the detectors know.
 
         Notes
         -----
-        A correction may change the scale of the scores: for example, the first defect turns the distances of an
-        ExDDDetector into ratios. All detectors therefore score the held-out images again, and the medians and
-        interquartile ranges of the scores, the moments of the maps, `threshold_` and `pixel_threshold_` are recomputed.
+        A correction may change the scale of the scores. For example, the first defect turns the distances of an
+        ExDDDetector into ratios. All detectors therefore score the held-out images again. The medians and interquartile
+        ranges of the scores, the means and standard deviations of the maps, and both thresholds are then recomputed.
         The weights do not change.
 
-        Unlike in an ExDDDetector, `threshold_` is not computed from corrected images, because a single false alarm
-        would raise the threshold to the score of that image. A similar image may thus still be a false alarm, although
-        its score is lower than before.
+        In contrast to an ExDDDetector, `threshold_` is not computed from corrected images, because a single false alarm
+        would raise the threshold to the score of this image. An image similar to a corrected one may therefore still be
+        a false alarm, although its score is lower than before the correction.
 
-        If a held-out image is itself corrected to normal, it keeps its previous standardised score and map maximum,
-        because the detectors now know it, and the scales are computed from the other held-out images. A held-out image
-        that is corrected to a defect is dropped. If fewer than two held-out images remain unknown to the detectors, the
-        scales are also computed from known ones, and a warning is given. A combination that held out a single image
-        does so only when that image becomes known.
+        A correction may contain a held-out image:
 
-        The corrections are made in copies of the detectors. If one of them fails, the combination does not change.
+        * If its label is normal, the detectors know the image from then on. The image keeps its standardised score and
+          map maximum, and the scales are computed from the other held-out images.
+        * If its label is defect, the image is removed from the held-out images.
+
+        If fewer than two held-out images are still unknown to the detectors, the scales are also computed from known
+        images, and a warning is given. If `fit` held out only one image, this happens as soon as the detectors know
+        that image.
+
+        Copies of the detectors learn the corrections. If a copy raises an error, the combination does not change.
         """
         if not hasattr(self, "detectors_"):
             return self.fit(X, y, masks=masks, kinds=kinds)
@@ -88,7 +92,7 @@ class Corrections:
             kinds = as_kinds(kinds, is_defect)
             if not any(map(learns_kinds, self.detectors_)):
                 raise ValueError(
-                    "kinds: expected a detector whose partial_fit takes kinds, such as ExDDDetector, among "
+                    "kinds: expected a detector whose partial_fit accepts kinds, such as ExDDDetector, among "
                     f"{self._names}, got none. Leave kinds out."
                 )
         normal, defect = split_by_class(samples, is_defect, np.arange(len(samples)), masks)
@@ -111,12 +115,12 @@ class Corrections:
         self._remember(normal, defect)
 
     def _held_out_after(self, normal, defect):
-        """Return a copy of the remaining held-out samples, and the rows and samples to compute the scales from."""
+        """Return the remaining held-out samples, the rows that set the scales, and the samples in these rows."""
         held_out = getattr(self, "_held_out", None)
         if held_out is None:
             raise ValueError(
-                "partial_fit: expected the held-out images that fit keeps, got a combination without them. Fit it "
-                "again: it was fitted by an earlier version, or its detectors had no partial_fit at that time."
+                "partial_fit: expected a combination that stores its held-out images, got one without them. It was "
+                "fitted by an earlier version, or before any of its detectors had partial_fit. Fit it again."
             )
         samples = held_out.samples
         if isinstance(samples, list):
@@ -129,7 +133,7 @@ class Corrections:
         if is_defect.all():
             raise ValueError(
                 f"y: expected at least one of the {len(samples)} normal images held out for the threshold to stay "
-                "normal, got corrections that call all of them defects. Fit again without these images."
+                "normal, got corrections that label all of them as defects. Fit again without these images."
             )
         rows = np.flatnonzero(~is_defect)
         held_out = held_out.take(rows)
@@ -140,8 +144,8 @@ class Corrections:
             giving_scales = np.arange(len(held_out))
             warn(
                 f"partial_fit: of the {len(samples)} normal images held out for scales and thresholds, only {n_unseen} "
-                "remain unknown to the detectors. The scales are now computed from known ones, so the false-alarm rate "
-                "may be higher than false_alarm_rate_. Fit again with these labels.",
+                "remain unknown to the detectors. The scales are now computed from known images, so the false-alarm "
+                "rate may be higher than false_alarm_rate_. Fit again with the corrected labels.",
                 UserWarning,
                 stacklevel=4,
             )

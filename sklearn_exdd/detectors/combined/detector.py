@@ -1,4 +1,4 @@
-"""Combination of detectors: the weighted mean of their standardised scores and maps."""
+"""Detector that combines other detectors: the weighted mean of their standardised scores and maps."""
 
 from numbers import Real
 
@@ -32,82 +32,90 @@ from sklearn_exdd.detectors.combined.reasons import Reasons
 
 
 class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDetector, _BaseComposition):
-    """Combine detectors by the weighted mean of their standardised scores and maps.
+    """Combine detectors. The result is the weighted mean of their standardised scores and maps.
 
-    All detectors are fitted on the same images, except for a share of the normal images that is held out. On these, the
-    scores of each detector are standardised to a median of 0 and an interquartile range of 1, and its maps to a mean of
-    0 and a standard deviation of 1.
+    `fit` holds out some of the normal images and fits all detectors on the other images. It then standardises the
+    detectors: on the held-out images, the scores of each detector get a median of 0 and an interquartile range of 1,
+    and the maps of each detector get a mean of 0 and a standard deviation of 1.
 
     Parameters
     ----------
     detectors : list of (str, detector) tuples
-        Names and detectors, as in a VotingClassifier: parameters are set as ``name__parameter``, and "drop" in place of
-        a detector excludes it. A detector has ``fit(X, y, masks=, groups=)`` and ``score_samples``, which is higher
-        for defects. It may have ``predict_map``, and it may be a Pipeline that ends in a detector. Its own threshold is
-        not used. Detectors are cloned and fitted, even if they are fitted already. A FrozenEstimator is used as it is;
-        it must have been fitted on different images from the combination.
+        Names and detectors, as in a VotingClassifier. Parameters are set as ``name__parameter``. The string "drop" in
+        place of a detector excludes this detector.
+
+        A detector needs the methods ``fit(X, y, masks=, groups=)`` and ``score_samples``, where a higher score means
+        defect. It may have the method ``predict_map``. It may also be a Pipeline that ends in a detector. The threshold
+        of a detector is not used.
+
+        Each detector is cloned, and the clone is fitted, even if the detector is already fitted. A FrozenEstimator is
+        not fitted again. It must have been fitted on images that are not passed to the combination.
     weights : array-like of shape (n_detectors,), default=None
-        Weights of the detectors, > 0. None weights them equally.
+        Weights of the detectors, > 0. If None, all detectors have the same weight.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is held out of training to set the threshold and to
-        standardise scores and maps.
+        Fraction of the normal images to hold out of training. The threshold and the scales of scores and maps are
+        computed from the held-out images. Groups are not split.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     n_jobs : int, default=None
-        Number of detectors fitted in parallel, each in its own process.
+        Number of processes that fit detectors in parallel.
     random_state : int, RandomState instance or None, default=None
         Seed for the choice of held-out images and for detectors whose own `random_state` is None.
 
     Attributes
     ----------
     detectors_ : list of detectors
-        Fitted detectors, without the dropped ones.
+        Fitted detectors. Detectors replaced by "drop" are left out.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images. Only
-        set if any detector has maps.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images. Only set if at
+        least one detector has maps.
     score_centers_, score_scales_ : ndarray of shape (n_detectors,)
-        Medians and interquartile ranges of the scores of the held-out images.
+        Median and interquartile range of each detector's scores of the held-out images.
     map_centers_, map_scales_ : ndarray of shape (n_detectors,)
-        Means and standard deviations of the pixels of the maps of the held-out images; NaN for a detector without maps.
+        Mean and standard deviation of each detector's map values in the held-out images. NaN for a detector without
+        maps.
     kinds_ : ndarray of shape (n_kinds,), dtype str
-        Kinds that the detectors can predict, sorted. Only set if any of them predicts kinds. :meth:`predict_kind` uses
-        the weighted mean of their votes.
+        Kinds that the detectors can predict, sorted. Only set if at least one detector predicts kinds.
+        :meth:`predict_kind` uses the weighted mean of the detectors' votes.
     n_features_in_ : int
-        Number of features, if X holds features.
+        Number of features. Only set if X holds features.
 
     Notes
     -----
-    Scores of training images are too low, more so for a network than for a memory bank. If they were used to
-    standardise scores, detectors would be weighted by how well they memorise images. Holding out images reduces the
-    number of normal training images. The alternative, cross-fitting, needs one more fit per fold, and its threshold
-    refers to the scores of networks other than those in use.
+    The scores of training images are too low. The effect is stronger for a network than for a memory bank. If scores of
+    training images were used for standardisation, the influence of a detector would depend on how well it memorises
+    images. The price of holding out images is that fewer normal images are used for training. The alternative,
+    cross-fitting, needs one more fit per fold. Its threshold would be computed from the scores of the networks of the
+    folds, not from the scores of the network that makes the predictions.
 
-    The scales are computed from the same images as the threshold. A single extreme image hardly changes an
-    interquartile range, whereas it would increase a standard deviation and thus lower its own standardised score.
+    The scales and the threshold are computed from the same images. The scales of scores are interquartile ranges,
+    because a single extreme image hardly changes an interquartile range. It would increase a standard deviation and
+    thus lower its own standardised score.
 
-    Synthetic defects that an earlier Pipeline step made on a held-out image are left out, too.
+    If an earlier Pipeline step made synthetic defects on a held-out image, these defects are not used for training
+    either.
 
-    If a detector has `partial_fit`, the held-out images are kept for corrections: the paths of files, and copies of
-    arrays. A saved combination contains these copies.
+    If a detector has `partial_fit`, the combination stores the held-out images for later corrections. Files are stored
+    as paths, and arrays as copies. A saved combination contains these copies.
 
     Examples
     --------
@@ -177,7 +185,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
             )
         members = [(name, detector) for name, detector in self.detectors if not is_dropped(detector)]
         if not members:
-            raise ValueError("detectors: expected at least one that is not 'drop', got none.")
+            raise ValueError("detectors: expected at least one detector other than 'drop', got none.")
         for name, detector in members:
             if not (hasattr(detector, "fit") and hasattr(detector, "score_samples")):
                 raise ValueError(f"detectors: expected {name!r} to have fit and score_samples, got {detector!r}.")
@@ -197,8 +205,8 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         params = {name: value for name, value in zip(("masks", "groups", "kinds"), aligned) if value is not None}
         if "kinds" in params and not any(takes_kinds(detector) for _, detector in members):
             raise ValueError(
-                "kinds: expected a detector whose fit takes kinds, such as ExDDDetector, among "
-                f"{[name for name, _ in members]}, got none. Add one, or leave kinds out."
+                "kinds: expected a detector whose fit accepts kinds, such as ExDDDetector, among "
+                f"{[name for name, _ in members]}, got none. Add such a detector, or leave kinds out."
             )
         held_out = normal.take(np.flatnonzero(is_held_out))
         check_frozen(members, held_out)
@@ -206,7 +214,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
             delayed(fitted)(name, detector, X, y, params) for name, detector in members
         )
         self._names = [name for name, _ in members]
-        # Index in the user's X (or X_defect) of each image that the detectors were fitted on.
+        # Positions in the user's X or X_defect of the images that the detectors were fitted on.
         self._numbers = np.append(normal.indices[~is_held_out], [] if defect is None else defect.indices).astype(int)
         self._n_images = 1 + int(max(part.indices.max() for part in (normal, defect) if part is not None))
         if held_out.has_images:
@@ -216,14 +224,14 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         self._calibrate_on(kept, np.arange(len(held_out)), held_out.samples)
 
     def _calibrate_on(self, held_out, rows, samples):
-        """Set the scales, the thresholds and the kinds, and keep the held-out samples if a correction may need them.
+        """Set the scales, the thresholds and the kinds. Store the held-out samples if a correction may need them.
 
         Parameters
         ----------
         held_out : HeldOut
-            Held-out samples. Scores and maxima are set for all samples that no detector has seen.
+            Held-out samples. The method sets the scores and maxima of all samples that no detector has seen.
         rows : ndarray of shape (n_samples,), int
-            Positions of the samples to compute the scales from.
+            Positions of the samples from which the scales are computed.
         samples : Images or ndarray of shape (n_samples, n_features)
             The samples at these positions.
         """
@@ -256,7 +264,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         weights = np.ones(len(self.detectors)) if self.weights is None else finite_numbers(self.weights)
         members, kept = [], []
         for (name, detector), weight in zip(self.detectors, weights):
-            seed = int(random_state.randint(2**31 - 1))  # also for dropped ones, so that the others keep their seeds
+            seed = int(random_state.randint(2**31 - 1))  # drawn for dropped ones, too, to keep the other seeds
             if not is_dropped(detector):
                 members.append((name, clone_with_seed(detector, seed)))
                 kept.append(weight)
@@ -267,11 +275,11 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         return np.stack([detector.score_samples(samples) for detector in self.detectors_])
 
     def _score(self, samples):
-        one = self._snapshot()  # another thread may call partial_fit
+        one = self._snapshot()  # keeps scores and scales consistent if another thread calls partial_fit
         return one._standardized(one._scores_of_all(samples))
 
     def _standardized(self, scores):
-        """Return the sum of the shares, added in a fixed order, so that it does not depend on other images."""
+        """Sum the shares of the detectors in a fixed order, so that rounding does not depend on the other images."""
         return sum(self._shares(scores))
 
     def _shares(self, scores):
@@ -306,7 +314,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         yield from zip(self._score(samples), map(self._joint_votes, zip(*votes)))
 
     def _joint_votes(self, votes):
-        """Return the weighted mean of the votes of all detectors that vote, the largest first."""
+        """Return the weighted mean of the votes, the kind with most votes first. Skip detectors without votes."""
         asked = [(weight, own) for weight, own in zip(self._weights, votes) if own]
         shares = {}
         for weight, own in asked:
@@ -315,7 +323,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def _combined(self, maps, centers, scales):
-        """Return the weighted mean of the standardised maps of an image; a map may be None."""
+        """Return the weighted mean of the standardised maps of an image. The map of a detector may be None."""
         weights = np.where(np.isnan(scales), 0, self._weights)
         factors, total = weights / weights.sum() / scales, np.float32(0)
         for pixel_map, center, factor in zip(maps, centers, factors):
@@ -325,7 +333,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
 
     def _sk_visual_block_(self):
         """Show the detectors side by side in a notebook."""
-        from sklearn.ensemble import VotingClassifier  # the module of the block's own class depends on the version
+        from sklearn.ensemble import VotingClassifier  # reused, because the module of the block class varies by version
 
         return VotingClassifier(self.detectors)._sk_visual_block_()
 

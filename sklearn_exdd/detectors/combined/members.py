@@ -1,4 +1,4 @@
-"""Members of a combination: their capabilities, fits and corrections."""
+"""Functions for the members of a combination: find out what they can do, fit them and correct them."""
 
 import copy
 from contextlib import contextmanager
@@ -28,12 +28,12 @@ def is_frozen(detector):
 
 
 def has(detector, method):
-    """Tell whether a member, or the detector inside it, has a method; frozen detectors have no `partial_fit`."""
+    """Tell whether a member or the detector inside it has a method. Frozen detectors never have `partial_fit`."""
     return reaches(detector, method, allow_frozen=method != "partial_fit")
 
 
 def where_a_member_has(method):
-    """Return a function that checks whether any detector of a combination, fitted or not, has a method."""
+    """Return a function that tells whether any detector of a combination has a method, before and after `fit`."""
 
     def check(combination):
         members = getattr(combination, "detectors_", None)
@@ -66,7 +66,7 @@ def learns_kinds(detector):
 
 
 def inspected(detector, images):
-    """Yield the results of a fitted member for each image, in one pass if possible.
+    """Yield the results of a fitted member for each image. Use a single pass if possible.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def inspected(detector, images):
 
 @contextmanager
 def naming(name):
-    """Add the name of a detector to errors."""
+    """Add the name of a detector to errors that occur inside the context."""
     try:
         yield
     except Exception as error:
@@ -110,7 +110,7 @@ def naming(name):
 
 
 def check_frozen(members, held_out):
-    """Refuse frozen detectors that were fitted on held-out images."""
+    """Raise an error if a frozen detector was fitted on any of the held-out images."""
     for name, detector in members:
         if isinstance(detector, FrozenEstimator) and held_out.has_images and has_maps(detector):
             inner = fitted_detector(detector)
@@ -118,14 +118,14 @@ def check_frozen(members, held_out):
             n_known = int(is_known(held_out.samples.raw()).sum())
             if n_known:
                 raise ValueError(
-                    f"detectors: expected {name!r}, a FrozenEstimator, to have been fitted on other images, got one "
+                    f"detectors: expected the FrozenEstimator {name!r} to be fitted on other images, got one "
                     f"that was fitted on {n_known} of the {len(held_out)} normal images held out for the threshold. "
                     "Fit the combination on other images, or pass the detector without FrozenEstimator to fit it again."
                 )
 
 
 def fitted(name, detector, X, y, params):
-    """Fit a detector and return it."""
+    """Fit a detector with the parameters that it accepts, and return it."""
     if not takes_kinds(detector):
         params = {param: value for param, value in params.items() if param != "kinds"}
     with naming(name):
@@ -140,7 +140,7 @@ def fitted(name, detector, X, y, params):
 
 
 def corrected(name, detector, X, y, **params):
-    """Return a corrected copy of a detector. `params` are masks and kinds, or None."""
+    """Return a corrected copy of a detector. `params` contains masks and kinds, which may be None."""
     detector = copy.deepcopy(detector)
     with naming(name):
         inner, X = _to_correct(detector, X)
@@ -154,7 +154,7 @@ def _to_correct(detector, X=None):
 
 
 def renumbered(explanation, numbers):
-    """Replace a member's indices of training images in an explanation with the user's indices, `numbers`."""
+    """Replace the indices of training images in an explanation. Index i of a member becomes ``numbers[i]``."""
     known = {"normal_image"} if explanation.get("synthetic") else {"normal_image", "defect_image"}
     return {
         key: renumbered(value, numbers)

@@ -1,4 +1,4 @@
-"""Explanations of a combination: the share of each member in a score, and the members' explanations."""
+"""Explanations of the scores of a combination: the share of each member, and the explanation of each member."""
 
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -9,13 +9,13 @@ from sklearn_exdd.detectors.combined.members import has, is_frozen, renumbered, 
 
 
 class Reasons:
-    """Part of :class:`CombinedDefectDetector` that explains scores."""
+    """Mixin of :class:`CombinedDefectDetector` that explains scores."""
 
     @available_if(where_a_member_has("explain"))
     def explain(self, X):
-        """Explain each score by the shares of the detectors and by the explanations that they give.
+        """Explain each score by the shares of the detectors and by the detectors' own explanations.
 
-        The method exists only if at least one detector has it, such as an ExDDDetector, alone or at the end of a
+        The method exists only if at least one detector has `explain`. An ExDDDetector has it, also at the end of a
         Pipeline.
 
         Parameters
@@ -28,18 +28,18 @@ class Reasons:
             One dict per sample, with the keys
 
             * "score": score of the sample, as from `score_samples`;
-            * "shares": dict from the name of each detector to its weighted standardised score. The shares add up to the
-              score; a share > 0 means more like a defect than the median held-out image;
-            * "detectors": dict from the name of each detector with `explain` to its explanation; see
-              :meth:`ExDDDetector.explain`. It contains the detector's own scores and distances. Training images are
-              numbered as in the combination's `fit`, followed by the corrections in order; those of a
-              FrozenEstimator are numbered as in its own `fit`.
+            * "shares": dict from the names of the detectors to their weighted standardised scores. The shares add up to
+              the score. A detector with a share > 0 finds the image more defective than the median held-out image;
+            * "detectors": dict from the names of the detectors that have `explain` to their explanations; see
+              :meth:`ExDDDetector.explain`. Scores and distances in an explanation are those of the detector, without
+              standardisation. Training images have the indices that they had in `fit` of the combination. The indices
+              of corrected images follow, in order. For a FrozenEstimator, indices refer to its own `fit`.
         """
         check_is_fitted(self)
         one, samples = self._snapshot(), self._samples(X)
         if not hasattr(one, "_numbers"):
             raise ValueError(
-                "explain: expected a combination that knows the numbers of its training images, got one fitted by an "
+                "explain: expected a combination that stores the indices of its training images, got one fitted by an "
                 "earlier version. Fit it again."
             )
         if isinstance(samples, Images):
@@ -49,7 +49,7 @@ class Reasons:
         return [one._reason(*both) for both in zip(one._scores_of_all(samples).T, zip(*own))]
 
     def _reason(self, scores, explanations):
-        """Combine the members' scores and explanations of a sample; return None if no member explains it."""
+        """Combine the members' scores and explanations of a sample. Return None if no member explains the sample."""
         if not hasattr(self, "_numbers") or all(own is None for own in explanations):
             return None
         shares = self._shares(scores)

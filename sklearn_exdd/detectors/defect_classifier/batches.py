@@ -1,21 +1,22 @@
-"""Batches of training images, balanced by class if requested."""
+"""Batches of training images. The two classes can be balanced."""
 
 import numpy as np
 
 
 class Batches:
-    """Positions of the images in each training batch.
+    """Training batches, given as the positions of their images.
 
     Parameters
     ----------
-    labels : ndarray of shape (n,), of 0 and 1
+    labels : ndarray of shape (n,), int
+        Labels of all images, 0 or 1.
     training : ndarray of int
         Positions of the images to train on.
     size : int
         Number of images in a batch.
     balanced : bool
-        Whether each batch contains as many normal images as defect images. An epoch then contains only some of the
-        images of the larger class, and repeats those of the smaller class.
+        Whether each batch contains as many normal images as defect images. In this case, an epoch skips some images of
+        the larger class and repeats images of the smaller class.
     seed : int
     """
 
@@ -26,7 +27,7 @@ class Batches:
         self.seed = seed
 
     def rows(self, step):
-        """Return the positions of the images of a step; the last batch of an epoch is also full."""
+        """Return the positions of the images in a step. The last batch of an epoch is also full."""
         epoch, place = divmod(step, self.n_per_epoch)
         random_state = np.random.RandomState([self.seed, epoch, 1])
         order = np.empty(self.n_per_epoch * self.size, dtype=int)

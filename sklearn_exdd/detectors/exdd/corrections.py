@@ -1,4 +1,4 @@
-"""Corrections of a fitted ExDDDetector: false alarms and misses are added to its banks."""
+"""Corrections of a fitted ExDDDetector: patches of false alarms and of misses are added to the banks."""
 
 import copy
 from dataclasses import replace
@@ -12,22 +12,23 @@ from sklearn_exdd.banks.pixel_maps import map_maxima
 
 
 class Corrections:
-    """Part of :class:`ExDDDetector` that learns from corrected samples."""
+    """Mixin of :class:`ExDDDetector` that learns from corrected samples."""
 
     def partial_fit(self, X, y, masks=None, *, classes=None, kinds=None):
-        """Add corrected samples to the banks: false alarms (normal) and misses (defect).
+        """Correct the detector: add false alarms to the normal bank and missed defects to the defect bank.
 
         Parameters
         ----------
         X : images or array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
-            True labels of X, values of `classes_`.
+            True label of each sample of X, from `classes_`.
         masks : array or list, default=None
-            Masks aligned with X, as in :meth:`fit`.
+            Masks, one entry per sample of X, as in :meth:`fit`.
         classes : array-like, default=None
-            Ignored, because there are always two classes, known from the first call.
+            Ignored, because the two classes are known from the first call.
         kinds : array-like of shape (n_samples,), default=None
-            Kinds of the defects, aligned with X, as in :meth:`fit`. They may be new. If None, the misses get no kind.
+            Kinds of the defects, one entry per sample of X, as in :meth:`fit`. New kinds are allowed. If None, the
+            added defects get no kind.
 
         Returns
         -------
@@ -35,10 +36,12 @@ class Corrections:
 
         Notes
         -----
-        A false alarm adds the patches that score above the threshold or lie farther from the normal bank than normal
-        patches usually do. A miss adds its defect patches. Images of earlier calls are not needed: the detector keeps
-        the patches with the highest scores of each normal training image and recomputes `threshold_` from them.
-        `epsilon_` and the feature extractor do not change.
+        A false alarm adds the patches whose score is above the threshold or that are unusually far from the normal
+        bank. A missed defect adds its defect patches.
+
+        Images of earlier calls are not needed. The detector stores the patches with the highest scores of each normal
+        training image, and recomputes `threshold_` from these patches. `epsilon_` and the feature extractor do not
+        change.
         """
         if not hasattr(self, "normal_bank_"):
             return self.fit(X, y, masks=masks, kinds=kinds)
@@ -56,7 +59,7 @@ class Corrections:
         self._n_images += len(y)
         self._n_groups += len(y)
         banks, calibration = self._banks(), self._calibration
-        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # older files do not have it
+        inflation = getattr(self, "_inflation", np.ones(len(calibration.slices)))  # absent from older files
         if normal is not None:
             patches = self._patches(normal)
             normal.check_masks_empty()
@@ -85,12 +88,12 @@ class Corrections:
         self._remember(normal, defect)
 
     def _new_maxima(self, normal, patches, scores):
-        """Return the maxima of the maps of new normal images; the last rows of `scores` belong to their patches."""
+        """Return the maxima of the maps of new normal images, whose patches have the last rows of `scores`."""
         shapes = [normal.samples.shape(i) for i in range(len(normal))]
         own = scores.take(slice(len(scores.scores) - len(patches), None))
         return map_maxima(patches, own, normal.samples, shapes, self.feature_extractor_, self.blur)
 
 
 def _extended(bank, patches):
-    """Return a copy of a memory bank with additional rows."""
+    """Return a copy of a memory bank to which patches are added."""
     return copy.copy(bank).add(patches.features, patches.provenance)

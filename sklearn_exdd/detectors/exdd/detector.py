@@ -1,4 +1,4 @@
-"""ExDD: a bank of normal patches, a bank of defect patches, and the ratio of the distances to them."""
+"""ExDD: detector that uses the ratio of the distances to a bank of normal patches and a bank of defect patches."""
 
 from dataclasses import replace
 from numbers import Integral, Real
@@ -29,85 +29,93 @@ from sklearn_exdd.features import make_feature_extractor
 class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     """Detect and locate defects by the distances of patches to normal and defect patches.
 
-    One memory bank holds the patch features of normal images, and another holds those of defects. The score of a patch
-    is ``d_normal / (d_defect + epsilon)``, which is high if the patch is far from normal patches and close to defect
-    patches. Without defect images, the score is ``d_normal``.
+    One memory bank stores the features of normal patches, and another bank stores the features of defect patches.
+    ``d_normal`` and ``d_defect`` are the distances of a patch to these two banks. The score of the patch is ``d_normal
+    / (d_defect + epsilon)``. It is high if the patch is far from normal patches and close to defect patches. Without
+    defect images, the score is ``d_normal``.
 
     Parameters
     ----------
     feature_extractor : str or object, default="auto"
-        Feature extractor. "auto" is a small pretrained network, :class:`EfficientNetLiteFeatureExtractor`. "gabor" uses
-        filters and needs no weights. "learned" is a network that `fit` trains, :class:`LearnedFeatureExtractor`. Other
-        values are the name of a torchvision model ("wide_resnet50_2"), "timm:" followed by the name of a timm model, or
-        any object with ``transform(images)``; see :class:`BaseFeatureExtractor`. Ignored if X holds features.
+        Feature extractor. Ignored if X holds features.
+
+        * "auto": small pretrained network, :class:`EfficientNetLiteFeatureExtractor`.
+        * "gabor": filters, without weights, :class:`GaborFeatureExtractor`.
+        * "learned": network that `fit` trains, :class:`LearnedFeatureExtractor`.
+        * Name of a torchvision model, such as "wide_resnet50_2", or "timm:" followed by the name of a timm model.
+        * Any object with the method ``transform(images)``; see :class:`BaseFeatureExtractor`.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects for the defect bank; see :class:`BaseDefectAugmenter`. It has
+        Augmenter that makes synthetic defects for the defect bank; see :class:`BaseDefectAugmenter`. It has the methods
         ``fit(X, y, masks=)`` and ``sample(n_samples, random_state=)``. The result of ``sample`` unpacks into images and
-        masks. It may have `provenance`, with a dict for each image that contains "source" (index of the normal training
-        image) and "prompt".
+        masks. The result may have the attribute `provenance`, a list with one dict per image. Such a dict contains
+        "source" (index of the normal training image) and "prompt".
     n_synthetic : int, default=100
-        Number of synthetic defect images to make, if there is an `augmenter`.
+        Number of synthetic defect images that the `augmenter` makes.
     n_neighbors : int or "auto", default="auto"
-        Number of rows to average: the distance of a patch to a bank is its mean distance to this number of nearest
-        rows. "auto" is 1 for the normal bank and 9 for the defect bank, or all rows of a smaller defect bank.
+        Number of nearest rows that are averaged: the distance of a patch to a bank is the mean distance to these rows.
+        "auto" is 1 for the normal bank and 9 for the defect bank. If the defect bank has fewer rows, all are averaged.
     epsilon : float or "scale", default="scale"
-        Constant added to d_defect. "scale" is half the median d_defect of the normal training patches. A float > 0 is
-        used as it is; with the published value of 1e-6, noise in a tiny d_defect determines the score.
+        Constant that is added to d_defect. "scale" is half the median d_defect of the normal training patches. A float
+        > 0 is used directly. With the published value, 1e-6, noise determines the score if d_defect is tiny.
     normal_coreset, defect_coreset : int or float, default=5000 and 5000
-        Size of each bank: an int is a number of rows (all rows if there are fewer); a float in (0, 1] is a share of the
-        patches (published: 0.01 and 0.1).
+        Size of each bank. An int is the maximum number of rows. A float in (0, 1] is a fraction of the patches. The
+        published values are 0.01 and 0.1.
     coreset : {"random", "greedy"}, default="random"
-        Method that selects the rows of the banks. "greedy" is k-centre, as published: it keeps d_normal accurate, but
-        it distorts the ratio because it thins out dense regions of normal patches.
+        Method that selects the rows of the banks. "greedy" is the k-centre method, as published. It keeps d_normal
+        accurate, but it thins out regions where normal patches are dense, which distorts the ratio.
     max_defect_patches : int or None, default=30
-        Number of patches that each defect image adds to the bank, drawn at random from the patches that show the
-        defect. None adds all of them.
+        Maximum number of patches that a defect image adds to the bank. They are drawn at random from the patches that
+        show the defect. If None, all these patches are added.
     image_score : {"top_mean", "exdd", "exdd_code"}, default="top_mean"
         Score of an image. "top_mean" is the mean of the `n_top_patches` highest patch scores. "exdd" is the published
-        score, that of the patch farthest from the normal bank, with neighbourhood weights (see Notes). "exdd_code"
-        follows the authors' code and takes the distance to the defect bank from the patch farthest from that bank.
+        score: the score of the patch farthest from the normal bank, with neighbourhood weights (see Notes). "exdd_code"
+        follows the authors' code, which uses two patches. The distance to the normal bank is that of the patch farthest
+        from the normal bank, and the distance to the defect bank is that of the patch farthest from the defect bank.
     n_top_patches : int, default=10
-        Number of patch scores to average for "top_mean"; 1 gives the maximum.
+        Number of patch scores to average for "top_mean". With 1, the image score is the highest patch score.
     n_support : int, default=3
-        Number of bank rows that determine the neighbourhood weight for "exdd" and "exdd_code": the row nearest to the
-        patch, and the rows nearest to that row.
+        Number of bank rows that determine the neighbourhood weight for "exdd" and "exdd_code". These are the row
+        nearest to the patch and the rows nearest to that row.
     border_rings : int, default=4
-        Number of rings of patches along the border whose scores are divided by `border_profile_` for "top_mean". 0
-        treats all patches equally.
+        Width of the border, in patches. For "top_mean", the scores of patches in the border are divided by
+        `border_profile_`. With 0, all patches are treated equally.
     blur : float, default=4.0
         Standard deviation, in pixels, of the Gaussian that smooths the maps.
     algorithm : {"auto", "brute", "pynndescent"}, default="auto"
         Algorithm of the neighbour search; see :class:`MemoryBank`.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is held out of training to set the threshold. Only used if
-        the extractor learns from normal images ("learned", or a custom extractor with `fit`). 0 holds out no images, so
-        the threshold is too low; use it only for members of a :class:`CombinedDefectDetector`, which sets its own.
+        Fraction of the normal images to hold out of training. The threshold is computed from the held-out images.
+        Groups are not split. Only used if the extractor learns from normal images ("learned", or a custom extractor
+        with `fit`). With 0, the threshold of such an extractor is too low. Use 0 only for members of a
+        :class:`CombinedDefectDetector`, which computes its own threshold.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for feature maps, one entry per image, and for distances to the banks. A search over parameters then
-        extracts each image once and searches each bank once for all candidates that share it. Files are identified by
-        path, size and modification time. The cache also stores the coreset of each training set, its whitened features
-        if the extractor whitens, and about 70 bytes per patch for every bank searched. An `augmenter` without a
-        `memory` of its own caches its images and its training here, too. Entries are not reused after a change to the
-        code of the extractor or to the version of a library; ``joblib.Memory.reduce_size`` removes old entries.
+        Cache for feature maps, with one entry per image, and for distances to the banks. A search over parameters then
+        extracts the features of each image once, and searches a bank once for all candidates that have the same bank.
+        The cache also stores the coreset of each training set, its whitened features if the extractor whitens, and
+        about 70 bytes per patch for every bank searched. In addition, it stores the images and the training of the
+        `augmenter`, unless the augmenter has a `memory` of its own. Files are identified by path, size and modification
+        time. Entries are not reused after a change to the code of the extractor or to the version of a library.
+        ``joblib.Memory.reduce_size`` removes old entries.
     shard_size : int or "auto", default="auto"
-        If there are more normal images than this, `fit` does not keep their features in memory. It makes several passes
-        over shards of `shard_size` images, `n_jobs` shards in parallel, and keeps only the banks and a sample of
-        patches. "auto" keeps up to 1 GiB of features in memory, and otherwise uses shards of 100 images.
+        Number of images in a shard. If there are more normal images than this, `fit` does not keep their features in
+        memory. Instead, it makes several passes over shards of images and keeps only the banks and a sample of patches.
+        `n_jobs` shards are processed in parallel. "auto" keeps the features in memory if they need at most 1 GiB, and
+        uses shards of 100 images otherwise.
     batch_size : int, default=16
         Number of images processed together.
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     n_jobs : int, default=None
-        Number of batches processed in parallel, by threads, or number of shards processed in parallel, by processes or
-        by the backend of ``joblib.parallel_config``.
+        Number of threads that process batches in parallel. If `fit` works in shards, `n_jobs` is the number of shards
+        that are processed in parallel, by processes or by the backend of ``joblib.parallel_config``.
     random_state : int, RandomState instance or None, default=None
         Seed for the coresets, the neighbour index and the augmenter.
     verbose : int, default=0
@@ -116,60 +124,62 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     Attributes
     ----------
     normal_bank_, defect_bank_ : MemoryBank
-        Memory banks, which store the origin of each row. `defect_bank_` is None without defects.
+        Memory banks. They also store the origin of each row. `defect_bank_` is None without defects.
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of normal samples of X, each computed as if `fit` had not seen the sample; NaN for all other samples.
-        `threshold_` is the conformal quantile of these scores.
+        Scores of normal samples of X. Each score is computed as if `fit` had not seen the sample. The entries of all
+        other samples are NaN. `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n normal images (or
-        groups) are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of normal images
+        (or groups) is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps behind `calibration_scores_`. Not
-        set if X holds features.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the images that have a calibration score.
+        Not set if X holds features.
     epsilon_ : float or None
-        Constant added to d_defect; None without defects.
+        Constant that is added to d_defect. None without defects.
     border_profile_ : ndarray of shape (border_rings + 1,)
-        Usual scores near the border, relative to the interior: the 90 % quantile of the scores of normal patches at a
-        distance of 0, 1, ... patches from the border, divided by that of the patches farther inside, at least 1.
+        Scores of normal patches near the border, relative to the interior. Entry i is the 90 % quantile of the scores
+        at a distance of i patches from the border, divided by the 90 % quantile in the interior. No entry is below 1.
     synthetic_ : object or None
         Synthetic defects used in `fit`.
     kinds_ : ndarray of shape (n_kinds,), dtype str
         Kinds that :meth:`predict_kind` can predict, sorted. Only set if `fit` received `kinds`.
     defect_kinds_ : ndarray of shape (n_rows,), dtype str
-        Kind of each row of `defect_bank_`, "" if unknown. Only set if `fit` received `kinds`.
+        Kind of each row of `defect_bank_`. Unknown kinds are "". Only set if `fit` received `kinds`.
     n_features_in_ : int
-        Number of features, if X holds features.
+        Number of features. Only set if X holds features.
 
     See Also
     --------
-    GaborFeatureExtractor : The extractor for "gabor".
-    MemoryBank : Rows with their origin, and a neighbour search.
+    GaborFeatureExtractor : Feature extractor for "gabor".
+    MemoryBank : Stores the rows of a bank with their origin, and searches for nearest rows.
 
     Notes
     -----
-    The threshold needs no separate images. Each normal training image is scored without the bank rows of its own group,
-    with the whitening, epsilon and border profile of the other images (in up to 20 folds), and `threshold_` is the
-    conformal quantile of these scores. If the extractor itself learns from the images, this is not enough: a share
-    `validation_fraction` of the images is then held out, and the threshold is computed from them.
+    The threshold needs no separate images. Groups are divided into up to 20 folds, and each normal training image is
+    scored as if `fit` had not seen it: without the bank rows of its group, and with the whitening, epsilon and border
+    profile of the other folds. `threshold_` is the conformal quantile of these scores. If the extractor itself learns
+    from normal images, this is not enough. A fraction `validation_fraction` of the images is then held out of training,
+    and the threshold is computed from the held-out images.
 
-    If `fit` works in shards, `epsilon_` and `border_profile_` are estimated from 20 000 random patches, and
-    `threshold_` is computed from all images; `partial_fit` recomputes it from 1000 of them. The first rows of a greedy
-    coreset are selected from random patches, and the others from the patches farthest from these first rows.
+    If `fit` works in shards, `epsilon_` and `border_profile_` are estimated from 20 000 random patches. `fit` computes
+    `threshold_` from all images, and `partial_fit` recomputes it from 1000 images. The first rows of a greedy coreset
+    are selected from random patches, and the other rows from the patches farthest from the first rows.
 
-    "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest d_n. The weight w is
-    ``exp(s / D) / sum_m exp(||f* - m|| / D)`` over the rows m around the row nearest to f*, where s is the distance to
-    that row and D the square root of the number of features (ExDD; PatchCore's equation 7). To reproduce the authors'
-    code, set ``n_neighbors=1, epsilon=1e-6, coreset="greedy", normal_coreset=0.01, defect_coreset=0.1,
-    max_defect_patches=None, image_score="exdd_code"``.
+    The image score "exdd" is ``(1 - w_n) d_n / (w_d d_d + epsilon)`` at the patch f* with the largest d_n. The weight w
+    of a bank is ``exp(s / D) / sum_m exp(||f* - m|| / D)`` (ExDD; PatchCore's equation 7). Here, s is the distance from
+    f* to its nearest row, m are the rows around that row, and D is the square root of the number of features.
+
+    To reproduce the authors' code, set ``n_neighbors=1, epsilon=1e-6, coreset="greedy", normal_coreset=0.01,
+    defect_coreset=0.1, max_defect_patches=None, image_score="exdd_code"``.
 
     References
     ----------
@@ -282,13 +292,13 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     def _fit(self, normal, defect):
         if len(normal) < 2:
             raise ValueError(
-                "X: expected at least 2 normal samples, because each is scored without its own patches, got "
+                "X: expected at least 2 normal samples, because each sample is scored without its own patches, got "
                 "n_samples = 1."
             )
         if len(np.unique(normal.groups)) < 2:
             raise ValueError(
-                "groups: expected normal samples of at least 2 groups, because each is scored without the patches of "
-                "its own group, got 1."
+                "groups: expected normal samples of at least 2 groups, because each sample is scored without the "
+                "patches of its own group, got 1."
             )
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
         self._seeds = dict(zip(("normal", "defect", "synthetic"), map(int, seeds)))
@@ -340,7 +350,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         )
 
     def _scored(self, calibrating, left_out):
-        """Score unseen images, one in memory at a time; see :meth:`LeftOutBanks.score_images`."""
+        """Score unseen images and keep only one in memory at a time; see :meth:`LeftOutBanks.score_images`."""
         calibrating, scores, top_patches, maxima = calibrating.with_channels(self.n_channels_), [], [], []
         extractor = self.feature_extractor_
         maps = extractor.iter_transform(calibrating.samples)
@@ -401,8 +411,8 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         size = getattr(self, f"{kind}_coreset")
         if self.n_neighbors != "auto" and len(patches) < self.n_neighbors:
             raise ValueError(
-                f"n_neighbors: expected at most the rows of the {kind} bank, {len(patches)} (with {kind}_coreset="
-                f"{size!r} of {n_patches} patches), got {self.n_neighbors}. Lower it, or keep more rows."
+                f"n_neighbors: expected at most {len(patches)}, the number of rows in the {kind} bank (with "
+                f"{kind}_coreset={size!r} of {n_patches} patches), got {self.n_neighbors}. Lower it, or use more rows."
             )
         return MemoryBank(
             patches.features, patches.provenance, algorithm=self.algorithm, random_state=self._seeds[kind]
@@ -421,10 +431,10 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         return self._dual_bank(self.normal_bank_, self.defect_bank_, self.epsilon_, self.border_profile_)
 
     def _keep(self, banks, image_scores, indices, top_patches, inflation, maxima):
-        """Set the fitted attributes, including those that a correction needs to recompute the thresholds.
+        """Set the fitted attributes and the private ones with which a correction recomputes the thresholds.
 
-        `_heights` are the maxima of the maps, divided by the scores of the images. A correction knows only the top
-        patches, so it scales the maximum of a map with the score.
+        `_heights` contains the maximum of each map divided by the score of the image. A correction knows only the
+        patches with the highest scores, so it estimates the maximum of a map from the new score.
         """
         self.normal_bank_, self.defect_bank_ = banks.normal, banks.defect
         self.epsilon_, self.border_profile_ = banks.epsilon, banks.border_profile

@@ -1,4 +1,4 @@
-"""Kinds of defects in an ExDDDetector, based on the kinds of the rows of its defect bank."""
+"""Kinds of defects in an ExDDDetector. They are predicted from the kinds of the rows in its defect bank."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from sklearn_exdd.detectors.base.kinds import KindPredictions
 
 
 class Kinds(KindPredictions):
-    """Part of :class:`ExDDDetector` that assigns kinds to the rows of the defect bank and counts their votes."""
+    """Mixin of :class:`ExDDDetector` that assigns kinds to the rows of the defect bank and counts their votes."""
 
     __metadata_request__partial_fit = {"kinds": True}
 
     def _name_rows(self, normal, defect):
-        """Set `defect_kinds_` and `kinds_`; rows of earlier calls keep their kinds."""
+        """Set `defect_kinds_` and `kinds_`. Rows that were added by earlier calls keep their kinds."""
         is_told = any(part is not None and part.kinds is not None for part in (normal, defect))
         if not (is_told or hasattr(self, "defect_kinds_")):
             return
@@ -29,7 +29,10 @@ class Kinds(KindPredictions):
         self.kinds_ = np.unique(self.defect_kinds_[self.defect_kinds_ != ""])
 
     def _vote(self, banks):
-        """Return a function that maps the scores, rings and features of an image to its votes (None without kinds)."""
+        """Return a function that computes the votes of an image from its scores, rings and features.
+
+        The function returns None if the detector has no kinds.
+        """
         if not hasattr(self, "kinds_"):
             return lambda *image: None
         if banks.defect is None:
@@ -38,7 +41,7 @@ class Kinds(KindPredictions):
 
         def vote(scores, rings, features):
             top = np.argsort(-banks.relative_scores(scores, rings), kind="stable")[: self.n_top_patches]
-            # For a small defect, most of the top patches show the surroundings, which do not resemble any kind.
+            # In an image of a small defect, most of the top patches show normal surroundings, not a kind of defect.
             is_asking = scores.normal_distances[top] > self._normal_cutoff
             is_asking[0] = True
             return voters.votes(features[top[is_asking]])

@@ -10,7 +10,7 @@ from sklearn_exdd.banks.pixel_maps import pixel_map
 
 
 class Predictions:
-    """Part of :class:`ExDDDetector` that scores, locates and explains defects."""
+    """Mixin of :class:`ExDDDetector` that scores, locates and explains defects."""
 
     def _score(self, samples):
         banks = self._banks()
@@ -46,7 +46,7 @@ class Predictions:
             )
 
     def explain(self, X):
-        """Explain each score by the deciding patch and its nearest neighbours.
+        """Explain each score by the patch with the highest score and its nearest neighbours in the banks.
 
         Parameters
         ----------
@@ -59,12 +59,15 @@ class Predictions:
 
             * "score": score of the sample, as from `score_samples`;
             * "patch": (row, column) of the patch with the highest score, in pixels;
-            * "normal_image", "normal_patch", "normal_distance": index in X of the training image with the nearest
-              normal patch, (row, column) of that patch, and the distance to it;
-            * "defect_image", "defect_patch", "defect_distance": the same for the nearest defect patch. The index refers
-              to `synthetic_` if "synthetic" is True, otherwise to X_defect if it was given, or else to X. All are None
+            * "normal_image": index in X of the training image that contains the nearest normal patch;
+            * "normal_patch": (row, column) of the nearest normal patch;
+            * "normal_distance": distance to the nearest normal patch;
+            * "defect_image": index of the image that contains the nearest defect patch, or None without a defect bank.
+              If "synthetic" is True, the index refers to `synthetic_`. Otherwise, it refers to X_defect if `fit`
+              received X_defect, and to X if not;
+            * "defect_patch", "defect_distance": position of the nearest defect patch and distance to it, or None
               without a defect bank;
-            * "synthetic": whether the nearest defect patch is from a synthetic defect;
+            * "synthetic": whether the nearest defect patch comes from a synthetic defect;
             * "prompt": prompt of the synthetic defect, or None.
         """
         check_is_fitted(self)

@@ -1,4 +1,4 @@
-"""Student-teacher detector: its networks, losses, crops and training."""
+"""Student-teacher detector, with its networks, losses, training crops and training."""
 
 from sklearn_exdd.detectors.student_teacher.detector import StudentTeacherDetector
 

@@ -8,20 +8,23 @@ from torch.nn import functional
 
 from sklearn_exdd.detectors.student_teacher.networks import FLOOR
 
-_KEPT_PIXELS = 100_000_000  # decoded pixels to keep in memory (400 MB); any further images are read anew each time
-_SCALE = (0.75, 1.3)
-_ASPECT = 0.15
-_ROTATION = 6.0  # degrees
-_GAMMA = (0.85, 1.18)
-_BEYOND = 0.25  # share of a crop that may lie beyond the border when it is drawn; it is then moved back to the border
-_ANCHORED = 0.9  # share of the crops of a defect image that are placed on its defect
-_PASTED = 0.5  # share of the synthetic defects that are moved to another place
+# Maximum number of pixels of decoded images in memory (400 MB). Further images are read again each time.
+_KEPT_PIXELS = 100_000_000
+_SCALE = (0.75, 1.3)  # range of the random scale of a crop
+_ASPECT = 0.15  # maximum change of the logarithm of a crop's aspect ratio
+_ROTATION = 6.0  # maximum rotation of a crop, in degrees
+_GAMMA = (0.85, 1.18)  # range of the random factor for the contrast of a crop
+# Fraction of a crop that may lie beyond the border when its position is drawn. The crop is then moved into the image.
+_BEYOND = 0.25
+_ANCHORED = 0.9  # fraction of the crops of a defect image that are placed on its defect
+_PASTED = 0.5  # fraction of the synthetic defects that are pasted into another normal image
 _CONTRAST = (0.7, 1.2)  # range of the contrast of a pasted defect
-_RING = 6  # width in pixels of the ring around a defect whose brightness is matched to the new place
+_RING = 6  # width, in pixels, of the ring around a defect; pasting matches the brightness in this ring
 
-# Shares of a batch: real defects in their images, real defects pasted elsewhere, synthetic defects. The rest is normal.
+# Fractions of a batch: real defects in their own images, real defects pasted into normal images, and synthetic
+# defects. The other crops are normal.
 _WITH_REAL, _WITHOUT_REAL = (0.35, 0.3, 0.15), (0.0, 0.0, 0.75)
-_MANY_REAL = 20  # number of real defects at which _WITH_REAL applies in full
+_MANY_REAL = 20  # number of real defects from which _WITH_REAL is used alone; with fewer, the two are mixed
 
 
 class Batch(NamedTuple):
@@ -30,15 +33,15 @@ class Batch(NamedTuple):
     Attributes
     ----------
     corrupted, clean : Tensor of shape (n, channels, height, width)
-        Logarithms of the brightness with and without defects; equal in places without a defect.
+        Logarithms of the brightness, with and without defects. The two are equal outside the defects.
     medians : Tensor of shape (n, channels, 1, 1)
-        Medians of the logarithms over the image of each crop.
+        Medians of the logarithms over the whole image from which a crop is taken.
     mask : Tensor of shape (n, 1, height, width)
         Mask that is 1 on the defect.
     normal : Tensor of shape (n, 1, height, width)
         Mask that is 1 where `clean` is known to be normal.
     marked : Tensor of shape (n,), bool
-        Whether the mask is known.
+        Whether the mask of a crop is known.
     defective : Tensor of shape (n,)
         Label of each crop, 1 if it shows a defect.
     """
@@ -53,7 +56,10 @@ class Batch(NamedTuple):
 
 
 def logarithms(image):
-    """Return the logarithms of the brightness, (channels, height, width), and their medians, (channels, 1, 1)."""
+    """Return the logarithms of the brightness and their medians.
+
+    The shapes are (channels, height, width) and (channels, 1, 1).
+    """
     logs = np.log(np.ascontiguousarray(image.transpose(2, 0, 1)) + np.float32(FLOOR))
     return torch.from_numpy(logs), torch.from_numpy(np.median(logs, axis=(1, 2), keepdims=True))
 
@@ -68,8 +74,8 @@ class DefectCrops:
     size : tuple of int (height, width)
         Size of the crops.
     shares : tuple of float
-        Shares of a batch: real defects in their images, real defects pasted elsewhere, synthetic defects. The rest is
-        normal.
+        Fractions of a batch: real defects in their own images, real defects pasted into normal images, and synthetic
+        defects. The other crops are normal.
     """
 
     def __init__(self, normals, synthetic, real, size, shares):
@@ -81,7 +87,7 @@ class DefectCrops:
     def draw(self, n_crops, random_state):
         """Draw a batch of `n_crops` crops."""
         bounds = np.cumsum(self.shares)
-        # A single random number for all crops, so that every batch has these shares.
+        # A single random number for all crops ensures that every batch has the same fractions.
         places = (np.arange(n_crops) + random_state.uniform()) / n_crops
         crops = [self._one(int(np.searchsorted(bounds, place, side="right")), random_state) for place in places]
         corrupted, clean, medians, mask, normal, marked = (list(parts) for parts in zip(*crops))
@@ -128,7 +134,7 @@ class DefectCrops:
         return self._vary(defect, defect, medians, mask, normal, marked, random_state)
 
     def _vary(self, corrupted, clean, medians, mask, normal, marked, random_state):
-        """Vary the contrast, and return the values of a crop in a Batch."""
+        """Change the contrast of a crop at random, and return the values of the crop for a Batch."""
         gamma = random_state.uniform(*_GAMMA)
         same = clean is corrupted
         corrupted = medians + gamma * (corrupted - medians)
@@ -148,7 +154,7 @@ class DefectCrops:
         return self._pool[key]
 
     def _window(self, planes, mask, random_state):
-        """Draw a slightly rotated, scaled and possibly mirrored crop; with a mask, most crops show the defect."""
+        """Draw a slightly rotated and scaled crop, which may be mirrored. With a mask, most crops show the defect."""
         height, width = planes.shape[1:]
         scale = np.exp(random_state.uniform(*np.log(_SCALE)))
         aspect = np.exp(random_state.uniform(-_ASPECT, _ASPECT) / 2)
@@ -166,7 +172,7 @@ class DefectCrops:
         else:
             low = reach - _BEYOND * 2 * reach
             center = random_state.uniform(low, np.maximum(limits - low, low + 1e-6))
-        # Move the crop back into the image, if the image is larger than the crop.
+        # If the image is larger than the crop, move the crop into the image.
         center = np.where(limits > 2 * reach, np.clip(center, reach, limits - reach), limits / 2)
         grid = [np.arange(own, dtype=np.float64) - (own - 1) / 2 for own in self.size]
         rows = center[0] + steps[0, 0] * grid[0][:, None] + steps[0, 1] * grid[1]
@@ -177,8 +183,8 @@ class DefectCrops:
 
 
 def shares_of(synthetic, real):
-    """Return the shares of a batch, given the available defects."""
-    # The network would memorise a few defects if it saw them all the time.
+    """Return the fractions of a batch (see DefectCrops), given the available defects."""
+    # A network that always sees the same few defects would memorise them.
     strength = 0 if real is None else min(1, len(real.images) / _MANY_REAL)
     in_place, pasted, made = strength * np.array(_WITH_REAL) + (1 - strength) * np.array(_WITHOUT_REAL)
     if real is None or all(mask is None for mask in real.masks):
@@ -187,13 +193,13 @@ def shares_of(synthetic, real):
 
 
 def crop_shape(images, size, unit):
-    """Return the height and width of crops: multiples of `unit`, at most `size`, and no larger than images need."""
+    """Return the height and width of crops: multiples of `unit`, at most `size`, and hardly larger than the images."""
     longest = [max(images.shape(i)[axis] for i in range(len(images))) for axis in (0, 1)]
     return tuple(max(unit, min(size // unit, -(-length // unit)) * unit) for length in longest)
 
 
 def paste(clean, defect, mask, contrast):
-    """Paste the defect of one crop into another, (channels, height, width), and match the brightness around it."""
+    """Paste a defect into a clean crop and match the brightness around it. Crops are (channels, height, width)."""
     ring = (grow(mask, _RING) - grow(mask, 1)).clamp(min=0)
     ring = ring if ring.any() else torch.ones_like(mask)
     here, there = ((crop * ring).sum(dim=(1, 2), keepdim=True) / ring.sum() for crop in (clean, defect))
@@ -203,6 +209,6 @@ def paste(clean, defect, mask, contrast):
 
 
 def grow(mask, n_pixels):
-    """Grow a mask of shape (1, height, width) by `n_pixels` pixels."""
+    """Grow a mask of shape (1, height, width) by `n_pixels` pixels on each side."""
     size = 2 * n_pixels + 1
     return functional.max_pool2d(functional.max_pool2d(mask, (size, 1), 1, (n_pixels, 0)), (1, size), 1, (0, n_pixels))

@@ -1,4 +1,4 @@
-"""Real or synthetic defects to train a student and a teacher on."""
+"""Real or synthetic defects for the training of a student and a teacher."""
 
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ class Defects(NamedTuple):
     ----------
     images : Images
     masks : list of ndarray of shape (height, width), bool, or None
-        Masks of the defects; None for an unknown mask.
+        Masks of the defects. An unknown mask is None.
     sources : list of int or None
-        Positions of the normal images that the defects were made on; None for a real defect.
+        Positions of the normal images on which synthetic defects were made. None for a real defect.
     """
 
     images: Images
@@ -24,13 +24,13 @@ class Defects(NamedTuple):
 
     @classmethod
     def from_training_set(cls, defect):
-        """Build from a training set of real defects."""
+        """Create from a training set of real defects."""
         n_defects = len(defect)
         return cls(defect.samples, [defect.mask(i) for i in range(n_defects)], [None] * n_defects)
 
     @classmethod
     def from_synthetic(cls, synthetic, normals):
-        """Build from synthetic defects on normal images; their provenance, if known, gives the sources."""
+        """Create from synthetic defects on normal images. The sources are taken from the provenance, if it is known."""
         images = images_of(synthetic, normals).with_channels(normals.n_channels)
         masks = Masks(synthetic.masks, len(images), "synthetic masks")
         provenance = getattr(synthetic, "provenance", [{}] * len(images))

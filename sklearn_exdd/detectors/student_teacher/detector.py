@@ -1,4 +1,4 @@
-"""Student-teacher: a student predicts normal features, and a head compares them with those of the teacher."""
+"""Student-teacher: a student predicts normal features, and a head compares them with the teacher's features."""
 
 from numbers import Integral, Real
 from pathlib import Path
@@ -11,92 +11,101 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._images import highest_inside
-from sklearn_exdd._params import check_layers, validate_parts
+from sklearn_exdd._params import check_layers
 from sklearn_exdd._torch import arrays_of, check_device, load_weights
 from sklearn_exdd._training_set import in_one_form
 from sklearn_exdd.augment import default_augmenter
 from sklearn_exdd.detectors.base import BaseDefectDetector
 from sklearn_exdd.detectors.student_teacher.map_statistics import scale_of, shrunk_mean
-from sklearn_exdd.detectors.student_teacher.training import Training
+from sklearn_exdd.detectors.student_teacher.training import Training, check_extractor
 from sklearn_exdd.features import BaseFeatureExtractor
 from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE, EfficientNetLiteFeatureExtractor
 
-_POSITION_IMAGES = 300  # maximum number of normal images for the position map
+_POSITION_IMAGES = 300  # maximum number of normal images from which the position map is computed
 
 
 class StudentTeacherDetector(BaseDefectDetector):
     """Detect and locate defects by differences between the features of a student and a teacher.
 
-    A frozen teacher describes the surface at several scales. The student, an encoder and a decoder, sees images with
-    synthetic defects and learns to predict the teacher's features of the same images without the defects. A small
-    network, the head, segments the defects from the products of the features of teacher and student. By default `fit`
-    also trains the teacher, so nothing is downloaded.
+    The detector has three networks. The teacher computes features of the surface at several scales. It is frozen while
+    the student learns. The student consists of an encoder and a decoder. It receives images with synthetic defects and
+    learns to predict the teacher's features of the same images without defects. The head receives the products of the
+    features of teacher and student, and segments the defects. By default, `fit` also trains the teacher, so nothing is
+    downloaded.
 
     Parameters
     ----------
     teacher : str or BaseFeatureExtractor, default="learned"
-        Teacher network. "learned" is a small encoder that `fit` trains to segment the defects and then freezes. Other
-        values are the name of a torchvision model, such as "resnet18", "efficientnet_lite0" (`_lite1`, `_lite2`), or a
-        feature extractor. Extractors are fitted on the normal training images and have a single level.
+        Teacher network. "learned" is a small encoder that `fit` first trains to segment the defects. A pretrained
+        teacher is given by name: a torchvision model such as "resnet18", or "efficientnet_lite0" (`_lite1`, `_lite2`).
+        A feature extractor is fitted on the normal training images and has a single level.
     layers : tuple of str, default=("layer1", "layer2", "layer3")
-        Layers of a torchvision model. The maps of each layer have twice the stride of the previous one.
+        Layers of a torchvision model. The maps of a layer have twice the stride of the previous layer.
     weights : str, path or None, default="IMAGENET1K_V1"
-        Weights of a torchvision model: a name, which torchvision downloads once, the path of a local state dict, or
-        None for random weights.
+        Weights of a torchvision model: the name of weights that torchvision downloads once, the path of a local state
+        dict, or None for random weights.
     channels : tuple of int, default=(24, 48, 96)
-        Number of channels of each level of a learned teacher, at strides 4, 8, 16 and so on.
+        Number of channels of each level of a learned teacher. The levels have strides of 4, 8, 16 and so on.
     symmetric : bool, default=False
-        Whether the student has the teacher's architecture and no decoder, for comparisons. False for extractors.
+        Whether the student has the architecture of the teacher instead of an encoder and a decoder. Meant for
+        comparisons. Must be False if the teacher is a feature extractor.
     augmenter : object, default=None
-        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. None uses the defects from an earlier
-        Pipeline step, or otherwise a mixture of CutPaste patches and scars, cracks and holes.
+        Augmenter that makes synthetic defects; see :class:`BaseDefectAugmenter`. If None, the detector uses the
+        synthetic defects from an earlier Pipeline step. Without such a step, it uses a mixture of CutPaste patches,
+        CutPaste scars, cracks and holes.
     n_synthetic : int, default=300
-        Number of synthetic defect images. Each is used many times: cropped, rotated, scaled, and moved to other images.
+        Number of synthetic defect images. Each is used many times: cropped, rotated, scaled, and pasted into other
+        images.
     cosine_weight : float, default=1.0
-        Weight of the cosine loss, ``1 - cos`` between the features, averaged over positions and summed over
-        levels. 0 switches it off.
+        Weight of the cosine loss. This is ``1 - cos`` between the features of teacher and student, averaged over
+        positions and summed over levels. 0 switches it off.
     segmentation_weight : float, default=1.0
-        Weight of the segmentation loss (focal and L1). 0 switches it off; the map is then the cosine distance.
+        Weight of the segmentation loss (focal and L1). With 0, the head is left out, and the map is the cosine
+        distance.
     focal_gamma : float, default=4.0
-        Exponent of the focal loss; higher values reduce the influence of easy pixels.
+        Exponent of the focal loss. Higher values reduce the influence of easy pixels.
     training : {"joint", "two_stage"}, default="joint"
-        Order of training. "two_stage" trains the student with the cosine loss, then the head with a frozen student.
+        Order of training. "joint" trains student and head together. "two_stage" trains the student first, then the
+        head.
     map_source : {"auto", "segmentation", "cosine", "both"}, default="auto"
-        Source of maps and scores: the logits of the segmentation, ``1 - cos`` summed over levels, or the sum of
-        both, each standardised on the held-out normal images. "auto" is "segmentation" if there is a head.
+        Source of maps and scores. "segmentation" uses the logits of the head. "cosine" uses ``1 - cos``, summed over
+        levels. "both" standardises these two on the held-out normal images and adds them. "auto" is "segmentation" if
+        there is a head, and "cosine" otherwise.
     top_share : float, default=0.005
-        Share of the pixels to average, in (0, 1]: the image score is the mean of the highest values in the map.
+        Fraction of the map values to average, in (0, 1]. The image score is the mean of the highest map values.
     position_map : bool, default=False
-        Whether to subtract the mean map of normal training images for the image score. This helps if false alarms are
-        more frequent at certain places, such as the borders, and defects are not.
+        Whether to subtract the mean map of normal training images before the image score is computed. This helps if
+        false alarms are more frequent at certain positions, such as the borders, but defects are not.
     crop_size : int, default=160
-        Side of the training crops, in pixels.
+        Side length of the training crops, in pixels.
     max_steps : int, default=1000
-        Number of training steps, 30 % of them for the teacher if it is learned.
+        Number of training steps. A learned teacher gets 30 % of them.
     max_seconds : float, default=None
-        Time limit for training, in seconds. If it is reached, the weights depend on the speed of the machine.
+        Time limit for training, in seconds. If training reaches it, the weights depend on the speed of the machine.
     train_batch_size : int, default=16
         Number of crops in a training step.
     learning_rate : float, default=3e-3
+        Learning rate at the start of training. It decreases along a cosine.
     validation_fraction : float, default=0.2
-        Share of the normal images, in whole groups, that is held out of training to set the threshold. Defect
-        images of the same groups are not used for training either.
+        Fraction of the normal images to hold out of training. The threshold is computed from the held-out images.
+        Groups are not split. Defect images of the held-out groups are not used for training either.
     tile_size : int, default=1024
-        Side of the overlapping tiles in which larger images are predicted, in pixels.
+        Side length of tiles, in pixels. Larger images are divided into overlapping tiles for predictions.
     max_false_alarm_rate : float, default=0.01
-        Share of normal images that may be called defective, in (0, 1).
+        Fraction of normal images that may be called defective, in (0, 1).
     pos_label : object, default=None
-        Label that means defect. None selects a known name, such as "bad" or "NG", or otherwise the label that sorts
-        last.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG" means
+        defect, "good" or "OK" means normal. If no name is recognised, the label that sorts last means defect.
     image_channels : {"grey", "colour"}, default=None
-        Channels that all images are converted to, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
-        three colour channels. None leaves the images as they are; they must then be all grey or all in colour.
+        Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
+        three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for trained weights, and for the images and the training of an `augmenter` without a `memory` of its own.
-        If `random_state` is an int, a search over parameters that do not affect the weights trains once per fold, and
-        an interrupted training run resumes.
+        Cache for trained weights. It also stores the images and the training of the `augmenter`, unless the augmenter
+        has a `memory` of its own. If `random_state` is an int, a search over parameters that do not affect the weights
+        trains once per fold, and an interrupted training run resumes.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Numeric precision in training. "auto" is bfloat16 if the processor supports it. Predictions use float32.
+        Numeric precision in training. "auto" selects bfloat16 if the processor has bfloat16 instructions, and float32
+        otherwise. Predictions use float32.
     device : str, default=None
         Device that torch runs on, "cpu" or "cuda". None selects CUDA if it is available.
     random_state : int, RandomState instance or None, default=None
@@ -107,39 +116,42 @@ class StudentTeacherDetector(BaseDefectDetector):
     Attributes
     ----------
     teacher_ : BaseFeatureExtractor or None
-        Fitted extractor, if `teacher` is one.
+        Fitted feature extractor. None if `teacher` is not a feature extractor.
     teacher_weights_, student_weights_, head_weights_ : dict of str to ndarray
-        Weights of the networks: `teacher_weights_` is empty for an extractor, `head_weights_` is None without a head.
+        Weights of the networks. `teacher_weights_` is empty for a feature extractor. `head_weights_` is None without a
+        head.
     levels_ : list of (int, int)
         Number of channels and stride of each level.
     losses_ : dict of str to ndarray
-        Loss of each training step of "teacher", "student" and "head"; in joint training, "student" includes the head.
+        Loss of each training step of "teacher", "student" and "head". In joint training, "student" includes the head.
     position_map_ : ndarray of shape (24, 24), float32, or None
-        Mean map of normal images, shrunk towards zero (Stein) by the variance expected from chance alone.
+        Mean map of normal images. It is shrunk towards zero (Stein) according to the variance expected from chance.
     map_scale_ : ndarray of shape (2, 2)
-        Mean and standard deviation of the logits and of the cosine distances of the held-out normal images.
+        Mean and standard deviation of the logits (first row) and cosine distances (second row) of held-out normal
+        images.
     roi_ : ndarray of shape (height, width), bool, or None
-        Region of interest, if `fit` received one for all images; None if each image came with its own.
+        Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
-        Labels, sorted.
+        The two labels, sorted.
     threshold_ : float
-        Threshold on the scores; samples with a higher score are called defects.
+        Threshold on the scores. Samples with a higher score are called defects.
     calibration_scores_ : ndarray of shape (n_samples,)
-        Scores of the normal samples of X that were held out of training; NaN for all other samples. `threshold_` is the
-        conformal quantile of these scores.
+        Scores of the normal samples of X that were held out of training. The entries of all other samples are NaN.
+        `threshold_` is the conformal quantile of these scores.
     false_alarm_rate_ : float
-        False-alarm rate that `threshold_` guarantees: `max_false_alarm_rate`, or 1 / (n + 1) if the n held-out normal
-        images are too few for it.
+        False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
+        images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps; in images called defective, pixels with a higher value are marked; see
-        :meth:`predict_mask`. It is the conformal quantile of the maxima of the maps of the held-out normal images.
+        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
+        The threshold is the conformal quantile of the highest map values of the held-out normal images.
 
     Notes
     -----
-    Let t and s be the vectors of the teacher and the student at one position. The student minimises
-    ``1 - cos(t(clean), s(corrupted))``, summed over the levels. In images of real defects, only the surroundings
-    count, because no clean image exists. The input of the head is ``t / |t| * s / |s|``, both of the corrupted image,
-    as in prediction. A defect image without a mask contributes only through the mean of its highest logits.
+    Let t and s be the feature vectors of the teacher and the student at one position. In training, the student
+    minimises ``1 - cos(t(clean), s(corrupted))``, summed over the levels. A real defect has no clean image, so only its
+    surroundings are used. The input of the head is ``t / |t| * s / |s|``, where both vectors belong to the image with
+    the defect, as in predictions. A defect image without a mask affects only the loss term for the mean of the highest
+    logits.
 
     References
     ----------
@@ -267,14 +279,14 @@ class StudentTeacherDetector(BaseDefectDetector):
             raise ValueError("cosine_weight, segmentation_weight: expected at least one > 0, got 0 for both.")
         if self.segmentation_weight == 0 and self.map_source in ("segmentation", "both"):
             raise ValueError(
-                "map_source: expected 'auto' or 'cosine' with segmentation_weight=0, which trains no segmentation, "
+                "map_source: expected 'auto' or 'cosine' with segmentation_weight=0, because the head is left out, "
                 f"got {self.map_source!r}."
             )
         if self.training == "two_stage" and self.cosine_weight == 0:
             raise ValueError("cosine_weight: expected a weight > 0 for training='two_stage', got 0.")
         extractor = self._extractor()
         if extractor is not None:
-            self._check_extractor(extractor)
+            check_extractor(extractor, self.crop_size, self.symmetric)
 
     def _fit(self, normal, defect):
         self._check(normal)
@@ -289,9 +301,9 @@ class StudentTeacherDetector(BaseDefectDetector):
         real = None
         if defect is not None:
             for i in range(len(defect)):
-                defect.mask(i)  # raises an error for an empty mask, even if the image is not used for training
+                defect.mask(i)  # raises an error for an empty mask, even if the image is not used in training
             apart = np.flatnonzero(~np.isin(defect.groups, normal.groups[held_out]))
-            real = defect.take(apart) if len(apart) else defect  # using held-out groups is better than no defects
+            real = defect.take(apart) if len(apart) else defect  # defects of held-out groups are better than none
         self._learn(learning, real)
         self._calibrate(learning.samples, normal.take(held_out))
 
@@ -300,7 +312,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             raise ValueError("X: expected images to train a student and a teacher on, got feature rows.")
         if len(np.unique(normal.groups)) < 2:
             raise ValueError(
-                "X: expected normal images of at least 2 groups, some to train on and some for the threshold, got 1 "
+                "X: expected normal images of at least 2 groups, one to train on and one for the threshold, got 1 "
                 f"(n_samples = {len(normal)})."
             )
 
@@ -309,24 +321,6 @@ class StudentTeacherDetector(BaseDefectDetector):
         if isinstance(self.teacher, str) and self.teacher in EFFICIENTNET_LITE:
             return EfficientNetLiteFeatureExtractor(self.teacher, device=self.device)
         return self.teacher if isinstance(self.teacher, BaseFeatureExtractor) else None
-
-    def _check_extractor(self, extractor):
-        validate_parts([extractor])
-        if self.symmetric:
-            raise ValueError(
-                "symmetric: expected False with a feature extractor as the teacher, because a student cannot have its "
-                "architecture, got True."
-            )
-        if extractor.image_size is not None:
-            raise ValueError(
-                "teacher: expected an extractor with image_size=None, because it sees crops of the images, got "
-                f"{extractor.image_size!r}."
-            )
-        if self.crop_size < extractor.min_size:
-            raise ValueError(
-                f"crop_size: expected at least {extractor.min_size} for {type(extractor).__name__} as the teacher, got "
-                f"{self.crop_size}."
-            )
 
     def _held_out(self, groups):
         """Choose the normal images to hold out of training, in whole groups."""
@@ -380,7 +374,7 @@ class StudentTeacherDetector(BaseDefectDetector):
                 )
 
     def _raw_maps(self, images):
-        """Yield the logits (or None) and cosine distances of each image, at the stride of the finest level."""
+        """Yield the logits and cosine distances of each image, at the stride of the finest level."""
         from sklearn_exdd.detectors.student_teacher.crops import logarithms
         from sklearn_exdd.detectors.student_teacher.networks import predict
 
@@ -390,7 +384,7 @@ class StudentTeacherDetector(BaseDefectDetector):
             yield predict(network, *logarithms(images[i]), self.tile_size)
 
     def _combine(self, raw, scale=None):
-        """Return the map that `map_source` specifies."""
+        """Combine logits and cosine distances to the map that `map_source` specifies."""
         logits, distances = raw
         if self.map_source == "both":
             (mean, deviation), (other_mean, other_deviation) = self.map_scale_ if scale is None else scale
@@ -401,7 +395,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         return float(scoring.top_share_mean(pixel_map, self.top_share, self.position_map_, inside))
 
     def _calibrate(self, normals, held_out):
-        """Compute the scales of maps, the position map and the thresholds; `held_out` was not used for training."""
+        """Compute map scales, position map and thresholds. `normals` were used for training, `held_out` was not."""
         images = held_out.samples
         raw = list(self._raw_maps(images))
         inside = [self._inside(images.region(i), maps[1].shape) for i, maps in enumerate(raw)]
@@ -418,7 +412,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         self._set_threshold(scores, held_out.indices, maxima)
 
     def _mean_map(self, normals):
-        """Compute the position map from at most _POSITION_IMAGES normal images."""
+        """Compute the position map from at most _POSITION_IMAGES normal images, chosen at random."""
         chosen = np.random.RandomState(self._seeds["held_out"]).permutation(len(normals))[:_POSITION_IMAGES]
         return shrunk_mean([self._combine(raw) for raw in self._raw_maps(normals.take(chosen))])
 
@@ -438,7 +432,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         return scoring.upsample(combined, *self._centers(combined.shape), image_shape)
 
     def _inside(self, region, map_shape):
-        """Return the cells of a map that overlap a region of interest; None without a region."""
+        """Return the cells of a map that overlap a region of interest, or None without a region."""
         return None if region is None else scoring.mask_coverage(region, *self._centers(map_shape)) > 0
 
     def _centers(self, map_shape):

@@ -1,4 +1,4 @@
-"""Statistics of the maps of normal images: scales, and the mean at each position."""
+"""Statistics of the maps of normal images: means, standard deviations, and the mean at each position."""
 
 import numpy as np
 from scipy import ndimage
@@ -9,7 +9,7 @@ _POSITIONS = 24  # number of cells of the position map along each axis
 
 
 def scale_of(maps):
-    """Return the means and standard deviations of the logits and of the cosine distances of images.
+    """Return the mean and standard deviation of the logits and of the cosine distances, over several images.
 
     Parameters
     ----------
@@ -25,12 +25,12 @@ def scale_of(maps):
 
 
 def shrunk_mean(maps):
-    """Return the mean map of normal images, shrunk towards zero by the variance expected from chance alone.
+    """Return the mean map of normal images, shrunk towards zero according to the variance expected from chance.
 
     Parameters
     ----------
     maps : list of ndarray of shape (height, width)
-        Maps, which may differ in size.
+        Maps of normal images. They may differ in size.
 
     Returns
     -------

@@ -7,17 +7,20 @@ from torch.nn import functional
 
 from sklearn_exdd._torch import box_mean
 
-_GAINS = (2.5, 5.0, 5.0)  # scale the inputs of an untrained network to a standard deviation of about 1
-FLOOR = 0.03  # added to the brightness before the logarithm, to limit the noise of black pixels
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HEAD_CHANNELS = 32
-_MARGIN = 224  # width in pixels of the surroundings of a tile that its map may depend on
+_GAINS = (2.5, 5.0, 5.0)  # factors that give the inputs of a network a standard deviation of about 1
+FLOOR = 0.03  # constant that is added to the brightness before the logarithm, to limit the noise of black pixels
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of ImageNet
+_HEAD_CHANNELS = 32  # number of channels of the inner maps of a head
+_MARGIN = 224  # width, in pixels, of the margin around a tile; the map of the tile may depend on this margin
 
 
 class Contrast(nn.Module):
-    """Logarithms of the brightness, relative to the median of the image and to means along columns and rows."""
+    """Module that returns logarithms of the brightness minus the image median and minus means of nearby pixels.
 
-    n_outputs = 3  # per channel of the image
+    The means are taken along columns and along rows.
+    """
+
+    n_outputs = 3  # number of outputs per image channel
 
     def forward(self, logs, medians):
         parts = (logs - medians, logs - box_mean(logs, 2), logs - box_mean(logs, 3))
@@ -25,7 +28,7 @@ class Contrast(nn.Module):
 
 
 class Brightness(nn.Module):
-    """Inputs of networks that were trained on ImageNet."""
+    """Module that converts logarithms of the brightness to inputs of networks trained on ImageNet."""
 
     def __init__(self):
         super().__init__()
@@ -38,13 +41,13 @@ class Brightness(nn.Module):
 
 
 def convolution(n_inputs, n_outputs, size=3, stride=1, dilation=1):
-    """Build a convolution, followed by batch normalisation and a ReLU."""
+    """Build a convolution that is followed by batch normalisation and a ReLU."""
     convolve = nn.Conv2d(n_inputs, n_outputs, size, stride, dilation * (size // 2), dilation, bias=False)
     return nn.Sequential(convolve, nn.BatchNorm2d(n_outputs), nn.ReLU(inplace=True))
 
 
 class Residual(nn.Module):
-    """Two convolutions whose output is added to their input."""
+    """Block of two convolutions. Its input is added to the output of the convolutions."""
 
     def __init__(self, n_channels, dilation=1):
         super().__init__()
@@ -57,7 +60,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Small encoder that returns a list of maps, finest first, each with twice the stride of the previous one."""
+    """Small encoder that returns a list of maps. The stride doubles from each map to the next."""
 
     def __init__(self, source, n_inputs, channels, first_stride=4):
         super().__init__()
@@ -83,7 +86,7 @@ class Encoder(nn.Module):
 
 
 class Layers(nn.Module):
-    """Inner layers of a torchvision model."""
+    """Module that returns the maps of inner layers of a torchvision model."""
 
     def __init__(self, model, layers):
         super().__init__()
@@ -103,7 +106,7 @@ class Layers(nn.Module):
 
 
 class Extracted(nn.Module):
-    """Maps of a feature extractor as a single level, without gradients."""
+    """Module that returns the maps of a feature extractor as a single level. It has no gradients."""
 
     def __init__(self, extractor):
         super().__init__()
@@ -116,7 +119,7 @@ class Extracted(nn.Module):
 
 
 class Student(nn.Module):
-    """Encoder and decoder that predict the teacher's maps from the coarsest level of the encoder."""
+    """Student: a decoder that predicts the maps of the teacher from the coarsest map of an encoder."""
 
     def __init__(self, source, n_inputs, levels):
         super().__init__()
@@ -140,7 +143,7 @@ class Student(nn.Module):
 
 
 class Head(nn.Module):
-    """Head that computes logits from maps of several levels, at the stride of the finest one."""
+    """Head that computes logits from the maps of several levels. The logits have the stride of the finest level."""
 
     def __init__(self, levels):
         super().__init__()
@@ -161,7 +164,7 @@ def enlarge(x, factor):
 
 
 def normalized(maps):
-    """Scale the vector at each position to a norm equal to the square root of its number of channels."""
+    """Scale the vector at each position to a norm of sqrt(number of channels)."""
     return [functional.normalize(level.float(), dim=1) * level.shape[1] ** 0.5 for level in maps]
 
 
@@ -173,14 +176,14 @@ def build_teacher(model, layers, channels, n_image_channels):
 
 
 def build_student(teacher, levels, n_image_channels):
-    """Build the asymmetric student of a teacher."""
+    """Build a student with an encoder and a decoder for a teacher."""
     if isinstance(teacher, Layers):
         return Student(Brightness(), 3, levels)
     return Student(Contrast(), Contrast.n_outputs * n_image_channels, levels)
 
 
 def level_shapes(teacher, n_image_channels):
-    """Return the number of channels and the stride of each level of a teacher, finest first."""
+    """Return the number of channels and the stride of each level of a teacher, starting with the finest level."""
     size = 256
     with torch.inference_mode():
         maps = teacher.eval()(torch.zeros(1, n_image_channels, size, size), torch.zeros(1, n_image_channels, 1, 1))
@@ -193,14 +196,17 @@ def level_shapes(teacher, n_image_channels):
 
 
 class StudentTeacher(nn.Module):
-    """Teacher, student and, if there is a segmentation, its head."""
+    """Teacher, student and head. Without segmentation, the head is None."""
 
     def __init__(self, teacher, student, head, levels):
         super().__init__()
         self.teacher, self.student, self.head, self.levels = teacher, student, head, levels
 
     def forward(self, logs, medians):
-        """Return logits (or None) and cosine distances, (n, height', width'), at the stride of the finest level."""
+        """Return logits (None without a head) and cosine distances, at the stride of the finest level.
+
+        Both have the shape (n, height', width').
+        """
         seen, rebuilt = self.teacher(logs, medians), self.student(logs, medians)
         logits = None if self.head is None else self.head(products(seen, rebuilt))
         distances = [enlarge(level[:, None], rebuilt[0].shape[2] // level.shape[1]) for level in cosines(seen, rebuilt)]
@@ -208,7 +214,7 @@ class StudentTeacher(nn.Module):
 
 
 class Trained(nn.Module):
-    """Networks that are trained together."""
+    """Container for two networks that are trained together. The head may be None."""
 
     def __init__(self, network, head):
         super().__init__()
@@ -216,17 +222,20 @@ class Trained(nn.Module):
 
 
 def products(seen, rebuilt):
-    """Return the inputs of the head: the products of the components of both vectors, with a size of about 1."""
+    """Return the inputs of the head: componentwise products of the vectors, with a magnitude of about 1."""
     return [one * other for one, other in zip(normalized(seen), normalized(rebuilt))]
 
 
 def cosines(targets, rebuilt):
-    """Return 1 - cos for each level, of shape (n, height', width')."""
+    """Return 1 - cos between targets and rebuilt maps, with shape (n, height', width') for each level."""
     return [1 - functional.cosine_similarity(one.float(), other.float()) for one, other in zip(targets, rebuilt)]
 
 
 def predict(network, logs, medians, tile_size):
-    """Return logits (0 without a head) and cosine distances of an image, (2, height', width'). Tile large images."""
+    """Return the logits and cosine distances of an image, with shape (2, height', width').
+
+    Large images are divided into tiles. Without a head, the logits are 0.
+    """
     device = next(network.parameters()).device
     stride, unit = network.levels[0][1], network.levels[-1][1]
     height, width = logs.shape[1:]
@@ -249,7 +258,7 @@ def predict(network, logs, medians, tile_size):
 
 
 def _tiles(size, step, margin):
-    """Return (start, stop) of each tile along an axis, without and with its margin."""
+    """Return (start, stop) of each tile along an axis, first without and then with its margin."""
     if size <= step:
         return [((0, size), (0, size))]
     return [

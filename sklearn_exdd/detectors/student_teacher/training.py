@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from sklearn_exdd._cache import fingerprint, fingerprint_of_pixels, folder_of
 from sklearn_exdd._code import fingerprint_of_code
+from sklearn_exdd._params import validate_parts
 from sklearn_exdd._torch import arrays_of, load_weights, resolve_device, resolve_precision, seeded
 from sklearn_exdd._training import train
 from sklearn_exdd._weights import read_weights, write_weights
@@ -12,10 +13,10 @@ from sklearn_exdd.detectors.student_teacher.defects import Defects
 from sklearn_exdd.features.torchvision import load_backbone
 from sklearn_exdd.features.weights import file_sha256
 
-_CHECKPOINT_EVERY = 100  # steps
-_TEACHER_SHARE = 0.3  # share of the training steps and time for a learned teacher
+_CHECKPOINT_EVERY = 100  # number of steps between checkpoints
+_TEACHER_SHARE = 0.3  # fraction of the training steps and of the time limit that a learned teacher gets
 
-# Parameters that affect the weights, in addition to the images.
+# Parameters that determine the trained weights, together with the images.
 _TEACHER_FROM = (
     "teacher", "layers", "weights", "channels", "augmenter", "n_synthetic", "focal_gamma", "crop_size", "max_steps",
     "max_seconds", "train_batch_size", "learning_rate", "validation_fraction",
@@ -31,11 +32,11 @@ class Training:
     params : dict
         Parameters of the detector.
     seeds : dict of str to int
-        Seeds of "teacher" and "student".
+        Seeds for "teacher" and "student".
     n_channels : int
         Number of channels of the images.
     extractor : BaseFeatureExtractor or None
-        Fitted teacher, if it is a feature extractor.
+        Fitted teacher if it is a feature extractor, and None otherwise.
     """
 
     def __init__(self, params, seeds, n_channels, extractor):
@@ -53,7 +54,7 @@ class Training:
         Parameters
         ----------
         pretrained : bool, default=False
-            Whether to load pretrained weights into a torchvision teacher, as needed for training. Use False if fitted
+            Whether to load pretrained weights into a torchvision teacher. Training needs them. Use False if fitted
             weights are loaded afterwards.
 
         Returns
@@ -93,13 +94,14 @@ class Training:
         real : TrainingSet or None
             Defect images to train on.
         synthesize : callable
-            Function that takes no arguments and returns SyntheticDefects or None; called only if something is trained.
+            Function that takes no arguments and returns SyntheticDefects or None. It is called only if something is
+            trained.
 
         Returns
         -------
         losses : dict of str to ndarray
-            Loss of each training step of "teacher" (if it is learned), "student" and "head". In joint training,
-            "student" includes the head.
+            Loss of each training step, for "teacher" (if it is learned), "student" and "head". In joint training,
+            "student" includes the loss of the head, and the entry "head" is missing.
         """
         from sklearn_exdd.detectors.student_teacher.networks import Trained
 
@@ -125,7 +127,7 @@ class Training:
         return losses | self._part("student", rest, pixels, learn_student)
 
     def _part(self, name, module, pixels, learn):
-        """Load the weights of a part from the cache, or train it, and return its losses."""
+        """Load the weights of a part from the cache or train the part. Return its losses."""
         folder = folder_of(self.params.memory)
         if folder is not None:
             folder = folder / f"StudentTeacherDetector-{name}-{self._key(name, pixels)}"
@@ -170,7 +172,7 @@ class Training:
         loss = teacher_loss(network.teacher, head, self.params.focal_gamma)
         run = self._train(Trained(network.teacher, head), loss, crops, "teacher", _TEACHER_SHARE, folder)
         if run.stopped_by == "interrupt":
-            raise KeyboardInterrupt("interrupted during the training of the teacher, before that of the student")
+            raise KeyboardInterrupt("interrupted during the training of the teacher; the student is not trained")
         return {"teacher": run}
 
     def _train_student(self, network, rest, crops, folder):
@@ -191,7 +193,7 @@ class Training:
         return runs
 
     def _train(self, module, loss_of_batch, crops, name, share, folder):
-        """Train a module on batches of crops, for a share of `max_steps` and `max_seconds`."""
+        """Train a module on batches of crops. `share` is its fraction of `max_steps` and `max_seconds`."""
         import torch
 
         params, device = self.params, resolve_device(self.params.device)
@@ -222,8 +224,28 @@ class Training:
         return resolve_precision(self.params.precision, resolve_device(self.params.device))
 
 
+def check_extractor(extractor, crop_size, symmetric):
+    """Check that a feature extractor can be the teacher."""
+    validate_parts([extractor])
+    if symmetric:
+        raise ValueError(
+            "symmetric: expected False with a feature extractor as the teacher, because a student cannot have the "
+            "architecture of an extractor, got True."
+        )
+    if extractor.image_size is not None:
+        raise ValueError(
+            "teacher: expected an extractor with image_size=None, because the teacher receives crops of the images, "
+            f"got {extractor.image_size!r}."
+        )
+    if crop_size < extractor.min_size:
+        raise ValueError(
+            f"crop_size: expected at least {extractor.min_size} for {type(extractor).__name__} as the teacher, got "
+            f"{crop_size}."
+        )
+
+
 def _fingerprint(normal, real):
-    """Return a checksum of all images and masks used for training."""
+    """Return a checksum of all images and masks that are used for training."""
     parts = [fingerprint_of_pixels(normal.samples)]
     if real is not None:
         parts.append(fingerprint_of_pixels(real.images, real.masks))
