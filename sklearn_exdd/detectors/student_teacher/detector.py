@@ -61,7 +61,7 @@ class StudentTeacherDetector(BaseDefectDetector):
         positions and summed over levels. 0 switches it off.
     segmentation_weight : float, default=1.0
         Weight of the segmentation loss (focal and L1). With 0, the head is left out, and the map is the cosine
-        distance.
+        distance. Two-stage training minimises this loss alone, so there all weights > 0 are equivalent.
     focal_gamma : float, default=4.0
         Exponent of the focal loss. Higher values reduce the influence of easy pixels.
     training : {"joint", "two_stage"}, default="joint"
