@@ -63,8 +63,9 @@ display.ax_.set_title(f"Decisions on {len(test)} new images")
 # Highest scores first
 # --------------------
 # An inspector wants to see the images with the highest scores, and where the scores come from.
-# The solid line is the true mask. The dashed line marks where the map exceeds the threshold. It
-# is wider than the defect because a patch also sees its surroundings.
+# The solid line is the true mask. In images called defects, the dashed line surrounds the pixels
+# whose map exceeds the pixel threshold, which the arrow at the colour bar marks. It is wider than
+# the defect because a patch also sees its surroundings.
 worst = test[np.argsort(-scores)[:6]]
 DefectMapDisplay.from_estimator(detector, take(data.X, worst), data.y[worst], masks=take(data.masks, worst))
 
