@@ -63,6 +63,7 @@ display = DefectMapDisplay.from_predictions(
     both,
     scores=np.concatenate([history[0][shown], history[-1][shown]]) + detector.threshold_,
     threshold=detector.threshold_,
+    pixel_threshold=detector.pixel_threshold_,
     masks=where[shown * 2],
     map_label="ratio score (no unit)",
 )

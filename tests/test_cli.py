@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sklearn_exdd import ExDDDetector, persistence
@@ -23,6 +24,7 @@ from sklearn_exdd.cli.arguments import AUGMENTERS, DETECTORS, parser
 from sklearn_exdd.cli.command import main
 from sklearn_exdd.cli.fit import make_detector
 from sklearn_exdd.cli.map_colors import MapColors
+from sklearn_exdd.cli.model import load
 from sklearn_exdd.cli.pictures import list_images, load_labelled
 from sklearn_exdd.cli.report import Thumbnails
 from sklearn_exdd.datasets import load_folder, make_surface_defects
@@ -288,13 +290,13 @@ def test_the_table_has_the_scores_and_decisions_of_all_images(model, unseen, rep
 
 
 def test_programs_can_read_the_maps(model, unseen, report):
-    paths = list_images(unseen)
-    maps = persistence.load(model).predict_map(paths)
+    detector = persistence.load(model)
+    maps = detector.predict_map(list_images(unseen))
     for row, pixel_map in zip(read_table(report), maps):
         with Image.open(report / row["map"]) as picture:
             low, threshold = (float(picture.text[name]) for name in ("low", "threshold"))
             numbers = np.asarray(picture).astype(float)
-        assert threshold == float(row["threshold"])
+        assert threshold == detector.pixel_threshold_
         times = np.where(numbers <= 127.5, numbers / 127.5, 127.5 / (255 - numbers))
         found = low + (threshold - low) * times
         assert (found - threshold)[pixel_map > threshold * 1.01].min(initial=0) >= 0
@@ -315,6 +317,39 @@ def test_the_report_is_one_file_with_the_worst_images_first(unseen, report):
     assert "http" not in re.sub('data:[^"]*|http-equiv', "", (report / "report.html").read_text())
     badges = [attributes["class"] for tag, attributes in page.tags if tag == "span" and "badge" in str(attributes)]
     assert sum("defect" in badge for badge in badges) == n_defects
+
+
+def pixels_of(source):
+    """Decode an image of a page."""
+    with Image.open(io.BytesIO(b64decode(source.partition(",")[2]))) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def is_outline(pixels):
+    return (pixels[..., 0] < 110) & (pixels[..., 2] > 170)
+
+
+def test_maps_of_the_report_have_outlines_around_the_marked_pixels(model, unseen, report):
+    detector, paths = persistence.load(model), list_images(unseen)
+    masks = dict(zip([path.relative_to(unseen).as_posix() for path in paths], detector.predict_mask(paths)))
+    page = Page(report / "report.html")
+    names = [text for text in page.texts if text.endswith(".png")]
+    shown = [(pixels_of(attributes["src"]), attributes["alt"]) for tag, attributes in page.tags if tag == "img"]
+    for name, (image, _), (over, alternative) in zip(names, shown[::2], shown[1::2], strict=True):
+        mask = masks[name].repeat(5, axis=0).repeat(5, axis=1)  # images of 64 pixels are enlarged
+        near = ndimage.binary_dilation(mask, iterations=5) & ~ndimage.binary_erosion(mask, iterations=5)
+        assert not is_outline(image).any()
+        assert is_outline(over).any() == mask.any() == ("outlines" in alternative)
+        assert not is_outline(over)[~near].any()
+    assert f"the pixel threshold {detector.pixel_threshold_:.4g} is in the middle" in " ".join(page.texts)
+
+
+def test_a_single_marked_pixel_of_a_large_image_is_outlined():
+    image, pixel_map = np.full((3000, 3000), 100, np.uint8), np.zeros((3000, 3000), np.float32)
+    pixel_map[1501, 707] = 1.0
+    pictures = Thumbnails(1).make(image, pixel_map, pixel_map > 0.5, MapColors([pixel_map], 0.5))
+    rows, columns = np.nonzero(is_outline(pixels_of(pictures.map)))
+    np.testing.assert_allclose([rows.mean(), columns.mean()], [1501 * 640 / 3000, 707 * 640 / 3000], atol=2)
 
 
 def test_the_histogram_counts_all_images_on_their_side_of_the_threshold(report):
@@ -338,6 +373,10 @@ def test_sizes_are_in_millimetres_and_small_regions_left_out_where_asked(model, 
     rows = run_and_read(model, unseen, tmp_path / "large", "--min-area", 1e6)
     assert {row["n_regions"] for row in rows} == {"0"}
     assert [row["decision"] for row in rows] == [row["decision"] for row in before]
+    page = Page(tmp_path / "large" / "report.html")
+    n_defects = sum(row["decision"] == "defect" for row in rows)
+    assert page.texts.count("All regions are smaller than the minimum area.") == n_defects > 0
+    assert any("smaller than 1e+06 pixels are outlined but not listed" in text for text in page.texts)
 
 
 def run_and_read(model, folder, out, *options):
@@ -352,13 +391,43 @@ def test_a_threshold_of_ones_own_marks_what_it_calls_defective(model, unseen, tm
     assert sum(row["decision"] == "defect" for row in rows) == 6
 
 
+def test_sizes_do_not_depend_on_a_threshold_of_ones_own(model, unseen, tmp_path):
+    detector, paths = persistence.load(model), list_images(unseen)
+    scores, maxima = np.sort(detector.score_samples(paths)), detector.predict_map(paths).max(axis=(1, 2))
+    tables = [run_and_read(model, unseen, tmp_path / "report", "--threshold", scores[i]) for i in (8, 5, 1)]
+    names = ("n_regions", "area", "diameter", "peak_row", "peak_column", "marked")
+    for rows, n_defects in zip(tables, (3, 6, 10), strict=True):
+        assert sum(row["decision"] == "defect" for row in rows) == n_defects
+        for row, reference, highest in zip(rows, tables[-1], maxima):
+            if row["decision"] == "normal":
+                assert [row[name] for name in names] == ["0", "0", "", "", "", ""]
+            else:
+                assert [row[name] for name in names] == [reference[name] for name in names]
+                exceeds = highest > detector.pixel_threshold_
+                assert row["marked"] == ("above the pixel threshold" if exceeds else "around the peak")
+    assert {row["marked"] for row in rows} == {"", "above the pixel threshold", "around the peak"}
+    text = " ".join(Page(tmp_path / "report" / "report.html").texts)
+    n_around = sum(row["marked"] == "around the peak" for row in rows)
+    assert text.count("do not compare this size with others") == n_around
+
+
+def test_a_threshold_of_ones_own_leaves_the_pixel_threshold(model):
+    own, other = load(model), load(model, 0.25)
+    assert other.threshold_ == 0.25 != own.threshold_
+    assert other.pixel_threshold_ == own.pixel_threshold_
+
+
 def test_a_model_without_a_pixel_threshold_has_no_regions(model, unseen, tmp_path):
     detector = persistence.load(model)
     del detector.pixel_threshold_
     persistence.dump(detector, tmp_path / "old")
     rows = run_and_read(tmp_path / "old", unseen, tmp_path / "report")
-    assert {(row["n_regions"], row["area"], row["peak_row"]) for row in rows} == {("", "", "")}
+    assert {(row["n_regions"], row["area"], row["peak_row"], row["marked"]) for row in rows} == {("", "", "", "")}
     assert all(row["map"] for row in rows)
+    page = Page(tmp_path / "report" / "report.html")
+    assert f"the threshold {detector.threshold_:.4g} is in the middle" in " ".join(page.texts)
+    assert "Nothing is outlined, because the model has no pixel threshold. Fit it again." in page.texts
+    assert not any(is_outline(pixels_of(attributes["src"])).any() for tag, attributes in page.tags if tag == "img")
 
 
 def test_only_the_worst_are_shown_where_asked(model, unseen, tmp_path):
@@ -481,17 +550,17 @@ def test_bars_are_those_of_the_command_alone(model, unseen, tmp_path, capsys):
 def test_a_thousand_images_stay_below_fifty_megabytes():
     rng = np.random.RandomState(0)
     image, pixel_map = rng.randint(0, 256, (512, 512, 3)).astype(np.uint8), rng.rand(512, 512).astype(np.float32)
-    small, large = (Thumbnails(n).make(image, pixel_map, MapColors([pixel_map], 0.5)) for n in (1000, 1))
+    mask, colors = pixel_map > 0.5, MapColors([pixel_map], 0.5)
+    small, large = (Thumbnails(n).make(image, pixel_map, mask, colors) for n in (1000, 1))
     assert 1000 * (len(small.image) + len(small.map)) < 50e6
     assert large.width == 512
 
 
 def test_dim_images_of_twelve_bits_are_visible_and_tiny_ones_enlarged():
     image, pixel_map = np.full((20, 40), 4095, np.uint16), np.zeros((20, 40), np.float32)
-    pictures = Thumbnails(1).make(image, pixel_map, MapColors([pixel_map], 1.0))
+    pictures = Thumbnails(1).make(image, pixel_map, None, MapColors([pixel_map], 1.0))
     assert pictures.width == 2 * pictures.height == 320
-    with Image.open(io.BytesIO(b64decode(pictures.image.partition(",")[2]))) as picture:
-        assert np.asarray(picture).min() > 250
+    assert pixels_of(pictures.image).min() > 250
 
 
 def test_the_threshold_is_in_the_middle_of_the_scale():

@@ -50,7 +50,7 @@ AROUND = {
     "persistence": {"_files", "_images"},  # loads classes of all rooms by name
     "export": {"", "_files", "_images", "augment", "banks", "datasets", "detectors", "features"},
     "review": {"_composition", "_files", "_images", "_map_colors", "augment", "persistence"},
-    "display": {"_composition", "_images", "scoring"},
+    "display": {"_composition", "_images", "_map_colors", "scoring"},
 }
 
 

@@ -538,13 +538,24 @@ def test_the_page_shows_the_marked_pixels(folder, source, surfaces, cells):
     np.testing.assert_array_equal(located.map, result.map)
     np.testing.assert_array_equal(located.mask, result.mask)
     assert located.found.startswith(f"Outlined: {len(result.regions)} region")
-    assert f"of {result.mask.sum()} pixels. P-value " in located.found
+    assert located.threshold == detector.pixel_threshold_
+    assert result.map.max() < detector.pixel_threshold_
+    found = f"of {result.mask.sum()} pixels around the peak; none exceeds the pixel threshold. P-value "
+    assert found in located.found
+    detector.pixel_threshold_ = float(result.map.min()) - 1
+    located = ReviewSession(folder, detector).locate(source)
+    assert f"of {(result.map > detector.pixel_threshold_).sum()} pixels above the pixel threshold." in located.found
     detector.threshold_ = 1e9
     located = ReviewSession(folder, detector).locate(source)
     assert located.found.startswith("Normal. P-value ")
     assert not located.mask.any()
     del detector.pixel_threshold_
-    assert ReviewSession(folder, detector).locate(source).found == "Outlined: pixels above the threshold."
+    located = ReviewSession(folder, detector).locate(source)
+    assert (located.found, located.mask.any()) == ("Normal.", False)
+    detector.threshold_ = result.score - 0.01
+    located = ReviewSession(folder, detector).locate(source)
+    assert located.found == "Outlined: pixels above the threshold."
+    np.testing.assert_array_equal(located.mask, result.map > detector.threshold_)
 
 
 def test_a_detector_that_fails_stops_nothing(folder, source):

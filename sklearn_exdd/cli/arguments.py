@@ -144,7 +144,11 @@ def _add_predict(commands):
         help="leave out regions smaller than this, in pixels or, with --pixel-size, in square millimetres "
         "(default: %(default)s)",
     )
-    _add_threshold(predict)
+    _add_threshold(
+        predict,
+        ". Only decisions change: the pixel threshold stays that of the model, so the regions of an image called "
+        "defective are the same for every SCORE, and an image called normal has none",
+    )
     predict.add_argument(
         "--fail-on-defect", action="store_true", help="exit with code 1 if an image is called defective"
     )
@@ -216,12 +220,12 @@ def _add_versions(commands):
     commands.add_parser("versions", help=what, description=_sentence(what), **_LAYOUT)
 
 
-def _add_threshold(command):
+def _add_threshold(command, effect=""):
     command.add_argument(
         "--threshold",
         metavar="SCORE",
         type=_finite,
-        help="call images with a higher score defective (default: the threshold of the model)",
+        help=f"call images with a higher score defective (default: the threshold of the model){effect}",
     )
 
 

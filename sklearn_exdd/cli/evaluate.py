@@ -26,11 +26,11 @@ from sklearn_exdd.metrics import (
 def run(options):
     """Print the figures and, if --out is given, write the page."""
     out, folder = check_page(options.out), open_folder(options.folder)
-    detector = model.load(options.model)
+    detector = model.load(options.model, options.threshold)
     data = load_labelled(folder, "test")
     if data is None:
         raise ValueError(f"{str(folder)!r}: expected labels to compare with, in one of these layouts: {LAYOUTS}.")
-    threshold = detector.threshold_ if options.threshold is None else options.threshold
+    threshold = float(detector.threshold_)
 
     answers = list(ask_scores(detector, data.X, options.verbose))
     usable = np.array([problem is None for _, problem in answers])
@@ -41,7 +41,7 @@ def run(options):
         raise ValueError(f"{str(folder)!r}: expected at least one image that can be used, got none.")
     scores = np.array([score for score, problem in answers if problem is None], dtype=float)
     is_known = detector.is_training_image([data.X[i] for i in np.flatnonzero(usable)])
-    figures = {"threshold": float(threshold), "n_unusable": int((~usable).sum()), "n_training": int(is_known.sum())}
+    figures = {"threshold": threshold, "n_unusable": int((~usable).sum()), "n_training": int(is_known.sum())}
     is_defect = data.y[usable] == 1
     figures |= compare_scores(is_defect, data.kinds[usable], scores, threshold)
     points = _operating_points(detector, is_defect, scores, options)

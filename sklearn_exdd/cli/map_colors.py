@@ -13,7 +13,7 @@ class MapColors:
     some_maps : list of ndarray of shape (height, width)
         Maps from which the lowest (dark) value of the scale is estimated.
     threshold : float
-        Value in the middle of the scale.
+        Value in the middle of the scale, above which pixels are outlined.
 
     Attributes
     ----------

@@ -34,12 +34,14 @@ def save(detector, path):
     persistence.dump(detector, path)
 
 
-def load(path):
+def load(path, threshold=None):
     """Read a detector that can score images and locate defects. Loading a file never runs code from it.
 
     Parameters
     ----------
     path : str
+    threshold : float, default=None
+        Score to use in place of `threshold_`. `pixel_threshold_` stays as it is.
 
     Returns
     -------
@@ -58,6 +60,8 @@ def load(path):
         raise ValueError(f"{path}: expected a detector fitted on images, got one fitted on feature rows.")
     _silence(detector)
     _try_out(detector, path)
+    if threshold is not None:
+        detector.threshold_ = float(threshold)
     return detector
 
 

@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 
 from sklearn_exdd._images.files import why_left_out
+from sklearn_exdd._map_colors import is_around_peak, map_threshold
 from sklearn_exdd.cli import model
 from sklearn_exdd.cli.command import DONE, FOUND, UNUSABLE
 from sklearn_exdd.cli.pictures import REPORT, ask_each, list_files, open_folder
@@ -19,7 +20,7 @@ from sklearn_exdd.detectors.base.regions import check_region_params
 
 _COLUMNS = (
     *("image", "score", "threshold", "decision", "p_value"),
-    *("n_regions", "area", "diameter", "peak_row", "peak_column", "map", "problem"),
+    *("n_regions", "area", "diameter", "peak_row", "peak_column", "marked", "map", "problem"),
 )
 
 
@@ -34,6 +35,7 @@ class Result:
     p_value: float = None
     kind: str = None
     regions: list = None  # None if the model has no pixel threshold
+    is_around_peak: bool = False  # the marked pixels are not above the pixel threshold
     map: str = ""  # relative to the report
     problem: str = None
     pictures: tuple = None  # the image and its map, for the report
@@ -46,10 +48,8 @@ def run(options):
         raise ValueError(f"--n-shown: expected 0 or more, got {options.n_shown}.")
     sizes = {"min_area": options.min_area, "pixel_size": options.pixel_size}
     check_region_params(**sizes)
-    detector = model.load(options.model)
-    if options.threshold is not None:
-        detector.threshold_ = float(options.threshold)
-    threshold = float(detector.threshold_)
+    detector = model.load(options.model, options.threshold)
+    threshold, map_level = float(detector.threshold_), float(map_threshold(detector))
     paths, left_out = list_files(folder, Path(options.model).expanduser())
     if not paths and not left_out:
         raise ValueError(f"{str(folder)!r}: expected images, found none.")
@@ -57,7 +57,7 @@ def run(options):
     aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
         (aside / "maps").mkdir(parents=True)
-        worst = WorstMaps(aside, min(options.n_shown, len(paths)), threshold)
+        worst = WorstMaps(aside, min(options.n_shown, len(paths)), map_level)
         answers = ask_each(lambda some: detector.inspect(some, **sizes), paths, "images", options.verbose)
         for (found, problem), result in zip(answers, results):
             if problem is None and not isfinite(found.score):  # it would never be above the threshold
@@ -66,7 +66,9 @@ def run(options):
             if problem is None:
                 result.score, result.is_defect = found.score, found.score > threshold
                 result.p_value, result.regions, result.kind = found.p_value, found.regions, found.kind
-                worst.add(result, found.map)
+                if found.mask is not None:
+                    result.is_around_peak = is_around_peak(found.mask, found.map, map_level)
+                worst.add(result, found.map, found.mask)
         # A file that was left out must not be mistaken for one without a defect.
         results += [Result(path, path.relative_to(folder).as_posix(), problem=why_left_out(path)) for path in left_out]
         ranking = sorted((result for result in results if result.score is not None), key=lambda result: -result.score)
@@ -77,6 +79,8 @@ def run(options):
             "model": Path(options.model).name,
             "detector": type(detector).__name__,
             "threshold": threshold,
+            "pixel_threshold": map_level if hasattr(detector, "pixel_threshold_") else None,
+            "min_area": options.min_area,
             "false_alarm_rate": detector.false_alarm_rate_ if options.threshold is None else None,
             "unit": "pixels" if options.pixel_size is None else "mm",
         }
@@ -104,7 +108,7 @@ def _write_table(path, results, threshold, knows_kinds):
             decision = {None: "", True: "defect", False: "normal"}[result.is_defect]
             score, p_value = ("" if value is None else value for value in (result.score, result.p_value))
             row = [result.name, score, threshold, decision, p_value, *_sizes(result.regions)]
-            row += [result.map, result.problem or ""]
+            row += [_marked(result), result.map, result.problem or ""]
             table.writerow([*row, result.kind or ""] if knows_kinds else row)
 
 
@@ -113,6 +117,13 @@ def _sizes(regions):
     if not regions:
         return ["", "", "", "", ""] if regions is None else [0, 0, "", "", ""]
     return [len(regions), sum(one.area for one in regions), regions[0].equivalent_diameter, *regions[0].peak]
+
+
+def _marked(result):
+    """Return which pixels of an image are marked, as a table cell; sizes of the two kinds are not comparable."""
+    if result.regions is None or not result.is_defect:
+        return ""
+    return "around the peak" if result.is_around_peak else "above the pixel threshold"
 
 
 def _check_place(out):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sklearn_exdd._map_colors import OUTLINE_COLOR, draw_outline
 from sklearn_exdd.cli.map_colors import gradient
 from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_page
 from sklearn_exdd.display.scores import count_scores, score_edges
@@ -34,13 +35,15 @@ class Thumbnails:
     def __init__(self, n_images):
         self._n_bytes = _N_BYTES / max(n_images, 1)
 
-    def make(self, image, pixel_map, colors):
-        """Make the thumbnails of an image and of its map, laid over the image.
+    def make(self, image, pixel_map, mask, colors):
+        """Make the thumbnails of an image and of its map, laid over the image, with outlines of the marked pixels.
 
         Parameters
         ----------
         image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float
         pixel_map : ndarray of shape (height, width)
+        mask : ndarray of shape (height, width), dtype bool, or None
+            Marked pixels; None outlines nothing.
         colors : MapColors
 
         Returns
@@ -50,9 +53,14 @@ class Thumbnails:
         from PIL import Image
 
         full, shares = as_picture(image), Image.fromarray(colors.shares(pixel_map).astype("f4"))
+        marked = None if mask is None else Image.fromarray(mask.astype("f4"))
         for side in _SIDES:
             small = fitted(full, side)
             over = colors.over(np.asarray(small), np.asarray(shares.resize(small.size)))
+            if marked is not None:
+                # Averages of the pixels: a small region stays visible in a small picture.
+                touched = np.asarray(marked.resize(small.size, Image.Resampling.BOX)) > 0
+                draw_outline(over, touched, width=max(2, round(max(small.size) / 110)))  # pages show it smaller
             files = [jpeg(small), jpeg(Image.fromarray(over))]
             if sum(map(len, files)) <= self._n_bytes:
                 break
@@ -66,8 +74,8 @@ def write_report(path, facts, ranking, n_shown, unusable):
     ----------
     path : pathlib.Path
     facts : dict
-        Folder, model, detector, threshold, false_alarm_rate (promised by the threshold, or None) and unit of lengths
-        ("pixels" or "mm").
+        Folder, model, detector, threshold, false_alarm_rate (promised by the threshold, or None), pixel_threshold
+        (None if the model has none), min_area and unit of lengths ("pixels" or "mm").
     ranking : list of Result
         Images with a score, worst first.
     n_shown : int
@@ -84,6 +92,7 @@ def write_report(path, facts, ranking, n_shown, unusable):
         n_defects=sum(result.is_defect for result in ranking),
         histogram=_histogram(scores, facts["threshold"]) if len(scores) else None,
         heat=gradient(),
+        outline="rgb({}, {}, {})".format(*OUTLINE_COLOR),
         shown=ranking[:n_shown],
         n_left_out=max(0, len(ranking) - n_shown),
         unusable=unusable,

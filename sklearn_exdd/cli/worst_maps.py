@@ -21,6 +21,7 @@ class WorstMaps:
     n_shown : int
         Number of images to keep.
     threshold : float
+        Value in the middle of the colour scale.
     """
 
     def __init__(self, folder, n_shown, threshold):
@@ -28,16 +29,16 @@ class WorstMaps:
         self._thumbnails, self._colors = Thumbnails(n_shown), None
         self._waiting, self._kept, self._numbers = [], [], count()
 
-    def add(self, result, pixel_map):
-        """Add the map of the next image."""
+    def add(self, result, pixel_map, mask):
+        """Add the map and the mask (or None) of the next image."""
         if self._n_shown == 0:
             return
         if self._colors is None:
-            self._waiting.append((result, pixel_map))
+            self._waiting.append((result, pixel_map, mask))
             if len(self._waiting) == _N_FIRST:
                 self._begin()
         else:
-            self._draw(result, pixel_map)
+            self._draw(result, pixel_map, mask)
 
     def finish(self, ranking):
         """Rename the map files by rank; `ranking` lists all results, worst first."""
@@ -52,17 +53,17 @@ class WorstMaps:
 
     def _begin(self):
         """Choose the colour scale from the first maps, and draw them."""
-        self._colors = MapColors([pixel_map for _, pixel_map in self._waiting], self._threshold)
-        for result, pixel_map in self._waiting:
-            self._draw(result, pixel_map)
+        self._colors = MapColors([pixel_map for _, pixel_map, _ in self._waiting], self._threshold)
+        for waiting in self._waiting:
+            self._draw(*waiting)
         self._waiting = []
 
-    def _draw(self, result, pixel_map):
+    def _draw(self, result, pixel_map, mask):
         number = next(self._numbers)
         if len(self._kept) == self._n_shown and result.score <= self._kept[0][0]:
             return
         try:
-            result.pictures = self._thumbnails.make(read_image(result.path), pixel_map, self._colors)
+            result.pictures = self._thumbnails.make(read_image(result.path), pixel_map, mask, self._colors)
         except (OSError, ValueError) as error:  # the file has changed in the meantime
             result.problem = str(error)
             return

@@ -7,7 +7,19 @@ import numpy as np
 
 from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd._images import Images, Masks
-from sklearn_exdd.display.panels import MAP_LINE, MASK_LINE, PATCH_LINE, box, new_axes, outline, show, write_legend
+from sklearn_exdd._map_colors import is_around_peak, map_threshold
+from sklearn_exdd.display.panels import (
+    MAP_LINE,
+    MASK_LINE,
+    PATCH_LINE,
+    PEAK_LINE,
+    box,
+    mark_level,
+    new_axes,
+    outline,
+    show,
+    write_legend,
+)
 from sklearn_exdd.display.scores import are_defects, score_label
 
 _WRONG_DECISION = "#D55E00"
@@ -21,6 +33,11 @@ class DefectMapDisplay:
     scale. With explanations, a box marks the patch that decided. Up to two more panels show the nearest training
     patches; if the training images are not given, a line of text names the patches instead.
 
+    The title compares the score of the image with `threshold`. The arrow at the colour bar marks `pixel_threshold`:
+    pixels above it are outlined, but only in images called defects, as `predict_mask` marks them. A bright spot in an
+    image called normal is therefore not outlined. If no pixel of a defect exceeds the pixel threshold, the
+    surroundings of the peak are marked, and their outline has dashes of its own.
+
     Parameters
     ----------
     images : array of shape (n_images, height, width[, channels]), list of arrays or list of paths
@@ -31,21 +48,25 @@ class DefectMapDisplay:
         Scores of the images.
     threshold : float, default=None
         Score above which an image is called a defect.
+    pixel_threshold : float, default=None
+        Map value above which the pixels of a defect are marked, such as `pixel_threshold_` of a detector. By default,
+        `threshold`, unless `predicted_masks` are given.
     masks : array-like of shape (n_images, height, width) or list of (array-like or None), default=None
         True masks; `None` stands for an image without a defect.
     labels : array-like of shape (n_images,), default=None
         1 (or True) for a defect. By default, with `masks`, each image whose mask marks a pixel is a defect.
     predicted_masks : array-like of shape (n_images, height, width) or list of array-like, default=None
-        Pixels that the detector marks, as returned by `predict_mask`. By default, the pixels of the map above the
-        threshold.
+        Pixels that the detector marks, as returned by `predict_mask`. By default, the pixels of the map above
+        `pixel_threshold`; in an image whose score is not above `threshold`, none.
     explanations : list of dict, default=None
         Explanation of each image, as returned by `explain` of a detector.
     normal_images, defect_images, synthetic_images : images, default=None
         Training images to which `normal_image` and `defect_image` of the explanations refer. Synthetic images are
         counted separately. Only the images needed are read.
     map_range : tuple of (float, float), default=None
-        Values at the ends of the colour scale. By default, the lowest and the highest value of all maps. If the
-        threshold is higher than these, it is the upper end, so that the noise of images without a defect stays dark.
+        Values at the ends of the colour scale. By default, the lowest and the highest value of all maps. If
+        `pixel_threshold` is higher than these, it is the upper end, so that the noise of images without a defect stays
+        dark.
     map_label : str, default=None
         Label of the colour bar, with the unit, in at most 40 characters; by default "anomaly score (no unit)".
 
@@ -66,6 +87,7 @@ class DefectMapDisplay:
         maps,
         scores=None,
         threshold=None,
+        pixel_threshold=None,
         masks=None,
         labels=None,
         predicted_masks=None,
@@ -80,6 +102,7 @@ class DefectMapDisplay:
         self.maps = maps
         self.scores = scores
         self.threshold = threshold
+        self.pixel_threshold = pixel_threshold
         self.masks = masks
         self.labels = labels
         self.predicted_masks = predicted_masks
@@ -123,6 +146,7 @@ class DefectMapDisplay:
             images=X if channels is None else Images(X, "images", channels=channels).raw(),
             **_predictions(detector, X_detector, explain),
             threshold=getattr(detector, "threshold_", None),
+            pixel_threshold=map_threshold(detector),
             masks=masks,
             labels=None if y is None else are_defects(detector, y),
             normal_images=X_normal,
@@ -141,7 +165,7 @@ class DefectMapDisplay:
         images, maps, scores, threshold, masks, labels : default=None
             See the class.
         **kwargs : dict
-            Further parameters of the class (such as `map_label`) and of :meth:`plot`.
+            Further parameters of the class (such as `pixel_threshold`) and of :meth:`plot`.
 
         Returns
         -------
@@ -179,10 +203,9 @@ class DefectMapDisplay:
         alpha : float, default=0.8
             Opacity of the maps over the images, in [0, 1].
         contour : bool, default=True
-            Whether to outline the marked pixels on the image.
+            Whether to outline the marked pixels on the image, and to mark the pixel threshold at the colour bar.
         pixel_threshold : float, default=None
-            Map value above which pixels are outlined. By default, the pixels of `predicted_masks` are outlined or,
-            without these, the pixels above `threshold`. If all three are None, nothing is outlined.
+            Map value to use instead of `predicted_masks` and the `pixel_threshold` of the class.
         patch_size : int, default=None
             Side, in pixels, of the boxes around the patch that decided and around the training patches. By default, a
             quarter of the shorter side of the image.
@@ -198,7 +221,10 @@ class DefectMapDisplay:
             raise ImportError("DefectMapDisplay needs matplotlib: pip install 'sklearn_exdd[plot]'.") from error
 
         images, maps, masks = self._checked_data()
-        level = self.threshold if pixel_threshold is None else pixel_threshold
+        predicted = self.predicted_masks if pixel_threshold is None else None
+        level = self.pixel_threshold if pixel_threshold is None else pixel_threshold
+        if level is None and predicted is None:
+            level = self.threshold
         lowest, highest = min(one.min() for one in maps), max(one.max() for one in maps)
         low, high = self.map_range or (lowest, max(highest, lowest if level is None else level))
         scale = ScalarMappable(Normalize(low, high if high > low else low + 1), cmap)
@@ -233,13 +259,8 @@ class DefectMapDisplay:
             if masks[i] is not None and masks[i].any():
                 outline(on_image, masks[i].astype(float), 0.5, MASK_LINE)
                 lines["true mask"] = MASK_LINE
-            if contour and pixel_threshold is None and self.predicted_masks is not None:
-                if self.predicted_masks[i].any():
-                    outline(on_image, self.predicted_masks[i].astype(float), 0.5, MAP_LINE)
-                    lines["predicted mask"] = MAP_LINE
-            elif contour and level is not None and anomaly_map.max() > level:
-                outline(on_image, anomaly_map, level, MAP_LINE)
-                lines[f"map above {level:.4g}"] = MAP_LINE
+            if contour:
+                lines |= self._outline_marked(on_image, i, anomaly_map, level, predicted)
             if self.explanations is not None:
                 side = patch_size or max(8, min(image.shape[:2]) // 4)
                 box(on_image, self.explanations[i]["patch"], side)
@@ -250,11 +271,14 @@ class DefectMapDisplay:
             self._write_title(on_image, i, masks[i])
         extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[lowest < low, highest > high]
         place = {"ax": self.axes_.ravel().tolist()} if bar is None else {"cax": bar}
+        if bar is None and self.figure_.get_layout_engine() is None:
+            place["pad"] = 0.12  # room for the text beside the bar
         label = "anomaly score (no unit)" if self.map_label is None else self.map_label
         self.colorbar_ = self.figure_.colorbar(scale, label=label, extend=extend, alpha=alpha, **place)
-        if level is not None and low <= level <= high:
-            transform = self.colorbar_.ax.get_yaxis_transform()
-            self.colorbar_.ax.scatter(-0.4, level, marker=">", c=MAP_LINE["color"], transform=transform, clip_on=False)
+        if contour and level is not None:
+            follows_decisions = predicted is not None or (self.scores is not None and self.threshold is not None)
+            condition = ",\nif called a defect" if follows_decisions else ""
+            mark_level(self.colorbar_, level, f"outlined above {level:.4g}{condition}")
         if lines:
             # Sorted, so the order does not depend on which image added a line first.
             write_legend(self.axes_, dict(sorted(lines.items(), reverse=True)), below=bar is not None)
@@ -277,14 +301,32 @@ class DefectMapDisplay:
         masks = None if self.masks is None else Masks(self.masks, len(images))
         return images, maps, [masks and masks.get(i, image.shape) for i, image in enumerate(images)]
 
+    def _decision(self, i):
+        """Tell whether an image is called a defect; None if its score or the threshold is not known."""
+        return None if self.scores is None or self.threshold is None else bool(self.scores[i] > self.threshold)
+
+    def _outline_marked(self, ax, i, anomaly_map, level, predicted):
+        """Outline the marked pixels of an image, and return the line by its label in the legend."""
+        if predicted is not None:
+            mask = np.asarray(predicted[i])
+            if not mask.any():
+                return {}
+            label, line = "predicted mask", MAP_LINE
+            if level is not None and is_around_peak(mask, np.asarray(self.maps[i]), level):
+                label, line = "predicted around the peak", PEAK_LINE
+            outline(ax, mask.astype(float), 0.5, line)
+            return {label: line}
+        if level is None or self._decision(i) is False or not anomaly_map.max() > level:
+            return {}
+        outline(ax, anomaly_map, level, MAP_LINE)
+        return {f"map above {level:.4g}": MAP_LINE}
+
     def _write_title(self, ax, i, mask):
         """Write score, decision and true label above the panels of an image."""
-        title, decided, truth, style = f"[{i}]", None, None, {}
+        title, decided, truth, style = f"[{i}]", self._decision(i), None, {}
         if self.scores is not None:
-            score, threshold = self.scores[i], self.threshold
-            decided = None if threshold is None else bool(score > threshold)
             words = ("score {:.4g}", "normal, score {:.4g} ≤ {:.4g}", "defect, score {:.4g} > {:.4g}")
-            title += " " + words[0 if decided is None else 1 + decided].format(score, threshold)
+            title += " " + words[0 if decided is None else 1 + decided].format(self.scores[i], self.threshold)
         if self.labels is not None or self.masks is not None:
             truth = bool(self.labels[i]) if self.labels is not None else mask is not None and bool(mask.any())
             title += f"\ntrue label: {'defect' if truth else 'normal'}"

@@ -5,6 +5,7 @@ import numpy as np
 # Okabe-Ito colours. Each kind of line also has its own dashes, for printing in grey and for any colour vision.
 MASK_LINE = {"color": "#56B4E9", "linestyle": "solid"}
 MAP_LINE = {"color": "#E69F00", "linestyle": (0, (4, 1.5))}
+PEAK_LINE = {"color": "#E69F00", "linestyle": (0, (4, 1.5, 1, 1.5))}
 PATCH_LINE = {"color": "#F0E442", "linestyle": (0, (1.5, 1))}
 
 
@@ -37,9 +38,10 @@ def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2
     heights = [max(height for height, _ in sizes[i : i + n_columns]) for i in range(0, len(sizes), n_columns)]
     tops = np.cumsum([0.05 + title] + [height + below + title for height in heights])
     group = n_panels * (width + gap) + 0.15
+    beside = 0.3 * bar  # room for the text to the left of the colour bar
     # The label of the colour bar needs this height, however flat the images are.
     bar_height = max(tops[-1] - title - below - tops[0], 1.9 if bar else 0)
-    total = np.array([0.1 + n_columns * group + 0.8 * bar, tops[0] + bar_height + below + legend])
+    total = np.array([0.1 + n_columns * group + beside + 0.8 * bar, tops[0] + bar_height + below + legend])
     figure = plt.figure(figsize=total)
 
     def add_axes(left, top, height, width):
@@ -49,7 +51,7 @@ def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2
     for i, j in np.ndindex(axes.shape):
         row, column = divmod(i, n_columns)
         axes[i, j] = add_axes(0.1 + column * group + j * (sizes[i][1] + gap), tops[row], *sizes[i])
-    return axes, add_axes(0.1 + n_columns * group, tops[0], bar_height, 0.16) if bar else None
+    return axes, add_axes(0.1 + n_columns * group + beside, tops[0], bar_height, 0.16) if bar else None
 
 
 def show(ax, image, white):
@@ -70,6 +72,28 @@ def outline(ax, values, level, line):
     place = np.arange(-1, width + 1), np.arange(-1, height + 1)
     lines = ax.contour(*place, values, [level], colors=line["color"], linewidths=1.3)
     lines.set(linestyle=line["linestyle"], path_effects=_halo(), clip_on=False)
+
+
+def mark_level(colorbar, level, text):
+    """Mark a value on the left of a colour bar: an arrow, if the scale holds the value, and a text along the bar."""
+    low, high = colorbar.vmin, colorbar.vmax
+    share = np.clip((level - low) / (high - low), 0, 1)
+    if low <= level <= high:
+        place = colorbar.ax.get_yaxis_transform()
+        arrow = {"marker": 5, "markersize": 8, "color": MAP_LINE["color"], "clip_on": False}  # 5: its tip is the place
+        colorbar.ax.plot([0], [level], transform=place, **arrow)
+    colorbar.ax.annotate(
+        text,
+        (0, share),
+        xycoords="axes fraction",
+        xytext=(-9, 0),
+        textcoords="offset points",
+        rotation=90,
+        fontsize="x-small",
+        ha="right",
+        va="bottom" if share < 0.5 else "top",
+        annotation_clip=False,
+    )
 
 
 def box(ax, center, side):

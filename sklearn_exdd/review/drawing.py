@@ -4,14 +4,12 @@ import io
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
 
-from sklearn_exdd._map_colors import heat_colors
+from sklearn_exdd._map_colors import OUTLINE_COLOR, draw_outline, heat_colors
 
 TOOLS = ("brush", "outline", "box")
 # Longest side of an image on the page. Small images are enlarged by whole factors, so that single pixels are visible.
 _SMALL, _LARGE = 480, 1200
-_MASK_COLOR = (0, 200, 255)
 
 
 @dataclass
@@ -108,7 +106,7 @@ def svg(strokes, scale):
     return "".join(shapes)
 
 
-_COLOR = "rgb({}, {}, {})".format(*_MASK_COLOR)
+_COLOR = "rgb({}, {}, {})".format(*OUTLINE_COLOR)
 _FILLED = f'fill="{_COLOR}" fill-opacity="0.4" stroke="{_COLOR}" stroke-width="2"'
 _PAINTED = f'fill="none" stroke="{_COLOR}" stroke-opacity="0.5" stroke-linecap="round" stroke-linejoin="round"'
 
@@ -144,7 +142,7 @@ def preview(image, mask=None, longest=None):
     if mask is not None:
         pixels = np.array(shown.convert("RGB"))
         large = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        pixels[ndimage.binary_dilation(large, iterations=2) & ~large] = _MASK_COLOR
+        draw_outline(pixels, large)
         shown = Image.fromarray(pixels)
     buffer = io.BytesIO()
     shown.save(buffer, "PNG", compress_level=1)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.base import clone
 
+from sklearn_exdd._map_colors import is_around_peak, map_threshold
 from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter, PerlinDefectAugmenter
 from sklearn_exdd.review.corrections import Corrections
 from sklearn_exdd.review.drawing import preview
@@ -44,7 +45,7 @@ class Judged(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Place of a defect according to a detector: map, marked pixels, threshold and a sentence on the result."""
+    """Place of a defect according to a detector: map, marked pixels, threshold of the map and a sentence on both."""
 
     map: np.ndarray
     mask: np.ndarray
@@ -242,12 +243,18 @@ class ReviewSession:
         detector = self.detector  # one state, even if a correction is applied in the meantime
         if not hasattr(detector, "predict_map"):
             return None
-        paths, threshold = [self.folder.locate(name)], float(detector.threshold_)
+        paths, threshold = [self.folder.locate(name)], float(map_threshold(detector))
         with self._busy:
             result = detector.inspect(paths)[0] if hasattr(detector, "inspect") else None
             anomaly_map = detector.predict_map(paths)[0] if result is None else result.map
+            decision = detector.decision_function(paths)[0] if result is None else result.decision
         if result is None or result.mask is None:
-            return Located(anomaly_map, anomaly_map > threshold, threshold, "Outlined: pixels above the threshold.")
+            found = "Outlined: pixels above the threshold." if decision > 0 else "Normal."
+            return Located(anomaly_map, (anomaly_map > threshold) & (decision > 0), threshold, found)
         n_regions, area = len(result.regions), sum(region.area for region in result.regions)
-        found = f"Outlined: {n_regions} region{'s' * (n_regions != 1)} of {area} pixels." if n_regions else "Normal."
-        return Located(anomaly_map, result.mask, threshold, f"{found} P-value {result.p_value:.2g}.")
+        found = f"Outlined: {n_regions} region{'s' * (n_regions != 1)} of {area} pixels" if n_regions else "Normal"
+        if is_around_peak(result.mask, anomaly_map, threshold):
+            found += " around the peak; none exceeds the pixel threshold"
+        elif n_regions:
+            found += " above the pixel threshold"
+        return Located(anomaly_map, result.mask, threshold, f"{found}. P-value {result.p_value:.2g}.")
