@@ -316,7 +316,7 @@ def test_a_detector_without_a_pixel_threshold_says_to_fit_again(squares):
     X, y, _ = squares
     detector = Brightness(with_maxima=False).fit(X[y == 0])
     for method in ("predict_mask", "predict_regions"):
-        with pytest.raises(ValueError, match=rf"^{method}: expected a detector with pixel_threshold_, .* Fit it again"):
+        with pytest.raises(ValueError, match=rf"^{method}: expected a detector with pixel_threshold_, .* fit it again"):
             getattr(detector, method)(X)
     (result,) = detector.inspect(X[:1])
     assert result.mask is None
