@@ -6,6 +6,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import make_pipeline
 from test_review import write_folder
 
-from sklearn_exdd import CombinedDefectDetector, CutPasteDefectAugmenter, ExDDDetector, persistence
+from sklearn_exdd import CombinedDefectDetector, CutPasteDefectAugmenter, ExDDDetector, partial_fit, persistence
+from sklearn_exdd.review import corrections
 from sklearn_exdd.review.corrections import Figures
 from sklearn_exdd.review.session import ReviewSession
 
@@ -125,7 +129,7 @@ def test_a_detector_that_cannot_tell_what_it_knows_says_so(folder):
     assert [(one.kind, one.after) for one in changes] == [("untold", Figures(6, 6, 12, 12))]
     assert not session.corrections.can_learn
     session.corrections.add(names_of(session, 0)[0], 1)
-    assert (session.corrections.steps, len(folder.decisions())) == ([], 1)
+    assert (session.corrections.steps, len(folder.decisions())) == ((), 1)
 
 
 def test_undo_goes_back_bit_for_bit_and_withdraws_the_decisions(session, folder):
@@ -136,14 +140,14 @@ def test_undo_goes_back_bit_for_bit_and_withdraws_the_decisions(session, folder)
         states.append((session.detector, bits(session.detector), folder.decisions()))
     assert len({content for _, content, _ in states}) == 4
     for number, (detector, content, decisions) in ((3, states[2]), (1, states[0])):
-        session.corrections.undo(number)
+        step = session.corrections.steps[number - 1]
+        session.corrections.undo(step)
         assert session.detector is detector
         assert bits(detector) == content
         assert folder.decisions() == decisions
     assert len(session.corrections.loaded.judged) == len(folder.entries())
-    for number in (0, 1):
-        with pytest.raises(ValueError, match=rf"^undo: expected a number from 1 to 0, got {number}. Reload the page"):
-            session.corrections.undo(number)
+    with pytest.raises(ValueError, match=rf"^The correction of '{defects[0]}' has already been undone. Nothing has"):
+        session.corrections.undo(step)
 
 
 def test_take_back_undoes_the_latest_correction_and_no_other(session, folder):
@@ -157,12 +161,37 @@ def test_take_back_undoes_the_latest_correction_and_no_other(session, folder):
         ValueError, match=rf"^'{first}' is correction 1, and others have been applied after it\. Undo it"
     ):
         session.take_back()
-    session.corrections.undo(2)
+    with pytest.raises(ValueError, match=rf"^'{first}' is correction 1, and others have been applied after it"):
+        session.corrections.undo(session.corrections.steps[0], is_last=True)
+    assert len(session.corrections.steps) == 2
+    session.corrections.undo(session.corrections.steps[1], is_last=True)
     assert session.take_back()["source"] == first
     assert session.detector is loaded
     folder.correct(second, 0)
     assert session.take_back()["label"] == 0
     assert folder.decisions() == []
+
+
+def test_take_back_waits_for_a_correction_that_another_page_is_applying(session, folder, monkeypatch):
+    loaded, is_applying, may_go_on = session.detector, Event(), Event()
+
+    def slow_partial_fit(*arguments, **more):
+        is_applying.set()
+        assert may_go_on.wait(60)
+        partial_fit(*arguments, **more)
+
+    monkeypatch.setattr(corrections, "partial_fit", slow_partial_fit)
+    with ThreadPoolExecutor(2) as threads:
+        adding = threads.submit(session.corrections.add, names_of(session, 1)[0], 1)
+        assert is_applying.wait(60)
+        taking_back = threads.submit(session.take_back)
+        with pytest.raises(TimeoutError):
+            taking_back.result(0.5)
+        may_go_on.set()
+        adding.result(60)
+        assert taking_back.result(60)["source"] == names_of(session, 1)[0]
+    assert (folder.decisions(), session.corrections.steps) == ([], ())
+    assert session.detector is loaded
 
 
 def test_an_image_is_corrected_once(session, normal, cells, tmp_path):
@@ -186,7 +215,7 @@ def test_a_correction_that_fails_is_kept_and_can_be_applied_later(error, session
             session.corrections.add(name, 1)
     assert session.detector is loaded
     assert bits(loaded) == content
-    assert session.corrections.steps == []
+    assert session.corrections.steps == ()
     assert session.corrections.kept() == folder.decisions()
     session.corrections.apply_kept()
     assert session.corrections.kept() == []
@@ -228,6 +257,14 @@ def test_a_saved_detector_knows_its_corrections_and_files_are_never_replaced(fol
     np.testing.assert_array_equal(later.detector.score_samples(images), session.detector.score_samples(images))
     assert later.detector.threshold_ == session.detector.threshold_
     assert not hasattr(later.detector.fit(normal), "corrections_")
+
+
+def test_detectors_saved_at_the_same_time_do_not_replace_each_other(folder, normal, monkeypatch):
+    detector, dump = ExDDDetector("gabor", random_state=0).fit(normal), persistence.dump
+    monkeypatch.setattr(persistence, "dump", lambda *arguments: (time.sleep(0.2), dump(*arguments)))
+    with ThreadPoolExecutor(2) as threads:
+        names = list(threads.map(folder.save, [detector] * 2))
+    assert sorted(names) == [f"review/detectors/00{i}.safetensors" for i in (1, 2)]
 
 
 def test_a_detector_that_cannot_be_saved_leaves_no_file(session, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ import joblib
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import BaseEstimator
 from test_review import HOSTILE_NAMES, Prompted, running_page, write_folder
 
 from sklearn_exdd import ExDDDetector, persistence
@@ -70,20 +72,10 @@ def draw(page, *points):
 
 
 def pick(page, name):
-    """Click a thumbnail and wait for the image. Click again if the thumbnails were being redrawn meanwhile."""
-    button = page.get_by_role("button", name=name, exact=True).locator("visible=true")
-    picked = page.get_by_role("button", name=name, exact=True, pressed=True).locator("visible=true")
-    for n_left in reversed(range(6)):
-        button.click()
-        try:
-            picked.wait_for(timeout=10_000)
-        except playwright.TimeoutError:
-            if not n_left:
-                raise
-        else:
-            break
-    image = page.locator(".cursor-crosshair img").locator("visible=true")
-    page.wait_for_function("(image) => image.complete && image.naturalWidth", arg=image.element_handle())
+    """Click a thumbnail once, and wait for the image. No click may be lost, even if the thumbnails are redrawn."""
+    page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
+    page.get_by_role("button", name=name, exact=True, pressed=True).locator("visible=true").wait_for()
+    page.locator(".cursor-crosshair img").locator("visible=true").wait_for()
 
 
 def told(page, text):
@@ -189,6 +181,116 @@ def test_an_expert_makes_defects_and_corrects_a_detector(inspected, open_page):
     assert len(detector.defect_bank_) > 0
     images = [folder.path / name for name in normal] + data.X[:2]
     ExDDDetector().fit(images, [0] * len(normal) + [1, 1], masks=[None] * len(normal) + data.masks[:2])
+
+
+def test_what_is_drawn_outside_the_region_of_interest_is_cut_off_or_refused(inspected, open_page, unseen_surfaces):
+    folder, detector_file = inspected
+    roi = np.arange(64) < np.full((64, 1), 32)
+    X, y, _ = unseen_surfaces
+    joblib.dump(ExDDDetector("gabor", max_false_alarm_rate=0.5, random_state=0).fit(X[y == 0], roi=roi), detector_file)
+    page = open_page(folder.path, "--detector", str(detector_file))
+    refusal = "Expected a drawn region within the detector's region of interest, got one that lies entirely outside. "
+    refusal += "Draw where the image is not shaded."
+    cut_off = "The part of the drawn region outside the region of interest was cut off."
+    pick(page, next(entry.name for entry in folder.entries() if entry.label == 0))
+    told(page, "Shaded: outside the detector's region of interest.")
+    page.get_by_role("button", name="Box").click()
+    draw(page, (0.6, 0.2), (0.9, 0.6))
+    page.get_by_role("button", name="Generate").click()
+    told(page, refusal)
+    draw(page, (0.2, 0.2), (0.9, 0.6))
+    page.get_by_role("button", name="Generate").click()
+    told(page, f"OffsetDefectAugmenter, seed 0. {cut_off}")
+    page.get_by_role("button", name="Accept").click()
+    told(page, "1 accepted · 0 rejected · 0 corrected")
+
+    page.get_by_role("tab", name="Correct a detector").click()
+    page.get_by_role("button", name="Close").first.click()
+    tile = page.get_by_text("missed").or_(page.get_by_text("found")).locator("visible=true").first.locator("xpath=..")
+    pick(page, tile.get_by_role("button").get_attribute("aria-label"))
+    page.get_by_role("button", name="Box").locator("visible=true").click()
+    draw(page, (0.6, 0.2), (0.9, 0.6))
+    page.get_by_role("button", name="Really a defect").click()
+    told(page, refusal)
+    draw(page, (0.3, 0.3), (0.9, 0.6))
+    page.get_by_role("button", name="Really a defect").click()
+    told(page, f"Kept as a defect. {cut_off}")
+    told(page, "1 accepted · 0 rejected · 1 corrected")
+    data = load_review(folder.path)
+    assert len(data.masks) == 2
+    assert not any((np.asarray(Image.open(mask)) > 0)[~roi].any() for mask in data.masks)
+
+
+class SlowMaps(BaseEstimator):
+    """Detector whose verdict depends on the brightness, and whose maps take time."""
+
+    def fit(self, X, y=None):
+        self.threshold_ = 0.0
+        return self
+
+    def decision_function(self, X):
+        return np.array([np.asarray(Image.open(path)).mean() - 100 for path in X])
+
+    def predict_map(self, X):
+        time.sleep(3)
+        return np.zeros((len(X), 64, 64)) - 1
+
+
+class SlowPrompted(Prompted):
+    """Augmenter that takes time."""
+
+    def _paint(self, image, region, random_state):
+        time.sleep(3)
+        return super()._paint(image, region, random_state)
+
+
+def test_what_is_shown_and_decided_belongs_to_the_image_that_was_clicked_last(inspected, open_page, tmp_path):
+    folder, detector_file = inspected
+    normal = [entry.name for entry in folder.entries() if entry.label == 0]
+    joblib.dump(SlowMaps().fit(None), detector_file)
+    joblib.dump(SlowPrompted().fit([folder.path / normal[0]]), tmp_path / "slow.joblib")
+    page = open_page(folder.path, "--detector", str(detector_file), "--augmenter", str(tmp_path / "slow.joblib"))
+    pick(page, normal[0])
+    draw(page, (0.3, 0.3), (0.6, 0.6))
+    page.get_by_label("Prompt").fill("a pit")
+    page.get_by_role("button", name="Generate").click()
+    told(page, "SlowPrompted, seed 0. “a pit”")
+    accept = page.get_by_role("button", name="Accept")
+    accept.wait_for()
+    page.get_by_role("button", name="Generate").click()
+    told(page, "Generating …")
+    assert not accept.is_visible()  # the result that was shown before is no longer offered
+    pick(page, normal[1])
+    told(page, "The result appears here.")
+    draw(page, (0.3, 0.3), (0.6, 0.6))
+    page.locator("button:not(.q-btn--actionable)", has_text="Generate").wait_for(state="detached")
+    assert not accept.is_visible()  # nor is the result for another image, which has come in the meantime
+    page.get_by_role("button", name="Generate").click()
+    accept.click()
+    told(page, "1 accepted · 0 rejected · 0 corrected")
+    assert [own["source"] for own in load_review(folder.path).provenance] == [normal[1]]
+
+    page.get_by_role("tab", name="Correct a detector").click()
+    page.get_by_text("passed").or_(page.get_by_text("alarm")).locator("visible=true").first.wait_for()
+    buttons = page.locator("[aria-pressed]").locator("visible=true")
+    names = [button.get_attribute("aria-label") for button in buttons.all()]
+    shown = page.get_by_text("What the detector sees").locator("xpath=..").locator("img")
+    pick(page, names[0])
+    shown.locator("visible=true").wait_for()
+    pick(page, names[1])
+    told(page, "Computing the map …")
+    assert not shown.is_visible()  # the map of the first image is not shown beside the second
+    shown.locator("visible=true").wait_for()
+
+    # While the mouse button is down on a thumbnail, a correction changes the caption of another one.
+    box = buttons.nth(2).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.get_by_role("button", name="Really a defect").focus()
+    page.keyboard.press("Enter")
+    told(page, "✓ defect")
+    page.mouse.up()
+    page.get_by_role("button", name=names[2], exact=True, pressed=True).locator("visible=true").wait_for()
 
 
 def test_hostile_names_and_broken_files_are_shown_as_text(tmp_path, open_page, surfaces):

@@ -118,6 +118,7 @@ def main(arguments=None):
             augmenters["Diffusion: described by the prompt"] = DiffusionDefectAugmenter(
                 options.diffusion, max_redraws=1
             )
+        session = ReviewSession(folder, detector, augmenters)
         listener = listen(options.host, options.port)
     except (OSError, ValueError, NotFittedError) as error:
         sys.exit(str(error))
@@ -134,7 +135,7 @@ def main(arguments=None):
     token = token_urlsafe(16)
     called = f"[{called}]" if ":" in called else called
     print(f"Review {folder.path} at http://{called}:{port}/?token={token} (press Ctrl+C to stop)", flush=True)
-    serve(ReviewSession(folder, detector, augmenters), listener, token, names)
+    serve(session, listener, token, names)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,18 @@ from threading import Lock
 from typing import NamedTuple
 
 from sklearn_exdd._composition import follow_to_detector, partial_fit, reaches
+from sklearn_exdd.review.roi import cut_to, region_of_interest
 
 # Images are counted separately by their relation to the detector.
 NEW, UNTOLD, KNOWN, CORRECTED = "new", "untold", "known", "corrected"
 
 
 class State(NamedTuple):
-    """Detector, which is never modified, and its verdicts so far, by image name."""
+    """Detector, which is never modified, its verdicts so far, by image name, and the corrections it has learned."""
 
     detector: object
     judged: dict
+    steps: tuple = ()
 
 
 class Step(NamedTuple):
@@ -67,16 +69,20 @@ class Corrections:
     Attributes
     ----------
     state : State
-        Detector with all corrections.
-    steps : list of Step
-        Corrections applied so far; the first has number 1.
+        Detector with all corrections. It is replaced as a whole, so that readers in other threads never see a detector
+        with the corrections of another one.
     """
 
     def __init__(self, detector, folder, busy):
         self.folder, self.busy = folder, busy
         self.loaded = self.state = State(detector, {})
-        self.steps, self._is_known = [], {}
+        self._is_known = {}
         self._changing = Lock()
+
+    @property
+    def steps(self):
+        """Corrections applied so far, as a tuple of Step; the first has number 1."""
+        return self.state.steps
 
     @property
     def can_learn(self):
@@ -92,6 +98,10 @@ class Corrections:
         applied = self.applied()
         return [own for own in self.folder.decisions() if own["what"] == "corrected" and own not in applied]
 
+    def roi(self, name):
+        """Return the region of interest of an image, or None; see :func:`.roi.region_of_interest`."""
+        return region_of_interest(self.loaded.detector, self.folder.locate(name))  # corrections never change it
+
     def add(self, name, label, region=None):
         """Keep the true label of an image and correct the detector.
 
@@ -102,19 +112,27 @@ class Corrections:
         label : {0, 1}
             0 for normal, 1 for a defect.
         region : ndarray of shape (height, width), dtype bool, default=None
-            Region of the defect.
+            Region of the defect. Only the part within the region of interest of the detector is kept.
+
+        Returns
+        -------
+        is_cut : bool
+            Whether a part of the region was cut off.
 
         Raises
         ------
         ValueError
-            If the image has been corrected before, or the detector fails. In the latter case, the decision is kept.
+            If the image has been corrected before, if the region lies outside the region of interest, or if the
+            detector fails. In the last case, the decision is kept.
         """
+        region, is_cut = (None, False) if region is None else cut_to(self.roi(name), region)
         with self._changing:
             if self.can_learn:
                 self._check_new(name)
             decision = self.folder.correct(name, label, region)
             if self.can_learn:
                 self._apply(decision)
+        return is_cut
 
     def apply_kept(self):
         """Apply the corrections listed by :meth:`kept`, in order."""
@@ -123,20 +141,49 @@ class Corrections:
                 self._check_new(decision["source"])
                 self._apply(decision)
 
-    def undo(self, number):
+    def undo(self, step, *, is_last=False):
         """Return to the state before a correction, and withdraw its decision and all later ones.
 
         Parameters
         ----------
-        number : int
-            Number of the correction; 1 is the first of `steps`.
+        step : Step
+            Item of `steps`.
+        is_last : bool, default=False
+            Whether to refuse if other corrections have been applied after this one.
         """
         with self._changing:
-            if not 1 <= number <= len(self.steps):
-                raise ValueError(f"undo: expected a number from 1 to {len(self.steps)}, got {number}. Reload the page.")
-            while len(self.steps) >= number:
-                self.folder.withdraw(self.steps[-1].decision)
-                self.state = self.steps.pop().before
+            self._undo(step, is_last)
+
+    def take_back(self):
+        """Withdraw the latest decision of the folder; if it is the latest correction, undo it, too.
+
+        Returns
+        -------
+        decision : dict or None
+            Withdrawn decision, or None without any decision.
+        """
+        with self._changing:  # nobody may apply the decision in the meantime
+            decision = next(reversed(self.folder.decisions()), None)
+            steps = [step for step in self.steps if step.decision == decision]
+            if steps:
+                self._undo(steps[-1], is_last=True)
+            elif decision is not None:
+                self.folder.withdraw(decision)
+        return decision
+
+    def _undo(self, step, is_last):
+        numbers = [number for number, own in enumerate(self.steps, start=1) if own is step]
+        name = step.decision["source"]
+        if not numbers:
+            raise ValueError(f"The correction of {name!r} has already been undone. Nothing has changed.")
+        if is_last and numbers[0] < len(self.steps):
+            raise ValueError(
+                f"{name!r} is correction {numbers[0]}, and others have been applied after it. Undo it in the list of "
+                "corrections."
+            )
+        while len(self.steps) >= numbers[0]:
+            self.folder.withdraw(self.steps[-1].decision)
+            self.state = self.steps[-1].before
 
     def _check_new(self, name):
         kinds = ("normal", "a defect")
@@ -165,8 +212,7 @@ class Corrections:
                 f"The correction of {name!r} is kept in the folder, but the detector has not changed: "
                 f"{str(error) or repr(error)}"
             ) from error
-        self.steps.append(Step(decision, self.state))
-        self.state = State(detector, {})
+        self.state = State(detector, {}, (*self.steps, Step(decision, self.state)))
 
     def look(self, name):
         """Find out, once per image, whether fit has used it."""

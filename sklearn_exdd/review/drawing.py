@@ -10,6 +10,7 @@ from sklearn_exdd._map_colors import OUTLINE_COLOR, draw_outline, heat_colors
 TOOLS = ("brush", "outline", "box")
 # Longest side of an image on the page. Small images are enlarged by whole factors, so that single pixels are visible.
 _SMALL, _LARGE = 480, 1200
+_GREYS, _STRIPE = (110, 145), 8  # of the shade outside a region of interest; width in pixels of the page
 
 
 @dataclass
@@ -117,7 +118,7 @@ def page_scale(shape):
     return max(1, _SMALL // longest) if longest <= _LARGE else _LARGE / longest
 
 
-def preview(image, mask=None, longest=None):
+def preview(image, mask=None, longest=None, roi=None):
     """Encode an image for the page.
 
     Parameters
@@ -127,6 +128,8 @@ def preview(image, mask=None, longest=None):
         Mask whose outline is drawn.
     longest : int, default=None
         Length of the longest side in pixels; None chooses one that fits the page.
+    roi : ndarray of shape (height, width), dtype bool, default=None
+        Region of interest; the image is shaded outside it.
 
     Returns
     -------
@@ -135,18 +138,30 @@ def preview(image, mask=None, longest=None):
     """
     from PIL import Image
 
+    def enlarged(marks):
+        return np.array(Image.fromarray(marks).resize(size, Image.Resampling.NEAREST))
+
     scale = page_scale(image.shape) if longest is None else longest / max(image.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
     shown = Image.fromarray(_eight_bits(image)).resize(size, resampling)
+    if roi is not None:
+        shown = Image.fromarray(_shaded(np.array(shown.convert("RGB")), ~enlarged(roi)))
     if mask is not None:
         pixels = np.array(shown.convert("RGB"))
-        large = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        draw_outline(pixels, large)
+        draw_outline(pixels, enlarged(mask))
         shown = Image.fromarray(pixels)
     buffer = io.BytesIO()
     shown.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _shaded(pixels, outside):
+    """Cover pixels with translucent stripes of two greys, which stand out against both dark and bright images."""
+    rows, columns = np.indices(outside.shape, sparse=True)
+    stripes = np.where((rows + columns) // _STRIPE % 2, *_GREYS)[outside, None]
+    pixels[outside] = np.rint(0.3 * pixels[outside] + 0.7 * stripes)
+    return pixels
 
 
 def heat(image, anomaly_map, threshold):
@@ -162,7 +177,17 @@ def heat(image, anomaly_map, threshold):
     Returns
     -------
     colored : ndarray of shape (height, width, 3), dtype uint8
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
     """
+    if anomaly_map.shape != image.shape[:2]:
+        raise ValueError(
+            f"Expected an anomaly map of the shape of the image, {image.shape[:2]}, got {anomaly_map.shape}. The "
+            "steps before the detector change the size of images, so its maps cannot be shown on them."
+        )
     low, high = anomaly_map.min(), max(anomaly_map.max(), threshold)
     share = (anomaly_map - low) / (high - low) if high > low else np.zeros(anomaly_map.shape)
     grey = _eight_bits(image).reshape(*anomaly_map.shape, -1).mean(axis=2, keepdims=True)

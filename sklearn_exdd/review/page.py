@@ -1,17 +1,32 @@
 """Review page: its layout, and the handlers of its buttons."""
 
+import asyncio
 from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
-from nicegui import run, ui
+from nicegui import ui
 
 from sklearn_exdd.review.drawing import heat
 from sklearn_exdd.review.guard import Guard
 from sklearn_exdd.review.history import History
-from sklearn_exdd.review.widgets import BAD, TITLE, Canvas, Gallery, LeftOut, Pictures, plain, show_image, tell
+from sklearn_exdd.review.roi import CUT_OFF
+from sklearn_exdd.review.widgets import (
+    BAD,
+    HINT,
+    TITLE,
+    Canvas,
+    Gallery,
+    Latest,
+    LeftOut,
+    Pictures,
+    View,
+    busy,
+    is_busy,
+    plain,
+    tell,
+)
 
-_HINT = "text-sm opacity-80"
 _NUMBERS = "Numbers are scores minus the threshold."
 # Errors of the folder, which are shown to the expert.
 _PROBLEMS = (OSError, ValueError)
@@ -22,17 +37,17 @@ class MakePanel:
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
-        self.source, self.made = None, None
+        self.made, self.results = None, Latest()
         with ui.card().classes("w-full gap-2"):
             self.gallery = Gallery("1. Pick a normal image", session, pictures, self.pick, on_draw)
         with ui.element("div").classes("w-full grid grid-cols-1 md:grid-cols-2 gap-4"):
             with ui.card().classes("gap-2"):
                 ui.label("2. Draw where the defect goes").classes(TITLE)
-                self.canvas = Canvas(pictures)
+                self.canvas = Canvas(session, pictures)
             with ui.card().classes("gap-2"):
                 ui.label("3. Generate, and decide").classes(TITLE)
                 self._generator()
-                self.result = ui.interactive_image().classes("w-full")
+                self.result = View(pictures)
                 self._decision()
         ui.timer(0, self.fill, once=True)
 
@@ -53,22 +68,16 @@ class MakePanel:
         self.prompt.bind_visibility_from(self.generator, "value", backward=self.session.takes_prompt)
 
     def _decision(self):
-        self.about = ui.label("The result appears here.").classes(_HINT)
-        self.decision = ui.row().classes("w-full items-center gap-3")
-        with self.decision:
-            ui.button("Accept", icon="check", on_click=lambda: self.decide(True)).props("no-caps color=positive")
-            ui.button("Reject", icon="close", on_click=lambda: self.decide(False)).props("no-caps color=negative")
+        self.about = ui.label().classes(HINT)
+        with ui.row().classes("w-full items-center gap-3") as self.decision:
+            self.verdict = ui.row().classes("items-center gap-3")
             self.outlined = ui.switch("Outline", value=True, on_change=self.show)
-        self.decision.set_visibility(False)
+        self._forget()
 
     async def pick(self, name):
         """Show an image to draw on."""
-        try:
-            self.canvas.show(self.session.folder.read(name))
-        except _PROBLEMS as problem:
-            return tell(problem, "negative")
-        self.source = name
         self._forget()
+        await self.canvas.pick(name)
 
     async def make(self):
         """Make a defect in the region."""
@@ -78,29 +87,44 @@ class MakePanel:
         prompt = (self.prompt.value or "").strip() if self.session.takes_prompt(self.generator.value) else None
         if prompt == "":
             return tell("Describe the defect in the prompt.", "warning")
-        source, seed = self.source, int(self.seed.value or 0)
-        self.generate.props("loading")
-        try:
-            made = await run.io_bound(self.session.make, source, region, self.generator.value, prompt=prompt, seed=seed)
-        except Exception as problem:  # a generator may raise anything
-            return tell(problem, "negative")
-        finally:
-            self.generate.props(remove="loading")
-        if source != self.source:  # another image has been picked in the meantime
+        if is_busy(self.generate):
             return
+        is_latest = self._forget("Generating …")
+        name, generator, seed = self.canvas.name, self.generator.value, int(self.seed.value or 0)
+        try:
+            with busy(self.generate):
+                made = await asyncio.to_thread(self.session.make, name, region, generator, prompt=prompt, seed=seed)
+        except Exception as problem:  # a generator may raise anything
+            if is_latest():
+                self._forget()
+                tell(problem, "negative")
+            return
+        if is_latest():  # otherwise, another image has been picked in the meantime
+            self._offer(made)
+
+    def _offer(self, made):
+        """Show a result and the buttons to decide on it."""
         self.made = made
-        faint = "" if made.visible else " The defect is hardly visible against the texture."
-        sentence = f" “{made.recipe['prompt']}”" if made.recipe["prompt"] else ""
-        self.about.text = plain(f"{made.recipe['generator']}, seed {made.recipe['seed']}.{sentence}{faint}")
-        self.decision.set_visibility(True)
+        sentences = [f"{made.recipe['generator']}, seed {made.recipe['seed']}."]
+        sentences += [f"“{made.recipe['prompt']}”"] if made.recipe["prompt"] else []
+        sentences += [CUT_OFF] if made.is_cut else []
+        sentences += [] if made.visible else ["The defect is hardly visible against the texture."]
+        self.about.text = plain(" ".join(sentences))
+        with self.verdict:  # each result has buttons of its own: a late click cannot decide on the next result
+            for text, icon, color, accept in (
+                ("Accept", "check", "positive", True),
+                ("Reject", "close", "negative", False),
+            ):
+                button = ui.button(text, icon=icon, on_click=lambda accept=accept: self.decide(made, accept))
+                button.props(f"no-caps color={color}")
         self.show()
 
-    async def decide(self, accept):
-        """Keep the decision and prepare for the next one."""
-        if self.made is None:  # a double click
+    async def decide(self, made, accept):
+        """Keep the decision on a result and prepare for the next one."""
+        if made is not self.made:  # a double click
             return
         try:
-            self.session.decide(self.made, accept)
+            self.session.decide(made, accept)
         except _PROBLEMS as problem:
             return tell(problem, "negative")
         tell("Accepted and kept." if accept else "Rejected.", "positive" if accept else "info")
@@ -108,17 +132,20 @@ class MakePanel:
         self._forget()
         await self.on_decision()
 
-    def _forget(self):
+    def _forget(self, about="The result appears here."):
+        """Forget the result, and one that is being made; return whether the next one is still wanted."""
         self.made = None
-        self.result.set_visibility(False)
-        self.about.text = "The result appears here."
+        self.result.hide()
+        self.about.text = about
         self.decision.set_visibility(False)
+        self.verdict.clear()
+        return self.results.start()
 
     def show(self):
         """Show the result, with or without its outline."""
         if self.made:
-            self.result.set_visibility(True)
-            show_image(self.result, self.pictures, self.made.image, self.made.mask if self.outlined.value else None)
+            mask = self.made.mask if self.outlined.value else None
+            self.result.show(self.made.image, mask, then=lambda: self.decision.set_visibility(True))
 
 
 class CorrectPanel:
@@ -126,7 +153,8 @@ class CorrectPanel:
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
-        self.name, self.ranking, self.n_rankings = None, [], 0
+        self.ranking, self.rankings = [], Latest()
+        self.maps, self.mapping = Latest(), asyncio.Lock()
         if session.detector is None:
             ui.label("Start the page with --detector FILE to correct a fitted detector.").classes("text-base")
             return
@@ -137,18 +165,18 @@ class CorrectPanel:
         with ui.element("div").classes("w-full grid grid-cols-1 md:grid-cols-2 gap-4"):
             with ui.card().classes("gap-2"):
                 ui.label("2. Decide: normal or a defect").classes(TITLE)
-                self.canvas = Canvas(pictures)
+                self.canvas = Canvas(session, pictures)
                 with ui.row().classes("w-full items-center gap-3"):
                     self.verdicts = [
                         ui.button("Really normal", on_click=lambda: self.correct(0)).props("no-caps color=positive"),
                         ui.button("Really a defect", on_click=lambda: self.correct(1)).props("no-caps color=negative"),
                     ]
-                ui.label("You may draw the region of the defect first.").classes(_HINT)
+                ui.label("You may draw the region of the defect first.").classes(HINT)
             with ui.card().classes("gap-2"):
                 ui.label("What the detector sees").classes(TITLE)
                 self.about = ui.label(_NUMBERS)
-                self.about.classes(f"{_HINT} h-14 content-center")
-                self.map = ui.interactive_image().classes("w-full")
+                self.about.classes(f"{HINT} h-14 content-center")
+                self.map = View(pictures)
         self.history = History(session, self.changed)
         ui.timer(0, self.rank, once=True)
 
@@ -161,13 +189,13 @@ class CorrectPanel:
         questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
         if corrections.loaded is state:
             questions = questions[: len(entries)]
-        self.n_rankings = number = self.n_rankings + 1
+        is_latest = self.rankings.start()
         self.progress.value = 0
         self.progress.set_visibility(True)
         for n_done, (entry, one) in enumerate(questions, start=1):
-            answer = await run.io_bound(self.session.judge, entry, one)
+            answer = await asyncio.to_thread(self.session.judge, entry, one)
             judged += [answer] if one is state else []
-            if number != self.n_rankings:  # a newer ranking has started in the meantime
+            if not is_latest():
                 return None
             if corrections.state is not state:  # corrected on another page
                 return await self.rank()
@@ -180,8 +208,8 @@ class CorrectPanel:
         """Show the results of a changed detector."""
         await self.on_decision()
         await self.rank()
-        if self.name is not None:
-            await self.show_map()
+        if self.canvas.name is not None:
+            await self.show_map(self.canvas.name)
 
     async def refresh(self):
         """Show the scores and decisions."""
@@ -193,46 +221,57 @@ class CorrectPanel:
 
     async def pick(self, name):
         """Show an image and its anomaly map."""
-        try:
-            image = self.session.folder.read(name)
-        except _PROBLEMS as problem:
-            return tell(problem, "negative")
-        self.name = name
-        self.canvas.show(image)
-        await self.show_map()
+        self._hide_map("")
+        if await self.canvas.pick(name):
+            await self.show_map(name)
 
-    async def show_map(self):
-        """Show the anomaly map of the picked image."""
-        name = self.name
-        try:
-            image = self.session.folder.read(name)
-            found = await run.io_bound(self.session.locate, name)
-        except Exception as problem:  # a detector may raise anything
-            return tell(problem, "negative")
-        if name != self.name:  # another image has been picked in the meantime
+    async def show_map(self, name):
+        """Show the anomaly map of an image."""
+        is_latest = self._hide_map("Computing the map …")
+        async with self.mapping:  # one after the other: those that are no longer wanted are not computed
+            if not is_latest():
+                return
+            try:
+                found, colored = await asyncio.to_thread(self._locate, name)
+            except Exception as problem:  # a detector may raise anything
+                if is_latest():
+                    self._hide_map("No map.")
+                    tell(problem, "negative")
+                return
+        if not is_latest():
             return
         if found is None:
             self.about.text = "This detector has no anomaly maps."
         else:
             self.about.text = f"{found.found} {_NUMBERS}"
-            show_image(self.map, self.pictures, heat(image, found.map, found.threshold), found.mask)
+            self.map.show(colored, found.mask)
+
+    def _hide_map(self, about):
+        """Hide the map, and forget one that is being computed; return whether the next one is still wanted."""
+        self.map.hide()
+        self.about.text = about
+        return self.maps.start()
+
+    def _locate(self, name):
+        found = self.session.locate(name)
+        return found, None if found is None else heat(self.session.folder.read(name), found.map, found.threshold)
 
     async def correct(self, label):
         """Keep the true label of the image and correct the detector."""
-        if self.name is None:
+        name, region = self.canvas.name, self.canvas.region() if label else None
+        if name is None:
             return tell("Pick an image first.", "warning")
-        region = self.canvas.region() if label else None
         for button in self.verdicts:
             button.disable()
-        self.verdicts[label].props("loading")
         try:
-            await run.io_bound(self.session.corrections.add, self.name, label, region)
-        except _PROBLEMS as problem:
+            with busy(self.verdicts[label]):
+                is_cut = await asyncio.to_thread(self.session.corrections.add, name, label, region)
+        except Exception as problem:  # a step before the detector may raise anything
             tell(problem, "negative")
         else:
-            tell("Kept as a defect." if label else "Kept as normal.", "positive")
+            kept = "Kept as a defect." if label else "Kept as normal."
+            tell(*(f"{kept} {CUT_OFF}", "warning") if is_cut else (kept, "positive"))
         finally:
-            self.verdicts[label].props(remove="loading")
             for button in self.verdicts:
                 button.enable()
         await self.changed()
@@ -262,8 +301,8 @@ class Page:
                 make, correct = ui.tab("Make defects"), ui.tab("Correct a detector")
             ui.space()
             self.counts = ui.label().classes("text-sm whitespace-nowrap")
-            take_back = ui.button("Take back", icon="undo", on_click=self.take_back)
-            take_back.classes("shrink-0").props("flat dense no-caps no-wrap color=white")
+            self.undo = ui.button("Take back", icon="undo", on_click=self.take_back)
+            self.undo.classes("shrink-0").props("flat dense no-caps no-wrap color=white")
         self.left_out = LeftOut(session)
         with ui.tab_panels(tabs, value=make, animated=False).classes("w-full max-w-screen-xl mx-auto bg-transparent"):
             with ui.tab_panel(make).classes("p-0 gap-4"):
@@ -276,11 +315,11 @@ class Page:
         """Show the changes after a decision."""
         try:
             counts = self.session.folder.counts()
+            # Before anything is awaited: a refresh that takes longer than the next one must not show its old counts.
+            self.counts.text = " · ".join(f"{counts[kind]} {kind}" for kind in ("accepted", "rejected", "corrected"))
             await self.correct.refresh()
         except _PROBLEMS as problem:
-            return tell(problem, "negative")
-        kinds = ("accepted", "rejected", "corrected")
-        self.counts.text = " · ".join(f"{counts[kind]} {kind}" for kind in kinds)
+            tell(problem, "negative")
 
     async def show_left_out(self):
         """Show the files that cannot be used."""
@@ -291,8 +330,11 @@ class Page:
 
     async def take_back(self):
         """Withdraw the latest decision."""
+        if is_busy(self.undo):  # a double click must not take back two decisions
+            return
         try:
-            decision = await run.io_bound(self.session.take_back)
+            with busy(self.undo):
+                decision = await asyncio.to_thread(self.session.take_back)
         except _PROBLEMS as problem:
             return tell(problem, "negative")
         if decision is None:

@@ -6,10 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.base import clone
 
+from sklearn_exdd._composition import follow_to_detector, reaches
+from sklearn_exdd._images.roi import with_roi
 from sklearn_exdd._map_colors import is_around_peak, map_threshold
 from sklearn_exdd.augment import CutPasteDefectAugmenter, OffsetDefectAugmenter, PerlinDefectAugmenter
 from sklearn_exdd.review.corrections import Corrections
 from sklearn_exdd.review.drawing import preview
+from sklearn_exdd.review.roi import check_regions, cut_to
 
 _THUMBNAIL = 96
 _N_THUMBNAILS = 2048
@@ -23,11 +26,12 @@ _CHEAP = {
 
 
 class Made(NamedTuple):
-    """Synthetic defect and the recipe that made it."""
+    """Synthetic defect, whether a part of the drawn region was cut off, and the recipe that made the defect."""
 
     image: np.ndarray
     mask: np.ndarray
     visible: bool
+    is_cut: bool
     recipe: dict
 
 
@@ -66,9 +70,16 @@ class ReviewSession:
     augmenters : dict of str to object, default=None
         Further generators. An augmenter with a parameter `prompts` is cloned and given the expert's prompt. All others
         must be fitted.
+
+    Raises
+    ------
+    ValueError
+        If the detector needs a region of interest with each image, which the images of a folder do not carry.
     """
 
     def __init__(self, folder, detector=None, augmenters=None):
+        if detector is not None:
+            check_regions(detector, folder)
         self.folder = folder
         self.generators = (augmenters or {}) | {name: augmenter() for name, augmenter in _CHEAP.items()}
         self._thumbnails = {}
@@ -111,7 +122,7 @@ class ReviewSession:
             or the detector has failed so far.
         """
         reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
-        found = {name: problem for name, (_, problem) in self._thumbnails.items()}
+        found = {name: problem for name, (_, problem) in dict(self._thumbnails).items()}  # other threads add to them
         judged = {} if self.corrections is None else dict(self.corrections.state.judged)
         found |= {name: one.problem for name, one in judged.items() if not found.get(name)}
         reasons |= {name: problem for name, problem in found.items() if name in reasons and problem}
@@ -121,6 +132,26 @@ class ReviewSession:
         """Return whether a generator takes a prompt."""
         return hasattr(self.generators[generator], "prompts")
 
+    def open(self, name):
+        """Read an image.
+
+        Parameters
+        ----------
+        name : str
+            Name of the image.
+
+        Returns
+        -------
+        image : ndarray of shape (height, width) or (height, width, 3)
+        roi : ndarray of shape (height, width), dtype bool, or None
+            Region of interest of the detector; None for the whole image.
+        """
+        return self.folder.read(name), self.roi(name)
+
+    def roi(self, name):
+        """Return the region of interest of the detector in an image, or None for the whole image."""
+        return None if self.corrections is None else self.corrections.roi(name)
+
     def make(self, source, region, generator, *, prompt=None, seed=0):
         """Make a synthetic defect.
 
@@ -129,7 +160,7 @@ class ReviewSession:
         source : str
             Name of the image to make the defect on.
         region : ndarray of shape (height, width), dtype bool
-            Region of the defect.
+            Region of the defect. Only the part within the region of interest of the detector is used.
         generator : str
             Name of the generator in `generators`.
         prompt : str, default=None
@@ -143,13 +174,16 @@ class ReviewSession:
         """
         if not region.any():
             raise ValueError("Expected a region, got an empty one. Draw where the defect goes.")
-        path, augmenter = self.folder.locate(source), self.generators[generator]
+        roi, augmenter, images = self.roi(source), self.generators[generator], [self.folder.locate(source)]
+        region, is_cut = cut_to(roi, region)
+        if roi is not None:
+            images = with_roi(images, roi)
         with self._busy:
             if self.takes_prompt(generator):
-                augmenter = clone(augmenter).set_params(prompts=[prompt or ""], prompt_shares=None).fit([path])
+                augmenter = clone(augmenter).set_params(prompts=[prompt or ""], prompt_shares=None).fit(images)
             elif generator in _CHEAP:
-                augmenter = clone(augmenter).fit([path])
-            made = augmenter.paint(path, region, random_state=seed)
+                augmenter = clone(augmenter).fit(images)
+            made = augmenter.paint(images[0], region, random_state=seed)
         provenance = made.provenance[0]
         recipe = {
             "generator": provenance["augmenter"],
@@ -157,7 +191,7 @@ class ReviewSession:
             "model": provenance["model"],
             "seed": seed,
         }
-        return Made(made.images[0], made.masks[0], provenance["visible"], {"source": source, **recipe})
+        return Made(made.images[0], made.masks[0], provenance["visible"], is_cut, {"source": source, **recipe})
 
     def decide(self, made, accept):
         """Keep the decision on a synthetic defect."""
@@ -176,7 +210,8 @@ class ReviewSession:
         -------
         judged : Judged
         """
-        detector, known = self.corrections.state if state is None else state
+        state = self.corrections.state if state is None else state
+        detector, known = state.detector, state.judged
         if entry.name not in known:
             score, problem = None, entry.problem
             if problem is None:
@@ -197,21 +232,12 @@ class ReviewSession:
         decision : dict or None
             Withdrawn decision, or None without any decision.
         """
-        decisions = self.folder.decisions()
-        if not decisions:
-            return None
-        steps = [] if self.corrections is None else [step.decision for step in self.corrections.steps]
-        if decisions[-1] not in steps:
-            self.folder.withdraw(decisions[-1])
-        elif decisions[-1] == steps[-1]:
-            self.corrections.undo(len(steps))
-        else:
-            number = 1 + steps.index(decisions[-1])
-            raise ValueError(
-                f"{decisions[-1]['source']!r} is correction {number}, and others have been applied after it. Undo it "
-                "in the list of corrections."
-            )
-        return decisions[-1]
+        if self.corrections is not None:
+            return self.corrections.take_back()
+        decision = next(reversed(self.folder.decisions()), None)
+        if decision is not None:
+            self.folder.withdraw(decision)
+        return decision
 
     def worst_first(self, judged):
         """Sort images in the order in which an expert should look at them.
@@ -241,13 +267,14 @@ class ReviewSession:
             Result, or None if the detector has no maps.
         """
         detector = self.detector  # one state, even if a correction is applied in the meantime
-        if not hasattr(detector, "predict_map"):
+        if not reaches(detector, "predict_map"):
             return None
-        paths, threshold = [self.folder.locate(name)], float(map_threshold(detector))
         with self._busy:
-            result = detector.inspect(paths)[0] if hasattr(detector, "inspect") else None
-            anomaly_map = detector.predict_map(paths)[0] if result is None else result.map
-            decision = detector.decision_function(paths)[0] if result is None else result.decision
+            detector, X = follow_to_detector(detector, [self.folder.locate(name)])
+            threshold = float(map_threshold(detector))
+            result = detector.inspect(X)[0] if hasattr(detector, "inspect") else None
+            anomaly_map = detector.predict_map(X)[0] if result is None else result.map
+            decision = detector.decision_function(X)[0] if result is None else result.decision
         if result is None or result.mask is None:
             found = "Outlined: pixels above the threshold." if decision > 0 else "Normal."
             return Located(anomaly_map, (anomaly_map > threshold) & (decision > 0), threshold, found)

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 from warnings import warn
 
@@ -72,6 +73,7 @@ class ReviewFolder:
         if not self.path.is_dir():
             came = "got a file" if self.path.exists() else "found no such folder"
             raise FileNotFoundError(f"{str(self.path)!r}: expected a folder of images, {came}.")
+        self._saving = Lock()
 
     def entries(self):
         """List the images of the folder, without masks and decisions.
@@ -231,9 +233,10 @@ class ReviewFolder:
         """
         place = self._own(_DETECTORS)
         place.mkdir(parents=True, exist_ok=True)
-        numbers = [int(path.stem) for path in place.glob("*.safetensors") if path.stem.isdecimal()]
-        name = f"{_DETECTORS}/{1 + max(numbers, default=0):03d}.safetensors"
-        persistence.dump(detector, self._own(name))
+        with self._saving:  # two open pages must not take the same number
+            numbers = [int(path.stem) for path in place.glob("*.safetensors") if path.stem.isdecimal()]
+            name = f"{_DETECTORS}/{1 + max(numbers, default=0):03d}.safetensors"
+            persistence.dump(detector, self._own(name))
         return f"{_OWN}/{name}"
 
     def decisions(self):

@@ -1,14 +1,17 @@
 """Parts of the page: images that it serves, thumbnails to pick from, and an image to draw on."""
 
+import asyncio
 from collections import OrderedDict
+from contextlib import contextmanager
 from hashlib import sha256
 
 from fastapi import HTTPException, Response
-from nicegui import run, ui
+from nicegui import ui
 
 from sklearn_exdd.review.drawing import TOOLS, Stroke, page_scale, preview, rasterize, svg
 
 TITLE = "text-base font-medium"
+HINT = "text-sm opacity-80"
 BAD = "text-red-700 dark:text-red-300"
 _PER_PAGE = 12
 _N_LEFT_OUT = 200
@@ -46,8 +49,36 @@ def tell(message, kind="info"):
     """Show a message for 2 s; a warning or an error stays for 20 s, or until it is closed."""
     stays = {"timeout": 2000}
     if kind in ("warning", "negative"):
-        stays = {"timeout": 20_000, "close_button": "Close", "multi_line": True}
+        close = {"label": "Close", "color": "white" if kind == "negative" else "black"}
+        stays = {"timeout": 20_000, "actions": [close], "multi_line": True}
     ui.notify(plain(message), type=kind, position="top", **stays)
+
+
+class Latest:
+    """Counter of requests that take time, by which a request can tell whether a later one has superseded it."""
+
+    def __init__(self):
+        self._number = 0
+
+    def start(self):
+        """Start a request, and return a function that tells whether it still is the latest one."""
+        self._number = number = self._number + 1
+        return lambda: number == self._number
+
+
+@contextmanager
+def busy(button):
+    """Show that a button is at work. Its handlers should ignore further clicks; see :func:`is_busy`."""
+    button.props("loading")
+    try:
+        yield
+    finally:
+        button.props(remove="loading")
+
+
+def is_busy(button):
+    """Tell whether a button is at work. The browser may send a second click before it knows."""
+    return "loading" in button.props
 
 
 class Gallery:
@@ -67,7 +98,7 @@ class Gallery:
 
     def __init__(self, title, session, pictures, on_pick, on_draw):
         self.session, self.pictures, self.on_pick, self.on_draw = session, pictures, on_pick, on_draw
-        self.items, self.picked, self.buttons, self.drawn = [], None, {}, None
+        self.items, self.picked, self.tiles, self.drawings = [], None, {}, Latest()
         with ui.row().classes("w-full items-center"):
             ui.label(title).classes(TITLE)
             ui.space()
@@ -78,55 +109,80 @@ class Gallery:
         """Show images, given as a list of (entry, caption, colour class of the caption)."""
         self.items = items
         self.pages.max = max(1, -(-len(items) // _PER_PAGE))
+        self.pages.value = min(self.pages.value, self.pages.max)
         self.pages.set_visibility(len(items) > _PER_PAGE)
         await self.draw()
 
     async def draw(self):
         """Draw the current page of thumbnails."""
+        is_latest = self.drawings.start()
         first = (self.pages.value - 1) * _PER_PAGE
-        shown = items = self.items[first : first + _PER_PAGE]
-        self.shown = shown
-        thumbnails = [await run.io_bound(self.session.thumbnail, entry) for entry, _, _ in items]
-        if self.shown is not shown:  # another page has been requested in the meantime
-            return
-        if self.drawn != (items, thumbnails):  # otherwise the buttons stay, so that no click on them is lost
-            self.drawn = items, thumbnails
-            self.row.clear()
-            self.buttons = {}
-            with self.row:
-                for (entry, caption, color), thumbnail in zip(items, thumbnails):
-                    self._thumbnail(entry, caption, color, *thumbnail)
-            self._mark()
-        await self.on_draw()
+        items = self.items[first : first + _PER_PAGE]
+        thumbnails = [await asyncio.to_thread(self.session.thumbnail, entry) for entry, _, _ in items]
+        if is_latest():
+            self._show(items, thumbnails)
+            await self.on_draw()
 
-    def _thumbnail(self, entry, caption, color, content, problem):
-        name = plain(entry.name)
-        with ui.column().classes("w-22 gap-0 items-center"):
-            if problem is None:
-                button = ui.button(on_click=lambda: self._pick(entry.name))
-                button.classes("w-22 h-22").props("flat padding=3px")
-                button.props["aria-label"] = name
-                self.buttons[entry.name] = button
-                with button:
-                    thumbnail = ui.element("img").classes("max-w-full max-h-20 object-contain")
-                    thumbnail.props["src"] = self.pictures.url(content)
+    def _show(self, items, thumbnails):
+        # A click may be on its way from the browser, and only elements that still exist receive it. A tile that stays
+        # on the page is therefore moved rather than drawn anew, and one that goes is first hidden and deleted later.
+        keys = [(entry.name, *thumbnail) for (entry, _, _), thumbnail in zip(items, thumbnails)]
+        for key in self.tiles.keys() - set(keys):
+            if self.tiles[key].column.visible:
+                self.tiles[key].column.set_visibility(False)
             else:
-                ui.icon("broken_image", size="lg").classes("w-22 h-22 opacity-60")
-                caption, color = "unreadable", BAD
-            label = ui.label(name.rpartition("/")[2]).classes("w-22 text-xs text-center truncate")
-            label.props["title"] = plain(problem or entry.name)
-            if caption:
-                ui.label(caption).classes(f"text-xs {color}")
+                self.tiles.pop(key).column.delete()
+        for index, (key, (_, caption, color)) in enumerate(zip(keys, items)):
+            if key not in self.tiles:
+                with self.row:
+                    self.tiles[key] = _Tile(*key, self.pictures, self._pick)
+            self.tiles[key].show(caption, color, self.row, index)
+        self._mark()
 
     async def _pick(self, name):
         self.picked = name
         self._mark()
-        await self.on_pick(name)
+        with self.row:  # the tile may be deleted in the meantime
+            await self.on_pick(name)
 
     def _mark(self):
-        for name, button in self.buttons.items():
-            button.style(replace="box-shadow: 0 0 0 2px #0ea5e9" if name == self.picked else "")
-            button.props["aria-pressed"] = str(name == self.picked).lower()
+        for (name, *_), tile in self.tiles.items():
+            tile.mark(name == self.picked)
+
+
+class _Tile:
+    """Thumbnail of an image, with its name and a caption; a button unless the image cannot be read."""
+
+    def __init__(self, name, content, problem, pictures, on_pick):
+        shown = plain(name)
+        with ui.column().classes("w-22 gap-0 items-center") as self.column:
+            self.button = None
+            if problem is None:
+                self.button = ui.button(on_click=lambda: on_pick(name)).classes("w-22 h-22")
+                self.button.props("flat padding=3px").props["aria-label"] = shown
+                with self.button:
+                    ui.element("img").classes("max-w-full max-h-20 object-contain").props["src"] = pictures.url(content)
+            else:
+                ui.icon("broken_image", size="lg").classes("w-22 h-22 opacity-60")
+            label = ui.label(shown.rpartition("/")[2]).classes("w-22 text-xs text-center truncate")
+            label.props["title"] = plain(problem or name)
+            self.caption = ui.label()
+
+    def show(self, caption, color, row, index):
+        """Show a caption, at a place in the row."""
+        if self.button is None:
+            caption, color = "unreadable", BAD
+        self.caption.text = caption or ""
+        self.caption.classes(replace=f"text-xs {color or ''}")
+        self.column.set_visibility(True)
+        if row.default_slot.children[index] is not self.column:
+            self.column.move(target_index=index)
+
+    def mark(self, is_picked):
+        """Mark the tile as the picked one, or not."""
+        if self.button is not None:
+            self.button.style(replace="box-shadow: 0 0 0 2px #0ea5e9" if is_picked else "")
+            self.button.props["aria-pressed"] = str(is_picked).lower()
 
 
 class LeftOut:
@@ -138,7 +194,7 @@ class LeftOut:
     """
 
     def __init__(self, session):
-        self.session, self.shown = session, []
+        self.session, self.shown, self.refreshes = session, [], Latest()
         self.expansion = ui.expansion(icon="report_problem").classes("w-full max-w-screen-xl mx-auto")
         self.expansion.set_visibility(False)
         with self.expansion:
@@ -146,8 +202,9 @@ class LeftOut:
 
     async def refresh(self):
         """Show the files that are left out now."""
-        left_out = await run.io_bound(self.session.left_out)
-        if left_out == self.shown:
+        is_latest = self.refreshes.start()
+        left_out = await asyncio.to_thread(self.session.left_out)
+        if left_out == self.shown or not is_latest():
             return
         self.shown = left_out
         self.expansion.text = f"{len(left_out)} file{'s' * (len(left_out) > 1)} left out"
@@ -160,12 +217,61 @@ class LeftOut:
                 ui.label(f"And {len(left_out) - _N_LEFT_OUT} more.").classes("text-sm")
 
 
-class Canvas:
-    """Image on which a region can be drawn."""
+class View:
+    """Image, as large as the window allows, that is invisible until the browser has loaded it.
 
-    def __init__(self, pictures):
-        self.pictures = pictures
-        self.shape, self.strokes, self.is_drawing = None, [], False
+    Parameters
+    ----------
+    pictures : Pictures
+    **options : dict
+        Options of :class:`nicegui.ui.interactive_image`.
+    """
+
+    def __init__(self, pictures, **options):
+        self.pictures, self.n_shown = pictures, 0
+        self.image = ui.interactive_image(**options).classes("w-full")
+        self.image.on("loaded", self._loaded)
+        self.hide()
+
+    def hide(self):
+        """Hide the image; its place stays."""
+        self.address = None
+        self.image.style("visibility: hidden")
+
+    def show(self, image, mask=None, roi=None, then=None):
+        """Show an image, and call a function without arguments once it can be seen."""
+        height, width = image.shape[:2]
+        self.image.style(
+            f"max-width: max(16rem, (100vh - 30rem) * {width / height:.4f})"
+        )  # tall ones may need scrolling
+        self.n_shown += 1  # a new address each time, because the browser tells nothing about one that it shows already
+        self.address, self.then = f"{self.pictures.url(preview(image, mask, roi=roi))}?{self.n_shown}", then
+        self.image.set_source(self.address)
+
+    def _loaded(self, event):
+        if self.address is not None and event.args["source"].endswith(self.address):
+            self.image.style(remove="visibility: hidden")
+            if self.then is not None:
+                self.then()
+
+
+class Canvas:
+    """Image on which a region can be drawn.
+
+    Parameters
+    ----------
+    session : ReviewSession
+    pictures : Pictures
+
+    Attributes
+    ----------
+    name : str or None
+        Name of the image that the expert sees.
+    """
+
+    def __init__(self, session, pictures):
+        self.session = session
+        self.name, self.shape, self.strokes, self.is_drawing, self.picks = None, None, [], False, Latest()
         with ui.row().classes("w-full h-14 items-center gap-2 no-wrap"):
             tools = {tool: tool.capitalize() for tool in TOOLS}
             self.tool = ui.toggle(tools, value=TOOLS[0]).props("dense no-caps padding='2px 8px'")
@@ -177,14 +283,50 @@ class Canvas:
             ui.button(icon="undo", on_click=self.undo).props(f"{small} aria-label='Undo a stroke'")
             ui.button(icon="delete_outline", on_click=self.clear).props(f"{small} aria-label='Clear the region'")
         events = ["pointerdown", "pointermove", "pointerup"]
-        self.image = ui.interactive_image(events=events, on_mouse=self._draw, sanitize=False)
-        self.image.classes("w-full cursor-crosshair").style("touch-action: none")
+        self.view = View(pictures, events=events, on_mouse=self._draw, sanitize=False)
+        self.view.image.classes("cursor-crosshair").style("touch-action: none")
+        self.hint = ui.label().classes(HINT)
+        self.hint.set_visibility(False)
 
-    def show(self, image):
-        """Show another image without any strokes."""
-        self.shape = image.shape[:2]
-        show_image(self.image, self.pictures, image)
+    async def pick(self, name):
+        """Read and show another image.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        is_picked : bool
+            False if the image cannot be read, or another one has been picked in the meantime.
+        """
+        is_latest = self.picks.start()
+        # Until the browser shows the image, a click would count for another image than the one that the expert sees.
+        self.name, self.shape = None, None
+        self.view.hide()
         self.clear()
+        try:
+            image, roi = await asyncio.to_thread(self.session.open, name)
+        except Exception as problem:  # a step before the detector may raise anything
+            if is_latest():
+                tell(problem, "negative")
+            return False
+        if is_latest():
+            self._show(name, image, roi)
+        return is_latest()
+
+    def _show(self, name, image, roi):
+        fits = roi is None or roi.shape == image.shape[:2]
+        self.hint.set_visibility(roi is not None)
+        self.hint.text = "Shaded: outside the detector's region of interest."
+        if not fits:
+            size = f"{roi.shape[0]} x {roi.shape[1]} pixels"
+            self.hint.text = f"The detector's region of interest is for images of {size}. Nothing can be drawn here."
+
+        def ready():
+            self.name, self.shape = name, image.shape[:2]
+
+        self.view.show(image, roi=roi if fits else None, then=ready)
 
     def region(self):
         """Return the drawn region as a boolean mask, or None if it is empty."""
@@ -204,7 +346,7 @@ class Canvas:
         self._show_strokes()
 
     def _show_strokes(self):
-        self.image.content = svg(self.strokes, page_scale(self.shape)) if self.shape else ""
+        self.view.image.content = svg(self.strokes, page_scale(self.shape)) if self.shape else ""
 
     def _draw(self, event):
         if self.shape is None or event.image_x is None:  # no image is shown yet
@@ -224,10 +366,3 @@ class Canvas:
         else:  # the button may have been released outside the image
             self.is_drawing = False
         self._show_strokes()
-
-
-def show_image(view, pictures, image, mask=None):
-    """Show an image as large as the window allows; a tall image may need scrolling."""
-    height, width = image.shape[:2]
-    view.style(f"max-width: max(16rem, (100vh - 30rem) * {width / height:.4f})")
-    view.set_source(pictures.url(preview(image, mask)))
