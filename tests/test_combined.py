@@ -321,7 +321,7 @@ def test_what_makes_no_sense_is_refused_in_fit(detectors, params, message, squar
 def test_too_few_normals_to_hold_one_out_are_refused(squares):
     X, y, _ = squares
     with pytest.raises(
-        ValueError, match=r"^X: expected normal samples of at least 3 groups, .* got 2 of n_samples = 12"
+        ValueError, match=r"^X: expected normal samples of at least 3 groups, .* got 2 groups and n_samples = 12"
     ):
         combined().fit(X[y == 0], groups=np.arange(12) // 6)
 

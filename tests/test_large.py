@@ -510,7 +510,9 @@ def test_a_shard_size_has_to_be_a_number_of_images(shard_size, squares):
 
 def test_a_bank_of_shards_that_is_too_small_says_so(squares, cells):
     X, y, _ = squares
-    with pytest.raises(ValueError, match=r"normal bank, 8 \(with normal_coreset=0.01 of 768 patches\), got 9"):
+    with pytest.raises(
+        ValueError, match=r"at most 8, .* normal bank \(with normal_coreset=0.01 of 768 patches\), got 9"
+    ):
         ExDDDetector(cells, normal_coreset=0.01, n_neighbors=9, shard_size=5).fit(X[y == 0])
 
 

@@ -75,7 +75,7 @@ def test_a_correction_changes_the_detector_at_once_and_keeps_the_decision(sessio
     assert session.detector.threshold_ == expected.threshold_
     assert session.judge(folder.entries()[0]).score == expected.decision_function(images[:1])[0]
     np.testing.assert_array_equal(session.locate(name).mask, expected.predict_mask([folder.path / name])[0])
-    assert session.locate(name).threshold == expected.threshold_
+    assert session.locate(name).threshold == expected.pixel_threshold_
 
 
 def test_found_defects_and_false_alarms_are_counted_by_what_the_detector_knows(session, folder):
