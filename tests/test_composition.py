@@ -237,7 +237,7 @@ def test_a_frozen_member_that_knows_the_images_held_out_is_refused(around):
     frozen = FrozenEstimator(around(ExDDDetector(CELLS, random_state=0)).fit(X[y == 0]))
     with pytest.raises(
         ValueError,
-        match=r"^detectors: expected the FrozenEstimator 'member 0' to be fitted on other images, .* fitted on (\d) of the",
+        match=r"^detectors: expected the FrozenEstimator 'member 0' to be .* on other images, .* fitted on (\d) of the",
     ):
         combination(frozen, ExDDDetector(CELLS, blur=0)).fit(X, y)
 

@@ -158,7 +158,7 @@ def test_the_map_of_a_detector_in_a_pipeline_is_shown(folder, source, normal):
     located = ReviewSession(folder, pipeline).locate(source)
     np.testing.assert_array_equal(located.map, result.map)
     np.testing.assert_array_equal(located.mask, result.mask)
-    assert located.threshold == inner.threshold_
+    assert located.threshold == inner.pixel_threshold_
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

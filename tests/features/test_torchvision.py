@@ -126,7 +126,7 @@ def test_random_weights_follow_their_seed_and_leave_the_global_generator_alone()
 
 @pytest.mark.parametrize("backbone", ["swin_t", "swin_v2_b", "vit_b_16", "maxvit_t"])
 def test_transformers_are_refused_by_name_in_favour_of_those_of_timm(backbone):
-    message = rf"^backbone: expected a convolutional network of torchvision, got the transformer '{backbone}'\. Use a transformer of timm"
+    message = rf"^backbone: expected a convolutional .*, got the transformer '{backbone}'\. Use .* of timm"
     with pytest.raises(ValueError, match=message):
         TorchvisionFeatureExtractor(backbone, weights=None).transform(random_images(0, 1, 64, 64))
 
