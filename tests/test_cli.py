@@ -792,7 +792,7 @@ def test_a_check_scores_the_normal_images_unless_told_otherwise(tidy, monkeypatc
     assert run("check", tidy) == 0
     name = sorted((tidy / "normal").iterdir())[-1].name
     said = capsys.readouterr().out
-    assert "warning  score: 1 normal image stands out: ExDDDetector, fitted without it, gives a score of 9" in said
+    assert "warning  score: 1 normal image stands out. ExDDDetector, fitted without it, gives a score of 9" in said
     assert f"    normal/{name}\n" in said
     assert run("check", tidy / "normal", "--no-scores") == 0
     assert "8 images checked: 0 errors" in capsys.readouterr().out
