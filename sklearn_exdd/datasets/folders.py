@@ -31,7 +31,7 @@ def _parts(subset):
 def sub_folder(folder, name):
     """Return the path of a sub-folder, which need not exist.
 
-    If there is no sub-folder of exactly this name, a name that differs only in case is accepted if it is the only one.
+    A name that differs only in case is accepted if no sub-folder has exactly the given name and only one name fits.
     """
     if os.path.lexists(folder / name):
         return folder / name

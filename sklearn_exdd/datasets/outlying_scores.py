@@ -35,7 +35,7 @@ def outlying_scores(detector, items, groups, has_both_colours, max_scored):
     rows : ndarray of int
         Positions of the outlying images, in order of decreasing score.
     message : str or None
-        Message of the finding, or None if there are no outlying scores.
+        Message of the finding, or None if no score is outlying.
     not_checked : list of str
         Checks that were skipped, each with the reason.
     """
