@@ -22,8 +22,8 @@ class PatchScores(NamedTuple):
     patches : str
         Features of the patches, a tensor of shape (batch, height' * width', n_features).
     scores, normal_distances, defect_distances : str
-        Scores of the patches and their distances to the two banks, tensors of shape (batch, height' * width'). If there
-        is no defect bank, `defect_distances` is None.
+        Scores of the patches and their distances to the two banks, tensors of shape (batch, height' * width'). Without
+        a defect bank, `defect_distances` is None.
     nearest_normal, nearest_defect : str or None
         Indices of the nearest rows of the two banks. They are None if the image scores do not need them.
     shape : tuple of str (height', width')

@@ -100,7 +100,7 @@ def smallest_side(detector):
 def largest_side(detector, tiled=True):
     """Return the maximum height and width, in pixels, of images for which a graph reproduces the predictions.
 
-    Return None if there is no maximum.
+    Return None if images of any size are allowed.
     """
     if isinstance(detector, CombinedDefectDetector):
         sides = [largest_side(bare(member), tiled) for member in detector.detectors_]

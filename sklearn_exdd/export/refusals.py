@@ -50,7 +50,7 @@ def check_exportable(detector, where="detector", is_member=False):
 
 
 def _check_region(detector, where, is_member):
-    remedy = "Alternatively, crop the images to the region, fit a detector on the crops, and export this detector."
+    remedy = "Crop the images to the region, fit a detector on the crops, and export this detector."
     if is_member or not isinstance(detector, (ExDDDetector, LinearProbeDetector)):
         owner = "a member of a combination" if is_member else type(detector).__name__
         raise ValueError(
@@ -60,7 +60,8 @@ def _check_region(detector, where, is_member):
     if detector.roi_ is None:
         raise ValueError(
             f"{where}: expected one region of interest for all images, got a detector fitted on images with regions "
-            f"of their own. An ONNX file cannot apply these. Fit the detector with a single mask as roi. {remedy}"
+            f"of their own. An ONNX file cannot apply these. {remedy} If one region suits all images, pass it to fit "
+            "as roi instead."
         )
 
 

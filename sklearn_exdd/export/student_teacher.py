@@ -22,8 +22,8 @@ def max_size(detector, tiled=True):
     Returns
     -------
     max_size : int or None
-        Maximum height and width in pixels, or None if there is no maximum. If the teacher normalises its whole input,
-        for instance by the median, the maximum is the side of a tile even if `tiled` is True. For larger images, the
+        Maximum height and width in pixels, or None for any size. If the teacher normalises its whole input, for
+        instance by the median, the maximum is the side of a tile even if `tiled` is True. For larger images, the
         detector would normalise each tile, while the graph would normalise the whole image.
     """
     unit, teacher = detector.levels_[-1][1], detector.teacher_
