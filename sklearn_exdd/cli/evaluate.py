@@ -24,7 +24,7 @@ from sklearn_exdd.metrics import (
 
 
 def run(options):
-    """Print the figures and, if --out is given, write the page."""
+    """Print the metrics and, if --out is given, write the page."""
     out, folder = check_page(options.out), open_folder(options.folder)
     detector = model.load(options.model, options.threshold)
     data = load_labelled(folder, "test")
@@ -217,7 +217,7 @@ def describe(figures):
 
 
 def _describe_points(figures):
-    """Format the operating points as a table. Below it, state how the points were found."""
+    """Format the operating points as a table, followed by notes on how they were found."""
     points = figures["operating_points"]
     lines = ["{:15}{:>22}{:>15}{:>15}{:>10}".format("", "--threshold", "false alarms", "misses", "cost")]
     for point in points:

@@ -36,7 +36,7 @@ class MapColors:
         return np.where(times <= 1, times / 2, 1 - 1 / (2 * np.maximum(times, 1)))
 
     def write(self, pixel_map, path):
-        """Write a map as a PNG file whose pixels are numbers of colours in a palette.
+        """Write a map as a PNG file. Each pixel holds the number of a colour in the palette of the file.
 
         Viewers show the colours of the palette. Programs can compute the values of the map from the numbers and from
         the text entries "low" and "threshold" of the file. The value of the number n is

@@ -12,7 +12,7 @@ _SIDE = 256  # height and width, in pixels, of the image on which a model is tri
 
 
 def check_place(path):
-    """Check that a model can be written. This is done before a long fit, so that its result is not lost.
+    """Check that a model can be written. This is done before a long fit, because its result would be lost otherwise.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from sklearn_exdd._files import write_whole
 
 
 def check_page(path):
-    """Check that a page can be written. This is done before a long run, so that its result is not lost.
+    """Check that a page can be written. This is done before a long run, because its result would be lost otherwise.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ def load_labelled(folder, subset):
 
 
 def read_layout(folder, subset):
-    """List the images as :func:`load_labelled` does, but raise a Python warning for files that are left out.
+    """List the images as :func:`load_labelled` does, but issue a Python warning if files are left out.
 
     If `subset` is None, both parts are listed.
     """

@@ -30,7 +30,7 @@ class Thumbnails:
     Parameters
     ----------
     n_images : int
-        Number of images, each with two thumbnails.
+        Number of images. Each image has two thumbnails.
     """
 
     def __init__(self, n_images):

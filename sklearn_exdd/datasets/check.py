@@ -46,20 +46,21 @@ def check_images(
     masks : array or list, default=None
         Mask of each image. In a list, None means that the image does not have a mask.
     groups : array-like of shape (n_images,), default=None
-        Group of each image. Photographs of one part belong to one group. An image whose entry is None, NaN or "" forms
-        a group of its own.
+        Group of each image. Several photographs of one part form a group, because they are not independent. An image
+        whose entry is None, NaN or "" forms a group of its own.
     splits : array-like of shape (n_images,), default=None
         Part of the data that each image belongs to, such as "train" or "test".
     detector : BaseDefectDetector or Pipeline that ends in one, default=None
-        Detector to clone and fit on the normal images, which then get scores. Each score is computed as if the detector
-        had not been fitted on the image. If `detector` is a Pipeline, the steps before its detector transform the
-        images. With :class:`~sklearn_exdd.ExDDDetector`, 145 images of 128 x 128 pixels took 6 s on one core. If None,
-        scores are not checked.
+        Detector to clone and fit on the normal images. Each normal image then gets a score, which is computed as if the
+        detector had not been fitted on this image. If `detector` is a Pipeline, the steps before the last step
+        transform the images. With :class:`~sklearn_exdd.ExDDDetector`, 145 images of 128 x 128 pixels took 6 s on one
+        core. If None, scores are not checked.
     max_scored : int or None, default=500
         Maximum number of normal images to fit the detector on. If there are more, whole groups are drawn at random. If
         None, the detector is fitted on all normal images.
     pos_label : object, default=None
-        Label that means defect. If `pos_label` is None, the defect label is recognised by its name, as in `fit`.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name, as in `fit`:
+        "bad" or "NG" means defect, "good" or "OK" means normal.
     verbose : int, default=0
         If > 0, show a progress bar.
 
@@ -233,7 +234,7 @@ def _mask_items(masks, n_images):
 
 
 class _Check:
-    """Check in progress: the findings so far, and the measured properties of the readable images."""
+    """Findings and measured properties of the images, collected while the images are checked."""
 
     def __init__(self, items, is_defect, groups, splits):
         self.items, self.is_defect, self.groups, self.splits = items, is_defect, groups, splits
@@ -385,7 +386,7 @@ class _Check:
     def _independent(self, rows):
         """Return a group number for each row.
 
-        The groups are the groups that the user passed. If the user did not pass any, duplicates form groups.
+        The numbers stand for the groups that the user passed. If the user did not pass groups, duplicates form groups.
         """
         names = {row: f"image {row}" for row in rows.tolist()}
         if self.groups is not None:

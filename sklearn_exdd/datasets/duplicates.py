@@ -5,7 +5,7 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
 SIDE = 128  # height and width of reduced images, in pixels
-# Number of images that each image is compared with. Their hashes differ in the fewest bits from the hash of the image.
+# Number of other images that each image is compared with. The images with the most similar hashes are selected.
 _N_NEAREST = 8
 _REACH = SIDE // 10  # maximum distance, in pixels, by which a part may have moved between two photographs
 _PADDING = 16  # number of pixels of padding before a Fourier transform, at least _REACH
@@ -78,7 +78,7 @@ def group_alike(reduced):
 
 
 def _details(image):
-    """Remove lighting and noise from an image. Return the details whose size lies between the two."""
+    """Remove lighting, which is coarse, and noise, which is fine. Return the remaining details."""
     return ndimage.gaussian_filter(image, 1) - ndimage.gaussian_filter(image, SIDE / 16)
 
 

@@ -12,7 +12,7 @@ class Finding:
     Attributes
     ----------
     kind : str
-        Kind of finding, such as "duplicate" or "mask_empty". The documentation of :func:`check_images` lists all kinds.
+        Kind of mistake, such as "duplicate" or "mask_empty". The documentation of :func:`check_images` lists all kinds.
     severity : {"error", "warning"}
         Severity. An error makes `fit` fail or makes the computed metrics wrong. A warning may be harmless.
     indices : tuple of int

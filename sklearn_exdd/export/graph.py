@@ -109,7 +109,7 @@ class Graph:
         return self.Slice(value, [0], self.vector(stop), [axis])
 
     def require(self, value, condition, message):
-        """Append a check. At run time, the graph raises an error unless the condition holds.
+        """Append a check of a condition. If the condition is False at run time, the graph raises an error.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class Graph:
         Returns
         -------
         value : str
-            Name of the unchanged value. The check only takes place if nodes use this name.
+            Name of the unchanged value. The condition is only checked if later nodes use this name.
         """
         failed = self.integer(self.Not(condition))
         # ONNX does not have an operator that raises an error. Every runtime raises an error for an index beyond the end

@@ -86,7 +86,9 @@ def antialiasing(graph, size, own):
 
 
 def interpolation(graph, places, n_nodes):
-    """Return the matrix of linear interpolation between nodes. Beyond the first and the last node, it is constant.
+    """Return the matrix of linear interpolation between nodes.
+
+    Beyond the first and the last node, the interpolated values are constant.
 
     Parameters
     ----------

@@ -147,8 +147,8 @@ def _enlarged_to_finest(graph, outputs):
     for output, shape in zip(outputs, shapes):
         ratios = [graph.Div(graph.double(size), graph.double(own)) for size, own in zip(finest, shape)]
         factors = [graph.Round(ratio) for ratio in ratios]
-        # Maps are enlarged by whole factors. If they then do not reach the end of the finest grid, they are stretched
-        # to its size instead.
+        # Enlarge the map by whole factors. If the result would not reach the end of the finest grid, stretch the map to
+        # the size of the grid instead.
         reach = [
             graph.GreaterOrEqual(graph.Mul(factor, graph.double(own)), graph.double(size))
             for factor, own, size in zip(factors, shape, finest)
