@@ -35,7 +35,7 @@ class Result:
     p_value: float = None
     kind: str = None
     regions: list = None  # None if the model has no pixel threshold
-    is_around_peak: bool = False  # the marked pixels are not above the pixel threshold
+    is_around_peak: bool = False  # whether pixels around the peak are marked, because no pixel is above the threshold
     map: str = ""  # path of the map file relative to the report
     problem: str = None
     pictures: tuple = None  # thumbnails of the image and its map, for the report

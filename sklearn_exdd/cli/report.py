@@ -59,9 +59,9 @@ class Thumbnails:
             small = fitted(full, side)
             over = colors.over(np.asarray(small), np.asarray(shares.resize(small.size)))
             if marked is not None:
-                # Averages of the pixels: a small region stays visible in a small picture.
+                # Average the mask when it is reduced. A small region then stays visible in a small thumbnail.
                 touched = np.asarray(marked.resize(small.size, Image.Resampling.BOX)) > 0
-                draw_outline(over, touched, width=max(2, round(max(small.size) / 110)))  # pages show it smaller
+                draw_outline(over, touched, width=max(2, round(max(small.size) / 110)))  # the report shows thumbnails reduced
             files = [jpeg(small), jpeg(Image.fromarray(over))]
             if sum(map(len, files)) <= self._n_bytes:
                 break
