@@ -157,7 +157,7 @@ def test_photographs_of_one_group_may_be_alike_unless_they_are_split(castings):
     assert kinds(check_images(X, y, groups=[*range(41)])) == [("near_duplicate", "warning", (0, 40))]
     found = check_images(X, y, groups=groups, splits=["train"] * 40 + ["test"])
     assert kinds(found) == [("near_duplicate", "error", (0, 40)), ("split_group", "error", (0, 40))]
-    assert "The group '0' lies in test and train" in of_kind(found, "split_group").message
+    assert "The group '0' lies in the splits test and train" in of_kind(found, "split_group").message
 
 
 # Photographs
@@ -181,7 +181,7 @@ def test_odd_photographs_are_found(castings):
     assert found["blank"] == (43,)
     assert found["size"] == (44,)
     assert [finding.kind for finding in findings.errors] == ["blank"]
-    assert "(40 x 96); the others have 96 x 96 pixels" in of_kind(findings, "size").message
+    assert "(40 x 96), while the others have 96 x 96 pixels" in of_kind(findings, "size").message
 
 
 def test_images_of_a_size_of_their_own_are_right_unless_one_is_far_from_the_others(castings):
@@ -194,7 +194,7 @@ def test_a_few_colour_images_among_grey_ones_are_an_error(castings):
     X, y, _ = castings
     found = of_kind(check_images(replaced(X, i3=np.stack([X[3]] * 3, axis=2)), y), "channels")
     assert (found.severity, found.indices) == ("error", (3,))
-    assert found.message.startswith("1 image is in colour among others that are grey")
+    assert found.message.startswith("1 image is in colour, while the others are grey")
     with pytest.raises(ValueError, match="expected 1 channel"):
         ExDDDetector("gabor").fit(replaced(X, i3=np.stack([X[3]] * 3, axis=2)), y)
 
@@ -308,7 +308,7 @@ def test_masks_of_a_mirrored_export_are_a_warning():
     X, _, masks = make_surface_defects(12, defect_fraction=1, image_shape=(96, 96), texture="cast", random_state=0)
     (found,) = check_images(X, np.ones(12), masks=masks[:, :, ::-1])
     assert (found.kind, found.severity, found.indices) == ("mask_placement", "warning", tuple(range(12)))
-    assert "they seem to be mirrored left to right" in found.message
+    assert "They seem to be mirrored left to right" in found.message
 
 
 def test_few_masks_do_not_tell_where_they_belong(castings):
@@ -316,7 +316,7 @@ def test_few_masks_do_not_tell_where_they_belong(castings):
     few = np.flatnonzero(y)[:5]
     findings = check_images(X[few], y[few], masks=masks[few][:, :, ::-1])
     assert findings == []
-    assert findings.not_checked[0] == "placement of masks: this takes at least 8 masks, got 5."
+    assert findings.not_checked[0] == "placement of masks: expected at least 8 masks, got 5."
 
 
 # Scores
@@ -329,7 +329,7 @@ def test_a_defect_among_the_normal_images_stands_out(squares, cells):
     findings = check_images(X, labels, detector=ExDDDetector(cells, random_state=0))
     found = of_kind(findings, "score")
     assert (found.severity, found.indices) == ("warning", (np.flatnonzero(y)[0],))
-    assert "1 normal image stands out: ExDDDetector, fitted without it" in found.message
+    assert "1 normal image stands out. ExDDDetector, fitted without it" in found.message
     assert findings.not_checked == []
 
 
@@ -383,7 +383,7 @@ def test_only_as_many_images_are_scored_as_wanted(squares, cells):
     X, y, _ = squares
     findings = check_images(X, y, detector=ExDDDetector(cells), max_scored=10, groups=np.arange(18) // 2)
     assert re.match(
-        r"scores of [2-4] normal images: the detector was fitted on (8|9|10) of them", findings.not_checked[0]
+        r"scores of [2-4] normal images: the detector was fitted on the other (8|9|10)\.", findings.not_checked[0]
     )
 
 
@@ -431,10 +431,10 @@ def test_findings_are_printed_errors_first_and_long_lists_are_cut(castings):
         ({"detector": FrozenEstimator(ExDDDetector())}, "a Pipeline that ends in one, or None, got FrozenEstimator."),
         ({"detector": GridSearchCV(ExDDDetector(), {})}, "a Pipeline that ends in one, or None, got GridSearchCV."),
         ({"detector": make_pipeline(PCA())}, "a Pipeline that ends in one, or None, got a Pipeline that ends in PCA."),
-        ({"detector": ExDDDetector}, "got the class ExDDDetector: pass ExDDDetector(), an instance."),
+        ({"detector": ExDDDetector}, "got the class ExDDDetector. Pass an instance: ExDDDetector()."),
         (
             {"detector": Pipeline([("a", ExDDDetector)])},
-            "got the class ExDDDetector: pass ExDDDetector(), an instance.",
+            "got the class ExDDDetector. Pass an instance: ExDDDetector().",
         ),
         ({"max_scored": 0}, "max_scored: expected an integer of at least 1, or None, got 0"),
     ],

@@ -112,12 +112,12 @@ def test_fit_says_what_it_has_learned_from_and_what_it_promises(parts, tmp_path,
     assert run("fit", parts, "-o", tmp_path / "model", "--n-neighbors", 2) == 0
     said = capsys.readouterr().out
     assert "16 normal images, 8 with a defect, 8 of them with a mask." in said
-    assert re.search(r"ExDDDetector fitted in \d+ s: defect above [\d.]+, at most 5.9 % false alarms", said)
+    assert re.search(r"ExDDDetector fitted in \d+ s: threshold [\d.]+, at most 5.9 % false alarms", said)
 
 
 def test_a_folder_of_nothing_but_images_is_normal(parts, tmp_path, capsys):
     assert run("fit", parts / "normal", "-o", tmp_path / "model") == 0
-    assert "16 images without labels, all taken as normal." in capsys.readouterr().out
+    assert "16 images without labels. All are assumed to be normal." in capsys.readouterr().out
     assert persistence.load(tmp_path / "model").defect_bank_ is None
 
 
@@ -167,7 +167,7 @@ def test_params_reach_the_detector_and_what_is_inside_it():
         (["fit", "{parts}/defect", "-o", "{new}"], "or only normal images, without sub-folders"),
         (["fit", "{parts}", "-o", "{new}", "--n-neighbors", "0"], "'n_neighbors' parameter of ExDDDetector must be"),
         (["fit", "{parts}", "-o", "{new}", "--params", '{"blurr": 1}'], "Invalid parameter 'blurr'"),
-        (["fit", "{parts}", "-o", "{new}", "--params", '{"random_state": 1}'], "without an option of their own"),
+        (["fit", "{parts}", "-o", "{new}", "--params", '{"random_state": 1}'], "not set by another option"),
         (["fit", "{parts}", "-o", "{new}", "--detector", "classifier", "--n-neighbors", "1"], "'n_neighbors'"),
         (["predict", "nowhere", "{parts}", "-o", "{new}"], "nowhere: expected a model file written by fit, found no"),
         (["predict", "{image}", "{parts}", "-o", "{new}"], ".png: expected a file written by .*dump, got another"),
@@ -605,7 +605,7 @@ def test_images_that_fit_has_seen_are_counted(model, parts, capsys):
     assert json.loads(capsys.readouterr().out)["n_training"] == n_images
     assert run("evaluate", model, parts, "--no-maps") == 0
     said = capsys.readouterr().out
-    assert f"{n_images} of them were used in fit. Leave them out: figures on new images are worse." in said
+    assert f"{n_images} of these images were used in fit. Leave them out: results on new images are worse." in said
 
 
 def test_operating_points_are_those_of_the_detector_and_of_the_costs(model, unseen, answers, capsys):
@@ -618,7 +618,7 @@ def test_operating_points_are_those_of_the_detector_and_of_the_costs(model, unse
     said = capsys.readouterr().out
     assert re.search(r"--threshold +false alarms +misses +cost\npromised 5.9 % +[\d.]+ +\d of 6 +\d of 6 +\d", said)
     assert "A false alarm costs 1 and a miss 1 (--cost-false-alarm, --cost-miss)." in said
-    assert "Too few normal images in fit to promise 1 %: this takes 99 normal images or groups." in said
+    assert "fit had too few normal images to promise 1 %. This takes 99 normal images or groups." in said
 
 
 def test_the_page_of_an_evaluation_shows_the_operating_points(model, unseen, tmp_path, capsys):
@@ -722,8 +722,7 @@ def tidy(tmp_path):
 def test_a_folder_without_mistakes_ends_with_0(tidy, capsys):
     assert run("check", tidy, "--no-scores") == 0
     assert capsys.readouterr().out == (
-        "12 images checked: 0 errors, 0 warnings.\n"
-        "Not checked: placement of masks: this takes at least 8 masks, got 4.\n"
+        "12 images checked: 0 errors, 0 warnings.\nNot checked: placement of masks: expected at least 8 masks, got 4.\n"
     )
 
 
@@ -768,7 +767,7 @@ def test_all_wrong_rows_of_a_table_are_named_at_once(unseen_surfaces, tmp_path, 
         table.write("\n" + "\n".join(rows))
     assert run("check", tmp_path, "--no-scores") == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == f"Error: {tmp_path / 'index.csv'}: expected rows that can be used, got 12 wrong ones:"
+    assert said[0] == f"Error: {tmp_path / 'index.csv'}: expected only valid rows, got 12 wrong rows:"
     assert said[1:10] == [f"line {14 + i}: the folder contains no file 'gone/{i}.png'." for i in range(9)]
     assert said[10].startswith(
         "line 23: expected one row for each image, got 'images/0.png' again, as in line 2. Remove"
@@ -792,7 +791,7 @@ def test_a_check_scores_the_normal_images_unless_told_otherwise(tidy, monkeypatc
     assert run("check", tidy) == 0
     name = sorted((tidy / "normal").iterdir())[-1].name
     said = capsys.readouterr().out
-    assert "warning  score: 1 normal image stands out: ExDDDetector, fitted without it, gives a score of 9" in said
+    assert "warning  score: 1 normal image stands out. ExDDDetector, fitted without it, gives a score of 9" in said
     assert f"    normal/{name}\n" in said
     assert run("check", tidy / "normal", "--no-scores") == 0
     assert "8 images checked: 0 errors" in capsys.readouterr().out

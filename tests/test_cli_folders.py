@@ -361,7 +361,7 @@ def test_masks_that_mark_nothing_cost_the_pixel_figures_only(model, labelled, ca
     figures, said = evaluate(model, folder, capsys, 0)
     assert figures["pixel_roc_auc"] is figures["per_region_overlap"] is None
     assert (figures["n_masks"], figures["n_empty_masks"], figures["n_unusable_masks"]) == (0, 6, 0)
-    assert re.search(r"pixel AUROC +-  \(of the 0 defects with a mask\)", said.out)
+    assert re.search(r"pixel AUROC +-  \(on the 0 defects with a mask\)", said.out)
     assert re.search(r"Masks that mark nothing: 6, such as '.*\.png'\. They are left out\.", said.out)
 
 
@@ -404,7 +404,7 @@ def test_masks_of_normal_images_are_used_if_they_are_empty(model, unseen_surface
     write(tmp_path / f"masks/{normal[0]}.png", np.full((64, 64), 255, np.uint8))
     figures, said = evaluate(model, tmp_path, capsys, 3)
     assert figures["n_unusable_masks"] == 1
-    assert "expected an empty mask of a normal image, got one with 4096 defect pixels." in said.err
+    assert "expected an empty mask of a normal image, got a mask with 4096 defect pixels." in said.err
 
 
 def test_a_map_of_no_use_costs_no_score(model, unseen_surfaces, tmp_path, capsys, monkeypatch):

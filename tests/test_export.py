@@ -364,7 +364,7 @@ def test_detectors_that_no_file_can_repeat_are_refused(grey, surfaces, cells, tm
         (name,) = wrong
         with pytest.raises(ValueError, match=f"{name}: expected one of"):
             exported(cases[0][0], tmp_path, **wrong)
-    with pytest.raises(FileNotFoundError, match="expected an existing folder"):
+    with pytest.raises(FileNotFoundError, match="expected a file in an existing folder"):
         exported(cases[0][0], tmp_path / "missing")
     for package in ("onnx", "onnxruntime"):
         monkeypatch.setattr(refusals, "find_spec", lambda name, missing=package: None if name == missing else True)

@@ -228,7 +228,7 @@ def test_a_network_that_torch_cannot_export_is_refused(tiny, tmp_path, monkeypat
 
     networks.network_of.cache_clear()
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ValueError, match=r"got another one \(RuntimeError: no such operator\)\. Choose another"):
+    with pytest.raises(ValueError, match=r"got an error \(RuntimeError: no such operator\)\. Choose another"):
         exported(tiny, tmp_path)
 
 

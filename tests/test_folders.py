@@ -293,7 +293,7 @@ def test_case_decides_between_two_names_and_is_not_guessed(load, tmp_path):
     write(defect.with_name("bc.png"))
     write(defect.with_name("BC.png"))
     write(masks.with_name("Bc.png"))
-    with pytest.raises(ValueError, match=r"Bc\.png' has no defect image"):
+    with pytest.raises(ValueError, match=r"Bc\.png' has no image"):
         load(tmp_path)
 
 
@@ -414,7 +414,9 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
         load_index(tmp_path)
     (tmp_path / "index.csv").unlink()
     (tmp_path / "index.csv").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"There is no '.*index\.csv'; .*; got a folder of this name"):
+    with pytest.raises(
+        FileNotFoundError, match=r"index\.csv': expected index\.csv with .*\. Got a folder of this name"
+    ):
         load_index(tmp_path)
 
 

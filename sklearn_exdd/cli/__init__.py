@@ -1,1 +1,1 @@
-"""Command line of the library: check, fit, predict, evaluate, export and versions."""
+"""Command line of the library, with the commands check, fit, predict, evaluate, export and versions."""

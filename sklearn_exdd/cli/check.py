@@ -41,9 +41,9 @@ def run(options):
 
 
 def _load(folder):
-    """Return the arguments of check_images, and the files that were left out but may be images in another format."""
+    """Return the arguments of check_images, and the files left out that may be images in another format."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # files that are left out become findings
+        warnings.simplefilter("ignore", UserWarning)  # files that are left out are reported as findings instead
         found = read_layout(folder, None)
     if found is None:
         paths, left_out = list_files(folder)

@@ -1,14 +1,14 @@
-"""Page of a check: the findings with their images."""
+"""Page of a check. It shows the findings with their images."""
 
 import numpy as np
 
 from sklearn_exdd._images import Masks, read_image
 from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_page
 
-_N_SHOWN = 12  # images shown for a finding
-_SIDE = 240  # longer side of a shown image, in pixels
-_N_PICTURES = 1200  # images shown on a page: about 20 MB
-_MARK = np.array([255, 90, 0])  # colour of a mask
+_N_SHOWN = 12  # maximum number of images shown for one finding
+_SIDE = 240  # maximum length of the longer side of a shown image, in pixels
+_N_PICTURES = 1200  # maximum number of images on a page, which then has about 20 MB
+_MARK = np.array([255, 90, 0])  # RGB colour of masks
 
 
 def write_check(path, folder, findings, data):
@@ -20,7 +20,7 @@ def write_check(path, folder, findings, data):
     folder : str
     findings : Findings
     data : dict
-        X (paths of the images), y, masks, groups and splits.
+        Arguments of the check: X (paths of the images), y, masks, groups and splits.
     """
     shown, room = [], _N_PICTURES
     for finding in findings:
@@ -45,7 +45,10 @@ def _label(data, index):
 
 
 def _picture(data, index, with_mask):
-    """Return an image, with its mask beside it if `with_mask`, or None if the image cannot be read."""
+    """Return a thumbnail of an image, or None if the image cannot be read.
+
+    If `with_mask` is True, the thumbnail shows the mask beside the image.
+    """
     try:
         picture = fitted(as_picture(read_image(data["X"][index])), _SIDE)
     except (OSError, ValueError):
@@ -56,7 +59,10 @@ def _picture(data, index, with_mask):
 
 
 def _beside_mask(picture, mask):
-    """Return the image and, beside it, the image with its mask painted over it; only the image if the mask fails."""
+    """Return a picture that shows an image twice, the second time with the mask painted over it.
+
+    If the mask cannot be read, return the image alone.
+    """
     from PIL import Image
 
     try:

@@ -1,4 +1,4 @@
-"""Main function of the command line, which runs a command and returns its exit code."""
+"""Main function of the command line. It runs a command and returns the exit code."""
 
 import sys
 import traceback
@@ -15,13 +15,19 @@ def main(arguments=None):
     Parameters
     ----------
     arguments : list of str, default=None
-        Command-line arguments. None takes those of the process.
+        Command-line arguments. If None, the arguments of the process are used.
 
     Returns
     -------
     code : int
-        0: done. 1: an image is called defective (only with --fail-on-defect), or check found an error. 2: wrong usage.
-        3: some images or masks could not be used. 4: unexpected error. 130: interrupted.
+        Exit code:
+
+        * 0: The command is done.
+        * 1: An image was called defective (only with --fail-on-defect), or check found an error.
+        * 2: The command was used wrongly.
+        * 3: Some images or masks could not be used.
+        * 4: An unexpected error occurred.
+        * 130: The command was interrupted.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # paths may contain characters that the terminal cannot print
     options = parser().parse_args(arguments)
@@ -35,6 +41,6 @@ def main(arguments=None):
         print("Interrupted: nothing was written.", file=sys.stderr)
         return INTERRUPTED
     except Exception:
-        # Python would exit with code 1, which stands for a finding.
+        # For an uncaught exception, Python would exit with code 1, which here means that something was found.
         traceback.print_exc()
         return FAILED

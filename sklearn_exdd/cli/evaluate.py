@@ -24,7 +24,7 @@ from sklearn_exdd.metrics import (
 
 
 def run(options):
-    """Print the figures and, if --out is given, write the page."""
+    """Print the metrics and, if --out is given, write the page."""
     out, folder = check_page(options.out), open_folder(options.folder)
     detector = model.load(options.model, options.threshold)
     data = load_labelled(folder, "test")
@@ -65,20 +65,20 @@ def _report(path, problem):
 
 
 def compare_scores(is_defect, kinds, scores, threshold):
-    """Compute the figures that need only the scores.
+    """Compute the metrics that depend only on the scores.
 
     Parameters
     ----------
     is_defect : ndarray of shape (n,), dtype bool
     kinds : ndarray of shape (n,), dtype str
-        Kinds of defect.
+        Kind of defect of each image, or "normal".
     scores : ndarray of shape (n,)
     threshold : float
 
     Returns
     -------
     figures : dict
-        Figures by name. A figure that needs both normal images and defects is None if either is missing.
+        Metrics by name. A metric that needs both normal images and defects is None if one of the two is missing.
     """
     called, both = scores > threshold, is_defect.any() and not is_defect.all()
     found_by_kind = {
@@ -108,10 +108,10 @@ def _operating_points(detector, is_defect, scores, options):
 
 
 def _compare_maps(detector, data, rows, verbose):
-    """Compute the figures of the maps. Defects without a mask, with an empty one or with an unusable one are left out.
+    """Compute the metrics of the anomaly maps.
 
-    A mask that cannot be used raises no error: the figures of the scores have already been computed and must not be
-    lost.
+    Defect images without a mask, with an empty mask or with an unusable mask are left out. An unusable mask does not
+    raise an error, because the metrics of the scores, which have already been computed, would be lost.
     """
     roi = getattr(detector, "roi_", None)
     all_masks, masks, maps, empty, unusable = Masks(data.masks, len(data.X)), [], [], [], []
@@ -146,9 +146,9 @@ def _compare_maps(detector, data, rows, verbose):
 
 
 def _read_mask(masks, index, pixel_map, is_defect, roi):
-    """Return the mask of an image, within the region of interest, and the problem with the mask.
+    """Return the mask of an image within the region of interest, and a message if the mask cannot be used.
 
-    The mask is None if the image has no usable mask. The problem is None if the mask can be used.
+    The mask is None if the image does not have a usable mask. The message is None if the mask can be used.
     """
     try:
         mask = masks.get(index, pixel_map.shape)
@@ -157,12 +157,12 @@ def _read_mask(masks, index, pixel_map, is_defect, roi):
     if mask is not None and roi is not None:
         mask = mask & roi
     if not is_defect and mask is not None and mask.any():
-        return None, f"expected an empty mask of a normal image, got one with {mask.sum()} defect pixels."
+        return None, f"expected an empty mask of a normal image, got a mask with {mask.sum()} defect pixels."
     return mask, None
 
 
 def _score_maps(score, masks, maps, roi):
-    """Return a figure, or None if it is undefined, for example without any normal pixel."""
+    """Return a metric of the maps, or None if the metric is undefined, for example without any normal pixel."""
     try:
         return score(masks, maps, roi=roi)
     except ValueError as error:
@@ -171,14 +171,17 @@ def _score_maps(score, masks, maps, roi):
 
 
 def describe(figures):
-    """Format the figures as text."""
+    """Format the metrics as text."""
     n_normal, n_defect, false_alarms, found = (
         figures[name] for name in ("n_normal", "n_defect", "false_alarms", "found")
     )
     lines = [
         f"{n_normal} normal images, {n_defect} with a defect, {figures['n_unusable']} could not be used",
         *(
-            [f"{figures['n_training']} of them were used in fit. Leave them out: figures on new images are worse."]
+            [
+                f"{figures['n_training']} of these images were used in fit. Leave them out: results on new images are "
+                "worse."
+            ]
             if figures["n_training"]
             else []
         ),
@@ -188,7 +191,7 @@ def describe(figures):
     ]
     if "n_masks" in figures:
         lines += [
-            f"pixel AUROC    {_number(figures['pixel_roc_auc'])}  (of the {figures['n_masks']} defects with a mask)",
+            f"pixel AUROC    {_number(figures['pixel_roc_auc'])}  (on the {figures['n_masks']} defects with a mask)",
             f"pixel AP       {_number(figures['pixel_average_precision'])}",
             f"AUPRO          {_number(figures['per_region_overlap'])}  (up to 30 % false positives)",
         ]
@@ -214,7 +217,7 @@ def describe(figures):
 
 
 def _describe_points(figures):
-    """Format the operating points as a table, followed by their limits."""
+    """Format the operating points as a table, followed by notes on how they were found."""
     points = figures["operating_points"]
     lines = ["{:15}{:>22}{:>15}{:>15}{:>10}".format("", "--threshold", "false alarms", "misses", "cost")]
     for point in points:
@@ -224,13 +227,13 @@ def _describe_points(figures):
     lines += [
         f"A false alarm costs {figures['cost_false_alarm']:g} and a miss {figures['cost_miss']:g} (--cost-false-alarm, "
         "--cost-miss). The threshold with",
-        "the lowest cost was chosen on these images: expect more mistakes on new ones.",
+        "the lowest cost was chosen on these images. Expect more mistakes on new images.",
     ]
     short = [point for point in points if point["rate"] is not None and point["promised_rate"] > point["rate"]]
     if short:
         lowest = min(point["rate"] for point in short)
         lines.append(
-            f"Too few normal images in fit to promise {percent(lowest)}: this takes {n_needed(lowest)} normal images "
+            f"fit had too few normal images to promise {percent(lowest)}. This takes {n_needed(lowest)} normal images "
             "or groups."
         )
     return lines

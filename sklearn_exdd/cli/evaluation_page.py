@@ -1,4 +1,4 @@
-"""Page of an evaluation: scores of normal images and defects, and the mistakes at each threshold."""
+"""Page of an evaluation. It shows the scores of normal images and defects, and the mistakes at several thresholds."""
 
 from math import ceil
 
@@ -8,7 +8,8 @@ from sklearn_exdd.cli.pages import write_page
 from sklearn_exdd.display.scores import count_scores, score_edges
 
 _N_BINS = 48
-_SPREAD = 5  # interquartile ranges above the third quartile; higher scores count in the last bar
+# Length of the score axis above the third quartile, in interquartile ranges. Higher scores are counted in the last bar.
+_SPREAD = 5
 
 
 def percent(rate):
@@ -17,7 +18,7 @@ def percent(rate):
 
 
 def n_needed(rate):
-    """Return the number of calibration scores needed to promise a rate."""
+    """Return the number of calibration scores that are needed to promise a false-alarm rate."""
     return ceil(1 / rate - 1 - 1e-9)
 
 
@@ -28,11 +29,11 @@ def write_evaluation(path, facts, figures, points, is_defect, scores):
     ----------
     path : pathlib.Path
     facts : dict
-        Folder, model and detector.
+        Names of the folder, model and detector.
     figures : dict
-        Figures that the command prints.
+        Metrics that the command prints.
     points : list of OperatingPoint or None
-        Operating points; None if normal images or defects are missing.
+        Operating points, or None if normal images or defects are missing.
     is_defect : ndarray of shape (n,), dtype bool
     scores : ndarray of shape (n,)
     """
@@ -57,9 +58,12 @@ def _name(point):
 
 
 def _histogram(is_defect, scores, points):
-    """Return the bars as percentages of the highest bar of the same class, and the positions of the thresholds."""
+    """Return the bars of the histogram and the positions of the thresholds, for the template.
+
+    The height of a bar is given as a percentage of the highest bar of the same class.
+    """
     thresholds = np.array([point.threshold for point in points])
-    # A single huge score must not squeeze all others into one bar.
+    # Limit the axis. Otherwise, a single huge score would squeeze all other scores into one bar.
     first, last = np.quantile(scores, [0.25, 0.75])
     end = max(last + _SPREAD * (last - first), thresholds.max())
     edges = score_edges(np.concatenate([np.minimum(scores, end), thresholds]), n_bins=_N_BINS)

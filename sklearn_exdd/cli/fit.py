@@ -24,7 +24,7 @@ def run(options):
         images = [image for image in list_images(folder, path) if image.resolve() != roi]
         if any(image.parent != folder for image in images):
             raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or only normal images, without sub-folders.")
-        print(f"{len(images)} images without labels, all taken as normal.")
+        print(f"{len(images)} images without labels. All are assumed to be normal.")
         detector.fit(images, roi=options.roi)
     else:
         n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask, y in zip(data.masks, data.y) if y)
@@ -37,24 +37,24 @@ def run(options):
         detector.fit(data.X, data.y, masks=data.masks, groups=data.groups, roi=options.roi, **more)
     model.save(detector, path)
     print(
-        f"{type(detector).__name__} fitted in {time.perf_counter() - start:.0f} s: defect above "
+        f"{type(detector).__name__} fitted in {time.perf_counter() - start:.0f} s: threshold "
         f"{detector.threshold_:.4g}, at most {100 * detector.false_alarm_rate_:.2g} % false alarms. Written to {path}."
     )
     rate = detector.max_false_alarm_rate
     if detector.false_alarm_rate_ > rate:
-        print(f"To promise {percent(rate)}, it takes {n_needed(rate)} normal images, or as many groups of images.")
+        print(f"A promise of {percent(rate)} needs at least {n_needed(rate)} normal images or groups of images.")
     return DONE
 
 
 def make_detector(options):
-    """Make the detector that the options describe."""
+    """Make the detector from the options."""
     given = {name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None}
     if options.augmenter:
         given["augmenter"] = _make_augmenter(options.augmenter)
     twice = sorted(given.keys() & options.params.keys())
     if twice:
         raise ValueError(
-            f"--params: expected parameters without an option of their own, got {twice[0]!r}. Use its option."
+            f"--params: expected parameters that are not set by another option, got {twice[0]!r}. Set it only once."
         )
     detector = _detector_class(options.detector)()
     if any(name.startswith("feature_extractor__") for name in options.params):
@@ -64,11 +64,11 @@ def make_detector(options):
         given["feature_extractor"] = make_feature_extractor(given.get("feature_extractor", own))
     try:
         return detector.set_params(**given, **options.params)
-    except (AttributeError, TypeError) as error:  # a nested parameter of a value that has no parameters
+    except (AttributeError, TypeError) as error:  # the object of a nested parameter does not have parameters
         names = ", ".join(name for name in options.params if "__" in name)
         raise ValueError(
-            f"--params: expected {names} to belong to an object that has parameters, but {error}. Pass such an object, "
-            "for example by --augmenter perlin, or leave the parameter out."
+            f"--params: expected {names} to belong to an object that has parameters, but {error}. Pass an object with "
+            "parameters, for example with --augmenter perlin, or leave the parameter out."
         ) from error
 
 

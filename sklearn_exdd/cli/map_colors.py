@@ -1,4 +1,4 @@
-"""Colours of the anomaly maps in files."""
+"""Colours of anomaly maps in image files."""
 
 import numpy as np
 
@@ -6,19 +6,22 @@ from sklearn_exdd._map_colors import HEAT_COLORS, heat_colors
 
 
 class MapColors:
-    """Colour scale shared by all maps of a report: linear up to the threshold, compressed above, without an upper end.
+    """Colour scale shared by all maps of a report.
+
+    The scale is linear from its lowest value to the threshold. Above the threshold, it is compressed and has no upper
+    end.
 
     Parameters
     ----------
     some_maps : list of ndarray of shape (height, width)
-        Maps from which the lowest (dark) value of the scale is estimated.
+        Maps from which the lowest value of the scale is estimated. This value gets the darkest colour.
     threshold : float
         Value in the middle of the scale, above which pixels are outlined.
 
     Attributes
     ----------
     low : float
-        Value at the start of the scale.
+        Lowest value of the scale.
     """
 
     def __init__(self, some_maps, threshold):
@@ -28,16 +31,17 @@ class MapColors:
             self.low = threshold - (abs(threshold) or 1.0)
 
     def shares(self, pixel_map):
-        """Return the positions of the values on the scale, in [0, 1)."""
+        """Return the position of each value of a map on the scale, in [0, 1)."""
         times = np.maximum((pixel_map - self.low) / (self.threshold - self.low), 0)
         return np.where(times <= 1, times / 2, 1 - 1 / (2 * np.maximum(times, 1)))
 
     def write(self, pixel_map, path):
-        """Write a PNG file of colour numbers. Its palette serves viewers, and its text entries serve programs.
+        """Write a map as a PNG file. Each pixel holds the number of a colour in the palette of the file.
 
-        With the text entries "low" and "threshold", a number n stands for the value
-        ``low + (threshold - low) * times``, where times is ``n / 127.5`` up to the threshold and ``127.5 / (255 - n)``
-        above it.
+        Viewers show the colours of the palette. Programs can compute the values of the map from the numbers and from
+        the text entries "low" and "threshold" of the file. The value of the number n is
+        ``low + (threshold - low) * times``. Up to the threshold, ``times = n / 127.5``. Above the threshold,
+        ``times = 127.5 / (255 - n)``.
         """
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
@@ -50,13 +54,14 @@ class MapColors:
         picture.save(path, "PNG", pnginfo=facts)
 
     def over(self, image, shares):
-        """Lay a map over an image of the same size.
+        """Paint a map over an image of the same size.
 
         Parameters
         ----------
         image : ndarray of shape (height, width, 3), dtype uint8
         shares : ndarray of shape (height, width)
-            Positions on the scale. Far below the threshold, the image shows through.
+            Positions of the map's values on the scale. Where a value is far below the threshold, the image stays
+            visible.
 
         Returns
         -------
@@ -67,5 +72,5 @@ class MapColors:
 
 
 def gradient():
-    """Return the scale as the colour stops of a CSS gradient."""
+    """Return the colours of the scale as the colour stops of a CSS gradient."""
     return ", ".join("rgb({}, {}, {})".format(*color) for color in HEAT_COLORS)

@@ -1,4 +1,4 @@
-"""Model files: fitted detectors on disk."""
+"""Reading and writing of model files, which hold fitted detectors."""
 
 import os
 from pathlib import Path
@@ -8,19 +8,21 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd import persistence
 
-_SIDE = 256  # side, in pixels, of the image on which a model is tried out
+_SIDE = 256  # height and width, in pixels, of the image on which a model is tried out
 
 
 def check_place(path):
-    """Check, before a long fit, that a model can be written.
+    """Check that a model can be written. This is done before a long fit, because its result would be lost otherwise.
 
     Parameters
     ----------
     path : str
+        Model file to write.
 
     Returns
     -------
     path : pathlib.Path
+        Path of the file. The home directory "~" is expanded.
     """
     path = Path(path).expanduser()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
@@ -35,13 +37,15 @@ def save(detector, path):
 
 
 def load(path, threshold=None):
-    """Read a detector that can score images and locate defects. Loading a file never runs code from it.
+    """Read a detector that can score images and locate defects. Code in the file is never run.
 
     Parameters
     ----------
     path : str
+        Model file.
     threshold : float, default=None
-        Score to use in place of `threshold_`. `pixel_threshold_` stays as it is.
+        Score that replaces the attribute `threshold_`. The attribute `pixel_threshold_` does not change. If None, both
+        are left unchanged.
 
     Returns
     -------
@@ -66,12 +70,12 @@ def load(path, threshold=None):
 
 
 def _try_out(detector, path):
-    """Score an image of noise, so that a fault of the model or the machine is not reported for every image."""
+    """Score an image of noise, so that a model that cannot run is reported once instead of once per image."""
     roi = getattr(detector, "roi_", np.empty((_SIDE, _SIDE)))
     if roi is None:
         raise ValueError(
-            f"{path}: expected a detector with one region of interest for all images, got one fitted on images with "
-            "regions of their own. Predict in Python, on with_roi(X, roi)."
+            f"{path}: expected a detector with one region of interest for all images, got a detector whose training "
+            "images had different regions. Predict in Python, on with_roi(X, roi)."
         )
     shape = (*roi.shape, detector.n_channels_) if detector.n_channels_ > 1 else roi.shape
     try:
@@ -81,7 +85,7 @@ def _try_out(detector, path):
 
 
 def _silence(estimator):
-    """Switch off the progress bars of the model, so that only those of the command are shown."""
+    """Switch off the progress bars of the model. Only the progress bars of the command are shown."""
     if hasattr(estimator, "verbose"):
         estimator.verbose = 0
     extractors = getattr(estimator, "feature_extractors_", [getattr(estimator, "feature_extractor_", None)])

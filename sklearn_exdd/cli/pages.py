@@ -1,4 +1,4 @@
-"""Pages that commands write: self-contained HTML files with their images."""
+"""Writing of HTML pages. Each page is a single file that contains its images."""
 
 import io
 import os
@@ -12,16 +12,17 @@ from sklearn_exdd._files import write_whole
 
 
 def check_page(path):
-    """Check, before a long run, that a page can be written.
+    """Check that a page can be written. This is done before a long run, because its result would be lost otherwise.
 
     Parameters
     ----------
     path : str or None
+        Page to write. The file may be new or an earlier page.
 
     Returns
     -------
     path : pathlib.Path or None
-        New file or earlier page; None if `path` is None.
+        Path of the page, or None if `path` is None. The home directory "~" is expanded.
     """
     if path is None:
         return None
@@ -41,9 +42,9 @@ def write_page(path, template, **facts):
     ----------
     path : pathlib.Path
     template : str
-        Name of a file beside this module that extends page.html.
+        Name of the template: a file in the folder of this module that extends page.html.
     **facts : dict
-        Values for the template; the time is added.
+        Values for the template. The current time is added to them.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -56,18 +57,18 @@ def write_page(path, template, **facts):
 
 
 def readable(text):
-    """Replace bytes that are not valid text, which file names may contain."""
+    """Replace bytes that are not valid text. File names may contain such bytes."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def as_picture(image):
-    """Return an image as a Pillow image in RGB.
+    """Convert an image to a Pillow image in RGB.
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float
-        Unless the image is uint8, its largest value becomes white, because 12-bit values in a 16-bit file would look
-        black.
+        Image to convert. The largest value of a uint16 or float image becomes white. Otherwise, 12-bit values in a
+        16-bit file would look black.
     """
     from PIL import Image
 
@@ -77,7 +78,7 @@ def as_picture(image):
 
 
 def fitted(picture, side):
-    """Shrink an image to at most `side` pixels per side, or enlarge a small image by a whole factor."""
+    """Shrink an image to at most `side` pixels per side. Enlarge a small image by a whole factor."""
     if max(picture.size) >= side:
         picture = picture.copy()
         picture.thumbnail((side, side))
@@ -87,12 +88,12 @@ def fitted(picture, side):
 
 
 def jpeg(picture):
-    """Return an image as the bytes of a JPEG file."""
+    """Compress an image. Return the bytes of the JPEG file."""
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=85)
     return content.getvalue()
 
 
 def data_uri(content):
-    """Return the bytes of a JPEG file as a data URI."""
+    """Encode the bytes of a JPEG file as a data URI."""
     return "data:image/jpeg;base64," + b64encode(content).decode()

@@ -1,4 +1,4 @@
-"""Images of a folder: their files, their labels and masks, and the results of a detector for each."""
+"""Images of a folder: the lists of their files, labels and masks, and the results of a detector for each image."""
 
 import os
 import re
@@ -14,15 +14,15 @@ from sklearn_exdd.datasets import load_folder, load_index, load_ksdd2, load_mvte
 from sklearn_exdd.datasets.folders import list_image_files, sub_folder
 
 LAYOUTS = (
-    "index.csv; normal/ (or good/), defect/ and, if there are any, masks/; train/good/ and test/<kind>/ (MVTec AD); "
-    "or train/ and test/ with masks *_GT.png (KSDD2)"
+    "index.csv; normal/ (or good/), defect/ and optionally masks/; train/good/ and test/<kind>/ (MVTec AD); or train/ "
+    "and test/ with masks *_GT.png (KSDD2)"
 )
 REPORT = {"report.html", "scores.csv", "maps"}
 _BATCH_SIZE = 8
 
 
 def open_folder(path):
-    """Return the path of an existing folder; raise an error if it is missing."""
+    """Return the path of a folder. Raise an error if the folder does not exist."""
     path = Path(path).expanduser()
     if not path.is_dir():
         came = "got a file. Put it into a folder" if path.exists() else "found no such folder"
@@ -33,16 +33,18 @@ def open_folder(path):
 def load_labelled(folder, subset):
     """List the images of a folder with their labels and masks, in any of the supported layouts.
 
+    Files that are left out are named on standard error.
+
     Parameters
     ----------
     folder : pathlib.Path
     subset : {"train", "test"}
-        Part of the data, for layouts that have these parts.
+        Part of the data to list. It has no effect if the layout does not have these parts.
 
     Returns
     -------
     data : Bunch or None
-        Result of a loader of :mod:`sklearn_exdd.datasets`; None if the folder has none of their layouts.
+        Result of the loader in :mod:`sklearn_exdd.datasets` for the layout, or None if the layout is not recognised.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -53,7 +55,10 @@ def load_labelled(folder, subset):
 
 
 def read_layout(folder, subset):
-    """Act as :func:`load_labelled`, but list both parts if `subset` is None, and warn of files that are left out."""
+    """List the images as :func:`load_labelled` does, but issue a Python warning if files are left out.
+
+    If `subset` is None, both parts are listed.
+    """
     if (folder / "index.csv").exists():
         return load_index(folder)
     if any(sub_folder(sub_folder(folder, part), "good").is_dir() for part in ("train", "test")):
@@ -66,9 +71,9 @@ def read_layout(folder, subset):
 
 
 def list_images(folder, model=None):
-    """List all images at any depth, without masks, reports and files of the review page.
+    """List all images of a folder at any depth, except masks and files of reports and of the review page.
 
-    Files that may be images but have no supported format are named on standard error.
+    Files that may be images but do not have a supported format are named on standard error.
 
     Parameters
     ----------
@@ -91,7 +96,7 @@ def list_images(folder, model=None):
 
 
 def list_files(folder, model=None):
-    """List the images as :func:`list_images` does, and other files that may be images.
+    """List the images as :func:`list_images` does, and also list other files that may be images.
 
     Parameters
     ----------
@@ -102,7 +107,7 @@ def list_files(folder, model=None):
     Returns
     -------
     paths, left_out : list of pathlib.Path
-        Images and other files, each sorted by name.
+        Images, and other files that may be images. Each list is sorted by name.
     """
     left_out = []
     paths = list_image_files(folder, left_out=left_out)
@@ -125,19 +130,19 @@ def list_files(folder, model=None):
 
 
 def _masks_beside(paths):
-    """Select the masks of the KSDD2 layout: 10000_GT.png beside 10000.png."""
+    """Select the masks of the KSDD2 layout, where a mask such as 10000_GT.png lies beside its image 10000.png."""
     names = Names((path.with_suffix("").as_posix(), path) for path in paths)
     masks = [path for path in paths if path.stem.lower().endswith("_gt")]
     return {mask for mask in masks if names.find(mask.with_suffix("").as_posix()[: -len("_GT")])}
 
 
 def ask_each(method, paths, what, verbose):
-    """Yield the result of a detector for each image. An image that cannot be used does not stop the others.
+    """Yield the result of a detector for each image. If an image cannot be used, the others still get results.
 
     Parameters
     ----------
     method : callable
-        Method that takes a list of paths and returns a result for each.
+        Method of the detector that takes a list of paths and returns one result for each path.
     paths : list of pathlib.Path
     what : str
         Label of the progress bar.
@@ -147,16 +152,16 @@ def ask_each(method, paths, what, verbose):
     Yields
     ------
     result : object
-        Result, or None if there is a problem.
+        Result of an image, or None if the image cannot be used.
     problem : str or None
-        Reason why the image cannot be used, or None.
+        Reason why the image cannot be used, or None if it can be used.
     """
     with tqdm(total=len(paths), desc=what, unit="image", disable=not verbose) as progress:
         for start in range(0, len(paths), _BATCH_SIZE):
             batch = paths[start : start + _BATCH_SIZE]
             try:
                 answers = [(result, None) for result in method(batch)]
-            # A decoder may raise anything. Ask for the images one by one to find out which of them fail.
+            # Image decoders may raise any kind of exception. Try the images one by one to find out which of them fail.
             except Exception:
                 answers = [_ask_one(method, path) for path in batch]
             progress.update(len(batch))
@@ -164,7 +169,10 @@ def ask_each(method, paths, what, verbose):
 
 
 def ask_scores(detector, paths, verbose):
-    """Yield the score and problem of each image, as :func:`ask_each` does. A score that is not finite is a problem."""
+    """Yield the score and the problem of each image, as :func:`ask_each` does.
+
+    A score that is not finite is a problem.
+    """
     for score, problem in ask_each(detector.score_samples, paths, "scores", verbose):
         if problem is None and not isfinite(score):  # NaN would never be above the threshold
             score, problem = None, f"expected a finite score, got {score}."
@@ -174,7 +182,7 @@ def ask_scores(detector, paths, verbose):
 def _ask_one(method, path):
     try:
         return method([path])[0], None
-    except ImportError:  # a missing package is missing for every image
+    except ImportError:  # a missing package would fail for every image
         raise
     except (OSError, ValueError) as error:
         return None, re.sub(r"^X\[0\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)

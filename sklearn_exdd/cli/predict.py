@@ -1,4 +1,4 @@
-"""Command ``predict``: write scores, maps, regions and a report of the images of a folder, from one pass over them."""
+"""Command ``predict``: write a report with the scores, maps and regions of the images of a folder."""
 
 import csv
 import os
@@ -29,16 +29,16 @@ class Result:
     """Result of one image."""
 
     path: Path
-    name: str  # relative to the folder
+    name: str  # path relative to the folder of the images
     score: float = None
     is_defect: bool = None
     p_value: float = None
     kind: str = None
     regions: list = None  # None if the model has no pixel threshold
-    is_around_peak: bool = False  # the marked pixels are not above the pixel threshold
-    map: str = ""  # relative to the report
+    is_around_peak: bool = False  # whether pixels around the peak are marked, because no pixel is above the threshold
+    map: str = ""  # path of the map file relative to the report
     problem: str = None
-    pictures: tuple = None  # the image and its map, for the report
+    pictures: tuple = None  # thumbnails of the image and its map, for the report
 
 
 def run(options):
@@ -60,7 +60,7 @@ def run(options):
         worst = WorstMaps(aside, min(options.n_shown, len(paths)), map_level)
         answers = ask_each(lambda some: detector.inspect(some, **sizes), paths, "images", options.verbose)
         for (found, problem), result in zip(answers, results):
-            if problem is None and not isfinite(found.score):  # it would never be above the threshold
+            if problem is None and not isfinite(found.score):  # NaN would never be above the threshold
                 problem = f"expected a finite score, got {found.score}."
             result.problem = problem
             if problem is None:
@@ -69,7 +69,7 @@ def run(options):
                 if found.mask is not None:
                     result.is_around_peak = is_around_peak(found.mask, found.map, map_level)
                 worst.add(result, found.map, found.mask)
-        # A file that was left out must not be mistaken for one without a defect.
+        # List files that were left out as problems. Otherwise, they could be mistaken for images without a defect.
         results += [Result(path, path.relative_to(folder).as_posix(), problem=why_left_out(path)) for path in left_out]
         ranking = sorted((result for result in results if result.score is not None), key=lambda result: -result.score)
         worst.finish(ranking)
@@ -113,36 +113,43 @@ def _write_table(path, results, threshold, knows_kinds):
 
 
 def _sizes(regions):
-    """Return the number of regions, their total area, and the diameter and peak of the first, as table cells."""
+    """Return the cells of a table row that describe the regions.
+
+    The cells hold the number of regions, their total area, and the diameter and the peak of the first region.
+    """
     if not regions:
         return ["", "", "", "", ""] if regions is None else [0, 0, "", "", ""]
     return [len(regions), sum(one.area for one in regions), regions[0].equivalent_diameter, *regions[0].peak]
 
 
 def _marked(result):
-    """Return which pixels of an image are marked, as a table cell; sizes of the two kinds are not comparable."""
+    """Return a table cell that tells which pixels of an image are marked.
+
+    Sizes of regions around the peak and of regions above the pixel threshold are not comparable.
+    """
     if result.regions is None or not result.is_defect:
         return ""
     return "around the peak" if result.is_around_peak else "above the pixel threshold"
 
 
 def _check_place(out):
-    """Check that a report can be written to a folder: it is new, empty or an earlier report."""
+    """Check that a report can be written to a folder. The folder must be new, empty or an earlier report."""
     out = Path(out).expanduser().resolve()
     inside = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if inside not in (set(), REPORT) or (out.exists() and not out.is_dir()):
         came = f"a folder with {min(inside - REPORT, default=min(inside))!r}" if inside else "a file"
         raise ValueError(
-            f"--out: expected a folder that is new, empty or an earlier report, got {str(out)!r}: {came}. Pass another."
+            f"--out: expected a folder that is new, empty or an earlier report, got {str(out)!r}: {came}. Pass another "
+            "folder."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"--out: expected a folder to write to, got {str(out.parent)!r}, which is read-only.")
+        raise PermissionError(f"--out: expected a folder that can be written to, but {str(out.parent)!r} is read-only.")
     return out
 
 
 def _move(aside, out):
-    """Move the report to its place, replacing an earlier one."""
+    """Rename the finished report to its final path. An earlier report is replaced."""
     earlier = aside.with_name(f"{aside.name}.earlier")
     if out.exists():
         out.rename(earlier)

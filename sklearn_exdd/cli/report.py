@@ -1,4 +1,4 @@
-"""Report of predict: a single HTML file with the worst images first."""
+"""Report of the command predict: a single HTML file that shows the images in order of decreasing score."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,14 @@ from sklearn_exdd.cli.map_colors import gradient
 from sklearn_exdd.cli.pages import as_picture, data_uri, fitted, jpeg, write_page
 from sklearn_exdd.display.scores import count_scores, score_edges
 
-_N_BYTES = 30_000_000  # bytes of all images in the report; base64 adds a third
-_SIDES = (640, 480, 360, 270, 200, 150)  # longer sides in pixels; the first that gives small enough files is used
+_N_BYTES = 30_000_000  # maximum size of all thumbnails in a report, in bytes; base64 adds a third to it
+# Lengths of the longer side of a thumbnail, in pixels. The first length whose files are small enough is used.
+_SIDES = (640, 480, 360, 270, 200, 150)
 _N_BINS = 40
 
 
 class Pictures(NamedTuple):
-    """Image and map as data URIs, and their size in pixels."""
+    """Thumbnails of an image and its map as data URIs, with their common size in pixels."""
 
     image: str
     map: str
@@ -24,26 +25,26 @@ class Pictures(NamedTuple):
 
 
 class Thumbnails:
-    """Thumbnails that together fit into one file.
+    """Maker of thumbnails that are small enough to fit into one file together.
 
     Parameters
     ----------
     n_images : int
-        Number of images, each with two thumbnails.
+        Number of images. Each image has two thumbnails.
     """
 
     def __init__(self, n_images):
         self._n_bytes = _N_BYTES / max(n_images, 1)
 
     def make(self, image, pixel_map, mask, colors):
-        """Make the thumbnails of an image and of its map, laid over the image, with outlines of the marked pixels.
+        """Make a thumbnail of an image, and a second thumbnail with the map and an outline of the marked pixels.
 
         Parameters
         ----------
         image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float
         pixel_map : ndarray of shape (height, width)
         mask : ndarray of shape (height, width), dtype bool, or None
-            Marked pixels; None outlines nothing.
+            Marked pixels. If None, the thumbnail does not have an outline.
         colors : MapColors
 
         Returns
@@ -58,9 +59,9 @@ class Thumbnails:
             small = fitted(full, side)
             over = colors.over(np.asarray(small), np.asarray(shares.resize(small.size)))
             if marked is not None:
-                # Averages of the pixels: a small region stays visible in a small picture.
+                # Average the mask when it is reduced. A small region then stays visible in a small thumbnail.
                 touched = np.asarray(marked.resize(small.size, Image.Resampling.BOX)) > 0
-                draw_outline(over, touched, width=max(2, round(max(small.size) / 110)))  # pages show it smaller
+                draw_outline(over, touched, width=max(2, round(max(small.size) / 110)))  # the report shows thumbnails reduced
             files = [jpeg(small), jpeg(Image.fromarray(over))]
             if sum(map(len, files)) <= self._n_bytes:
                 break
@@ -74,14 +75,15 @@ def write_report(path, facts, ranking, n_shown, unusable):
     ----------
     path : pathlib.Path
     facts : dict
-        Folder, model, detector, threshold, false_alarm_rate (promised by the threshold, or None), pixel_threshold
-        (None if the model has none), min_area and unit of lengths ("pixels" or "mm").
+        Values for the page: folder, model, detector, threshold, false_alarm_rate, pixel_threshold, min_area and unit.
+        `false_alarm_rate` is the rate that the threshold promises, or None. `pixel_threshold` is None if the model does
+        not have a pixel threshold. `unit` is the unit of lengths, "pixels" or "mm".
     ranking : list of Result
-        Images with a score, worst first.
+        Results with a score, in order of decreasing score.
     n_shown : int
         Number of images to show.
     unusable : list of Result
-        Images with a problem.
+        Results with a problem.
     """
     scores = np.array([result.score for result in ranking])
     write_page(
@@ -100,8 +102,11 @@ def write_report(path, facts, ranking, n_shown, unusable):
 
 
 def _histogram(scores, threshold):
-    """Return the bars as percentages of the highest one, with a bin edge at the threshold."""
-    # A single huge score must not squeeze all others into one bar.
+    """Return the bars of the histogram and the position of the threshold, for the template.
+
+    The height of a bar is given as a percentage of the highest bar. One edge between bars lies at the threshold.
+    """
+    # Limit the axis. Otherwise, a single huge score would squeeze all other scores into one bar.
     end = scores.max() if scores.min() >= threshold else threshold + 3 * (threshold - scores.min())
     edges = score_edges(np.minimum(scores, end), threshold, _N_BINS)
     counts = count_scores(scores, edges)

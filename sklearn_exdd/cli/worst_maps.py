@@ -1,4 +1,4 @@
-"""Maps of the worst images, drawn one by one, without keeping all maps in memory."""
+"""Maps of the images with the highest scores, written one by one so that memory does not hold all maps."""
 
 import heapq
 import re
@@ -8,7 +8,7 @@ from sklearn_exdd._images import read_image
 from sklearn_exdd.cli.map_colors import MapColors
 from sklearn_exdd.cli.report import Thumbnails
 
-_N_FIRST = 8  # number of images from which the colour scale is chosen
+_N_FIRST = 8  # number of images, the first to be added, from which the colour scale is estimated
 
 
 class WorstMaps:
@@ -17,9 +17,9 @@ class WorstMaps:
     Parameters
     ----------
     folder : pathlib.Path
-        Folder of the report, with a sub-folder "maps".
+        Folder of the report. It must have a sub-folder "maps".
     n_shown : int
-        Number of images to keep.
+        Number of images whose maps are kept.
     threshold : float
         Value in the middle of the colour scale.
     """
@@ -30,7 +30,10 @@ class WorstMaps:
         self._waiting, self._kept, self._numbers = [], [], count()
 
     def add(self, result, pixel_map, mask):
-        """Add the map and the mask (or None) of the next image."""
+        """Add the map and the mask of the next image. The mask may be None.
+
+        If there are more than `n_shown` maps, the map with the lowest score is dropped.
+        """
         if self._n_shown == 0:
             return
         if self._colors is None:
@@ -41,7 +44,7 @@ class WorstMaps:
             self._draw(result, pixel_map, mask)
 
     def finish(self, ranking):
-        """Rename the map files by rank; `ranking` lists all results, worst first."""
+        """Rename the map files by rank. `ranking` lists all results in order of decreasing score."""
         if self._waiting:
             self._begin()
         kept = {id(result) for _, _, result in self._kept}
@@ -52,7 +55,7 @@ class WorstMaps:
             result.map = name
 
     def _begin(self):
-        """Choose the colour scale from the first maps, and draw them."""
+        """Estimate the colour scale from the first maps, and draw these maps."""
         self._colors = MapColors([pixel_map for _, pixel_map, _ in self._waiting], self._threshold)
         for waiting in self._waiting:
             self._draw(*waiting)
@@ -64,7 +67,7 @@ class WorstMaps:
             return
         try:
             result.pictures = self._thumbnails.make(read_image(result.path), pixel_map, mask, self._colors)
-        except (OSError, ValueError) as error:  # the file has changed in the meantime
+        except (OSError, ValueError) as error:  # the file has changed since its score was computed
             result.problem = str(error)
             return
         result.map = f"maps/{number}"

@@ -1,4 +1,4 @@
-"""Data sets: generated surfaces, loaders for folders of images, and a check of images before fitting."""
+"""Data sets: generated images of surfaces, loaders for folders of images, and a check of images before fitting."""
 
 from sklearn_exdd._images import with_roi
 from sklearn_exdd.datasets.check import check_images

@@ -1,4 +1,4 @@
-"""Check of a set of images before fitting."""
+"""Search for mistakes in a set of images before a detector is fitted on it."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from sklearn_exdd.datasets.mask_placement import MIN_MASKS, misplaced
 from sklearn_exdd.datasets.outlying_scores import outlying_scores, split_pipeline
 from sklearn_exdd.datasets.photographs import measure, odd_photographs, resized
 
-_NEARLY_ALL = 0.9  # share of an image; a mask of a defect that covers more is suspicious
+_NEARLY_ALL = 0.9  # fraction of an image above which the mask of a defect is suspicious
 
 
 def check_images(
@@ -33,42 +33,47 @@ def check_images(
 ):
     """Look for mistakes in a set of images before fitting.
 
-    Images that cannot be read do not raise an error. They are findings, so that all of them are reported at once.
+    Images that cannot be read are reported as findings instead of errors. All of them are therefore reported at once.
 
     Parameters
     ----------
     X : images
-        Images as for `fit`: an array, or a list of arrays, Pillow images or paths.
+        Images in one of three forms: an array (n, height, width) or (n, height, width, channels) of uint8, uint16,
+        bool, or float in [0, 1]; a list of such images or of Pillow images; or a list of file paths. The images of a
+        list may differ in size. Files are read when they are needed.
     y : array-like of shape (n_images,), default=None
-        Labels of two classes, such as 0 and 1 or "good" and "bad". If None, all images are taken to be normal.
+        Labels of two classes, such as 0 and 1 or "good" and "bad". If None, all images are assumed to be normal.
     masks : array or list, default=None
-        Mask of each image, or None for an image without a mask.
+        Mask of each image. In a list, None means that the image does not have a mask.
     groups : array-like of shape (n_images,), default=None
-        Group of each image. Images of one part share a group; an image without a group (None, NaN or "") is a group of
-        its own.
+        Group of each image. Several photographs of one part form a group, because they are not independent. An image
+        whose entry is None, NaN or "" forms a group of its own.
     splits : array-like of shape (n_images,), default=None
         Part of the data that each image belongs to, such as "train" or "test".
     detector : BaseDefectDetector or Pipeline that ends in one, default=None
-        Detector to clone and fit on the normal images. It scores each of them as if it had not seen the image. Steps
-        before a detector in a Pipeline transform the images. With :class:`~sklearn_exdd.ExDDDetector`, 145 images of
-        128 x 128 pixels took 6 s on one core. If None, scores are not checked.
+        Detector to clone and fit on the normal images. Each normal image then gets a score, which is computed as if the
+        detector had not been fitted on this image. If `detector` is a Pipeline, the steps before the last step
+        transform the images. With :class:`~sklearn_exdd.ExDDDetector`, 145 images of 128 x 128 pixels took 6 s on one
+        core. If None, scores are not checked.
     max_scored : int or None, default=500
-        Maximum number of normal images to fit the detector on, drawn in whole groups. None takes all.
+        Maximum number of normal images to fit the detector on. If there are more, whole groups are drawn at random. If
+        None, the detector is fitted on all normal images.
     pos_label : object, default=None
-        Label that stands for defect; recognised as in `fit` by default.
+        Label that means defect. If `pos_label` is None, the defect label is recognised by its name, as in `fit`:
+        "bad" or "NG" means defect, "good" or "OK" means normal.
     verbose : int, default=0
         If > 0, show a progress bar.
 
     Returns
     -------
     findings : Findings
-        List of :class:`Finding`, errors first. `print` shows it as text.
+        List of :class:`Finding`, with errors before warnings. `print` shows the list as text.
 
     Raises
     ------
     ValueError
-        If X does not contain images, y has more than two classes, y, masks, groups or splits do not have one entry for
-        each image, or detector is not a detector.
+        If `X` does not contain images; if `y` has more than two classes; if `y`, `masks`, `groups` or `splits` does not
+        have one entry for each image; or if `detector` is not a detector.
 
     Notes
     -----
@@ -78,31 +83,32 @@ def check_images(
     kind               severity found if
     ================== ======== ======================================================================================
     unreadable         error    an image is missing or cannot be read
-    duplicate          error    images with the same pixels differ in label, group or split; otherwise a warning
-    near_duplicate     error    images that share their details lie in different splits; otherwise a warning, unless
-                                they belong to one group
-    split_group        error    a group lies in several splits
-    channels           error    some images are grey and some in colour
+    duplicate          error    images with the same pixels differ in label, group or split
+    duplicate          warning  images with the same pixels agree in label, group and split
+    near_duplicate     error    images that share their fine details lie in different splits
+    near_duplicate     warning  images that share their fine details are not assigned to one group
+    split_group        error    images of one group lie in different splits
+    channels           error    some images are grey and others are in colour
     blank              error    all pixels of an image are equal
     mask_unreadable    error    a mask cannot be read
     mask_size          error    a mask differs in size from its image
-    mask_on_normal     error    a mask of a normal image marks pixels
-    mask_full          error    a mask marks more than 90 % of the image
-    mask_empty         error    a mask of a defect marks no pixel
+    mask_on_normal     error    the mask of a normal image marks pixels
+    mask_full          error    the mask of a defect marks more than 90 % of the image
+    mask_empty         error    the mask of a defect does not mark any pixel
     mask_placement     warning  most masks fit their images clearly better if all are mirrored or shifted alike
-    score              warning  the left-out score of a normal image is far above the others
+    score              warning  the score of a normal image, computed without that image, is far above the others
     size               warning  an image differs in size from the others
-    dark, bright       warning  the mean grey level is far from the others
-    overexposed        warning  far more pixels are white than in the others
-    blur               warning  fine details are fainter, compared with coarse ones, than in the others
+    dark, bright       warning  the mean grey level of an image is far from the others
+    overexposed        warning  an image has far more white pixels than the others
+    blur               warning  the ratio of fine to coarse details is far lower in an image than in the others
     ================== ======== ======================================================================================
 
-    A value is far from the others if it lies more than three interquartile ranges beyond the quartiles. This check
-    needs at least eight readable images.
+    A value is far from the others if it lies more than three interquartile ranges below the first quartile or above the
+    third. Comparisons with the other images need at least eight readable images.
 
-    Near duplicates are copies (compressed, resized, brightened), photographs of one part, and parts cut from one piece.
-    Rotated and mirrored copies are not found. If all parts look alike in detail, only images that are clearly more
-    alike than the other images are found.
+    Near duplicates may be compressed, resized or brightened copies, photographs of one part, or parts cut from one
+    piece. Rotated and mirrored copies are not found. If the details of all parts are similar, only images that are
+    clearly more similar than the others are found.
 
     Examples
     --------
@@ -135,7 +141,10 @@ def check_images(
 
 
 def _items(X):
-    """Return the images as a list of arrays and paths, and the bit depth of integers (or None), as `fit` sees them."""
+    """Return the images as a list of arrays and paths, and their bit depth, both as `fit` would see them.
+
+    The bit depth is None if the images do not contain integers.
+    """
     if getattr(X, "ndim", 1) > 1 or not holds_images(X) or not len(X):
         images = Images(X)
         return images.raw(), images.bits
@@ -147,7 +156,7 @@ def _items(X):
 
 
 def _readable_items(items):
-    """Act as :func:`_items` for a list with unreadable images, which do not influence the bit depth."""
+    """Do the work of :func:`_items` for a list with unreadable images. They do not influence the bit depth."""
     in_memory = {i: item for i, item in enumerate(items) if not _is_path(item) and _is_readable(item)}
     first_file = next((item for item in items if _is_path(item) and _is_readable(item)), None)
     deciding = [*in_memory.values(), *([] if first_file is None else [first_file])]
@@ -155,7 +164,7 @@ def _readable_items(items):
         return items, None
     try:
         bits = Images(deciding).bits
-    except ValueError:  # each image alone is readable, so a 16-bit image must be among 8-bit images
+    except ValueError:  # each image can be read alone, so the list must mix 8-bit and 16-bit images
         bits = 8
     for i, item in in_memory.items():
         try:
@@ -183,7 +192,7 @@ def _check_detector(detector):
     _, last = split_pipeline(detector)
     if isinstance(last, type):
         name = last.__name__
-        raise ValueError(f"detector: expected a detector, got the class {name}: pass {name}(), an instance.")
+        raise ValueError(f"detector: expected a detector, got the class {name}. Pass an instance: {name}().")
     if not (hasattr(last, "fit") and hasattr(last, "score_samples") and has_fit_parameter(last, "groups")):
         came = repr(last) if isinstance(last, str) else type(last).__name__
         came = came if last is detector else f"a Pipeline that ends in {came}"
@@ -203,7 +212,7 @@ def _are_defects(y, n_images, pos_label):
 
 
 def _names(name, values, n_images):
-    """Return the group or split of each image as text, or None for an image without one."""
+    """Return the group or the split of each image as text. The entry of an image without one is None."""
     if values is None:
         return None
     check_listed(values, name)
@@ -225,7 +234,7 @@ def _mask_items(masks, n_images):
 
 
 class _Check:
-    """Findings so far, and properties of the images that can be read."""
+    """Findings and measured properties of the images, collected while the images are checked."""
 
     def __init__(self, items, is_defect, groups, splits):
         self.items, self.is_defect, self.groups, self.splits = items, is_defect, groups, splits
@@ -239,11 +248,11 @@ class _Check:
 
     def _name(self, index):
         item = self.items[index]
-        item = getattr(item, "image", item)  # without a region of interest
+        item = getattr(item, "image", item)  # the image inside an ImageInRegion
         return os.fspath(item) if _is_path(item) and not is_missing(item) else f"X[{index}]"
 
     def read(self, index, item, bits, mask):
-        """Measure an image and its mask."""
+        """Read an image and its mask, and measure them. Add a finding if either cannot be read."""
         try:
             image = Images([item], bits=bits)[0]
             self.photographs[index] = measure(image)
@@ -266,17 +275,19 @@ class _Check:
         if marks.shape != shape:
             came = "{} x {}".format(*marks.shape)
             message = (
-                f"The mask has {came} pixels, its image {shape[0]} x {shape[1]}. Export the mask at the image's size."
+                f"The mask has {came} pixels, but its image has {shape[0]} x {shape[1]}. Export the mask at the size "
+                "of the image."
             )
             self.add("mask_size", "error", [index], message)
         elif not self.is_defect[index]:
             if share:
                 message = (
-                    f"The mask of a normal image marks {counted.sum()} pixels{where}. Empty it, or label a defect."
+                    f"The mask of a normal image marks {counted.sum()} pixels{where}. Empty the mask, or label the "
+                    "image as a defect."
                 )
                 self.add("mask_on_normal", "error", [index], message)
         elif not share:
-            message = f"The mask of a defect marks no pixel{where}. Draw the defect, or leave the mask out."
+            message = f"The mask of a defect marks no pixel{where}. Draw the defect, or pass None as the mask."
             self.add("mask_empty", "error", [index], message)
         elif share > _NEARLY_ALL:
             message = f"The mask marks {100 * share:.0f} % of the image. Is it inverted? Mark only the defect."
@@ -285,7 +296,7 @@ class _Check:
             self.marks[index] = resized(marks, (SIDE, SIDE))
 
     def find_duplicates(self):
-        """Find images with the same pixels, and images that share their details."""
+        """Find images with the same pixels, and images that share their fine details."""
         rows = np.array(sorted(self.photographs), dtype=int)
         equal = group_equal([self.photographs[row].digest for row in rows])
         for group in equal:
@@ -309,7 +320,7 @@ class _Check:
         if n_groups > 1:
             differ.append(f"belong to {n_groups} groups")
         if not is_exact and n_groups == 1 and not any("lie in" in one for one in differ):
-            return  # photographs of one part, according to the groups
+            return  # the groups say that these are photographs of one part
         is_error = bool(differ) if is_exact else any("lie in" in one for one in differ)
         remedy = (
             "Keep one of them, under the right label."
@@ -331,7 +342,8 @@ class _Check:
         for group, parts in members.items():
             if len(parts) > 1:
                 message = (
-                    f"The group {group!r} lies in {' and '.join(sorted(parts))}. Move all its images to one of them."
+                    f"The group {group!r} lies in the splits {' and '.join(sorted(parts))}. Move all its images to one "
+                    "split."
                 )
                 self.add("split_group", "error", sorted(index for own in parts.values() for index in own), message)
 
@@ -344,21 +356,21 @@ class _Check:
             self.add(kind, severity, rows[places], message)
 
     def find_misplaced_masks(self):
-        """Find out whether all masks are mirrored or shifted."""
+        """Find out whether all masks are mirrored or shifted against their images."""
         rows = sorted(self.marks)
         if 0 < len(rows) < MIN_MASKS:
-            self.not_checked.append(f"placement of masks: this takes at least {MIN_MASKS} masks, got {len(rows)}.")
+            self.not_checked.append(f"placement of masks: expected at least {MIN_MASKS} masks, got {len(rows)}.")
         images = [self.photographs[row].reduced.astype(np.float32) for row in rows]
         placement = misplaced(images, [self.marks[row] for row in rows])
         if placement:
             message = (
-                f"The {len(rows)} masks fit their images clearly better in another place: they seem to be {placement}. "
-                "Compare some of them with their images, and export them again."
+                f"The {len(rows)} masks fit their images clearly better in another position. They seem to be "
+                f"{placement}. Compare some masks with their images, and export the masks again."
             )
             self.add("mask_placement", "warning", rows, message)
 
     def find_outlying_scores(self, detector, max_scored):
-        """Find normal images that look unlike the others to a detector fitted on normal images."""
+        """Fit the detector on normal images, and find images that score far higher than the others."""
         rows = np.array([row for row in sorted(self.photographs) if not self.is_defect[row]], dtype=int)
         if detector is None:
             self.not_checked.append("scores of normal images: pass a detector, such as detector=ExDDDetector().")
@@ -372,12 +384,15 @@ class _Check:
             self.add("score", "warning", rows[places], message)
 
     def _independent(self, rows):
-        """Return a group number for each row, from the user's groups or, without groups, from the duplicates."""
+        """Return a group number for each row.
+
+        The numbers stand for the groups that the user passed. If the user did not pass groups, duplicates form groups.
+        """
         names = {row: f"image {row}" for row in rows.tolist()}
         if self.groups is not None:
             names.update({row: f"group {self.groups[row]}" for row in names if self.groups[row] is not None})
         else:
-            for members in self._alike:  # sets that share an image are joined
+            for members in self._alike:  # sets of duplicates that share an image are joined
                 joined = {names[row] for row in names.keys() & set(members.tolist())}
                 names.update({row: f"alike {members[0]}" for row, name in names.items() if name in joined})
         return np.unique([names[row] for row in rows.tolist()], return_inverse=True)[1]

@@ -1,21 +1,24 @@
-"""Duplicates: images with the same pixels, and images that share their details."""
+"""Search for duplicates: images with the same pixels, and images that share their fine details."""
 
 import numpy as np
 from scipy import fft, ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
-SIDE = 128  # side of reduced images, in pixels
-_N_NEAREST = 8  # number of candidates for an image: those whose hashes differ in the fewest bits
-_REACH = SIDE // 10  # pixels by which a part may have moved
-_PADDING = 16  # pixels, at least _REACH
-_BLOCK = 32  # pixels
-_MIN_CORRELATION = 0.75  # different parts of cloth reach 0.75; JPEG, resized and rephotographed copies keep 0.8
-_MARGIN = 0.5  # distance by which the z-transformed correlation of copies must exceed that of usual pairs
-_N_PAIRS = 300  # random pairs from which the usual correlation is estimated
+SIDE = 128  # height and width of reduced images, in pixels
+# Number of other images that each image is compared with. The images with the most similar hashes are selected.
+_N_NEAREST = 8
+_REACH = SIDE // 10  # maximum distance, in pixels, by which a part may have moved between two photographs
+_PADDING = 16  # number of pixels of padding before a Fourier transform, at least _REACH
+_BLOCK = 32  # height and width of a block, in pixels
+# Minimum correlation of copies. Images of different parts of one cloth reach 0.75. JPEG copies, resized copies and
+# repeated photographs reach at least 0.8.
+_MIN_CORRELATION = 0.75
+_MARGIN = 0.5  # minimum difference between copies and most other pairs, in Fisher z-transformed correlations
+_N_PAIRS = 300  # number of random pairs from which the correlation of images that are not copies is estimated
 
 
 def group_equal(digests):
-    """Group equal digests.
+    """Group the positions of equal digests.
 
     Parameters
     ----------
@@ -24,7 +27,7 @@ def group_equal(digests):
     Returns
     -------
     groups : list of list of int
-        Positions of the digests that occur more than once, grouped by digest.
+        One group for each digest that occurs more than once. A group holds the positions of its digest.
     """
     places = {}
     for index, digest in enumerate(digests):
@@ -33,7 +36,7 @@ def group_equal(digests):
 
 
 def group_alike(reduced):
-    """Group images that share their details: copies, and photographs of one part.
+    """Group images that share their fine details, such as copies of an image and photographs of one part.
 
     Parameters
     ----------
@@ -43,14 +46,16 @@ def group_alike(reduced):
     Returns
     -------
     groups : list of list of int
-        Groups of at least two images. Each image shares its details with another image of its group.
+        Positions of the images in each group. A group has at least two images. Each of them shares its details with
+        another image of the group.
 
     Notes
     -----
-    The mean of all images is subtracted. Candidates are the nearest images by the perceptual hash (pHash) of the
-    library ImageHash. A hash of 64 bits cannot distinguish parts of one surface. Candidates are therefore shifted onto
-    each other, and the correlation of their fine details is computed in blocks. Its median must be as high as that of a
-    copy and clearly higher than that of other pairs. Rotated and mirrored copies are not found.
+    First, the mean of all images is subtracted. The perceptual hash (pHash) of the library ImageHash then selects pairs
+    of images with similar hashes. A hash of 64 bits cannot distinguish parts that have the same surface. The two images
+    of each pair are therefore shifted onto each other, and the correlation of their fine details is computed in blocks.
+    The median correlation of a pair must reach the level of copies and lie clearly above the level of other pairs.
+    Rotated and mirrored copies are not found.
     """
     n_images = len(reduced)
     if n_images < 2:
@@ -73,12 +78,12 @@ def group_alike(reduced):
 
 
 def _details(image):
-    """Keep details that are finer than lighting and coarser than noise."""
+    """Remove lighting, which is coarse, and noise, which is fine. Return the remaining details."""
     return ndimage.gaussian_filter(image, 1) - ndimage.gaussian_filter(image, SIDE / 16)
 
 
 def _candidates(images):
-    """Return pairs (i, j), i < j, of images with similar hashes."""
+    """Return the pairs of images with similar hashes, as positions (i, j) with i < j."""
     signs = 1 - 2 * np.stack([_hash(image) for image in images]).astype(np.float32)
     n_nearest, pairs = min(_N_NEAREST, len(images) - 1), set()
     for i, own in enumerate(signs):
@@ -99,7 +104,7 @@ def _hash(image):
 
 
 def _correlation(details, others):
-    """Shift one image onto the other and return the median correlation over blocks."""
+    """Shift one image onto the other and return the median of the correlations of their blocks."""
     first, second = details - details.mean(), others - others.mean()
     shape = (SIDE + _PADDING, SIDE + _PADDING)
     products = fft.irfft2(fft.rfft2(first, shape) * fft.rfft2(second, shape).conj(), shape)
@@ -123,10 +128,13 @@ def _blocks(image):
 
 
 def _least(details):
-    """Return the correlation that copies must exceed: the 0.9 quantile over random pairs, plus a margin."""
+    """Return the correlation that copies must exceed.
+
+    It is the 0.9 quantile of the correlations of random pairs, plus a margin.
+    """
     n_images = len(details)
     rng = np.random.RandomState(0)
-    if n_images < 10:  # too few pairs: many of them may be copies, and their quantile would not be usual
+    if n_images < 10:  # with so few images, copies may dominate the random pairs and raise the quantile
         return _MIN_CORRELATION
     first = rng.randint(n_images, size=_N_PAIRS)
     second = (first + rng.randint(1, n_images, size=_N_PAIRS)) % n_images

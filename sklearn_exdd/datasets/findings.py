@@ -2,25 +2,25 @@
 
 from dataclasses import dataclass
 
-_N_NAMED = 4  # images named in a line
+_N_NAMED = 4  # maximum number of images that the text of a finding names
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Possible mistake in a set of images, to look at before fitting.
+    """Possible mistake in a set of images.
 
     Attributes
     ----------
     kind : str
-        Kind of finding, such as "duplicate" or "mask_empty"; :func:`check_images` lists all kinds.
+        Kind of mistake, such as "duplicate" or "mask_empty". The documentation of :func:`check_images` lists all kinds.
     severity : {"error", "warning"}
-        Severity. An error makes `fit` fail or distorts the figures. A warning may be harmless.
+        Severity. An error makes `fit` fail or makes the computed metrics wrong. A warning may be harmless.
     indices : tuple of int
-        Positions of the images in X.
+        Positions in `X` of the images with the mistake.
     images : tuple of str
-        Paths of the images, or "X[3]" for an image in memory.
+        Names of these images. The name is the path of an image file, or text such as "X[3]" for an image in memory.
     message : str
-        Description of the finding and the remedy.
+        Description of the mistake and its remedy.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class Finding:
 
 
 class Findings(list):
-    """List of :class:`Finding`, errors first. ``print`` shows it as text.
+    """List of :class:`Finding`, with errors before warnings. ``print`` shows the list as text.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ class Findings(list):
     n_images : int
         Number of images that were checked.
     not_checked : list of str, default=()
-        Checks that were not made, with the reasons.
+        Checks that were skipped, each with the reason.
 
     Attributes
     ----------
     n_images : int
         Number of images that were checked.
     not_checked : list of str
-        Checks that were not made, with the reasons.
+        Checks that were skipped, each with the reason.
 
     Examples
     --------
@@ -82,11 +82,11 @@ class Findings(list):
 
     @property
     def errors(self):
-        """Findings that make `fit` fail or distort the figures."""
+        """Findings that make `fit` fail or make the computed metrics wrong."""
         return [finding for finding in self if finding.severity == "error"]
 
     def summary(self):
-        """Return a sentence with the numbers of images, errors and warnings."""
+        """Return a sentence that gives the numbers of images, errors and warnings."""
         n_errors, n_warnings = len(self.errors), len(self) - len(self.errors)
         return (
             f"{_count(self.n_images, 'image')} checked: {_count(n_errors, 'error')}, {_count(n_warnings, 'warning')}."

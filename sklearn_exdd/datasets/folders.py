@@ -1,4 +1,4 @@
-"""Folders of images on disk, in the usual layouts of data sets."""
+"""Loaders for folders of images in common layouts of data sets."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,10 @@ def _parts(subset):
 
 
 def sub_folder(folder, name):
-    """Return a sub-folder by its name, regardless of case if a single name matches. It need not exist."""
+    """Return the path of a sub-folder, which need not exist.
+
+    A name that differs only in case is accepted if no sub-folder has exactly the given name and only one name fits.
+    """
     if os.path.lexists(folder / name):
         return folder / name
     found = Names((child.name, child) for child in folder.iterdir()).alike(name) if folder.is_dir() else []
@@ -37,25 +40,26 @@ def sub_folder(folder, name):
 
 
 def list_image_files(folder, part=".", left_out=None):
-    """List the image files of a part of a folder, at any depth, sorted by name.
+    """List the image files in a sub-folder of a folder, at any depth.
 
     Parameters
     ----------
     folder : pathlib.Path
     part : str, default="."
-        Name of a sub-folder, which need not exist.
+        Name of the sub-folder. If the sub-folder does not exist, no files are listed.
     left_out : list, default=None
-        List to which the files that :func:`~sklearn_exdd._images.files.list_files` leaves out are added.
+        List to extend by the files that :func:`~sklearn_exdd._images.files.list_files` leaves out.
 
     Returns
     -------
     paths : list of pathlib.Path
+        Image files, sorted by name.
     """
     root = sub_folder(folder, part)
     if not os.path.lexists(root):
         return []
     if not root.is_dir():
-        came = "a file" if root.exists() else "a link that leads nowhere"
+        came = "a file" if root.exists() else "a link to a file that does not exist"
         raise ValueError(f"{str(root)!r}: expected a folder of images, got {came}.")
     listing = list_files(root)
     if left_out is not None:
@@ -66,19 +70,19 @@ def list_image_files(folder, part=".", left_out=None):
 
 
 def _check_inside(folder, files):
-    """Refuse files outside the folder, because a folder from a stranger must not make us read other files."""
+    """Refuse files outside the folder. The folder may come from an untrusted source and link to private files."""
     end = os.path.realpath(folder)
     for file in files:
         place = os.path.realpath(file)
         if not Path(place).is_relative_to(end):
             raise ValueError(
                 f"{file}: expected a file within {str(folder)!r}, got a name or a link that leads to {place!r}. Copy "
-                "the file, or pass the paths of your images as a list."
+                "the file into the folder, or pass the paths of your images as a list."
             )
 
 
 def _elsewhere(folder, parts):
-    """List the images outside the parts of a layout, without those of the review page and of reports."""
+    """List the images outside the sub-folders of a layout, except the images of the review page and of reports."""
     known = {sub_folder(folder, part) for part in (*parts, "review")}
     images = [folder / name for name in list_files(folder).images]
     images = [image for image in images if folder / image.relative_to(folder).parts[0] not in known]
@@ -95,9 +99,9 @@ def _bunch(path, layout, X, masks, kinds, groups=None, left_out=(), **more):
             f"{left_out[0].relative_to(path).as_posix()!r}"
         )
     if not X:
-        raise ValueError(f"Found no images in {str(path)!r}; expected {layout}.{f' {message}.' if left_out else ''}")
+        raise ValueError(f"Found no images in {str(path)!r}. Expected {layout}.{f' {message}.' if left_out else ''}")
     if left_out:
-        warn(f"{message}: expected {layout}. Convert, move or remove the others.", UserWarning, stacklevel=3)
+        warn(f"{message}: expected {layout}. Convert, move or remove other files.", UserWarning, stacklevel=3)
     kinds = np.array([composed(kind) for kind in kinds])
     y = (kinds != "normal").astype(int)
     return Bunch(X=X, y=y, masks=masks, kinds=kinds, groups=groups, left_out=left_out, **more)
@@ -109,26 +113,27 @@ def load_folder(path):
     Parameters
     ----------
     path : str or path-like
-        Folder of the images. Sub-folders of `defect/` are kinds of defect. The mask of an image has the same stem, with
-        or without `_mask`, in the same sub-folder of `masks/`. Normal images may also have masks, which must be empty.
-        Names are compared in Unicode's composed form, and regardless of case if a single name matches.
+        Folder of the images. The names of sub-folders of `defect/` are kinds of defect. The mask of an image lies in
+        the same sub-folder of `masks/`. Its file name is the stem of the image's name, with or without `_mask`, and any
+        image suffix. Normal images may also have masks, but these masks must be empty. Names are compared in Unicode's
+        composed form. If no name is equal, a single name that differs only in case is accepted.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
         X : list of pathlib.Path, length n_samples
-            Image files, sorted, normal images first. No file is decoded.
+            Image files. Normal images come first. Files are listed by name and are not read.
         y : ndarray of shape (n_samples,), dtype int
             1 for a defect, 0 for a normal image.
         masks : list of pathlib.Path or None, length n_samples
-            Mask file of each image that has one, otherwise None.
+            Mask file of each image. None means that the image does not have a mask.
         kinds : ndarray of shape (n_samples,), dtype str
-            Kind of defect ("defect" if it has no name), or "normal".
+            Kind of defect of each image: "normal" for a normal image, "defect" for a defect of unnamed kind.
         groups : None
-            Only :func:`load_index` reads groups.
+            Always None, because only :func:`load_index` reads groups.
         left_out : list of pathlib.Path
-            Files that may be images but do not have a supported suffix, links to folders, and images outside the
-            folders of the layout.
+            Files that were left out: files that may be images but do not have a supported suffix, links to folders, and
+            images outside the folders of the layout.
 
     Raises
     ------
@@ -141,12 +146,15 @@ def load_folder(path):
     Warns
     -----
     UserWarning
-        If files are left out. The warning names the first of them and their number.
+        If files are left out. The warning gives the number of these files and names the first of them.
 
     Notes
     -----
-    Hidden files, thumbnails of operating systems and network drives (such as `Thumbs.db` and `@eaDir/`), and texts,
-    tables and documents are left out without a warning.
+    The following files are left out without a warning:
+
+    * hidden files
+    * thumbnails of operating systems and network drives, such as `Thumbs.db` and `@eaDir/`
+    * texts, tables and documents
 
     Examples
     --------
@@ -161,7 +169,7 @@ def load_folder(path):
     >>> data.y.tolist(), data.kinds.tolist(), data.masks[1].name
     ([0, 1], ['normal', 'scratch'], '2.png')
     """
-    layout = "normal/ (or good/), defect/ and, if there are any, masks/"
+    layout = "normal/ (or good/), defect/ and optionally masks/"
     path, left_out = _folder(path, layout), []
     good, normal, defect, masks = (
         list_image_files(path, part, left_out) for part in ("good", "normal", "defect", "masks")
@@ -170,7 +178,7 @@ def load_folder(path):
     roots = {part: sub_folder(path, part) for part in ("good", "normal", "defect", "masks")}
     names = [image.parent.relative_to(roots["defect"]).as_posix() for image in defect]
     kinds = ["normal"] * len(good + normal) + ["defect" if name in (".", "normal") else name for name in names]
-    # Masks may also lie in masks/defect/ and masks/good/, like the images.
+    # As an alternative to masks/<kind>/, masks may lie in masks/defect/<kind>/ and masks/good/.
     pools = [[*_places(roots["defect"], defect), *_places(path, defect)]]
     pools += [[*_places(roots["good"], good), *_places(roots["normal"], normal), *_places(path, good + normal)]]
     mask_of = pair_masks(pools, masks, roots["masks"], roots["defect"])
@@ -190,12 +198,15 @@ def load_mvtec(path, subset=None):
     path : str or path-like
         Folder with `train/good`, `test/<kind>` and `ground_truth/<kind>/<stem>_mask.png`.
     subset : {"train", "test"} or None, default=None
-        Part to list. None lists both, train first.
+        Part to list. If None, both parts are listed, the training part first.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        Result like that of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
+        The entries are described in :func:`load_folder`. An additional entry tells the two parts apart:
+
+        is_test : ndarray of shape (n_samples,), dtype bool
+            True for an image of the test part.
 
     Examples
     --------
@@ -235,20 +246,24 @@ def load_mvtec(path, subset=None):
 def load_ksdd2(path, subset=None):
     """List the images of KolektorSDD2 (Bozic, Tabernik, Skocaj, Computers in Industry, 2021).
 
-    As in `fit`, an image is a defect if its mask marks a pixel. The masks are read to find out. Files with
-    "(copy)" in their names, which are duplicates in the data set, are left out.
+    The masks are read, because an image is a defect if its mask marks at least one pixel. Files with "(copy)" in their
+    names are left out, because they are duplicates.
 
     Parameters
     ----------
     path : str or path-like
-        Folder with `train/` and `test/`, which contain `10000.png` and its mask `10000_GT.png`, and so on.
+        Folder with the sub-folders `train/` and `test/`. They contain images such as `10000.png`, each with a mask such
+        as `10000_GT.png`.
     subset : {"train", "test"} or None, default=None
-        Part to list. None lists both, train first.
+        Part to list. If None, both parts are listed, the training part first.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        Result like that of :func:`load_folder`, with `is_test`, an ndarray of shape (n_samples,), dtype bool.
+        The entries are described in :func:`load_folder`. An additional entry tells the two parts apart:
+
+        is_test : ndarray of shape (n_samples,), dtype bool
+            True for an image of the test part.
 
     Examples
     --------
@@ -283,7 +298,7 @@ def load_ksdd2(path, subset=None):
 
 
 def _pair_ksdd2(root, images, masks):
-    """Find the mask of every image; raise an error if an image or mask is missing or occurs twice."""
+    """Find the mask of every image. Raise an error if an image or a mask is missing or occurs twice."""
     names = Names((stem_of(place), image) for place, image in _places(root, images))
     mask_of = {}
     for mask in masks:
@@ -313,25 +328,31 @@ def load_index(path):
     Parameters
     ----------
     path : str or path-like
-        Folder with `index.csv`. The columns are `image`, `label` (0 or 1, or names such as "good" and "bad" or "OK" and
-        "NG", as in `fit`) and optionally `mask`, `type` (kind of defect) and `group` (images of one part share a group;
-        an image without a group is a group of its own). Paths are relative to the folder and must not lead out of it.
-        The table is UTF-8, or UTF-16 with a byte order mark, separated by commas, semicolons or tabs, and has one row
-        for each image.
+        Folder with `index.csv`. The table has one row for each image. Its columns are:
+
+        * `image`: path of the image file
+        * `label`: 0 for a normal image and 1 for a defect, or names such as "good" and "bad" or "OK" and "NG"
+        * `mask` (optional): path of the mask file
+        * `type` (optional): kind of defect
+        * `group` (optional): group of the image. Photographs of one part belong to one group. An image whose cell is
+          blank forms a group of its own.
+
+        Paths are relative to the folder and must not lead out of it. The text is in UTF-8, or in UTF-16 with a byte
+        order mark. Columns are separated by commas, semicolons or tabs.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
-        Result like that of :func:`load_folder`. If the column `group` is not blank, `groups` is an ndarray of shape
-        (n_samples,), dtype str.
+        The entries are described in :func:`load_folder`. If the column `group` is not blank, the entry `groups` is an
+        ndarray of str with one group for each image.
 
     Raises
     ------
     FileNotFoundError
         If the table, or a file named in it, does not exist.
     ValueError
-        If the table cannot be read, or a row is wrong. All wrong rows are reported together, up to ten of them with
-        their line numbers.
+        If the table cannot be read, or a row is wrong. All wrong rows are reported together. The first ten are listed
+        with their line numbers.
 
     Examples
     --------
@@ -347,11 +368,11 @@ def load_index(path):
     >>> data.y.tolist(), data.kinds.tolist(), data.groups.tolist()
     ([0, 1], ['normal', 'crack'], ['part 7', 'part 8'])
     """
-    layout = "index.csv with the columns image, label and, if wanted, mask, type, group"
+    layout = "index.csv with the columns image and label, and optionally mask, type and group"
     index = _folder(path, layout) / "index.csv"
     if not index.is_file():
-        came = "; got a folder of this name" if index.is_dir() else ""
-        raise FileNotFoundError(f"There is no {str(index)!r}; expected {layout}{came}.")
+        came = "Got a folder of this name" if index.is_dir() else "The file does not exist"
+        raise FileNotFoundError(f"{str(index)!r}: expected {layout}. {came}.")
     X, masks, kinds, groups, lines = [], [], [], [], {}
     files, faults = FileNames(index.parent), RowFaults(index)
     for line, row in read_rows(index, layout, {"image", "label"}):
@@ -364,12 +385,12 @@ def load_index(path):
             if lines.setdefault(image, line) != line:
                 raise ValueError(
                     f"expected one row for each image, got {image.relative_to(index.parent).as_posix()!r} again, as in "
-                    f"line {lines[image]}. Remove one of the rows, and join the masks of an image with several defects."
+                    f"line {lines[image]}. Remove one of the rows. If the image has several defects, join their masks."
                 )
             X.append(image)
             masks.append(mask)
-            # Ignore the type of a normal image, which may name its product. Also ignore a type such as "good", which
-            # does not name a defect.
+            # Ignore the type of a normal image, because it may name the product. Also ignore types such as "good",
+            # because they do not name a defect.
             is_kind = is_defect and kind and meaning(kind) is not False
             kinds.append(kind if is_kind else "defect" if is_defect else "normal")
             groups.append(group)
@@ -389,7 +410,7 @@ def _named(files, folder, name):
 
 
 def _own_groups(groups, X, folder):
-    """Give each image without a group a group of its own, named after the image."""
+    """Fill in missing groups. An image without a group forms a group of its own, which is named after the image."""
     taken, own = {composed(group) for group in groups}, []
     for group, image in zip(map(composed, groups), X):
         if not group:

@@ -1,4 +1,4 @@
-"""Table index.csv: its text, its rows, and the files that they name."""
+"""Reader of the table index.csv: its text, its rows, and the files named in the rows."""
 
 import csv
 import io
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sklearn_exdd._images.files import Names
 
-_SEPARATORS = (",", ";", "\t")  # German Excel writes semicolons
-_N_FAULTS = 10  # number of wrong rows named in a message
+_SEPARATORS = (",", ";", "\t")  # characters between columns; German Excel writes semicolons
+_N_FAULTS = 10  # maximum number of wrong rows listed in a message
 _BLANK = frozenset(["", "nan", "none", "null", "n/a", "#n/a", "<na>"])  # spellings of an empty cell
 
 
@@ -20,16 +20,17 @@ def read_rows(index, layout, needed):
     Parameters
     ----------
     index : pathlib.Path
+        Path of the table.
     layout : str
-        The expected layout, for messages.
+        Description of the expected layout, for messages.
     needed : set of str
         Names of the required columns, in lower case.
 
     Returns
     -------
     rows : list of (int, dict of str to str)
-        Line number and cells, without surrounding spaces, of each row that is not blank. Cells of optional columns are
-        empty if they contain "nan", "None" or the like.
+        Line number and cells of each row. Blank rows are skipped. Spaces around the text of a cell are removed. In an
+        optional column, spellings of a missing value, such as "nan" or "None", are replaced with an empty text.
 
     Raises
     ------
@@ -37,7 +38,7 @@ def read_rows(index, layout, needed):
         If the text is neither UTF-8 nor UTF-16 with a byte order mark, or is not a table with the required columns.
     """
     text = _decode(index)
-    first = re.match(r"sep=([^\w\s\"\\]|\t)(?:\r\n|\r|\n)", text)  # an instruction for Excel
+    first = re.match(r"sep=([^\w\s\"\\]|\t)(?:\r\n|\r|\n)", text)  # line that tells Excel the separator
     table, columns = text[first.end() :] if first else text, []
     for separator in [first[1]] if first else _SEPARATORS:
         header, rows = _parse(index, table, separator)
@@ -86,7 +87,10 @@ def _line(before):
 
 
 def _parse(index, text, separator):
-    """Split a text into its header (in lower case, or None) and its other rows with their line numbers."""
+    """Split a text into its header and its other rows.
+
+    The header is in lower case, or None if the table is empty. Each row comes with its line number.
+    """
     rows, header = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True), None
     found = []
     try:
@@ -95,7 +99,7 @@ def _parse(index, text, separator):
             if not any(cells):
                 continue
             if header is None:
-                while not cells[-1]:  # separators at the end of a line
+                while not cells[-1]:  # extra separators at the end of the line make empty cells
                     cells.pop()
                 header = [cell.lower() for cell in cells]
             else:
@@ -106,12 +110,12 @@ def _parse(index, text, separator):
 
 
 class RowFaults:
-    """Wrong rows of a table, which are reported together.
+    """Collector of errors in the rows of a table, so that all of them are reported together.
 
     Parameters
     ----------
     index : pathlib.Path
-        The table, for messages.
+        Path of the table, for messages.
     """
 
     def __init__(self, index):
@@ -119,14 +123,14 @@ class RowFaults:
 
     @contextmanager
     def of(self, line):
-        """Record an error raised for the row at a line number, and go on."""
+        """Return a context that records errors instead of raising them. They belong to the row in the given line."""
         try:
             yield
         except (OSError, ValueError) as error:
             self._found.append((line, error))
 
     def raise_any(self):
-        """If there are wrong rows, raise one error for all of them; the first row decides its type."""
+        """Raise one error for all wrong rows, if there are any. It has the type of the first recorded error."""
         if not self._found:
             return
         kind = FileNotFoundError if isinstance(self._found[0][1], FileNotFoundError) else ValueError
@@ -135,13 +139,11 @@ class RowFaults:
             raise kind(f"{self._index}, {lines[0]}") from self._found[0][1]
         n_more = len(self._found) - len(lines)
         lines += [f"and {n_more} more"] if n_more else []
-        raise kind(
-            f"{self._index}: expected rows that can be used, got {len(self._found)} wrong ones:\n" + "\n".join(lines)
-        )
+        raise kind(f"{self._index}: expected only valid rows, got {len(self._found)} wrong rows:\n" + "\n".join(lines))
 
 
 class FileNames:
-    """Files named by the rows of a table.
+    """Lookup of the files that the rows of a table name.
 
     Parameters
     ----------
@@ -153,13 +155,15 @@ class FileNames:
         self._folder, self._names = folder, None
 
     def locate(self, name):
-        """Find a file by its name, which may contain Windows separators; see :class:`Names` for other differences.
+        """Find a file by its name, which may contain Windows separators.
+
+        Other spellings that are accepted are described in :class:`Names`.
 
         Returns
         -------
         path : pathlib.Path or None
-            Path of the file, or None if the file does not exist or the name is ambiguous. A name that leads out of the
-            folder is followed.
+            Path of the file, or None if the file does not exist or the name is ambiguous. The path may lead out of the
+            folder.
         """
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             if (self._folder / spelling).is_file():

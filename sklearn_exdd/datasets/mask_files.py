@@ -1,16 +1,20 @@
-"""Mask files, which are matched with images by their names."""
+"""Search for the mask file of each image by the names of the files."""
 
 from sklearn_exdd._images.files import Names
 
 
 def pair_masks(pools, masks, mask_root, root):
-    """Find the mask of each image: same sub-folder, same stem, with or without `_mask`.
+    """Find the mask of each image.
+
+    A mask lies in the sub-folder of `mask_root` that corresponds to the sub-folder of its image. Its name is the stem
+    of the image's name, with or without `_mask`, and any suffix.
 
     Parameters
     ----------
     pools : list of list of (pathlib.Path, pathlib.Path)
-        Pairs of a place (sub-folder and file name of the mask) and its image. A mask belongs to an image of the first
-        pool with a match.
+        Pools of images, in order of preference. A mask belongs to the first pool with a matching image. Each image is
+        given as a pair of paths: the path that the mask must have within `mask_root`, apart from `_mask` and the
+        suffix, and the path of the image.
     masks : list of pathlib.Path
         Mask files.
     mask_root : pathlib.Path
@@ -21,7 +25,7 @@ def pair_masks(pools, masks, mask_root, root):
     Returns
     -------
     mask_of : dict of pathlib.Path to pathlib.Path
-        Mask of each image that has one.
+        Mask file of each image that has a mask.
     """
     names = [Names((stem_of(place), image) for place, image in pool) for pool in pools]
     mask_of = {}
@@ -30,10 +34,10 @@ def pair_masks(pools, masks, mask_root, root):
         images = _meant(place, names)
         if not images:
             raise ValueError(
-                f"The mask {str(mask)!r} has no defect image; expected {str(root / _without_mask(stem_of(place)))!r}"
+                f"The mask {str(mask)!r} has no image. Expected {str(root / _without_mask(stem_of(place)))!r}"
                 ".<extension>, or a normal image of this name. Rename the mask or remove it."
             )
-        # If a mask fits both a.png and a.jpg, the image with the suffix of the mask is preferred.
+        # If the folder contains both a.png and a.jpg, the mask a.png belongs to a.png.
         same = [image for image in images if image.name == mask.name]
         for image in same or images:
             if image in mask_of:
@@ -45,7 +49,7 @@ def pair_masks(pools, masks, mask_root, root):
 
 
 def stem_of(place):
-    """Return a place without its suffix, with forward slashes."""
+    """Return a path as text with forward slashes and without its suffix."""
     return place.with_suffix("").as_posix()
 
 
@@ -55,7 +59,7 @@ def _without_mask(stem):
 
 
 def _meant(place, names):
-    """Find the images that a mask may belong to, by an equal name or else by a name that differs only in case."""
+    """Find the images that a mask may belong to. Without an image of an equal name, ignore differences in case."""
     stem = stem_of(place)
     for look in (Names.equal, Names.alike):
         for one in dict.fromkeys((stem, _without_mask(stem))):

@@ -1,16 +1,16 @@
-"""Mask placement: detection of masks that are mirrored or shifted against their images."""
+"""Detection of masks that are mirrored or shifted against their images."""
 
 import numpy as np
 from scipy import fft, ndimage
 
 from sklearn_exdd.datasets.duplicates import SIDE
 
-MIN_MASKS = 8  # fewer masks do not give a reliable result
+MIN_MASKS = 8  # minimum number of masks for a reliable result
 _REACH = SIDE // 10  # largest shift that is tried, in pixels of the reduced image
-_PADDING = 16  # pixels, at least _REACH
+_PADDING = 16  # number of pixels of padding before a Fourier transform, at least _REACH
 _LEAST_SHIFT = 2  # smallest shift that is reported, in pixels of the reduced image
-_LEAST_T = 4  # smallest ratio of the mean gain to its standard error
-_LEAST_WINS = 0.7  # smallest share of masks that fit better in the other place
+_LEAST_T = 4  # minimum ratio of the mean gain in contrast to its standard error
+_LEAST_WINS = 0.7  # minimum fraction of masks that fit better after the move
 _MIRRORED = {
     "mirrored left to right": np.fliplr,
     "mirrored upside down": np.flipud,
@@ -19,26 +19,28 @@ _MIRRORED = {
 
 
 def misplaced(images, masks):
-    """Find out how masks are misplaced, if most of them fit clearly better in another place.
+    """Find out whether the masks are mirrored or shifted against their images.
 
     Parameters
     ----------
     images, masks : list of ndarray of shape (SIDE, SIDE)
         Grey images with defects, and their masks, all reduced to a common size. The value of a mask pixel is the
-        share of its area that the mask covers.
+        fraction of its area that the mask covers.
 
     Returns
     -------
     placement : str or None
-        Description such as "mirrored left to right" or "shifted down by about 5 % of the height", or None if no
-        misplacement is certain.
+        Description of the misplacement, such as "mirrored left to right" or "shifted down by about 5 % of the height".
+        None if the masks are in the right position, or if the result is not certain.
 
     Notes
     -----
-    A single mask proves nothing, because many defects are fainter than the texture around them. All masks are therefore
-    moved alike. The contrast of a pixel is the rank of its difference from its surroundings. A move is reported if it
-    raises the mean contrast under the masks by more than four standard errors and raises the contrast under at least
-    7 of 10 masks.
+    A single mask proves nothing, because many defects are fainter than the texture around them. Each move, such as a
+    shift, is therefore applied to all masks alike. The contrast of a pixel is the rank of its difference from its
+    surroundings. A move is reported under two conditions:
+
+    * It raises the mean contrast under the masks by more than four standard errors.
+    * It raises the contrast under at least 7 of 10 masks.
     """
     if len(masks) < MIN_MASKS:
         return None
@@ -60,7 +62,7 @@ def misplaced(images, masks):
 
 
 def _contrast(image):
-    """Return the rank, from -0.5 to 0.5, of the difference of each pixel from its surroundings."""
+    """Return the contrast of each pixel: the rank of its difference from its surroundings, from -0.5 to 0.5."""
     difference = np.abs(ndimage.gaussian_filter(image, 1) - ndimage.gaussian_filter(image, SIDE / 10))
     ranks = np.empty(difference.size)
     ranks[np.argsort(difference, axis=None, kind="stable")] = np.arange(difference.size)
@@ -68,14 +70,14 @@ def _contrast(image):
 
 
 def _under(contrast, mask):
-    """Return the mean contrast under the mask at each shift of up to _REACH pixels."""
+    """Return the mean contrast under the mask for each shift of the mask by up to _REACH pixels."""
     shape = (SIDE + _PADDING, SIDE + _PADDING)
     products = fft.irfft2(fft.rfft2(contrast, shape) * fft.rfft2(mask / mask.sum(), shape).conj(), shape)
     return np.roll(products, (_REACH, _REACH), axis=(0, 1))[: 2 * _REACH + 1, : 2 * _REACH + 1]
 
 
 def _shift(down, right):
-    """Describe a shift of the masks, as percentages of the image's height and width."""
+    """Describe a shift of the masks in percent of the image's height and width."""
     parts = []
     for pixels, side, forwards, backwards in ((down, "height", "down", "up"), (right, "width", "right", "left")):
         if pixels:

@@ -1,4 +1,4 @@
-"""Outlying scores: normal images that look unlike the others to a detector fitted on normal images."""
+"""Search for normal images that a detector, fitted on normal images, scores far higher than the others."""
 
 import numpy as np
 from sklearn.base import clone
@@ -7,11 +7,15 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from sklearn_exdd.datasets.photographs import MIN_IMAGES, far_out
 
-_LEAST = 0.1  # distance from the quartiles of the scores (of their logarithms, if all are > 0) that never counts as far
+# Distance from the quartiles up to which a score is never far out. If all scores are > 0, the distance refers to the
+# logarithms of the scores.
+_LEAST = 0.1
 
 
 def outlying_scores(detector, items, groups, has_both_colours, max_scored):
-    """Fit a detector on normal images and find images whose left-out scores stand out.
+    """Fit a detector on normal images and find images with outlying scores.
+
+    The score of an image is computed as if the detector had not been fitted on the image.
 
     Parameters
     ----------
@@ -20,20 +24,20 @@ def outlying_scores(detector, items, groups, has_both_colours, max_scored):
     items : list of path or ndarray
         Normal images.
     groups : ndarray of shape (n_images,), dtype int
-        Group of each image. Images of one group are left out together.
+        Group of each image. The score of an image is computed without all images of its group.
     has_both_colours : bool
         Whether some images are grey and others are in colour.
     max_scored : int or None
-        Maximum number of images to fit on; None fits on all.
+        Maximum number of images to fit the detector on. If None, it is fitted on all images.
 
     Returns
     -------
     rows : ndarray of int
-        Positions of the outlying images, highest score first.
+        Positions of the outlying images, in order of decreasing score.
     message : str or None
-        Message of the finding; None if no image stands out.
+        Message of the finding, or None if no score is outlying.
     not_checked : list of str
-        Checks that were not made, with the reasons.
+        Checks that were skipped, each with the reason.
     """
     rows, not_checked = _chosen(groups, max_scored), []
     if len(rows) < MIN_IMAGES <= len(items):
@@ -47,8 +51,8 @@ def outlying_scores(detector, items, groups, has_both_colours, max_scored):
         )
     if len(rows) < len(items):
         not_checked.append(
-            f"scores of {len(items) - len(rows)} normal images: the detector was fitted on {len(rows)} of them. Raise "
-            "max_scored to include all."
+            f"scores of {len(items) - len(rows)} normal images: the detector was fitted on the other {len(rows)}. "
+            "Raise max_scored to include all."
         )
     before, detector = split_pipeline(clone(detector))
     if has_both_colours and "image_channels" in detector.get_params() and detector.image_channels is None:
@@ -60,7 +64,7 @@ def outlying_scores(detector, items, groups, has_both_colours, max_scored):
         detector.fit(images, groups=groups[rows])
     except InvalidParameterError:
         raise
-    except ValueError as error:  # this detector cannot use the images
+    except ValueError as error:  # the detector cannot be fitted on these images
         return np.array([], dtype=int), None, [f"scores: the detector cannot be fitted on these images. {error}"]
     scores = detector.calibration_scores_
     is_scored = ~np.isnan(scores)
@@ -81,7 +85,7 @@ def outlying_scores(detector, items, groups, has_both_colours, max_scored):
     top = scores[above]
     came = f"{top.min():.3g} to {top.max():.3g}" if len(top) > 1 else f"{top[0]:.3g}"
     message = (
-        f"{len(top)} normal image{' stands' if len(top) == 1 else 's stand'} out: {type(detector).__name__}, fitted "
+        f"{len(top)} normal image{' stands' if len(top) == 1 else 's stand'} out. {type(detector).__name__}, fitted "
         f"without {'it' if len(top) == 1 else 'each of them'}, gives a score of {came}, while half of the normal "
         f"images have scores of {low:.3g} to {high:.3g}. Look for a defect, another product or a bad photograph. Label "
         "the image as a defect or remove it."
@@ -90,18 +94,19 @@ def outlying_scores(detector, items, groups, has_both_colours, max_scored):
 
 
 def split_pipeline(estimator):
-    """Split a Pipeline into the steps before its detector and the detector.
+    """Separate the detector at the end of a Pipeline from the steps before it.
 
     Parameters
     ----------
     estimator : object
-        Detector or Pipeline, possibly nested.
+        Detector, or Pipeline that ends in one. Pipelines may be nested.
 
     Returns
     -------
     before : list of transformer
+        Steps before the detector. Empty if the estimator is not a Pipeline.
     detector : object
-        Last step; the estimator itself if it is not a Pipeline.
+        Last step, or the estimator itself if it is not a Pipeline.
     """
     before = []
     while isinstance(estimator, Pipeline):
@@ -111,7 +116,7 @@ def split_pipeline(estimator):
 
 
 def _chosen(groups, max_scored):
-    """Draw whole groups at random, up to `max_scored` images, and return the positions of their images."""
+    """Draw whole groups with at most `max_scored` images in total, and return the positions of their images."""
     if max_scored is None or len(groups) <= max_scored:
         return np.arange(len(groups))
     rows, rng = [], np.random.RandomState(0)

@@ -1,4 +1,4 @@
-"""Photographs: size, exposure and sharpness of images, and detection of images that differ from the others."""
+"""Measurement of the size, exposure and sharpness of images, and search for images that differ from the others."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from scipy import ndimage
 
 from sklearn_exdd.datasets.duplicates import SIDE
 
-MIN_IMAGES = 8  # fewer images do not show which values are usual
-_MAX_SIDE = 512  # shorter side, in pixels, to which larger images are reduced
-_FENCE = 3  # interquartile ranges beyond the quartiles; values further away are far out (Tukey)
+MIN_IMAGES = 8  # minimum number of images for a comparison with the others
+_MAX_SIDE = 512  # minimum length, in pixels, of the shorter side of an image after its reduction by a whole factor
+_FENCE = 3  # distance from the quartiles, in interquartile ranges, beyond which a value is far out (Tukey)
 
 
 @dataclass
@@ -22,15 +22,16 @@ class Photograph:
     shape : tuple of int (height, width)
     n_channels : int
     digest : bytes
-        Digest that is equal for equal pixels.
+        Hash of the pixels. Images with equal pixels have equal hashes.
     reduced : ndarray of shape (SIDE, SIDE), float16
-        Image in grey, reduced in size.
+        Grey image, reduced in size.
     brightness : float
         Mean grey level, in [0, 1].
     clipped : float
-        Share of white pixels, in [0, 1].
+        Fraction of white pixels, in [0, 1].
     sharpness : ndarray of shape (3,)
-        Logarithm of the ratio of the variance of details to that of coarser details, at three scales.
+        Sharpness at three scales. At each scale, it is the logarithm of a ratio: the variance of fine details divided
+        by the variance of coarser details.
     is_blank : bool
         Whether all pixels are equal.
     """
@@ -72,7 +73,7 @@ def measure(image):
 
 
 def resized(grey, shape):
-    """Resize a grey image or a mask; each new pixel is the mean of the pixels it covers."""
+    """Resize a grey image or a mask. Each new pixel is the mean of the pixels that it covers."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(grey, dtype=np.float32))
@@ -89,9 +90,9 @@ def _sharpness(grey):
 
 
 def _energy(details):
-    """Return the median of the mean squares in a grid of 8 x 8 blocks, leaving out constant blocks.
+    """Return the strength of details as the median, over the blocks of an 8 x 8 grid, of their mean squares.
 
-    A defect fills few blocks and therefore hardly affects the median.
+    Constant blocks are left out. A defect fills few blocks and therefore hardly affects the median.
     """
     rows, columns = (max(1, length // 8) for length in details.shape)
     cut = details[: details.shape[0] // rows * rows, : details.shape[1] // columns * columns]
@@ -107,11 +108,12 @@ def far_out(values, least):
     ----------
     values : ndarray of shape (n,)
     least : float
-        Distance from the quartiles up to which no value is far out.
+        Distance from the quartiles up to which a value is never far out.
 
     Returns
     -------
     below, above : ndarray of shape (n,), dtype bool
+        Masks of the values that lie far below and far above the others.
     middle : tuple of float
         First and third quartile.
     """
@@ -130,15 +132,15 @@ def odd_photographs(photographs):
     Returns
     -------
     odd : list of (str, str, ndarray of int, str)
-        Kind, severity, positions and message.
+        Kind, severity, positions of the photographs and message of each finding.
     """
     odd = [("blank", "error", [one.is_blank for one in photographs], "All pixels are equal. Remove the image.")]
     colours = np.array([one.n_channels > 1 for one in photographs], dtype=bool)
     if colours.any() and not colours.all():
         few, others = ("in colour", "grey") if colours.mean() <= 0.5 else ("grey", "in colour")
         message = (
-            f"{_images(min(colours.sum(), (~colours).sum()))} {few} among others that are {others}, and fit accepts "
-            "only one kind. Convert them, or set image_channels='grey' or 'colour' of the detector."
+            f"{_images(min(colours.sum(), (~colours).sum()))} {few}, while the others are {others}. fit accepts only "
+            "one kind. Convert the images, or set image_channels='grey' or 'colour' on the detector."
         )
         odd.append(("channels", "error", colours == (few == "in colour"), message))
     if len(photographs) >= MIN_IMAGES:
@@ -162,8 +164,8 @@ def _odd_sizes(photographs):
     came = sorted({shapes[i] for i in np.flatnonzero(chosen)})
     listed = ", ".join(f"{height} x {width}" for height, width in came[:3]) + (", ..." if len(came) > 3 else "")
     message = (
-        f"{_images(chosen.sum())} of another size ({listed}); {expected} (height x width). Were they cropped or scaled "
-        "differently? Export them like the others."
+        f"{_images(chosen.sum())} of another size ({listed}), while {expected} (height x width). They may have been "
+        "cropped or scaled differently. Export them like the others."
     )
     return "size", "warning", chosen, message
 
@@ -174,16 +176,17 @@ def _odd_exposures(photographs):
     _, bright, middle = far_out(brightness, 0.2 * np.median(brightness))
     for kind, chosen, remedy in (("dark", dark, "more"), ("bright", bright, "less")):
         message = (
-            f"{_images(chosen.sum())} far {kind}er than the others (mean {_range(brightness[chosen])}; half of the "
-            f"images have {_range(middle)}, on a scale from 0 to 1). Photograph the part again with {remedy} light, or "
-            "remove the image."
+            f"{_images(chosen.sum())} far {kind}er than the others. On a scale from 0 to 1, the mean grey level is "
+            f"{_range(brightness[chosen])}. For half of the images, it is {_range(middle)}. Photograph the part again "
+            f"with {remedy} light, or remove the image."
         )
         yield kind, "warning", chosen, message
     clipped = np.array([one.clipped for one in photographs])
     _, chosen, middle = far_out(clipped, 0.05)
     message = (
-        f"{_images(chosen.sum())} overexposed: {_range(100 * clipped[chosen])} % of the pixels are white, where no "
-        f"defect can be seen; half of the images have {_range(100 * np.array(middle))} %. Photograph the part again."
+        f"{_images(chosen.sum())} overexposed: {_range(100 * clipped[chosen])} % of the pixels are white. Defects in "
+        f"white areas cannot be seen. Half of the images have {_range(100 * np.array(middle))} % white pixels. "
+        "Photograph the part again with less light."
     )
     yield "overexposed", "warning", chosen, message
 
@@ -192,8 +195,8 @@ def _blurred(photographs):
     sharpness = np.array([one.sharpness for one in photographs])
     chosen = np.any([far_out(scale, 0.3)[0] for scale in sharpness.T], axis=0)
     message = (
-        f"{_images(chosen.sum())} blurred: fine details are fainter, compared with coarse ones, than in the others. "
-        "Photograph the part again, or remove the image."
+        f"{_images(chosen.sum())} blurred. Compared with coarse details, fine details are fainter than in the other "
+        "images. Photograph the part again, or remove the image."
     )
     return "blur", "warning", chosen, message
 

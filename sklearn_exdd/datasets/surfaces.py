@@ -1,4 +1,4 @@
-"""Generated surfaces with defects: images that need no download."""
+"""Generator of images of surfaces with defects, for examples and tests that need no download."""
 
 from numbers import Integral, Real
 
@@ -6,13 +6,13 @@ import numpy as np
 from scipy import fft, ndimage
 from sklearn.utils import check_random_state
 
-_LIGHT = np.deg2rad(225)  # the lamp is at the upper left and lights relief, pits and dents from the same side
+_LIGHT = np.deg2rad(225)  # direction of the light, which lights relief, pits and dents from the upper left
 
-# Surfaces: each function draws the relative brightness of a surface, around 0.
+# Each of the following functions draws a surface as relative deviations from its mean brightness.
 
 
 def _noise(rng, shape, gain=1.0):
-    """Draw a random field with the given spectral gain, zero mean and unit variance."""
+    """Draw a random field with zero mean and unit variance. `gain` is the amplitude of each spatial frequency."""
     field = fft.irfft2(fft.rfft2(rng.random_sample(shape) - 0.5) * gain, s=shape)
     return (field - field.mean()) / field.std()
 
@@ -27,7 +27,7 @@ def _shade(height):
 
 
 def _smooth_noise(rng, shape, size):
-    """Draw a random field whose blobs are about `size` pixels wide."""
+    """Draw a random field with light and dark blobs that are about `size` pixels wide."""
     fy, fx = _frequencies(shape)
     return _noise(rng, shape, np.exp(-((np.pi * size) ** 2) * (fy**2 + fx**2) / 2))
 
@@ -87,7 +87,7 @@ _TEXTURES = {"metal": _metal, "cast": _cast, "fabric": _fabric, "tile": _tile}
 
 
 def _photograph(rng, shape, texture):
-    """Draw an image of a sound surface, with random lighting."""
+    """Draw an image of a surface without a defect, under random lighting."""
     grain = rng.uniform(0.6, 1.4) * _TEXTURES[texture](rng, shape)
     angle, slope, vignette = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.22), rng.uniform(0, 0.12)
     y, x = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])
@@ -97,11 +97,11 @@ def _photograph(rng, shape, texture):
     return np.clip(np.rint(image), 12, 243).astype(np.uint8)
 
 
-# Defects: each function draws the relative change of brightness, on an arbitrary scale.
+# Each of the following functions draws a defect as changes of brightness, on an arbitrary scale.
 
 
 def _stroke(shape, rows, cols, weights, width):
-    """Draw a line of `width` pixels through dense points."""
+    """Draw a line that is `width` pixels wide, through points that lie close to each other."""
     canvas = np.zeros(shape)
     inside = (rows > 0) & (rows < shape[0] - 1) & (cols > 0) & (cols < shape[1] - 1)
     rows, cols, weights = rows[inside], cols[inside], weights[inside]
@@ -119,7 +119,7 @@ def _centre(rng, shape):
 
 def _scratch(rng, shape):
     side = min(shape)
-    # Never quite horizontal, because a line along the brush marks of metal would be invisible.
+    # The scratch is never quite horizontal, because a line along the brush marks of metal would be invisible.
     length, angle, bend = rng.uniform(0.3, 0.8) * side, rng.uniform(0.25, np.pi - 0.25), rng.uniform(-0.3, 0.3)
     t = np.linspace(-0.5, 0.5, int(4 * length))
     row, col = _centre(rng, shape)
@@ -127,7 +127,7 @@ def _scratch(rng, shape):
     rows, cols = row + length * t * sin, col + length * t * cos
     press = np.cos(np.pi * t) ** 0.4 * np.interp(t, np.linspace(-0.5, 0.5, 13), rng.uniform(0.4, 1.2, 13))
     width = rng.uniform(0.8, 1.4) * max(1.0, side / 128)
-    # A groove has a bright flank and a dark one.
+    # One flank of a groove is bright, and the other is dark.
     flank = _stroke(shape, rows + width * cos, cols - width * sin, 0.4 * press, width)
     return rng.choice([-1, 1]) * (_stroke(shape, rows, cols, press, width) - flank)
 
@@ -136,7 +136,7 @@ def _crack(rng, shape):
     side, step = min(shape), 0.35
     row, col = _centre(rng, shape)
     heading = rng.uniform(0, 2 * np.pi)
-    turns = 0, np.pi + rng.normal(0, 0.4)  # two arms start in opposite directions and branch
+    turns = 0, np.pi + rng.normal(0, 0.4)  # directions of two arms, which start opposite to each other and branch
     tips, points = [(row, col, heading + turn, rng.uniform(0.2, 0.6) * side, 1.0) for turn in turns], []
     while tips:
         row, col, heading, length, weight = tips.pop()
@@ -184,7 +184,7 @@ def _stain(rng, shape):
         depth += share * _smooth_noise(rng, shape, scale * size)
     depth = np.where(r < 2, depth + max(0, 0.5 - depth[r < 2].max()), -1)
     body = np.clip(depth / rng.uniform(0.25, 0.9), 0, 1)
-    ring = np.exp(-(((depth - 0.2) / 0.15) ** 2))  # the edge dries last and darkest
+    ring = np.exp(-(((depth - 0.2) / 0.15) ** 2))  # the edge of a stain dries last and becomes darkest
     mottled = 1 + 0.12 * _smooth_noise(rng, shape, 0.4 * size)
     return rng.choice([-1, -1, -1, 1]) * body**2 * (3 - 2 * body) * mottled * (0.75 + rng.uniform(0, 0.4) * ring)
 
@@ -200,21 +200,22 @@ def _dent(rng, shape):
 
 
 _DEFECTS = {"scratch": _scratch, "crack": _crack, "pit": _pit, "stain": _stain, "dent": _dent}
-# Contrast with the surrounding texture, from hard to easy to see. A thin defect needs more contrast than a wide one.
+# Ranges of the contrast between a defect and the surrounding texture. At the lower end, the defect is hard to see. A
+# thin defect needs more contrast than a wide defect.
 _CONTRAST = {"scratch": (3, 5), "crack": (2.5, 5), "pit": (2.5, 5), "stain": (1.9, 3.2), "dent": (1.6, 3.2)}
 
 
 def _add_defect(rng, image, kind):
-    """Return the image with a defect, and the mask of the pixels that it changed noticeably."""
+    """Return the image with a defect, and a mask of the pixels that the defect changed noticeably."""
     change = _DEFECTS[kind](rng, image.shape)
     surface = image.astype(float)
     roughness = (surface - ndimage.uniform_filter(surface, 9)).std()
     strength = (7 + min(roughness, 18)) * rng.uniform(*_CONTRAST[kind])
     change *= strength / np.abs(change).max()
     changed = np.clip(np.rint(surface + change * (0.3 + 0.7 * surface / surface.mean())), 0, 255)
-    # Grey levels; smaller changes are lost in the noise of the camera.
+    # Changes below the threshold of 3 to 8 grey levels are lost in the noise of the camera.
     mask = np.abs(changed - surface) >= np.clip(0.12 * strength, 3, 8)
-    # Between the light and the dark side of a dent, the change is zero. This gap belongs to the dent.
+    # Between the light side and the dark side of a dent, the change is zero. This gap belongs to the dent.
     mask |= ndimage.binary_closing(mask, iterations=max(1, min(image.shape) // 32) if kind == "dent" else 1)
     return np.where(mask, changed, surface).astype(np.uint8), mask
 
@@ -224,38 +225,39 @@ def make_surface_defects(
 ):
     """Generate grey images of a surface, some of them with a defect and its mask.
 
-    Brightness, contrast, lighting and phase of the texture vary from image to image, so that neither the mean nor the
-    spread of the grey levels gives a defect away. Defects range from faint to obvious.
+    The brightness, contrast, lighting and position of the texture vary from image to image. A defect can therefore not
+    be recognised by the mean or the spread of the grey levels. Defects range from faint to obvious.
 
     Parameters
     ----------
     n_samples : int, default=100
         Number of images, at least 1.
     defect_fraction : float, default=0.3
-        Share of images with a defect, in [0, 1]; their number is `round(defect_fraction * n_samples)`.
+        Fraction of images with a defect, in [0, 1]. The number of these images is
+        `round(defect_fraction * n_samples)`.
     image_shape : tuple of (int, int), default=(128, 128)
-        Height and width in pixels, each at least 32. Defects scale with the shorter side.
+        Height and width in pixels, each at least 32. The size of defects is proportional to the shorter side.
     texture : {"metal", "cast", "fabric", "tile"}, default="metal"
-        Brushed metal, a rough casting, woven cloth, or a smooth tile under slowly varying light.
+        Surface: brushed metal, a rough casting, woven cloth, or a smooth tile under slowly varying light.
     defects : str, list of str or None, default=None
-        Kinds of defect to draw from, one for each defect image: "scratch", "crack", "pit", "stain", "dent". None draws
-        from all kinds.
+        Kinds of defect: "scratch", "crack", "pit", "stain" or "dent". Each defect image gets one of these kinds at
+        random. If None, all kinds are used.
     random_state : int, RandomState instance or None, default=None
-        Source of randomness. Pass an int for the same images in every call.
+        Source of randomness. Pass an int to get the same images in every call.
 
     Returns
     -------
     X : ndarray of shape (n_samples, height, width), dtype uint8
-        Images, in [0, 255].
+        Grey images, with values in [0, 255].
     y : ndarray of shape (n_samples,), dtype int
-        1 for an image with a defect, 0 for a normal one, in random order.
+        Label of each image: 1 for an image with a defect, 0 for a normal image. The order is random.
     masks : ndarray of shape (n_samples, height, width), dtype bool
-        True where the defect changed the surface; all False for a normal image.
+        Mask of each image. Pixels that the defect changed are True. The mask of a normal image is all False.
 
     Notes
     -----
-    The surfaces are drawn before the defects. With the same int as `random_state`, `defect_fraction=0` therefore
-    returns the same surfaces without their defects, and all pixels outside `masks` are equal.
+    The surfaces are drawn before the defects. A second call with `defect_fraction=0` and the same int as `random_state`
+    therefore returns the same surfaces without defects. All pixels outside `masks` are equal in both results.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Export of fitted detectors to files for other runtimes."""
+"""Export of fitted detectors to ONNX files, which run without this library."""
 
 from sklearn_exdd.export.file import to_onnx
 

@@ -1,4 +1,7 @@
-"""Memory banks in a graph: distances of patches, and the resulting scores of patches and images."""
+"""Scores of patches and images from memory banks, computed in a graph.
+
+The functions append nodes to a graph. They return the names of the values that these nodes compute.
+"""
 
 from typing import NamedTuple
 
@@ -6,24 +9,27 @@ import numpy as np
 
 from sklearn_exdd.banks.dual_bank import DEFECT_NEIGHBORS
 
-# Number of additional rows whose distances are measured, because ranks from a matrix product suffer from rounding.
+# Number of rows whose distances are computed in addition to the nearest rows. Rows are ranked by a matrix product, and
+# its rounding errors may put the nearest rows into a wrong order.
 _SPARE = 3
 
 
 class PatchScores(NamedTuple):
-    """Scores of patches, with the features and distances behind them.
+    """Scores of patches, with the features and distances from which they are computed.
 
     Attributes
     ----------
     patches : str
-        Features, of shape (batch, height' * width', n_features).
+        Features of the patches, a tensor of shape (batch, height' * width', n_features).
     scores, normal_distances, defect_distances : str
-        Tensors of shape (batch, height' * width'). Defect distances are None without a defect bank.
+        Scores of the patches and their distances to the two banks, tensors of shape (batch, height' * width'). Without
+        a defect bank, `defect_distances` is None.
     nearest_normal, nearest_defect : str or None
-        Indices of the nearest rows, if image scores need them.
+        Indices of the nearest rows of the two banks. They are None if the image scores do not need them.
     shape : tuple of str (height', width')
+        Shape of the grid of patches.
     region : Region or None
-        Region of interest, if only its patches have scores.
+        Region of interest. If it is not None, only its patches have scores.
     """
 
     patches: str
@@ -45,9 +51,9 @@ def patch_scores(graph, banks, maps, region=None):
     banks : DualBank
         Fitted banks.
     maps : str
-        Feature maps, of shape (batch, height', width', n_features).
+        Feature maps, a tensor of shape (batch, height', width', n_features).
     region : Region, default=None
-        Region of interest: only its patches are searched.
+        Region of interest. If it is given, only its patches are scored.
 
     Returns
     -------
@@ -85,10 +91,10 @@ def patch_scores(graph, banks, maps, region=None):
 
 
 def _nearest(body, bank, n_neighbors, patches):
-    """Return the mean distance of patches to their nearest rows, and the index of the nearest row.
+    """Return the mean distance of each patch to its nearest rows, and the index of its nearest row.
 
-    A matrix product ranks the rows. The distances to the first ones are then computed from differences, because the
-    product loses the digits of small distances.
+    A matrix product ranks the rows by their distance. The distances to the first rows are then computed again from
+    differences, because small distances computed by the product are not accurate.
     """
     rows = bank.features.astype(np.float32)
     squares = np.square(rows, dtype=np.float64).sum(axis=1).astype(np.float32)
@@ -103,13 +109,18 @@ def _nearest(body, bank, n_neighbors, patches):
 
 
 def image_scores(graph, banks, patches):
-    """Return the scores of images, of shape (batch,).
+    """Compute the scores of images from the scores of their patches.
 
     Parameters
     ----------
     graph : Graph
     banks : DualBank
     patches : PatchScores
+
+    Returns
+    -------
+    scores : str
+        Tensor of shape (batch,).
     """
     if banks.image_score == "top_mean":
         return top_mean(graph, graph.Div(patches.scores, _border_factors(graph, banks, patches)), banks)
@@ -136,7 +147,7 @@ def top_mean(graph, scores, banks):
 
 
 def _border_factors(graph, banks, patches):
-    """Return the border factor of each patch, of shape (n_patches,)."""
+    """Return the border factors of the patches as a tensor of shape (n_patches,)."""
     profile = banks.border_profile.astype(np.float32)
     if patches.region is not None:
         return graph.constant(profile[np.minimum(patches.region.rings, banks.border_rings)])
@@ -147,7 +158,10 @@ def _border_factors(graph, banks, patches):
 
 
 def _weighed(graph, banks, bank, features, distances, nearest, worst):
-    """Return the neighbourhood weight and the distance of the patch `worst` of each image, of shape (batch, 1)."""
+    """Return the neighbourhood weight and the distance of one patch per image, as tensors of shape (batch, 1).
+
+    `worst` holds the index of this patch.
+    """
     support, is_other = _support(bank, banks.n_support)
     patch = graph.GatherND(features, worst, batch_dims=1)
     row = graph.Squeeze(graph.GatherElements(nearest, worst, axis=1), [1])
@@ -168,7 +182,7 @@ def _norm(graph, differences):
 
 
 def _support(bank, n_support):
-    """Return the rows nearest to each row of a bank, and whether each of them is another row."""
+    """Return the indices of the rows nearest to each row of a bank, and False wherever an index is the row itself."""
     n_support = min(n_support, len(bank))
     _, support = bank.kneighbors(bank.features, n_support)
     return support.astype(np.int64), support != np.arange(len(bank))[:, None]

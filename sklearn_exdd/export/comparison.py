@@ -1,4 +1,4 @@
-"""Comparison of a file with the detector it was made from."""
+"""Comparison of the predictions of an ONNX file with the predictions of its detector."""
 
 import numpy as np
 
@@ -10,35 +10,38 @@ from sklearn_exdd.detectors.segmentation import SegmentationDetector
 from sklearn_exdd.detectors.student_teacher import StudentTeacherDetector
 from sklearn_exdd.export.detectors import ON_NETWORKS, bare, extractors_of, largest_side, smallest_side
 
-# The tolerance of scores is relative to the largest of the score, the threshold and the numbers that cancel in them.
-# The tolerance of maps is relative to their largest value. Rounding errors are at least ten times smaller.
+# Relative tolerances of scores and maps. Rounding errors are at least ten times smaller.
+# The tolerance of a score is relative to the largest of three magnitudes: the score, the threshold, and the numbers
+# that are subtracted to compute the score. The tolerance of a map is relative to the largest value of the map, or to
+# the last two magnitudes if they are larger.
 _SCORE_TOLERANCE, _MAP_TOLERANCE = 1e-4, 1e-3
-_SHAPE = (97, 133)  # not multiples of any stride
-_BEYOND = 200  # number of pixels by which an image is larger than a tile
-_LARGEST = 2304  # longest side of such an image: a longer one would take too long
+_SHAPE = (97, 133)  # height and width of generated images, which are not multiples of any stride
+_BEYOND = 200  # number of pixels by which a generated image is larger than a tile
+_LARGEST = 2304  # maximum side of a generated image that is larger than a tile, to limit the time
 
 
 class Disagreement(ValueError):
-    """Error raised if the predictions of a file differ from those of its detector."""
+    """Error raised if the predictions of an ONNX file differ from the predictions of its detector."""
 
 
 def compare(detector, content, images, layout):
-    """Run a file on images and raise an error if it disagrees with the detector.
+    """Run an ONNX file on images. Raise an error if its predictions differ from the predictions of the detector.
 
     Parameters
     ----------
     detector : BaseDefectDetector
     content : bytes
-        Serialised model.
+        Content of the file.
     images : list of ndarray of shape (height, width, channels)
-        Images in the dtype of the input.
+        Images in the dtype that the file accepts.
     layout : str
-        Order of the input axes.
+        Order of the axes that the file accepts, "NHWC" or "NCHW".
 
     Raises
     ------
     Disagreement
-        If a score or a map differs by more than the tolerance. The message gives both numbers.
+        If a score or a map differs by more than the tolerance. The message gives the values of the file and of the
+        detector.
     """
     session = open_session(content)
     for i, image in enumerate(images):
@@ -59,7 +62,10 @@ def compare(detector, content, images, layout):
 
 
 def cancelling(detector):
-    """Return the magnitude of the numbers that are subtracted in a score, which may itself be close to 0."""
+    """Return the magnitude of the numbers that are subtracted to compute a score.
+
+    A score that is close to 0 may be the difference of large numbers, and then has their rounding errors.
+    """
     if isinstance(detector, SegmentationDetector):
         return float(np.abs(detector._position_map()).max())
     if isinstance(detector, LinearProbeDetector):
@@ -80,7 +86,7 @@ def _message(place, what, own, expected):
 
 
 def open_session(content):
-    """Return an onnxruntime session on one CPU core."""
+    """Open an onnxruntime session that runs on one CPU core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -89,13 +95,13 @@ def open_session(content):
 
 
 def given(detector, check, dtype):
-    """Return the user's images as arrays of shape (height, width, channels) in a dtype."""
+    """Convert the images passed by the user to arrays of shape (height, width, channels) and of the given dtype."""
     images = detector._images(check, "check")
     return [_as(images[i], dtype) for i in range(len(images))]
 
 
 def made(detector, dtype):
-    """Return two generated surfaces, one with a defect, in a size that the detector accepts."""
+    """Generate an image with a defect and an image without, both in a size that the detector accepts."""
     if getattr(detector, "roi_", None) is not None:
         return [_surface(detector, detector.roi_.shape, seed, dtype) for seed in (0, 1)]
     least = smallest_side(detector)
@@ -107,9 +113,9 @@ def made(detector, dtype):
 
 
 def beyond_tiles(detector, dtype):
-    """Return images larger than a tile, for networks whose patches may depend on pixels beyond the tile margin."""
+    """Generate images larger than a tile if patches of the detector may depend on pixels beyond the tile margin."""
     if getattr(detector, "roi_", None) is not None:
-        return []  # images have the size of the region
+        return []  # only images of the size of the region are accepted
     height, images = max(64, smallest_side(detector)), []
     limit = min(largest_side(detector) or _LARGEST, _LARGEST)
     for member in map(bare, getattr(detector, "detectors_", [detector])):
@@ -123,14 +129,14 @@ def beyond_tiles(detector, dtype):
 
 
 def _has_foreign_network(extractor):
-    """Return whether images are processed in tiles by a network whose margin is an estimate."""
-    # Only a LearnedFeatureExtractor has an encoder; an encoder given by name is one of the library.
+    """Return whether the extractor processes images in tiles, by a network whose tile margin is only an estimate."""
+    # Only a LearnedFeatureExtractor has an encoder. If the encoder is given by name, its margin is known.
     network = getattr(extractor, "encoder", extractor)
     return extractor.image_size is None and isinstance(network, ON_NETWORKS) and _only_size(network) is None
 
 
 def _only_size(extractor):
-    """Return the only image size that a network accepts, or None."""
+    """Return the image size that a network requires, or None if it accepts any size."""
     loaded = extractor._loaded()
     return loaded.module.size if loaded.aligned else None  # only timm models are aligned
 

@@ -1,4 +1,4 @@
-"""Detectors in a graph: scores and maps of each class of detector."""
+"""Scores and maps of each class of detectors, computed in a graph."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from sklearn_exdd.features import (
     TorchvisionFeatureExtractor,
 )
 
-#: Extractors that compute features with a network. The tile margin of the last three is an estimate.
+#: Classes of extractors that compute features with a network. For the last three, the tile margin is only an estimate.
 ON_NETWORKS = (
     EfficientNetLiteFeatureExtractor,
     ModuleFeatureExtractor,
@@ -32,14 +32,14 @@ ON_NETWORKS = (
 
 
 class Outputs(NamedTuple):
-    """Scores (batch,) and maps (batch, height, width) of images."""
+    """Names of the scores, of shape (batch,), and of the maps, of shape (batch, height, width), in a graph."""
 
     scores: str
     maps: str
 
 
 def outputs(graph, detector, planes, tiled=True):
-    """Append a detector to a graph.
+    """Append the computation of the scores and maps of a detector to a graph.
 
     Parameters
     ----------
@@ -47,10 +47,10 @@ def outputs(graph, detector, planes, tiled=True):
     detector : BaseDefectDetector
         Detector that passes :func:`check_exportable`.
     planes : str
-        Images of shape (batch, channels, height, width), float32 in [0, 1].
+        Images, a float32 tensor of shape (batch, channels, height, width) with values in [0, 1].
     tiled : bool, default=True
-        Whether to accept images that the detector would process in tiles. If False, the graph fails for them at run
-        time.
+        Whether the graph accepts images that the detector would process in tiles. If False, the graph raises an error
+        for such images at run time.
 
     Returns
     -------
@@ -60,7 +60,10 @@ def outputs(graph, detector, planes, tiled=True):
 
 
 def bare(estimator):
-    """Return the detector inside a FrozenEstimator or a Pipeline of augmenters. Augmenters leave images unchanged."""
+    """Return the detector inside a FrozenEstimator or a Pipeline.
+
+    All other steps of the Pipeline must be augmenters, because these do not change images at prediction.
+    """
     while isinstance(estimator, (FrozenEstimator, Pipeline)):
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator
@@ -76,7 +79,7 @@ def _leaves_images(step):
 
 
 def extractors_of(detector):
-    """Return the feature extractors of a fitted detector, without those of the members of a combination."""
+    """Return the feature extractors of a fitted detector. For a combination of detectors, the list is empty."""
     if isinstance(detector, (ExDDDetector, LinearProbeDetector)):
         return [detector.feature_extractor_]
     if isinstance(detector, SegmentationDetector):
@@ -85,7 +88,7 @@ def extractors_of(detector):
 
 
 def smallest_side(detector):
-    """Return the smallest side, in pixels, of images that a detector accepts."""
+    """Return the minimum height and width, in pixels, of images that a detector accepts."""
     if isinstance(detector, CombinedDefectDetector):
         return max(smallest_side(bare(member)) for member in detector.detectors_)
     if isinstance(detector, StudentTeacherDetector):
@@ -95,7 +98,10 @@ def smallest_side(detector):
 
 
 def largest_side(detector, tiled=True):
-    """Return the largest side, in pixels, of images for which a graph reproduces predictions, or None for any."""
+    """Return the maximum height and width, in pixels, of images for which a graph reproduces the predictions.
+
+    Return None if images of any size are allowed.
+    """
     if isinstance(detector, CombinedDefectDetector):
         sides = [largest_side(bare(member), tiled) for member in detector.detectors_]
     elif isinstance(detector, StudentTeacherDetector):
@@ -106,7 +112,7 @@ def largest_side(detector, tiled=True):
 
 
 def _working_planes(graph, extractor, planes, tiled):
-    """Return the planes resized to the working size of an extractor."""
+    """Resize the images to the size at which an extractor computes features."""
     shape = images.shape_of(graph, planes)
     working = images.working_shape(graph, shape, extractor.image_size)
     planes = images.in_range(graph, planes, working, extractor.min_size, None if tiled else extractor.tile_size)
@@ -114,7 +120,7 @@ def _working_planes(graph, extractor, planes, tiled):
 
 
 def _features(graph, extractor, planes):
-    """Return the feature maps, of shape (batch, height', width', n_features)."""
+    """Return the feature maps as a tensor of shape (batch, height', width', n_features)."""
     if isinstance(extractor, GaborFeatureExtractor):
         maps = gabor.features(graph, extractor, planes)
     elif isinstance(extractor, LearnedFeatureExtractor):
@@ -128,14 +134,14 @@ def _features(graph, extractor, planes):
 
 
 class _PatchMaps:
-    """Feature maps of the images of a detector, and the way from scores of their patches to maps of pixels.
+    """Feature maps of images, with methods that select patches and convert scores of patches to maps of pixels.
 
     Attributes
     ----------
     region : Region or None
         Region of interest of the detector.
     features : str
-        Tensor of shape (batch, height', width', n_features).
+        Feature maps, a tensor of shape (batch, height', width', n_features).
     """
 
     def __init__(self, graph, detector, planes, tiled):
@@ -148,13 +154,13 @@ class _PatchMaps:
         self._grid = graph.size(self.features, 1), graph.size(self.features, 2)
 
     def patches(self, graph):
-        """Return the patches that count, of shape (batch, n_patches, n_features)."""
+        """Return the patches, or the patches in the region, as a tensor of shape (batch, n_patches, n_features)."""
         if self.region is not None:
             return self.region.patches(graph, self.features)
         return graph.Reshape(self.features, graph.vector(0, graph.Mul(*self._grid), graph.size(self.features, 3)))
 
     def of_pixels(self, graph, patch_scores):
-        """Return maps of the pixels, of shape (batch, height, width), from the scores of the patches that count."""
+        """Convert the scores of these patches to maps of the pixels, of shape (batch, height, width)."""
         if self.region is None:
             maps = graph.Reshape(patch_scores, graph.vector(-1, *self._grid))
         else:
@@ -167,10 +173,10 @@ class _PatchMaps:
         return maps if self.region is None else self.region.lowest_outside(graph, maps)
 
     def _on_grid(self, graph, pixels, axis):
-        """Return the positions of image pixels on the grid of patches."""
+        """Convert positions of image pixels along an axis to positions on the grid of patches."""
         extractor, size = self._detector.feature_extractor_, graph.double(self._shape[axis])
         centers = graph.Add(pixels, np.float64(0.5))
-        if extractor.stride is None:  # patches are spread evenly
+        if extractor.stride is None:  # the patches divide the image evenly
             ratio = graph.Div(graph.double(self._grid[axis]), size)
             return graph.Sub(graph.Mul(centers, ratio), np.float64(0.5))
         ratio = graph.Div(graph.double(self._working_shape[axis]), size)
@@ -202,7 +208,7 @@ def _segmentation(graph, detector, planes, tiled):
 
 
 def _defect_logits(graph, extractor, planes, shape, tiled):
-    """Return the logits of the pixels, of shape (batch, height, width)."""
+    """Return the logits of the pixels as a tensor of shape (batch, height, width)."""
     working = _working_planes(graph, extractor, planes, tiled)
     cells = networks.LearnedNetwork(extractor).logits(graph, working)
     matrices = []
@@ -249,5 +255,5 @@ _APPEND = {
     StudentTeacherDetector: _student_teacher,
     CombinedDefectDetector: _combined,
 }
-#: Classes of detectors that have a graph.
+#: Classes of detectors that can be exported.
 DETECTORS = tuple(_APPEND)

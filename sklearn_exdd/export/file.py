@@ -1,4 +1,4 @@
-"""Export of a fitted detector to one ONNX file."""
+"""Export of a fitted detector to a single ONNX file."""
 
 import json
 from pathlib import Path
@@ -12,75 +12,103 @@ from sklearn_exdd.export.detectors import bare, largest_side, outputs, smallest_
 from sklearn_exdd.export.graph import Graph
 from sklearn_exdd.export.refusals import check_exportable, check_packages
 
-_DTYPES = {"uint8": 2, "uint16": 4, "float32": 1}  # numbers from onnx.TensorProto
+_DTYPES = {"uint8": 2, "uint16": 4, "float32": 1}  # numbers of the data types in onnx.TensorProto
 _LAYOUTS = {"NHWC": ("batch", "height", "width", None), "NCHW": ("batch", None, "height", "width")}
 _FLOAT, _BOOL = 1, 9
-_MAX_BYTES = 2**31 - 1  # largest protobuf message
+_MAX_BYTES = 2**31 - 1  # maximum size of a protobuf message, in bytes
 
 
 def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
-    """Write a fitted detector to one ONNX file that maps raw pixels to score, decision and anomaly map.
+    """Write a fitted detector to a single ONNX file.
 
-    The file runs wherever onnxruntime does, without Python, torch or this library. It contains all steps of prediction:
-    scaling of the pixels, resizing, features, banks or networks, threshold and maps.
+    The file runs in onnxruntime, without Python, torch or this library. It contains all steps of prediction, from the
+    raw pixels to the scores, decisions and anomaly maps.
 
     Parameters
     ----------
     detector : detector
-        Detector fitted on images: an :class:`ExDDDetector`, :class:`LinearProbeDetector`,
-        :class:`SegmentationDetector`, :class:`StudentTeacherDetector` or :class:`CombinedDefectDetector` of these. It
-        may be inside a FrozenEstimator, or a Pipeline of augmenters.
+        Detector fitted on images. It must belong to one of the following classes:
+
+        * :class:`ExDDDetector`
+        * :class:`LinearProbeDetector`
+        * :class:`SegmentationDetector`
+        * :class:`StudentTeacherDetector`
+        * :class:`CombinedDefectDetector`, if it combines detectors of the classes above
+
+        The detector may be inside a FrozenEstimator. It may also be the last step of a Pipeline whose other steps are
+        augmenters.
     path : str or path-like
         File to write, usually with the suffix ``.onnx``. It is written completely or not at all.
     dtype : {"uint8", "uint16", "float32"}, default="uint8"
-        Type of the input pixels. Floats are in [0, 1].
+        Data type of the pixels that the file accepts. Floats must be in [0, 1].
     layout : {"NHWC", "NCHW"}, default="NHWC"
-        Order of the input axes: batch, height, width and channels, or channels before height.
+        Order of the axes of the images that the file accepts. "NHWC" means batch, height, width, channels. "NCHW" means
+        batch, channels, height, width.
     check : images, default=None
-        Images on which the file, run by onnxruntime, must agree with the detector. None uses generated surfaces.
+        Images on which the predictions of the file are compared with the predictions of the detector. If None,
+        generated images are used.
 
     Raises
     ------
     ImportError
-        If onnx or onnxruntime is not installed, or onnxscript for a detector with a network.
+        If onnx or onnxruntime is not installed, or if the detector has a network and onnxscript is not installed.
     TypeError
-        If the detector is of another class, or its feature extractor is not one of this library.
+        If the detector belongs to another class, or if its feature extractor does not belong to this library.
     ValueError
-        If an ONNX file cannot reproduce the scores, or disagrees with the detector on `check`. The scores cannot be
-        reproduced if the extractor was fitted in bfloat16, if a bank is searched by pynndescent, if the detector was
-        fitted on feature rows, or if torch cannot export the network. Regions of interest are supported only for an
-        ExDDDetector or LinearProbeDetector outside a combination, with one region for all images.
+        If the predictions of the file differ from the predictions of the detector on `check`, or if an ONNX file cannot
+        reproduce the predictions for one of the following reasons:
+
+        * The feature extractor was fitted in bfloat16.
+        * A memory bank is searched by pynndescent.
+        * The detector was fitted on feature rows.
+        * torch cannot export the network.
+        * The detector has a region of interest and is a member of a combination, or is neither an ExDDDetector nor a
+          LinearProbeDetector.
+        * The training images of the detector have different regions of interest.
     sklearn.exceptions.NotFittedError
         If the detector is not fitted.
     FileNotFoundError
-        If the folder does not exist.
+        If the folder of the file does not exist.
 
     See Also
     --------
-    sklearn_exdd.persistence.dump : Writes a detector to a file for this library.
+    sklearn_exdd.persistence.dump : Write a detector to a file that this library can read.
 
     Notes
     -----
-    The input is named "image". Its shape is (batch, height, width, channels) or (batch, channels, height, width), with
-    one channel or with red, green and blue. All sizes except the number of channels may vary from call to call. The
+    The input is named "image". Its axes are in the order of `layout`. The images have either one channel or the
+    channels red, green and blue. The number of images, their height and their width may vary from call to call. The
     outputs are:
 
-    * "score", float32 (batch,): as returned by ``score_samples``;
-    * "decision", float32 (batch,): as returned by ``decision_function``, > 0 for a defect;
-    * "is_defect", bool (batch,);
-    * "p_value", float32 (batch,): as returned by ``p_values``; omitted if the detector has no calibration scores;
-    * "anomaly_map", float32 (batch, height, width): as returned by ``predict_map``;
-    * "mask", bool (batch, height, width): the pixels of a defective image above `pixel_threshold_`, as returned by
-      ``predict_mask``. If no pixel is above it, the mask contains only the highest pixel, while ``predict_mask`` also
-      marks its surroundings. The output is omitted if the detector has no `pixel_threshold_`.
+    * "score", float32 of shape (batch,): the result of ``score_samples``
+    * "decision", float32 of shape (batch,): the result of ``decision_function``, > 0 for a defect
+    * "is_defect", bool of shape (batch,): whether the image is a defect
+    * "p_value", float32 of shape (batch,): the result of ``p_values``. This output is missing if the detector does not
+      have calibration scores.
+    * "anomaly_map", float32 of shape (batch, height, width): the result of ``predict_map``
+    * "mask", bool of shape (batch, height, width): the result of ``predict_mask``, which marks the pixels of a
+      defective image above `pixel_threshold_`. If no pixel is above it, the output marks only the highest pixel, while
+      ``predict_mask`` also marks the surroundings of this pixel. This output is missing if the detector does not have
+      the attribute `pixel_threshold_`.
 
-    The metadata of the file are strings: "class", "version", "classes" and "defect_class" (JSON), "threshold",
-    "false_alarm_rate", "dtype", "layout", "channels", "min_size" (the smallest side of an image in pixels) and
-    "pixel_threshold". "max_size", the largest side, is only present if the detector cuts larger images into tiles whose
-    results the file cannot reproduce. "size" (JSON: height and width) is only present if the detector was fitted with
-    `roi`: all images must have the size of the region. Images of other sizes and floats outside [0, 1] raise an error.
+    The file contains the following metadata as strings:
 
-    Scores agree to about 1e-6 of the larger of score and threshold, maps to 1e-5 of their largest value.
+    * "class": class of the detector
+    * "version": version of this library
+    * "classes", "defect_class": class labels, and the label that means defect, both in JSON
+    * "threshold", "false_alarm_rate", "pixel_threshold": attributes of the detector. "pixel_threshold" is missing if
+      the detector does not have this attribute.
+    * "dtype", "layout", "channels": data type, order of the axes and number of channels of the images
+    * "min_size": minimum height and width of an image, in pixels
+    * "max_size": maximum height and width of an image, in pixels. It is only present if the detector cuts larger images
+      into tiles whose results the file cannot reproduce.
+    * "size": height and width of all images, in JSON. It is only present if the detector was fitted with `roi`, because
+      images must then have the size of the region.
+
+    The file raises an error for images of other sizes and for floats outside [0, 1].
+
+    The scores of the file and of the detector differ by at most about 1e-6, relative to the larger of score and
+    threshold. Their maps differ by at most about 1e-5, relative to the largest value of the map.
 
     Examples
     --------
@@ -112,7 +140,8 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
         limit = largest_side(detector, tiled=False)
         if limit is None or hasattr(detector, "roi_"):
             raise
-        # A patch may depend on pixels beyond the margin of its tile. Images that fit into one tile still agree.
+        # Some patches depend on pixels beyond the margin of their tile. Write a file that only accepts images that fit
+        # into one tile, because its predictions still agree with the detector.
         content = _content(detector, dtype, layout, tiled=False)
         comparison.compare(detector, content, [image[:limit, :limit] for image in examples], layout)
     write_whole(path, content)
@@ -124,12 +153,12 @@ def _check_options(path, dtype, layout):
             raise ValueError(f"{name}: expected one of {sorted(known)}, got {value!r}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"{path}: expected an existing folder to write to, but {str(path.parent)!r} does not exist."
+            f"{path}: expected a file in an existing folder, but the folder {str(path.parent)!r} does not exist."
         )
 
 
 def _content(detector, dtype, layout, tiled=True):
-    """Return the content of a detector's file as bytes."""
+    """Return the content of the ONNX file of a detector."""
     import onnx
     from onnx import helper
 

@@ -1,25 +1,28 @@
-"""Features of a GaborFeatureExtractor in a graph."""
+"""Features of a GaborFeatureExtractor, computed in a graph.
+
+The functions append nodes to a graph. They return the names of the values that these nodes compute.
+"""
 
 import numpy as np
 
 from sklearn_exdd.export import images
 from sklearn_exdd.features import gabor
 
-# Number of orientations filtered at a time. All at once would take 26 MB more at 512 x 512 pixels; two at a time would
-# be slower.
+# Number of filter orientations computed at a time. All orientations at a time would take 26 MB more for 512 x 512
+# pixels. Two orientations at a time would be slower.
 _ORIENTATIONS = 4
 
 
 def features(graph, extractor, planes):
-    """Return the feature maps, of shape (batch, n_features, height', width')."""
+    """Return the feature maps as a tensor of shape (batch, n_features, height', width')."""
     planes = images.contrasts(graph, planes, extractor.n_channels_, gabor._LOG_OFFSET)
-    # The mean of many pixels would lose digits in float32.
+    # A mean of many pixels in float32 would not be accurate.
     planes = graph.Sub(planes, graph.float(graph.ReduceMean(graph.double(planes), [2, 3])))
     planes, _ = images.mirrored(graph, planes, extractor.stride)
     parts = _moments(graph, *_cells(graph, planes, extractor.stride), gabor._CELL, gabor._WIDE)
     level_image = graph.Slice(planes, [0], [1], [1])
     filters = gabor._filters(extractor.n_orientations).numpy()
-    filters = filters.reshape(2, -1, *filters.shape[1:])  # all even ones, then all odd ones
+    filters = filters.reshape(2, -1, *filters.shape[1:])  # first all even filters, then all odd filters
     for level in range(extractor.n_levels):
         if level:
             level_image = _means(graph, level_image, 2)
@@ -31,7 +34,7 @@ def features(graph, extractor, planes):
         cells = [_joined(graph, own) for own in zip(*cells)]
         parts += _moments(graph, *cells, gabor._NARROW)
     if extractor.response == "log":
-        of_image = {0, 2}  # means of the image itself
+        of_image = {0, 2}  # positions of the means of the image itself, which are not responses
         parts = [
             part if i in of_image else images.logarithms(graph, part, gabor._RESPONSE_OFFSET)
             for i, part in enumerate(parts)
@@ -51,7 +54,7 @@ def _joined(graph, tensors):
 
 
 def _cells(graph, planes, block):
-    """Return mean and variance of each cell of the grid; the variance is None if a cell is a pixel."""
+    """Return the mean and the variance of each cell of the grid. The variance is None if a cell is a single pixel."""
     mean = _means(graph, planes, block)
     variance = None
     if block > 1:
@@ -63,7 +66,10 @@ def _cells(graph, planes, block):
 
 
 def _moments(graph, mean, variance, *windows):
-    """Return mean and standard deviation around each cell of the grid, one window after another."""
+    """Return the mean and the standard deviation over each window around each cell of the grid.
+
+    The result is a list: the mean and the standard deviation of the first window, then of the next window, and so on.
+    """
     moments = []
     for window in windows:
         own_mean, own_variance = mean, variance
@@ -75,10 +81,10 @@ def _moments(graph, mean, variance, *windows):
 
 
 def _spread(graph, mean, variance, window, axis):
-    """Return mean and variance over a window of cells along an axis, from the means and variances of the cells.
+    """Combine the means and variances of cells into the mean and variance over a window of cells along an axis.
 
-    The variance over the window is computed as the sum of the variance within the cells and the variance of their
-    means, so no large numbers are subtracted.
+    The variance over the window is the variance within the cells plus the variance of the means of the cells. Computed
+    in this way, it is accurate, because large numbers are not subtracted.
     """
     means = _shifted(graph, mean, len(window), axis)
     center = graph.Sum(*(graph.Mul(one, np.float32(weight)) for one, weight in zip(means, window)))
@@ -93,7 +99,10 @@ def _spread(graph, mean, variance, window, axis):
 
 
 def _shifted(graph, cells, n_shifts, axis):
-    """Return copies of the cells shifted by up to half a window to either side, mirrored at the border."""
+    """Return copies of the cells, each shifted by another distance of up to half a window to either side.
+
+    Beyond the border, the cells are mirrored.
+    """
     radius = n_shifts // 2
     pads = [radius if one % 4 == axis else 0 for one in range(8)]
     padded = graph.Pad(cells, pads, mode="reflect")

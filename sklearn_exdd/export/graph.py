@@ -1,21 +1,23 @@
-"""Graph of ONNX operators, written node by node. Importing this module does not load onnx."""
+"""Graph of ONNX operators that is built node by node. Importing this module does not load onnx."""
 
 import numpy as np
 
-#: Version of the standard operators, and of the matching file format.
+#: Version of the standard operators, and version of the file format that belongs to it.
 OPSET, IR_VERSION = 18, 9
 
 
 class Graph:
-    """Nodes of an ONNX graph. Calling a method named like an operator appends such a node.
+    """Nodes of an ONNX graph.
 
-    Operands are names of values, as returned by the methods, or numbers and arrays. Floats become float32, integers
-    int64; arrays keep their dtype. Equal constants are stored only once.
+    Every ONNX operator can be called as a method. For example, ``graph.Add(a, b)`` appends a node with the operator Add
+    and returns the name of the resulting value. An operand is the name of a value, a number or an array. A float
+    becomes a float32 constant, and an integer becomes an int64 constant. An array keeps its dtype. Equal constants are
+    stored only once.
 
     Parameters
     ----------
     outer : Graph, default=None
-        Graph whose values the nodes of this graph may use, if this graph is the body of a Scan.
+        Outer graph, if this graph is the body of a Scan. The nodes of this graph may use the values of the outer graph.
     """
 
     def __init__(self, outer=None):
@@ -47,7 +49,7 @@ class Graph:
         return f"{stem}_{self._n_values}"
 
     def value(self, operand):
-        """Return the name of an operand; a number or array becomes a constant."""
+        """Return the name of an operand. A number or an array is first stored as a constant."""
         if operand is None or isinstance(operand, str):
             return operand or ""
         array = np.asarray(operand)
@@ -56,7 +58,7 @@ class Graph:
         return self.constant(array)
 
     def constant(self, array):
-        """Return the name of a constant."""
+        """Store an array as a constant and return its name."""
         if self._outer is not self:
             return self._outer.constant(array)
         array = np.asarray(array, order="C")  # ascontiguousarray would turn a scalar into a vector
@@ -66,36 +68,36 @@ class Graph:
             self.constants[self._names[key]] = array
         return self._names[key]
 
-    # Numbers known only at run time
+    # The following methods handle numbers that are known only at run time.
 
     def size(self, value, axis):
-        """Return the size of a value along an axis, an int64 scalar."""
+        """Return the size of a value along an axis, as an int64 scalar."""
         return self.Gather(self.Shape(value), axis)
 
     def vector(self, *scalars):
-        """Return int64 scalars, or integers, as a vector."""
+        """Join int64 scalars or integers into a vector."""
         return self.Concat(*(self.Unsqueeze(scalar, [0]) for scalar in scalars), axis=0)
 
     def double(self, value):
-        """Return a value as float64."""
+        """Convert a value to float64."""
         from onnx import TensorProto
 
         return self.Cast(value, to=TensorProto.DOUBLE)
 
     def float(self, value):
-        """Return a value as float32."""
+        """Convert a value to float32."""
         from onnx import TensorProto
 
         return self.Cast(value, to=TensorProto.FLOAT)
 
     def integer(self, value):
-        """Return a value as int64."""
+        """Convert a value to int64."""
         from onnx import TensorProto
 
         return self.Cast(value, to=TensorProto.INT64)
 
     def ceil_div(self, size, divisor):
-        """Return the quotient of sizes, rounded up."""
+        """Divide one size by another and round up."""
         return self.Div(self.Add(size, divisor - 1), divisor)
 
     def arange(self, stop, start=0):
@@ -103,11 +105,11 @@ class Graph:
         return self.double(self.Range(start, stop, 1))
 
     def head(self, value, axis, stop):
-        """Return the first entries along an axis."""
+        """Return the first `stop` entries of a value along an axis."""
         return self.Slice(value, [0], self.vector(stop), [axis])
 
     def require(self, value, condition, message):
-        """Return a value unchanged, but make the graph fail at run time unless a condition holds.
+        """Append a check of a condition. If the condition is False at run time, the graph raises an error.
 
         Parameters
         ----------
@@ -115,35 +117,37 @@ class Graph:
         condition : str
             Name of a bool scalar.
         message : str
-            Beginning of the name of the failing node, which runtimes report.
+            Error message. It becomes part of the name of the node that fails, because runtimes report this name.
 
         Returns
         -------
         value : str
+            Name of the unchanged value. The condition is only checked if later nodes use this name.
         """
         failed = self.integer(self.Not(condition))
-        # ONNX has no operator that fails, but every runtime fails on an index beyond the end of a vector.
+        # ONNX does not have an operator that raises an error. Every runtime raises an error for an index beyond the end
+        # of a vector.
         name = f"{message} ({self.fresh('guard')})"
         shape = self.Gather(self.Unsqueeze(self.Shape(value), [0]), failed, axis=0, name=name)
         return self.Reshape(value, shape)
 
     def scan(self, values, step, dtypes):
-        """Compute row by row, so that memory holds the intermediate values of only one row at a time.
+        """Append a computation that handles one row after another. Memory holds intermediate values of only one row.
 
         Parameters
         ----------
         values : list of str
-            Values whose first axes have the same size.
+            Values to split into rows along their first axes, which must have the same size.
         step : callable
-            Function called as ``step(body, *rows)`` with one entry of each value. It appends the computation to the
-            Graph `body`, and returns the names of the results.
+            Function that appends the computation for one row. It is called as ``step(body, *rows)``, with the Graph
+            `body` to append to and the names of one row of each value. It returns the names of the results.
         dtypes : list of int
-            Types of the results, as numbers from onnx.TensorProto.
+            Data types of the results, as numbers of onnx.TensorProto.
 
         Returns
         -------
         results : list of str
-            Stacked results of all rows.
+            Names of the results of all rows. Each result is stacked along a new first axis.
         """
         from onnx import TensorProto, helper
 
@@ -156,21 +160,22 @@ class Graph:
         stacked = self.Scan(*values, n_outputs=len(results), body=graph, num_scan_inputs=len(values))
         return [stacked] if len(results) == 1 else stacked
 
-    # Other graphs, and the whole model
+    # The following methods append other models and build the complete model.
 
     def splice(self, model, inputs):
-        """Append the nodes of a model.
+        """Append the nodes of another model.
 
         Parameters
         ----------
         model : onnx.ModelProto
             Model to append. It is not modified.
         inputs : list of str
-            Values that replace the inputs of the model.
+            Names of the values that replace the inputs of the model.
 
         Returns
         -------
         outputs : list of str
+            Names of the values that replace the outputs of the model.
         """
         from onnx import numpy_helper
 
@@ -184,7 +189,7 @@ class Graph:
         return [names[output.name] for output in model.graph.output]
 
     def _renamed(self, node, names):
-        """Return a copy of a node with renamed values, also in its subgraphs, and without notes on its origin."""
+        """Return a copy of a node with renamed values, also in its subgraphs. Documentation strings are removed."""
         from onnx import AttributeProto, helper
 
         outputs = [names.setdefault(name, self.fresh(node.op_type.lower())) if name else "" for name in node.output]

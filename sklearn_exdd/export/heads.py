@@ -1,4 +1,7 @@
-"""Heads of a graph: pixel maps, means of the highest pixels, p-values and masks."""
+"""Last steps of a prediction, computed in a graph: pixel maps, means of the highest pixels, p-values and masks.
+
+The functions append nodes to a graph. They return the names of the values that these nodes compute.
+"""
 
 import numpy as np
 
@@ -8,7 +11,7 @@ _TRUNCATE = 4.0  # standard deviations at which scipy's gaussian_filter ends
 
 
 def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
-    """Interpolate maps bilinearly from the patch grid to the pixels of the image, and blur them.
+    """Interpolate maps bilinearly from the grid of patches to the pixels of the image, and blur the maps.
 
     Parameters
     ----------
@@ -16,11 +19,12 @@ def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
     patch_maps : str
         Tensor of shape (batch, height', width').
     centers : callable
-        Function called as ``centers(pixels, axis)`` with a float64 vector of pixels, which returns their positions on
-        the grid of patches.
+        Function that converts pixels to positions on the grid of patches. It is called as ``centers(pixels, axis)``,
+        with a float64 vector of pixels.
     shape : tuple of str (height, width)
+        Size of the image.
     blur : float, default=0.0
-        Standard deviation of the Gaussian, in pixels.
+        Standard deviation of the Gaussian blur, in pixels.
 
     Returns
     -------
@@ -29,7 +33,8 @@ def pixel_maps(graph, patch_maps, centers, shape, blur=0.0):
 
     Notes
     -----
-    Interpolation and blur are linear and separable, so the interpolation matrices are blurred instead of the maps.
+    Interpolation and blur are linear and separable. The blur is therefore applied to the interpolation matrices instead
+    of the maps.
     """
     matrices = []
     for axis, size in enumerate(shape):
@@ -52,19 +57,22 @@ def _gaussian(sigma):
 
 
 def _reflected(graph, size, radius):
-    """Return the pixels from -radius to size + radius - 1, mirrored into the image with its border pixels repeated."""
+    """Return the pixels from -radius to size + radius - 1. Pixels outside the image are mirrored into it.
+
+    The pixel next to the border is repeated.
+    """
     around = graph.Mod(graph.Range(-radius, graph.Add(size, radius), 1), graph.Mul(size, 2))
     return graph.Min(around, graph.Sub(graph.Sub(graph.Mul(size, 2), 1), around))
 
 
 def top_share_means(graph, maps, share, position_map=None):
-    """Return the mean of the highest pixels of each map (batch, height, width); see :func:`scoring.top_share_mean`."""
+    """Return the mean of the highest pixels of each map, as :func:`scoring.top_share_mean` does."""
     if position_map is not None:
         shape = graph.size(maps, 1), graph.size(maps, 2)
         positions = graph.constant(position_map.astype(np.float32)[None, None])
         maps = graph.Sub(maps, graph.Squeeze(images.resized(graph, positions, shape), [1]))
     flat = graph.Reshape(maps, [0, -1])
-    # Round like Python: float64, half to even.
+    # Round as Python does, in float64 and half to even.
     n_pixels = graph.Round(graph.Mul(graph.double(graph.size(flat, 1)), np.float64(share)))
     highest, _ = graph.TopK(flat, graph.vector(graph.Max(graph.integer(n_pixels), 1)), sorted=0, n_outputs=2)
     return graph.ReduceMean(highest, [1], keepdims=0)
@@ -80,7 +88,10 @@ def p_values(graph, scores, calibration_scores, groups):
 
 
 def masks(graph, is_defect, maps, threshold, region=None):
-    """Return masks that mark the pixels of defective images above the threshold, or else the highest pixel."""
+    """Return masks of the pixels above the threshold in defective images.
+
+    If no pixel of a defective image is above the threshold, its mask marks the highest pixel.
+    """
     highest = graph.ReduceMax(maps, [1, 2], keepdims=1)
     marked = graph.Or(graph.Greater(maps, np.float32(threshold)), graph.GreaterOrEqual(maps, highest))
     if region is not None:

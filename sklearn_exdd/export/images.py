@@ -1,15 +1,19 @@
-"""Images in a graph: scaling, resizing, interpolation and medians."""
+"""Operations on images in a graph: scaling, resizing, interpolation and medians.
+
+The functions append nodes to a graph. They return the names of the values that these nodes compute. "Planes" are images
+as a tensor of shape (batch, channels, height, width).
+"""
 
 from numbers import Integral
 
 import numpy as np
 
 _LEVELS = {"uint8": 255.0, "uint16": 65535.0, "float32": None}
-_ROUNDING = 1e-6  # tolerance of the range [0, 1]
+_ROUNDING = 1e-6  # tolerance of the check that floats are in [0, 1]
 
 
 def planes_of(graph, image, dtype, layout):
-    """Return the input as float32 in [0, 1], of shape (batch, channels, height, width)."""
+    """Convert the input to planes in float32, with values in [0, 1]."""
     planes = image if layout == "NCHW" else graph.Transpose(image, perm=[0, 3, 1, 2])
     if _LEVELS[dtype] is not None:
         return graph.Div(graph.float(planes), np.float32(_LEVELS[dtype]))
@@ -27,7 +31,10 @@ def shape_of(graph, planes):
 
 
 def in_range(graph, planes, shape, min_size, max_size=None):
-    """Return the planes unchanged, but make the graph fail at run time if a side of `shape` is too small or large."""
+    """Append a check of the image size, and return the unchanged planes.
+
+    At run time, the graph raises an error if the height or the width in `shape` is too small or too large.
+    """
     smallest = graph.Min(*shape)
     message = f"expected at least {min_size} pixels a side, got fewer"
     planes = graph.require(planes, graph.GreaterOrEqual(smallest, min_size), message)
@@ -43,7 +50,7 @@ def working_shape(graph, shape, image_size):
         return shape
     if not isinstance(image_size, Integral):
         return tuple(graph.constant(np.array(side, dtype=np.int64)) for side in image_size)
-    # Round like Python: float64, half to even.
+    # Round as Python does, in float64 and half to even.
     scale = graph.Div(np.float64(image_size), graph.double(graph.Min(*shape)))
     sides = (graph.Round(graph.Mul(graph.double(side), scale)) for side in shape)
     return tuple(graph.Max(graph.integer(side), 1) for side in sides)
@@ -56,12 +63,15 @@ def resized(graph, planes, shape):
 
 
 def between(graph, rows, planes, columns):
-    """Return ``rows @ planes @ columns.T``."""
+    """Multiply planes by matrices for the rows and the columns: ``rows @ planes @ columns.T``."""
     return graph.MatMul(rows, graph.MatMul(planes, graph.Transpose(columns, perm=[1, 0])))
 
 
 def antialiasing(graph, size, own):
-    """Return the float32 matrix (size, own) that resizes one axis from `own` to `size`, rounded as torch rounds."""
+    """Return the matrix that resizes one axis from `own` to `size` pixels with antialiasing.
+
+    The matrix has the shape (size, own) and the dtype float32. Rounding follows torch.
+    """
 
     def rounded(value):
         return graph.double(graph.float(value))
@@ -76,15 +86,22 @@ def antialiasing(graph, size, own):
 
 
 def interpolation(graph, places, n_nodes):
-    """Return the float32 matrix (n_places, n_nodes) of linear interpolation, constant beyond the ends.
+    """Return the matrix of linear interpolation between nodes.
+
+    Beyond the first and the last node, the interpolated values are constant.
 
     Parameters
     ----------
     graph : Graph
     places : str
-        Positions to interpolate at, a float64 vector in units of nodes.
+        Positions to interpolate at, as a float64 vector. Node number i has the position i.
     n_nodes : str
-        Number of nodes, an int64 scalar.
+        Number of nodes, as an int64 scalar.
+
+    Returns
+    -------
+    matrix : str
+        Float32 matrix of shape (n_places, n_nodes).
     """
     last = graph.double(graph.Sub(n_nodes, 1))
     places = graph.Min(graph.Max(places, np.float64(0)), last)
@@ -93,13 +110,16 @@ def interpolation(graph, places, n_nodes):
 
 
 def enlargement(graph, size, factor, n_nodes):
-    """Return the matrix (size, n_nodes) that enlarges an axis bilinearly by a factor and keeps the first pixels."""
+    """Return the matrix that enlarges an axis bilinearly by a factor and keeps the first `size` pixels.
+
+    The matrix has the shape (size, n_nodes).
+    """
     pixels = graph.Add(graph.arange(size), np.float64(0.5))
     return interpolation(graph, graph.Sub(graph.Div(pixels, factor), np.float64(0.5)), n_nodes)
 
 
 def mirrored(graph, planes, unit):
-    """Return planes mirrored beyond their end to multiples of `unit` pixels, and their original shape."""
+    """Extend planes to multiples of `unit` pixels by mirroring. Return them and their original height and width."""
     shape = shape_of(graph, planes)
     missing = [graph.Mod(graph.Neg(size), unit) for size in shape]
     pads = graph.vector(0, 0, 0, 0, 0, 0, *missing)
@@ -107,13 +127,13 @@ def mirrored(graph, planes, unit):
 
 
 def repeated(graph, planes, unit):
-    """Return planes with their last pixels repeated up to multiples of `unit` pixels."""
+    """Extend planes to multiples of `unit` pixels by repeating the last pixels."""
     missing = [graph.Mod(graph.Neg(size), unit) for size in shape_of(graph, planes)]
     return graph.Pad(planes, graph.vector(0, 0, 0, 0, 0, 0, *missing), mode="edge")
 
 
 def medians(graph, planes):
-    """Return the median of each plane, of shape (batch, channels, 1, 1)."""
+    """Return the median of each channel of each image as a tensor of shape (batch, channels, 1, 1)."""
     flat = graph.Reshape(planes, [0, 0, -1])
     n_pixels = graph.size(flat, 2)
     half = graph.Add(graph.Div(n_pixels, 2), 1)
@@ -132,7 +152,10 @@ def logarithms(graph, planes, offset):
 
 
 def contrasts(graph, planes, n_channels, offset):
-    """Return the logarithm of brightness and, for colour images, the log ratios of red and blue to green."""
+    """Return the logarithm of the brightness. For colour images, also return two logarithms of ratios.
+
+    The ratios are red to green and blue to green.
+    """
     if n_channels == 1:
         return logarithms(graph, planes, offset)
     grey = logarithms(graph, graph.ReduceMean(planes, [1]), offset)

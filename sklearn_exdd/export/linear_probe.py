@@ -1,20 +1,27 @@
-"""Scores of images and patches of a LinearProbeDetector in a graph."""
+"""Scores of a LinearProbeDetector, computed in a graph."""
 
 import numpy as np
 
 
 def scores(graph, detector, patches):
-    """Return the scores of images, of shape (batch,), and the contributions of their patches, (batch, n_patches).
+    """Append the computation of scores to a graph.
 
     Parameters
     ----------
     graph : Graph
     detector : LinearProbeDetector
     patches : str
-        Features, of shape (batch, n_patches, n_features).
+        Features of the patches, a tensor of shape (batch, n_patches, n_features).
+
+    Returns
+    -------
+    scores : str
+        Scores of the images, a tensor of shape (batch,).
+    contributions : str
+        Contributions of the patches to the scores, a tensor of shape (batch, n_patches).
     """
     of_means, of_deviations = detector.coef_
-    # A second pass over the deviations restores the digits that a float32 mean of many patches loses.
+    # A float32 mean of many patches is not accurate. Adding the mean of the deviations corrects it.
     first = graph.ReduceMean(patches, [1])
     deviations = graph.Sub(patches, first)
     correction = graph.ReduceMean(deviations, [1])
@@ -22,7 +29,7 @@ def scores(graph, detector, patches):
     deviations = graph.Sub(deviations, correction)
     squares = graph.Mul(deviations, deviations)
     spread = graph.Sqrt(graph.ReduceMean(squares, [1]))
-    # Scores are small differences of large products, so they are summed in float64.
+    # Scores are small differences of large products. They are summed in float64, because float32 would be inaccurate.
     of_image = graph.Add(graph.MatMul(mean, of_means[:, None]), np.float64(detector.intercept_))
     of_spread = graph.MatMul(graph.double(spread), of_deviations[:, None])
     image_scores = graph.Squeeze(graph.float(graph.Add(of_image, of_spread)), [1, 2])

@@ -1,4 +1,7 @@
-"""Features and logits of torch networks in a graph."""
+"""Features and logits of torch networks, computed in a graph.
+
+The functions append nodes to a graph. They return the names of the values that these nodes compute.
+"""
 
 import copy
 from functools import lru_cache
@@ -12,7 +15,7 @@ from sklearn_exdd.features.segmentation_network import segmentation_network
 
 
 def on_cpu(estimator):
-    """Return a copy of an estimator that computes on the CPU and does not share a cached network."""
+    """Return a copy of an estimator that computes on the CPU. The copy does not have the cached network."""
     twin = copy.copy(estimator)
     twin.device = "cpu"
     vars(twin).pop("_network", None)
@@ -20,7 +23,7 @@ def on_cpu(estimator):
 
 
 def features(graph, extractor, planes):
-    """Return the feature maps of a NetworkFeatureExtractor, of shape (batch, n_features, height', width').
+    """Append the computation of the features of a NetworkFeatureExtractor.
 
     Parameters
     ----------
@@ -28,7 +31,12 @@ def features(graph, extractor, planes):
     extractor : NetworkFeatureExtractor
         Extractor that computes in float32.
     planes : str
-        Images of the working size, in [0, 1].
+        Images with values in [0, 1], resized to the size at which the extractor computes features.
+
+    Returns
+    -------
+    maps : str
+        Feature maps, a tensor of shape (batch, n_features, height', width').
     """
     extractor = on_cpu(extractor)
     loaded = extractor._loaded()
@@ -43,7 +51,7 @@ def features(graph, extractor, planes):
 
 
 def _views(graph, extractor, planes):
-    """Return the inputs of the network, computed as in ``_prepare`` and ``_views`` of the extractor."""
+    """Return the inputs of the network. They are computed as in ``_prepare`` and ``_views`` of the extractor."""
     if getattr(extractor, "brightness", "linear") == "linear":
         return [planes]
     logs = images.logarithms(graph, planes, efficientnet_lite._LOG_OFFSET)
@@ -53,7 +61,7 @@ def _views(graph, extractor, planes):
 
 
 class Network:
-    """Loaded network, traced once.
+    """Network that is converted to ONNX once and can be appended to a graph several times.
 
     Parameters
     ----------
@@ -64,7 +72,7 @@ class Network:
     def __init__(self, loaded):
         self.n_channels, self.unit, self.size = loaded.n_channels, 1, None
         module = function = loaded.module
-        if loaded.aligned:  # a timm model, which pads images itself
+        if loaded.aligned:  # a timm model; it pads images by itself
             module = with_fixed_padding(module)
             function, self.unit, self.size = module.levels, module.unit, module.size
         self.model = traced(
@@ -76,10 +84,13 @@ class Network:
         )
 
     def outputs(self, graph, planes, mean, std):
-        """Append the network to a graph, and return its outputs for planes (batch, 1 or n_channels, height, width)."""
+        """Append the network to a graph and return its outputs.
+
+        The planes have the shape (batch, 1, height, width) or (batch, n_channels, height, width).
+        """
         mean, std = (np.array(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
         if self.n_channels > 1:
-            # Repeat a single channel.
+            # Repeat a single channel for every input channel of the network.
             planes = graph.Expand(planes, graph.vector(1, self.n_channels, 1, 1))
         planes = graph.Div(graph.Sub(planes, mean), std)
         if self.size is not None:
@@ -93,7 +104,7 @@ class Network:
 
 @lru_cache(maxsize=1)
 def network_of(loaded):
-    """Return a traced network. The last one is cached, because members of a combination may share it."""
+    """Return the converted network. The last network is cached, because members of a combination may share it."""
     return Network(loaded)
 
 
@@ -107,7 +118,7 @@ def _pooled(graph, output, size):
 
 
 def _joined(graph, loaded, outputs, shape):
-    """Return all outputs on the finest grid among them; see :meth:`LoadedNetwork.join`."""
+    """Interpolate all outputs to the finest grid among the outputs, as :meth:`LoadedNetwork.join` does."""
     if not loaded.aligned:
         return _enlarged_to_finest(graph, outputs)
     sizes = [graph.ceil_div(size, loaded.stride) for size in shape]
@@ -130,13 +141,14 @@ def _enlarged_to_finest(graph, outputs):
         return outputs
     shapes = [images.shape_of(graph, output) for output in outputs]
     areas = graph.Concat(*(graph.Unsqueeze(graph.Mul(*shape), [0]) for shape in shapes), axis=0)
-    largest = graph.ArgMax(areas, axis=0, keepdims=0)  # the first one if several are the largest
+    largest = graph.ArgMax(areas, axis=0, keepdims=0)  # the first output if several have the largest area
     finest = [graph.Gather(graph.vector(*sides), largest) for sides in zip(*shapes)]
     joined = []
     for output, shape in zip(outputs, shapes):
         ratios = [graph.Div(graph.double(size), graph.double(own)) for size, own in zip(finest, shape)]
         factors = [graph.Round(ratio) for ratio in ratios]
-        # If maps enlarged by the integer factors would not reach the end of the finest grid, they are stretched to it.
+        # Enlarge the map by whole factors. If the result would not reach the end of the finest grid, stretch the map to
+        # the size of the grid instead.
         reach = [
             graph.GreaterOrEqual(graph.Mul(factor, graph.double(own)), graph.double(size))
             for factor, own, size in zip(factors, shape, finest)
@@ -150,19 +162,16 @@ def _enlarged_to_finest(graph, outputs):
     return joined
 
 
-HEAD_STRIDE = learned._HEAD_STRIDE  # pixels per logit
-
-
-# The segmentation network of learned features
+HEAD_STRIDE = learned._HEAD_STRIDE  # distance between neighbouring logits, in pixels
 
 
 class LearnedNetwork:
-    """Network of a fitted LearnedFeatureExtractor, traced for its inner maps or for its logits.
+    """Segmentation network of a fitted LearnedFeatureExtractor. It computes features or logits.
 
     Parameters
     ----------
     extractor : LearnedFeatureExtractor
-        Fitted extractor, whose encoder, if any, computes in float32.
+        Fitted extractor. If it has an encoder, the encoder must compute in float32.
     """
 
     def __init__(self, extractor):
@@ -183,7 +192,7 @@ class LearnedNetwork:
         self._network = network.eval().requires_grad_(False)
 
     def features(self, graph, planes):
-        """Return the feature maps for images in [0, 1], of shape (batch, n_features, height', width')."""
+        """Return the feature maps of images in [0, 1] as a tensor of shape (batch, n_features, height', width')."""
         from torch.nn import functional
 
         def compute(planes, *maps):
@@ -197,7 +206,10 @@ class LearnedNetwork:
         return self._cropped(graph, graph.Concat(*outputs, axis=1), shape, self.extractor.stride)
 
     def logits(self, graph, planes):
-        """Return the mean of the logits over mirrored images, of shape (batch, 1, height / 4, width / 4)."""
+        """Return the logits as a tensor of shape (batch, 1, height / 4, width / 4).
+
+        If the extractor has `flip=True`, the logits are the mean over mirrored images.
+        """
         planes, shape = self.planes(graph, planes)
         model = self._traced(lambda planes, *maps: [self._levels(planes, maps)[-1]])
         terms = []
@@ -208,7 +220,7 @@ class LearnedNetwork:
         return self._cropped(graph, mean, shape, learned._HEAD_STRIDE)
 
     def planes(self, graph, planes):
-        """Return the input of the network, and the shape of the images."""
+        """Return the input of the network, and the height and width of the images."""
         planes = images.contrasts(graph, planes, self.extractor.n_channels_, learned._LOG_OFFSET)
         planes = graph.Sub(planes, images.medians(graph, planes))
         return images.mirrored(graph, planes, learned._UNIT)
@@ -240,7 +252,7 @@ class LearnedNetwork:
 
 
 class _GivenMaps:
-    """Stand-in for an encoder whose maps are inputs of the traced network."""
+    """Replacement for an encoder. Its maps are not computed, but are inputs of the converted network."""
 
     def __init__(self, encoder):
         self.n_maps, self.maps = encoder.n_maps, ()

@@ -1,4 +1,4 @@
-"""Checks that refuse detectors an ONNX file cannot reproduce, with advice on what to do instead."""
+"""Checks that refuse detectors whose predictions an ONNX file cannot reproduce. The messages say what to do instead."""
 
 from importlib.util import find_spec
 
@@ -12,20 +12,20 @@ from sklearn_exdd.features import GaborFeatureExtractor, LearnedFeatureExtractor
 
 
 def check_packages():
-    """Check that the packages that write and run a file are installed."""
+    """Check that the packages needed to write and run an ONNX file are installed."""
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise ImportError(f"to_onnx needs {package}: pip install {package}.")
 
 
 def check_exportable(detector, where="detector", is_member=False):
-    """Refuse a detector that has no graph, or whose graph would give different scores.
+    """Raise an error if a detector cannot be exported, or if the ONNX file would give different scores.
 
     Parameters
     ----------
     detector : object
     where : str, default="detector"
-        Name of the detector in messages.
+        Name of the detector in error messages.
     is_member : bool, default=False
         Whether the detector belongs to a combination.
     """
@@ -50,17 +50,18 @@ def check_exportable(detector, where="detector", is_member=False):
 
 
 def _check_region(detector, where, is_member):
-    remedy = "Crop the images to the region, fit on the crops, and export that detector."
+    remedy = "Crop the images to the region, fit a detector on the crops, and export this detector."
     if is_member or not isinstance(detector, (ExDDDetector, LinearProbeDetector)):
         owner = "a member of a combination" if is_member else type(detector).__name__
         raise ValueError(
-            f"{where}: expected a detector without a region of interest, got {owner} fitted with roi. A file can apply "
-            f"the region of an ExDDDetector or a LinearProbeDetector that stands alone. {remedy}"
+            f"{where}: expected a detector without a region of interest, got {owner} fitted with roi. An ONNX file can "
+            f"only apply the region of an ExDDDetector or a LinearProbeDetector outside a combination. {remedy}"
         )
     if detector.roi_ is None:
         raise ValueError(
             f"{where}: expected one region of interest for all images, got a detector fitted on images with regions "
-            f"of their own, which a file cannot apply. Pass fit one mask as roi. {remedy}"
+            f"of their own. An ONNX file cannot apply these. {remedy} If one region suits all images, pass it to fit "
+            "as roi instead."
         )
 
 
@@ -71,8 +72,8 @@ def _check_members(detector, where):
         if member.n_channels_ != detector.n_channels_:
             raise ValueError(
                 f"{where}.{name}: expected a member that takes the {detector.n_channels_} channels of the images, got "
-                f"one that takes {member.n_channels_}. Set image_channels='grey' or 'colour' on the combination, not "
-                "on its members."
+                f"a member that takes {member.n_channels_}. Set image_channels='grey' or 'colour' on the combination, "
+                "not on its members."
             )
 
 
@@ -80,9 +81,9 @@ def _check_banks(detector, where):
     for bank in (detector.normal_bank_, detector.defect_bank_):
         if bank is not None and not bank.is_exact:
             raise ValueError(
-                f"{where}: expected banks that are searched exactly, as in an ONNX file, got a bank of {len(bank)} "
-                f"rows with algorithm={detector.algorithm!r}, whose neighbours are approximate. Fit with "
-                "algorithm='brute', or with a smaller coreset."
+                f"{where}: expected memory banks that are searched exactly, got a bank of {len(bank)} rows with "
+                f"algorithm={detector.algorithm!r}. Its search is approximate, and an ONNX file cannot reproduce it. "
+                "Fit with algorithm='brute', or with a smaller coreset."
             )
 
 
@@ -96,13 +97,13 @@ def _check_extractor(extractor, where):
     if type(extractor) not in ON_NETWORKS:
         known = ", ".join(kind.__name__ for kind in (GaborFeatureExtractor, LearnedFeatureExtractor, *ON_NETWORKS))
         raise TypeError(
-            f"{where}: expected a feature extractor of one of the classes {known}, got {extractor._name}, whose code "
-            "an ONNX file cannot contain. A torch network can be exported as a ModuleFeatureExtractor."
+            f"{where}: expected a feature extractor of one of the classes {known}, got {extractor._name}. An ONNX file "
+            "cannot contain its code. If it runs a torch network, use a ModuleFeatureExtractor instead."
         )
     if extractor._resolved_precision() == "bfloat16":
         raise ValueError(
-            f"{where}: expected {extractor._name} in float32, got one fitted in bfloat16, whose scores an ONNX file "
-            "cannot reproduce. Fit the detector again with "
+            f"{where}: expected {extractor._name} in float32, got {extractor._name} fitted in bfloat16. An ONNX file "
+            "cannot reproduce its scores. Fit the detector again with "
             f"{where.partition('.')[2].replace('.', '__')}={type(extractor).__name__}(..., precision='float32')."
         )
 

@@ -1,4 +1,4 @@
-"""Networks of a StudentTeacherDetector in a graph."""
+"""Anomaly maps of a StudentTeacherDetector, computed in a graph by its networks."""
 
 import numpy as np
 
@@ -10,19 +10,21 @@ _FLOOR = 0.03
 
 
 def max_size(detector, tiled=True):
-    """Return the longest side of images for which a graph reproduces predictions, or None for any.
+    """Return the maximum height and width of images for which a graph reproduces the predictions.
 
     Parameters
     ----------
     detector : StudentTeacherDetector
     tiled : bool, default=True
-        Whether to accept images that the detector processes in tiles; False if their predictions turned out to differ.
+        Whether to accept images that the detector processes in tiles. Pass False if the predictions of the graph were
+        found to differ for such images.
 
     Returns
     -------
     max_size : int or None
-        Longest side. If the teacher normalises whole images, for instance by their median, this is the side of a tile
-        even if `tiled` is True: in larger images, the teacher would see tiles instead.
+        Maximum height and width in pixels, or None for any size. If the teacher normalises its whole input, for
+        instance by the median, the maximum is the side of a tile even if `tiled` is True. For larger images, the
+        detector would normalise each tile, while the graph would normalise the whole image.
     """
     unit, teacher = detector.levels_[-1][1], detector.teacher_
     prepares = teacher is not None and type(teacher)._prepare is not BaseFeatureExtractor._prepare
@@ -32,20 +34,21 @@ def max_size(detector, tiled=True):
 
 
 def cells(graph, detector, planes, features):
-    """Return the map selected by `map_source`, at the stride of the finest level.
+    """Append the computation of the map that the parameter `map_source` of the detector selects.
 
     Parameters
     ----------
     graph : Graph
     detector : StudentTeacherDetector
     planes : str
+        Images, a tensor of shape (batch, channels, height, width).
     features : callable
-        Function called as ``features(graph, extractor, planes)``, which appends a feature extractor.
+        Function that appends a feature extractor. It is called as ``features(graph, extractor, planes)``.
 
     Returns
     -------
     cells : str
-        Tensor of shape (batch, height', width').
+        Map at the stride of the finest level, a tensor of shape (batch, height', width').
     """
     strides = [stride for _, stride in detector.levels_]
     logs = images.logarithms(graph, planes, _FLOOR)
@@ -66,10 +69,11 @@ def cells(graph, detector, planes, features):
 
 
 def _predicting(network, strides):
-    """Return a function that computes cosine distances and logits.
+    """Return a function that computes cosine distances and logits with torch.
 
-    Its arguments are logarithms, medians and, if the teacher is a feature extractor, its maps. The factors between
-    levels follow from their strides; factors computed from the sizes of maps could not be exported.
+    The arguments of the function are the logarithms of the images and their medians. If the teacher is a feature
+    extractor, its feature maps are a third argument. The factors between the sizes of levels are computed from the
+    strides of the levels, because factors computed from the sizes themselves could not be exported.
     """
     import torch
 
@@ -92,7 +96,7 @@ def _predicting(network, strides):
 
 
 def _combined(graph, detector, outputs):
-    """Return the distances, the logits, or the sum of both after standardisation."""
+    """Return the map selected by `map_source`: the distances, the logits, or the sum of both after standardisation."""
     distances = outputs[0]
     if detector.map_source == "cosine" or detector.head_weights_ is None:
         return distances

@@ -5,30 +5,30 @@ from importlib.util import find_spec
 
 from sklearn_exdd.export.graph import OPSET
 
-# Sizes that differ from each other and from any size fixed by a network. Otherwise, the exporter could mistake them
-# for constants.
+# Sizes of the example inputs that are passed to the exporter. They differ from each other and from all sizes that are
+# fixed in a network. Otherwise, the exporter could take a variable size for a constant.
 _BATCH, _HEIGHT, _WIDTH = 2, 128, 160
 
 
 def traced(function, module, n_planes, *, unit=1, size=None, others=()):
-    """Trace the computation of a module for any number of images of any size.
+    """Convert the computation of a module to an ONNX model for any number of images of any size.
 
     Parameters
     ----------
     function : callable
-        Function called as ``function(planes, *others)``, which returns a list of tensors. It uses `module`, whose
-        weights are exported.
+        Function to convert. It is called as ``function(planes, *others)`` and returns a list of tensors. It computes
+        them with `module`.
     module : torch.nn.Module
-        Module in evaluation mode, on the CPU, in float32.
+        Module whose weights are exported. It must be in evaluation mode, on the CPU and in float32.
     n_planes : int
-        Number of channels of the planes (batch, n_planes, height, width).
+        Number of channels of the planes. The planes have the shape (batch, n_planes, height, width).
     unit : int, default=1
-        Number of pixels that both sides of the planes are multiples of.
+        Number of pixels. The height and the width of the planes must be multiples of it.
     size : tuple of int (height, width), default=None
-        Only size of the planes; None for any size.
+        Only size of the planes that is allowed. If None, any size is allowed.
     others : sequence of (int, int), default=()
-        Number of channels and stride, in pixels of the planes, of each further input. A stride of None means one number
-        per image and channel.
+        Number of channels and stride of each additional input. The stride is in pixels of the planes. A stride of None
+        means that the input has one number per image and channel.
 
     Returns
     -------
@@ -61,7 +61,8 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
             examples.append(torch.rand(_BATCH, n_channels, height // stride, width // stride))
             axes.append({0: batch, 2: unit // stride * rows, 3: unit // stride * columns})
     try:
-        # The exporter warns of axes that share a name, which is intended, and of its own deprecations.
+        # Ignore warnings of the exporter. It warns of axes that share a name, which is intended, and of its own
+        # deprecated functions.
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -73,20 +74,20 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
                 verbose=False,
             )
             return program.model_proto
-    except Exception as error:  # the kind depends on the network
+    except Exception as error:  # the class of the exception depends on the network
         cause = error.__cause__ or error
         raise ValueError(
-            "to_onnx: expected a network that torch.onnx.export can convert for images of any size, got another one "
+            "to_onnx: expected a network that torch.onnx.export can convert for images of any size, got an error "
             f"({type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:300]}). Choose another backbone, "
             "such as 'efficientnet_lite0' or 'resnet18'."
         ) from error
 
 
 def with_fixed_padding(module):
-    """Return a copy in which convolutions with TensorFlow's padding pad by constant amounts.
+    """Return a copy of a module in which the padding of convolutions is constant.
 
-    In timm, these convolutions compute their padding from the size of the input. If the sides are multiples of all
-    strides, the padding is always the same.
+    In timm, convolutions with TensorFlow's padding compute the amount of padding from the size of the input. If the
+    height and the width are multiples of all strides, the amount is always the same.
     """
     import copy
 
