@@ -37,8 +37,8 @@ from torch import nn
 
 from sklearn_exdd import EfficientNetLiteFeatureExtractor, ExDDDetector, scoring
 from sklearn_exdd.augment import PerlinRegions, default_augmenter
-from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
+from sklearn_exdd.features.patch_grid import PatchGrid
 
 N_ROWS = 1024  # patches of a step, normal ones and as many negatives
 CROP = 12  # patches a side, where a discriminator sees neighbours
