@@ -381,7 +381,7 @@ def test_the_mask_in_the_folder_of_the_images_is_not_an_image(surfaces, roi, tmp
 def test_regions_are_attached_before_an_augmenter(surfaces, roi):
     X, y, _ = surfaces
     augmented = OffsetDefectAugmenter(n_synthetic=2, random_state=0).fit_transform(with_roi(X, roi), y)
-    with pytest.raises(ValueError, match=r"X: expected images without synthetic defects.* Attach regions"):
+    with pytest.raises(ValueError, match=r"^roi: expected images without synthetic defects.* Attach the region before"):
         with_roi(augmented, roi)
 
 

@@ -74,14 +74,9 @@ def with_roi(X, roi):
     """
     if getattr(X, "synthetic", None) is not None:
         raise ValueError(
-            "X: expected images without synthetic defects, got some that an augmenter has made. Attach regions to the "
-            "images before they are passed to the augmenter."
+            "roi: expected images without synthetic defects, got some that an augmenter has made, perhaps outside the "
+            "region. Attach the region before the augmenter, as in pipeline.fit(with_roi(X, roi), y)."
         )
-    return in_regions(X, roi)
-
-
-def in_regions(X, roi):
-    """Attach regions of interest to images (see :func:`with_roi`), dropping the synthetic defects of X."""
     if not holds_images(X):
         raise ValueError(f"X: {EXPECTED_IMAGES}; got {described(X)}.")
     if is_missing(roi):

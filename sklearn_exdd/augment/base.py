@@ -20,7 +20,7 @@ from sklearn_exdd._training_set import images_by_class
 from sklearn_exdd.augment.composite import MIN_AREA, Drawn, check_painted, composite
 from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground, region_drawers
 from sklearn_exdd.augment.sample_cache import SampleCache
-from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
+from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects, masks_for
 
 _MAX_DRAWS = 100  # draws of a region until one lies on the foreground
 # Parameters that do not change the images of a fitted augmenter.
@@ -48,15 +48,14 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         Returns
         -------
         images : AugmentedImages
-            Images of X, with the defects in the attribute `synthetic`. Defects of an earlier augmenter come first.
+            Images of X, with the attributes `synthetic` (defects, those of an earlier augmenter first) and `masks`.
         """
         if self.n_synthetic:
             self.fit(X, y, masks=masks)
         else:
             self._fit_later(X, y, masks)
-        parts = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
-        parts = [part for part in parts if part is not None]
-        return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None)
+        synthetic = self.sample(self.n_synthetic) if self.n_synthetic else None
+        return AugmentedImages.attach(X, synthetic, masks)
 
     def _fit_later(self, X, y, masks):
         """Fit the augmenter, but postpone learning."""
@@ -178,7 +177,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             ``fit(X_normal, X_defect)``. None means that all images are normal.
         masks : array or list, default=None
             Masks of the defect images, with None for an image without a mask. They are aligned with X if y holds
-            labels, and with the defect images otherwise.
+            labels, and with the defect images otherwise. In a Pipeline, they also reach later steps without masks.
 
         Returns
         -------
@@ -188,7 +187,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         # Converting grey images to colour loses nothing, and later steps of a Pipeline can still choose either.
         images = given.of_one_kind()
         self.in_colour_ = images is not given
-        normal, defect = images_by_class(images, y, masks, self.pos_label)
+        normal, defect = images_by_class(images, y, masks_for(self, X, masks), self.pos_label)
         self.sources_, self.images_, self.n_channels_ = normal.indices, normal.samples, normal.samples.n_channels
         defects = defect and defect.samples.with_channels(self.n_channels_)
         own_masks = defect and defect.masks

@@ -19,14 +19,14 @@ from sklearn_exdd._images import (
     check_unmasked,
     holds_images,
     in_region,
-    in_regions,
     is_one_region,
     training_digests,
+    with_roi,
 )
 from sklearn_exdd._labels import as_kinds, as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
-from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
+from sklearn_exdd.augment.synthetic import check_one_augmenter, masks_for, synthesize
 from sklearn_exdd.detectors.base.calibration import CalibratedDecisions
 from sklearn_exdd.detectors.base.inspection import Inspection
 from sklearn_exdd.features import make_feature_extractor
@@ -127,7 +127,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         masks : array or list, default=None
             Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
             a mask. If y holds labels, masks are aligned with X, and those of normal images are None or empty.
-            Otherwise, masks are aligned with the defect images.
+            Otherwise, masks are aligned with the defect images. None uses those of an augmenter before the detector.
         groups : array-like of shape (n_samples,), default=None
             Groups of the samples of X. Images of one group, such as several photographs of one part, are not
             independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
@@ -309,7 +309,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         """Sort the arguments of `fit` into a normal and a defect training set."""
         for name, values in (("y", y), ("X_defect", X_defect)):
             check_listed(values, name)
-        images = holds_images(X)
+        images, masks = holds_images(X), masks_for(self, X, masks)
         if are_defect_images(y, X, images):
             if X_defect is not None:
                 raise ValueError("fit: got defect images both as y and as X_defect; pass them once.")
@@ -317,7 +317,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         if y is not None and X_defect is not None:
             raise ValueError("fit: expected labels y or images X_defect, got both; put the defect images into X.")
         if images:
-            samples = self._images(X, "X") if roi is None else self._images(in_regions(X, roi), "X")
+            samples = self._images(X, "X") if roi is None else self._images(with_roi(X, roi), "X")
             self.bits_ = samples.bits
             if samples.have_regions:
                 self.roi_ = samples.region(0) if is_one_region(roi) else None

@@ -36,7 +36,7 @@ class KindPredictions:
         masks : array or list, default=None
             Masks of the defect images, True on the defect: arrays, Pillow images or paths, or None for an image without
             a mask. If y holds labels, masks are aligned with X, and those of normal images are None or empty.
-            Otherwise, masks are aligned with the defect images.
+            Otherwise, masks are aligned with the defect images. None uses those of an augmenter before the detector.
         groups : array-like of shape (n_samples,), default=None
             Groups of the samples of X. Images of one group, such as several photographs of one part, are not
             independent, so they are left out together to find the threshold. A sample without a group (None, NaN or "")
