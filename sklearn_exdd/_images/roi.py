@@ -83,7 +83,7 @@ def with_roi(X, roi):
         raise ValueError(f"roi: expected a mask or one mask for each image, got {roi!r}.")
     items = list(X)
     if is_one_region(roi):
-        region = region_of(Masks([roi], 1, "roi").get(0), "roi")
+        region = region_of(Masks([roi], 1, "roi", first=None).get(0), "roi")
         return [ImageInRegion(_bare(item), region) for item in items]
     masks = Masks(roi, len(items), "roi")
     regions = [
@@ -114,7 +114,10 @@ def is_one_region(roi):
 def region_of(mask, where):
     """Return a mask as a region of interest, refusing an empty mask."""
     if not mask.any():
-        raise ValueError(f"{where}: expected a region of interest with at least one pixel, got an empty mask.")
+        raise ValueError(
+            f"{where}: expected a region of interest with at least one pixel, got an empty mask. Mark the pixels that "
+            "count."
+        )
     return mask
 
 

@@ -276,7 +276,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         self._learn_postponed()
         channels = "colour" if getattr(self, "in_colour_", False) else None
         images = Images([image], "image", n_channels=self.n_channels_, channels=channels)
-        region = Masks([region], 1, "region").get(0, images.shape(0))
+        region = Masks([region], 1, "region", first=None).get(0, images.shape(0))
         region = images.within_region(0, region)
         if region is None or not region.any():
             raise ValueError("region: expected a mask that marks where the defect goes, got an empty one.")
