@@ -65,14 +65,11 @@ for candidate, precision in zip(search.cv_results_["params"], search.cv_results_
 # %%
 # Timeline of the tasks
 # ---------------------
-# A fit makes four passes over the shards: to learn the scale of the features, to draw patches for
-# the bank, to learn the scale again with each fold of the images left out, and to score each image
-# for the threshold. Between two passes, one machine merges the results. A search creates one task per
+# This fit makes two passes over the shards: to draw patches for the bank, and to score each image for
+# the threshold. Between the passes, one machine merges the results. A search creates one task per
 # candidate and fold.
 names = {
-    "_on_images": ("fit: feature scale", "#56B4E9"),
     "_sampled": ("fit: patches for the bank", "#009E73"),
-    "_moments_of_folds": ("fit: scale without a fold", "#0072B2"),
     "_scored": ("fit: scores for the threshold", "#E69F00"),
     "_fit_and_score": ("search: candidate and fold", "#CC79A7"),
 }
