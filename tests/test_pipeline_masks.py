@@ -5,7 +5,7 @@ import pytest
 from conftest import name_of
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
 from sklearn_exdd import (
@@ -150,6 +150,22 @@ def test_with_routing_a_detector_may_do_without(squares, cells, received, routin
             assert received[-1] is None
         else:
             assert_same(received[-1], expected)
+
+
+def test_with_routing_groups_reach_the_folds_and_the_detector(squares, cells, monkeypatch, routing):
+    X, y, masks = squares
+    groups, seen, fit = np.arange(len(y)) // 3, [], ExDDDetector._fit
+    monkeypatch.setattr(
+        ExDDDetector, "_fit", lambda self, *sets: seen.append([own.groups for own in sets]) or fit(self, *sets)
+    )
+    pipeline = make_pipeline(OffsetDefectAugmenter(random_state=0), ExDDDetector(cells, random_state=0))
+    search = GridSearchCV(pipeline, {"offsetdefectaugmenter__n_synthetic": [2]}, cv=StratifiedGroupKFold(2))
+    search.fit(X, y, masks=masks, groups=groups)
+    folds = [train for train, _ in StratifiedGroupKFold(2).split(X, y, groups)]
+    for own, rows in zip(seen, [*folds, np.arange(len(y))], strict=True):
+        _, numbers = np.unique(groups[rows], return_inverse=True)
+        for label in (0, 1):
+            np.testing.assert_array_equal(own[label], numbers[y[rows] == label])
 
 
 def test_an_augmenter_keeps_masks_that_it_does_not_use(squares):
