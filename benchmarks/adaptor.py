@@ -38,8 +38,8 @@ from torch import nn
 
 from sklearn_exdd import EfficientNetLiteFeatureExtractor, ExDDDetector, scoring
 from sklearn_exdd.augment import PerlinRegions, default_augmenter
-from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
+from sklearn_exdd.features.patch_grid import PatchGrid
 
 N_ROWS = 1024  # number of normal patches per training step; the number of negatives is the same
 CROP = 12  # side of a crop in patches, for a discriminator that sees neighbours

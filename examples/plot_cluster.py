@@ -65,18 +65,14 @@ for candidate, precision in zip(search.cv_results_["params"], search.cv_results_
 # %%
 # Timeline of the tasks
 # ---------------------
-# A fit makes four passes over the shards:
+# This fit makes two passes over the shards:
 #
-# * The first pass learns the scale of the features.
-# * The second pass draws patches for the bank.
-# * The third pass learns the scale again, leaving out one fold of the images at a time.
-# * The fourth pass scores each image, for the threshold.
+# * The first pass draws patches for the bank.
+# * The second pass scores each image, for the threshold.
 #
-# Between two passes, one machine merges the results. A search creates one task per candidate and fold.
+# Between the passes, one machine merges the results. A search creates one task per candidate and fold.
 names = {
-    "_on_images": ("fit: feature scale", "#56B4E9"),
     "_sampled": ("fit: patches for the bank", "#009E73"),
-    "_moments_of_folds": ("fit: scale without a fold", "#0072B2"),
     "_scored": ("fit: scores for the threshold", "#E69F00"),
     "_fit_and_score": ("search: candidate and fold", "#CC79A7"),
 }

@@ -62,10 +62,10 @@ display.ax_.set_title(f"Decisions on {len(test)} new images")
 # %%
 # Highest scores first
 # --------------------
-# The images with the highest scores come first. The map of an image shows where its score comes from. The solid line is
-# the outline of the true mask. In images called defects, the dashed line encloses the pixels whose map exceeds the pixel
-# threshold, which the arrow at the colour bar marks. This area is wider than the defect, because a patch also covers the
-# surroundings of a defect.
+# The images with the highest scores come first. The map of an image shows where its score comes from.
+# The solid line is the outline of the true mask. In images called defects, the dashed line encloses
+# the pixels whose map exceeds the pixel threshold. An arrow at the colour bar marks this threshold.
+# The enclosed area is wider than the defect, because a patch also covers the surroundings of a defect.
 worst = test[np.argsort(-scores)[:6]]
 DefectMapDisplay.from_estimator(detector, take(data.X, worst), data.y[worst], masks=take(data.masks, worst))
 

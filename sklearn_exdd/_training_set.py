@@ -84,10 +84,10 @@ class TrainingSet:
         return mask
 
     def check_masks_empty(self):
-        """Refuse masks of normal images that mark a defect."""
-        for i in range(len(self) if self.masks is not None else 0):
+        """Refuse masks of normal images that mark a defect. Images without a mask are not read."""
+        for i in [] if self.masks is None else np.flatnonzero([mask is not None for mask in self.masks.raw()]):
             mask, where = self._mask_within(i)
-            if mask is not None and mask.any():
+            if mask.any():
                 raise ValueError(
                     f"{self.masks.where(i)}: expected None or an empty mask for a normal image, got one with "
                     f"{mask.sum()} defect pixels{where}. Check its label."
@@ -296,7 +296,9 @@ def images_by_class(images, y, masks, pos_label):
     is_defect = find_defects(y, len(images), pos_label)
     if is_defect.all():
         raise ValueError("y: expected at least one normal image to make defects on, got defects only.")
-    return split_by_class(images, is_defect, np.arange(len(images)), masks)
+    normal, defect = split_by_class(images, is_defect, np.arange(len(images)), masks)
+    normal.check_masks_empty()
+    return normal, defect
 
 
 def with_marks(defect):

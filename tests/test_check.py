@@ -246,6 +246,35 @@ def test_an_unreadable_image_does_not_change_the_depth_of_the_others(broken, cas
     assert of_kind(expected, "bright").indices == (3,)
 
 
+WRONG = {
+    "below zero": (np.int32, -1),
+    "above 16 bits": (np.int64, 70000),
+    "above 16 bits, unsigned": (np.uint32, 70000),
+    "NaN": (np.float32, np.nan),
+    "masked": (np.uint8, np.ma.masked),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_array_and_a_list_of_it_give_the_same_findings(wrong, castings):
+    dtype, value = WRONG[wrong]
+    X = castings[0][:12]
+    X = X / dtype(255) if dtype is np.float32 else X.astype(dtype)
+    X = np.ma.masked_array(X, mask=np.zeros(X.shape, dtype=bool)) if value is np.ma.masked else X
+    X[3, 5, 5] = value
+    found = check_images(X)
+    assert kinds(found) == [("unreadable", "error", (3,))]
+    assert found == check_images(list(X))
+    assert "X[3].filled()" in found[0].message or value is not np.ma.masked
+
+
+def test_arrays_that_do_not_hold_images_are_still_refused(castings):
+    X = castings[0].astype(np.int32) - 300
+    for wrong in (X[0], X[0][..., None], X[:0], X[None, ..., None]):
+        with pytest.raises(ValueError, match=r"^X: expected"):
+            check_images(wrong)
+
+
 @pytest.mark.parametrize("as_file", [False, True])
 def test_the_first_readable_file_or_array_of_known_depth_decides(as_file, castings, tmp_path, write_images):
     known = write_images(castings[0][:1])[0] if as_file else castings[0][0]

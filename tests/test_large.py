@@ -365,6 +365,24 @@ def test_little_travels(coreset, write_images, monkeypatch):
     assert sum(handed_in) < n_bytes * (0.2 if coreset == "random" else 0.3)
 
 
+@pytest.mark.parametrize(
+    ("whiten", "coreset", "expected"),
+    [
+        (False, "random", ["sample", "scores"]),
+        (False, "greedy", ["sample", "coreset", "scores"]),
+        (True, "random", ["features", "sample", "whitening", "scores"]),
+        (True, "greedy", ["features", "sample", "coreset", "whitening", "scores"]),
+    ],
+)
+def test_the_passes_are_those_that_the_guide_lists(whiten, coreset, expected, squares, monkeypatch):
+    passes, run = [], shards.Shards._run
+    monkeypatch.setattr(shards.Shards, "_run", lambda self, name, *args: passes.append(name) or run(self, name, *args))
+    extractor = GaborFeatureExtractor(whiten=whiten)
+    detector = ExDDDetector(extractor, coreset=coreset, normal_coreset=100, shard_size=5, random_state=0)
+    detector.fit(squares[0][squares[1] == 0])
+    assert passes == expected
+
+
 @pytest.mark.slow
 def test_with_memory_the_passes_extract_every_image_once(squares, cells, tmp_path, monkeypatch):
     X, y, _ = squares

@@ -16,9 +16,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from sklearn_exdd import ExDDDetector, MemoryBank, scoring
-from sklearn_exdd.banks.patch_grid import border_rings
 from sklearn_exdd.banks.patches import Patches
 from sklearn_exdd.coreset import greedy_k_center, project
+from sklearn_exdd.features.patch_grid import border_rings
 from sklearn_exdd.metrics import per_region_overlap_score, pixel_average_precision_score, pixel_roc_auc_score
 
 pytestmark = pytest.mark.slow

@@ -1,5 +1,8 @@
 """Regions of interest: nothing outside them changes anything that a detector says."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sklearn
@@ -378,10 +381,39 @@ def test_the_mask_in_the_folder_of_the_images_is_not_an_image(surfaces, roi, tmp
 # Bad input
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("regions", r"--roi: expected an image file, one region for all images, found a folder: .*regions'. If each"),
+        ("one", r"--roi: expected an image file, one region for all images, found a folder"),
+        ("nowhere.png", r"--roi: expected an image file, .*, found no such file: .*nowhere.png'. Check the path."),
+        ("", r"--roi: expected an image file, .*, found no such file: ''. Check the path."),
+        ("notes.txt", r"roi \(.*notes.txt\): expected an image that Pillow can decode"),
+        ("black.png", r"roi: expected a region of interest with at least one pixel, .* Mark the pixels that count."),
+        ("small.png", r"X\[0\] \(.*png\): expected 32 x 96 pixels, .* got 64 x 96. Make the region as large as"),
+        ("parts/good/01.png", r"--roi: expected a mask, not an image to fit on, got .*01.png'. Move or replace it."),
+    ],
+)
+def test_what_is_no_region_is_named_on_the_command_line(name, message, surfaces, roi, tmp_path, monkeypatch, capsys):
+    X, y, _ = surfaces
+    monkeypatch.chdir(tmp_path)
+    for folder in ("parts/good", "regions", "one"):
+        Path(folder).mkdir(parents=True)
+    for i, image in enumerate(X[y == 0]):
+        Image.fromarray(image).save(f"parts/good/{i:02}.png")
+        Image.fromarray(roi).save(f"regions/{i:02}.png")
+    for place, region in (("one/roi.png", roi), ("black.png", roi & False), ("small.png", roi[:32])):
+        Image.fromarray(region).save(place)
+    Path("notes.txt").write_text("no image")
+    assert main(["fit", "parts", "-o", "model", "--feature-extractor", "gabor", "--roi", name]) == 2
+    assert re.search(message, capsys.readouterr().err, flags=re.DOTALL)
+    assert not Path("model").exists()
+
+
 def test_regions_are_attached_before_an_augmenter(surfaces, roi):
     X, y, _ = surfaces
     augmented = OffsetDefectAugmenter(n_synthetic=2, random_state=0).fit_transform(with_roi(X, roi), y)
-    with pytest.raises(ValueError, match=r"X: expected images without synthetic defects.* Attach regions"):
+    with pytest.raises(ValueError, match=r"^roi: expected images without synthetic defects.* Attach the region before"):
         with_roi(augmented, roi)
 
 

@@ -207,8 +207,8 @@ class Images:
         wrapped = self._regions and self._regions[index]
         region = None if wrapped is None else wrapped.region
         if is_path(region):
-            masks = Masks([region], 1, "roi")
-            return region_of(masks.get(0), f"roi of {self.where(index)} ({os.fspath(region)})")
+            name = f"roi of {self.where(index)}"
+            return region_of(Masks([region], 1, name, first=None).get(0), f"{name} ({os.fspath(region)})")
         return region
 
     def within_region(self, index, mask):
@@ -243,8 +243,8 @@ class Images:
         if region.shape != image.shape[:2]:
             raise ValueError(
                 f"{self._place(index)}: expected {region.shape[0]} x {region.shape[1]} pixels, the shape of its region "
-                f"of interest, got {image.shape[0]} x {image.shape[1]}. For images of different sizes, pass "
-                "one region for each image, as in with_roi(X, regions)."
+                f"of interest, got {image.shape[0]} x {image.shape[1]}. Make the region as large as the images. If "
+                "the images differ in size, pass one region for each image, as in with_roi(X, regions)."
             )
         return filled(image, region)
 

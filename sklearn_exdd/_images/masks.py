@@ -32,12 +32,14 @@ class Masks:
     soft : bool, default=True
         Whether to accept floats between 0 and 1. Metrics refuse such floats, because they usually belong to an anomaly
         map that was passed by mistake.
+    first : int or None, default=0
+        Index of the first mask in messages. None leaves out the index, for a single mask.
     """
 
-    def __init__(self, masks, n_images, name="masks", soft=True):
+    def __init__(self, masks, n_images, name="masks", soft=True, first=0):
         self.name = name
         self._soft = soft
-        self._numbers = range(n_images)
+        self._numbers = None if first is None else range(first, first + n_images)
         check_listed(masks, name)
         check_no_table(masks, name, "expected a list or an array of masks")
         if not hasattr(masks, "__len__") or isinstance(masks, str) or len(masks) != n_images:
@@ -93,7 +95,7 @@ class Masks:
 
     def where(self, index):
         """Return the name of a mask in messages."""
-        return f"{self.name}[{self._numbers[index]}]"
+        return self.name if self._numbers is None else f"{self.name}[{self._numbers[index]}]"
 
 
 def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):

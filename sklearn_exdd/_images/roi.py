@@ -77,21 +77,16 @@ def with_roi(X, roi):
     """
     if getattr(X, "synthetic", None) is not None:
         raise ValueError(
-            "X: expected images without synthetic defects, got defects that an augmenter has made. Attach regions "
-            "to the images before they are passed to the augmenter."
+            "roi: expected images without synthetic defects, got defects that an augmenter has made, perhaps outside "
+            "the region. Attach the region before the augmenter, as in pipeline.fit(with_roi(X, roi), y)."
         )
-    return in_regions(X, roi)
-
-
-def in_regions(X, roi):
-    """Attach regions of interest to images, as :func:`with_roi` does, but drop the synthetic defects of X."""
     if not holds_images(X):
         raise ValueError(f"X: {EXPECTED_IMAGES}; got {described(X)}.")
     if is_missing(roi):
         raise ValueError(f"roi: expected a mask or one mask for each image, got {roi!r}.")
     items = list(X)
     if is_one_region(roi):
-        region = region_of(Masks([roi], 1, "roi").get(0), "roi")
+        region = region_of(Masks([roi], 1, "roi", first=None).get(0), "roi")
         return [ImageInRegion(_bare(item), region) for item in items]
     masks = Masks(roi, len(items), "roi")
     regions = [
@@ -125,7 +120,10 @@ def is_one_region(roi):
 def region_of(mask, where):
     """Return the mask of a region of interest unchanged. Refuse an empty mask."""
     if not mask.any():
-        raise ValueError(f"{where}: expected a region of interest with at least one pixel, got an empty mask.")
+        raise ValueError(
+            f"{where}: expected a region of interest with at least one pixel, got an empty mask. Mark the pixels that "
+            "count."
+        )
     return mask
 
 

@@ -20,7 +20,7 @@ from sklearn_exdd._training_set import images_by_class
 from sklearn_exdd.augment.composite import MIN_AREA, Drawn, check_painted, composite
 from sklearn_exdd.augment.regions import NAMED_REGIONS, MaskRegions, otsu_foreground, region_drawers
 from sklearn_exdd.augment.sample_cache import SampleCache
-from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects
+from sklearn_exdd.augment.synthetic import AugmentedImages, SyntheticDefects, masks_for
 
 _MAX_DRAWS = 100  # maximum number of draws until a region lies on the foreground
 # Parameters left out of the cache key, because they do not change the images of a fitted augmenter.
@@ -48,15 +48,14 @@ class DefectAugmenterMixin(CheckedParams, TransformerMixin):
         Returns
         -------
         images : AugmentedImages
-            Images of X, with the defects in the attribute `synthetic`. Defects of an earlier augmenter come first.
+            Images of X, with the attributes `synthetic` (defects, those of an earlier augmenter first) and `masks`.
         """
         if self.n_synthetic:
             self.fit(X, y, masks=masks)
         else:
             self._fit_later(X, y, masks)
-        parts = [getattr(X, "synthetic", None), self.sample(self.n_synthetic) if self.n_synthetic else None]
-        parts = [part for part in parts if part is not None]
-        return AugmentedImages(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None)
+        synthetic = self.sample(self.n_synthetic) if self.n_synthetic else None
+        return AugmentedImages.attach(X, synthetic, masks)
 
     def _fit_later(self, X, y, masks):
         """Fit the augmenter, but postpone learning."""
@@ -179,7 +178,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
             images with the normal label, such as 0. None means that all images are normal.
         masks : array or list, default=None
             Masks of the defects: one item per image of X if y holds labels, or one item per defect image in y. The item
-            of an image without a mask is None.
+            of an image without a mask is None. In a Pipeline, later steps that receive no masks use these masks.
 
         Returns
         -------
@@ -189,7 +188,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         # Converting grey images to colour loses nothing. Later steps of a Pipeline can still convert all to grey.
         images = given.of_one_kind()
         self.in_colour_ = images is not given
-        normal, defect = images_by_class(images, y, masks, self.pos_label)
+        normal, defect = images_by_class(images, y, masks_for(self, X, masks), self.pos_label)
         self.sources_, self.images_, self.n_channels_ = normal.indices, normal.samples, normal.samples.n_channels
         defects = defect and defect.samples.with_channels(self.n_channels_)
         own_masks = defect and defect.masks
@@ -278,7 +277,7 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
         self._learn_postponed()
         channels = "colour" if getattr(self, "in_colour_", False) else None
         images = Images([image], "image", n_channels=self.n_channels_, channels=channels)
-        region = Masks([region], 1, "region").get(0, images.shape(0))
+        region = Masks([region], 1, "region", first=None).get(0, images.shape(0))
         region = images.within_region(0, region)
         if region is None or not region.any():
             raise ValueError("region: expected a mask that marks where the defect goes, got an empty mask.")

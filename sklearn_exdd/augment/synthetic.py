@@ -98,6 +98,8 @@ class AugmentedImages(list):
     ----------
     synthetic : SyntheticDefects or None
         Attached defects. The "source" in their provenance is an index into this list.
+    masks : array or list, or None
+        Masks of the real defects, as passed to the augmenter. Later steps of a Pipeline that receive no masks use them.
 
     Examples
     --------
@@ -109,9 +111,26 @@ class AugmentedImages(list):
     (4, 3)
     """
 
-    def __init__(self, items, synthetic):
+    def __init__(self, items, synthetic, masks=None):
         super().__init__(items)
-        self.synthetic = synthetic
+        self.synthetic, self.masks = synthetic, masks
+
+    @classmethod
+    def attach(cls, X, synthetic, masks):
+        """Attach synthetic defects (or None) and masks (or None) to the images of X, besides what X carries already."""
+        parts = [part for part in (getattr(X, "synthetic", None), synthetic) if part is not None]
+        masks = getattr(X, "masks", None) if masks is None else masks
+        return cls(Images(X).raw(), SyntheticDefects.concatenate(parts) if parts else None, masks)
+
+
+def masks_for(estimator, X, masks):
+    """Return the masks passed to `fit` or, if it received none, those that an earlier Pipeline step received with X.
+
+    An estimator after ``set_fit_request(masks=False)`` does without.
+    """
+    if masks is None and estimator.get_metadata_routing().fit.requests.get("masks") is not False:
+        return getattr(X, "masks", None)
+    return masks
 
 
 def images_of(synthetic, sources):

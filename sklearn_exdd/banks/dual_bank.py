@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from sklearn_exdd import scoring
 from sklearn_exdd._cache import cached, fingerprint, load, store
 from sklearn_exdd.banks.memory_bank import MemoryBank
-from sklearn_exdd.banks.patch_grid import patches_of
 from sklearn_exdd.banks.patches import LazyFeatures
 from sklearn_exdd.banks.top_patches import MIN_ROWS, top_scores
+from sklearn_exdd.features.patch_grid import patches_of, rows_of
 
 # Number of nearest rows of the defect bank over which distances are averaged if n_neighbors="auto". A defect bank is
 # small and also contains background, so the distance to a single row says little.
@@ -396,7 +396,7 @@ def _joined(parts):
 
 
 def _read_rows(extractor, images):
-    return np.concatenate([rows for rows, _ in patches_of(extractor, images)])
+    return np.concatenate(list(rows_of(extractor, images)))
 
 
 class PatchScores(NamedTuple):

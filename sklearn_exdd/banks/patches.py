@@ -9,8 +9,8 @@ from sklearn.utils import check_random_state
 
 from sklearn_exdd import coreset
 from sklearn_exdd._cache import cached, fingerprint
-from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import map_maxima
+from sklearn_exdd.features.patch_grid import PatchGrid
 from sklearn_exdd.features.whitening import moments_of
 
 
@@ -118,7 +118,7 @@ class Patches:
         def compute():
             features, folds = np.asarray(self.features), fold_of_group[self.groups]
             shift = np.zeros(features.shape[1])
-            return [moments_of([features[None, folds == fold]], shift) for fold in range(n_folds)]
+            return [moments_of([features[folds == fold]], shift) for fold in range(n_folds)]
 
         if not isinstance(self.features, LazyFeatures):
             return compute()

@@ -16,17 +16,18 @@ _OPTIONS = ("feature_extractor", "n_neighbors", "n_synthetic", "max_false_alarm_
 def run(options):
     """Fit a detector and write the model."""
     path, folder = model.check_place(options.out), open_folder(options.folder)
-    detector = make_detector(options)
+    detector, roi = make_detector(options), _region_file(options.roi)
     start = time.perf_counter()
     data = load_labelled(folder, "train")
     if data is None:
-        roi = None if options.roi is None else Path(options.roi).expanduser().resolve()
-        images = [image for image in list_images(folder, path) if image.resolve() != roi]
+        images = [image for image in list_images(folder, path) if roi is None or image.resolve() != roi.resolve()]
         if any(image.parent != folder for image in images):
             raise ValueError(f"{str(folder)!r}: expected {LAYOUTS}; or only normal images, without sub-folders.")
         print(f"{len(images)} images without labels. All are assumed to be normal.")
-        detector.fit(images, roi=options.roi)
+        detector.fit(images, roi=roi)
     else:
+        if roi is not None and roi.resolve() in [Path(image).resolve() for image in data.X]:
+            raise ValueError(f"--roi: expected a mask, not an image to fit on, got {str(roi)!r}. Move or replace it.")
         n_defects, n_masks = int(data.y.sum()), sum(mask is not None for mask, y in zip(data.masks, data.y) if y)
         print(f"{len(data.y) - n_defects} normal images, {n_defects} with a defect, {n_masks} of them with a mask.")
         named = sorted({str(kind) for kind in data.kinds} - {"normal", "defect"})
@@ -34,7 +35,9 @@ def run(options):
         if named and has_fit_parameter(detector, "kinds"):
             print(f"Kinds of defect: {', '.join(named)}.")
             more = {"kinds": data.kinds}
-        detector.fit(data.X, data.y, masks=data.masks, groups=data.groups, roi=options.roi, **more)
+        detector.fit(data.X, data.y, masks=data.masks, groups=data.groups, roi=roi, **more)
+    if roi is not None:
+        print(f"Region of interest: {100 * detector.roi_.mean():.0f} % of the pixels.")
     model.save(detector, path)
     print(
         f"{type(detector).__name__} fitted in {time.perf_counter() - start:.0f} s: threshold "
@@ -70,6 +73,17 @@ def make_detector(options):
             f"--params: expected {names} to belong to an object that has parameters, but {error}. Pass an object with "
             "parameters, for example with --augmenter perlin, or leave the parameter out."
         ) from error
+
+
+def _region_file(text):
+    """Return the path of the file with the region of interest, or None."""
+    path = None if text is None else Path(text).expanduser()
+    if path is None or path.is_file():
+        return path
+    came, advice = "no such file", "Check the path."
+    if text and path.is_dir():
+        came, advice = "a folder", "If each image has its own region, fit and predict in Python, with with_roi(X, roi)."
+    raise ValueError(f"--roi: expected an image file, one region for all images, found {came}: {text!r}. {advice}")
 
 
 def _detector_class(name):

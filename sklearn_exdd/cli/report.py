@@ -61,7 +61,8 @@ class Thumbnails:
             if marked is not None:
                 # Average the mask when it is reduced. A small region then stays visible in a small thumbnail.
                 touched = np.asarray(marked.resize(small.size, Image.Resampling.BOX)) > 0
-                draw_outline(over, touched, width=max(2, round(max(small.size) / 110)))  # the report shows thumbnails reduced
+                # The browser reduces thumbnails, so outlines need a minimum width.
+                draw_outline(over, touched, width=max(2, round(max(small.size) / 110)))
             files = [jpeg(small), jpeg(Image.fromarray(over))]
             if sum(map(len, files)) <= self._n_bytes:
                 break

@@ -145,9 +145,10 @@ def _items(X):
 
     The bit depth is None if the images do not contain integers.
     """
-    if getattr(X, "ndim", 1) > 1 or not holds_images(X) or not len(X):
-        images = Images(X)
-        return images.raw(), images.bits
+    if not holds_images(X) or not len(X):
+        Images(X)  # raises an error
+    if getattr(X, "ndim", 1) > 1:
+        Images(np.broadcast_to(False, X.shape))  # raises an error if the shape is not that of images
     try:
         images = Images(X)
         return images.raw(), images.bits
@@ -254,7 +255,7 @@ class _Check:
     def read(self, index, item, bits, mask):
         """Read an image and its mask, and measure them. Add a finding if either cannot be read."""
         try:
-            image = Images([item], bits=bits)[0]
+            image = Images([item], bits=bits, first=index)[0]
             self.photographs[index] = measure(image)
         except (OSError, ValueError) as error:
             self.add("unreadable", "error", [index], _without_place(error))
@@ -264,7 +265,7 @@ class _Check:
 
     def _read_mask(self, index, mask, shape, region):
         try:
-            marks = Masks([mask], 1).get(0)
+            marks = Masks([mask], 1, first=index).get(0)
         except (OSError, ValueError) as error:
             self.add("mask_unreadable", "error", [index], _without_place(error))
             return
@@ -399,5 +400,5 @@ class _Check:
 
 
 def _without_place(error):
-    text = re.sub(r"^(X|masks)\[0\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)
+    text = re.sub(r"^(X|masks)\[\d+\](?: \(.*?\))?: ", "", str(error), flags=re.DOTALL)
     return text[:1].upper() + text[1:]

@@ -12,10 +12,9 @@ from sklearn_exdd._cache import MEMORY
 from sklearn_exdd._params import N_JOBS
 from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import hold_out, in_one_form
-from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
-from sklearn_exdd.features.patch_regions import rows_inside
+from sklearn_exdd.features.patch_grid import patches_of, rows_of
 
 
 class LinearProbeDetector(BaseDefectDetector):
@@ -208,10 +207,7 @@ class LinearProbeDetector(BaseDefectDetector):
         self._calibrate(normal.take(np.flatnonzero(is_held_out)) if is_held_out.any() else normal)
 
     def _pooled(self, images):
-        maps = self.feature_extractor_.iter_transform(images)
-        return np.array(
-            [np.concatenate(_moments(patches)) for patches in rows_inside(maps, images, self.feature_extractor_)]
-        )
+        return np.array([np.concatenate(_moments(rows)) for rows in rows_of(self.feature_extractor_, images)])
 
     def _score(self, images):
         return np.array([self._decide(row) for row in self._pooled(images)])
@@ -220,13 +216,11 @@ class LinearProbeDetector(BaseDefectDetector):
         return [pixels for _, pixels, _ in self._inspected(images)]
 
     def _inspected(self, images):
-        for i, feature_map in enumerate(self.feature_extractor_.iter_transform(images)):
-            grid = PatchGrid.of_map(feature_map, images, i, self.feature_extractor_)
-            rows = feature_map if grid.inside is None else grid.rows_of(feature_map)[None]
-            mean, deviation = moments = _moments(rows)
-            squares = (rows - mean) ** 2 / np.where(deviation > 0, deviation, 1)
-            patches = (rows @ self.coef_[0] + squares @ self.coef_[1] + self.intercept_).ravel()
-            pixels = pixel_map(patches.astype(np.float32), grid, images.shape(i), self.feature_extractor_, self.blur)
+        for i, (patches, grid) in enumerate(patches_of(self.feature_extractor_, images)):
+            mean, deviation = moments = _moments(patches)
+            squares = (patches - mean) ** 2 / np.where(deviation > 0, deviation, 1)
+            scores = (patches @ self.coef_[0] + squares @ self.coef_[1] + self.intercept_).astype(np.float32)
+            pixels = pixel_map(scores, grid, images.shape(i), self.feature_extractor_, self.blur)
             yield self._decide(np.concatenate(moments)), pixels, None
 
     def _decide(self, pooled):
@@ -238,6 +232,6 @@ class LinearProbeDetector(BaseDefectDetector):
         return tags
 
 
-def _moments(feature_map):
+def _moments(patches):
     """Return the mean and the standard deviation of each feature over the patches of an image."""
-    return feature_map.mean(axis=(0, 1), dtype=np.float64), feature_map.std(axis=(0, 1), dtype=np.float64)
+    return patches.mean(axis=0, dtype=np.float64), patches.std(axis=0, dtype=np.float64)

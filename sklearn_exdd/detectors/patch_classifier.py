@@ -18,9 +18,9 @@ from sklearn_exdd._torch import check_device
 from sklearn_exdd._training_set import TrainingSet, hold_out, in_one_form
 from sklearn_exdd.banks.defect_patches import NORMAL_SHARE, defect_rows
 from sklearn_exdd.banks.memory_bank import MemoryBank
-from sklearn_exdd.banks.patch_grid import patches_of
 from sklearn_exdd.banks.pixel_maps import pixel_map
 from sklearn_exdd.detectors.base import BaseDefectDetector
+from sklearn_exdd.features.patch_grid import patches_of, rows_of
 
 _MIN_PROBABILITY = 1e-6  # predicted probabilities are clipped to [_MIN_PROBABILITY, 1 - _MIN_PROBABILITY]
 
@@ -218,10 +218,8 @@ class PatchClassifierDetector(BaseDefectDetector):
         """Return a memory bank of patches of normal samples, with the groups of the samples."""
         if not normal.has_images:
             return MemoryBank(normal.samples, {"group": normal.groups})
-        parts = [
-            _some(rows, self.max_normal_patches, random_state)
-            for rows, _ in patches_of(self.feature_extractor_, normal.samples)
-        ]
+        patches = rows_of(self.feature_extractor_, normal.samples)
+        parts = [_some(rows, self.max_normal_patches, random_state) for rows in patches]
         return MemoryBank(np.concatenate(parts), {"group": np.repeat(normal.groups, [len(part) for part in parts])})
 
     def _defect_patches(self, defect, normals, random_state):
@@ -262,8 +260,8 @@ class PatchClassifierDetector(BaseDefectDetector):
     def _score(self, samples):
         if not isinstance(samples, Images):
             return self._patch_scores(samples)
-        patches = patches_of(self.feature_extractor_, samples)
-        return np.array([scoring.top_mean(self._patch_scores(rows), self.n_top_patches) for rows, _ in patches])
+        patches = rows_of(self.feature_extractor_, samples)
+        return np.array([scoring.top_mean(self._patch_scores(rows), self.n_top_patches) for rows in patches])
 
     def _maps(self, images):
         return [pixels for _, pixels, _ in self._inspected(images)]

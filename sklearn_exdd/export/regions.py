@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sklearn_exdd.banks.patch_grid import PatchGrid
+from sklearn_exdd.features.patch_grid import PatchGrid
 
 _ROW = 64  # maximum number of patches whose distances are computed at a time
 

@@ -19,7 +19,7 @@ from sklearn_exdd._code import fingerprint_of_code
 from sklearn_exdd._images import Images
 from sklearn_exdd._params import N_JOBS, CheckedParams, check_image_size, validate
 from sklearn_exdd._torch import resize, resolve_device, share_out_threads
-from sklearn_exdd.features.patch_regions import rows_inside
+from sklearn_exdd.features.patch_grid import rows_of
 from sklearn_exdd.features.tiles import stitched_map
 from sklearn_exdd.features.whitening import mean_of, moments_of, whitening_of
 
@@ -176,7 +176,7 @@ class BaseFeatureExtractor(
         self.n_channels_ = images.n_channels
         if self.whiten:
             shift = mean_of(maps[0])
-            self.mean_, self.components_ = whitening_of(shift, moments_of(rows_inside(maps, images, self), shift))
+            self.mean_, self.components_ = whitening_of(shift, moments_of(rows_of(self, images, maps), shift))
         for i, feature_map in enumerate(maps):
             maps[i] = self._refined(feature_map)
         self.n_features_out_ = maps[0].shape[2]
@@ -439,7 +439,7 @@ class BaseFeatureExtractor(
 
 
 def _moments_of_shard(extractor, shard, shift):
-    return moments_of(rows_inside(extractor._raw_maps(shard), shard, extractor), shift)
+    return moments_of(rows_of(extractor, shard, extractor._raw_maps(shard)), shift)
 
 
 def _image_key(own_key, image):

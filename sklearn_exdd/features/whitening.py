@@ -14,12 +14,12 @@ def mean_of(feature_map):
     return feature_map.reshape(-1, feature_map.shape[2]).mean(axis=0, dtype=np.float64)
 
 
-def moments_of(maps, shift):
-    """Accumulate the moments of the patches of feature maps.
+def moments_of(parts, shift):
+    """Accumulate the moments of patches.
 
     Parameters
     ----------
-    maps : iterable of ndarray of shape (height', width', n_features)
+    parts : iterable of ndarray of shape (n_patches, n_features)
     shift : ndarray of shape (n_features,)
         Vector that is subtracted from each patch first. This reduces rounding errors.
 
@@ -31,8 +31,8 @@ def moments_of(maps, shift):
         Sum of outer products.
     """
     count, total, products = 0, np.zeros(len(shift)), np.zeros((len(shift), len(shift)))
-    for feature_map in maps:
-        patches = feature_map.reshape(-1, len(shift)) - shift
+    for patches in parts:
+        patches = patches - shift
         count += len(patches)
         total += patches.sum(axis=0)
         products += patches.T @ patches

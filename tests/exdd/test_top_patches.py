@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn_exdd import ExDDDetector, MemoryBank
 from sklearn_exdd.banks import dual_bank, top_patches
 from sklearn_exdd.banks.dual_bank import DualBank
-from sklearn_exdd.banks.patch_grid import PatchGrid
+from sklearn_exdd.features.patch_grid import PatchGrid
 
 
 @given(

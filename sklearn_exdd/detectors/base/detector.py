@@ -19,14 +19,14 @@ from sklearn_exdd._images import (
     check_unmasked,
     holds_images,
     in_region,
-    in_regions,
     is_one_region,
     training_digests,
+    with_roi,
 )
 from sklearn_exdd._labels import as_kinds, as_labels, two_classes
 from sklearn_exdd._params import CheckedParams, validate_parts
 from sklearn_exdd._training_set import TrainingSet, are_defect_images, group_numbers, joined, split_by_class
-from sklearn_exdd.augment.synthetic import check_one_augmenter, synthesize
+from sklearn_exdd.augment.synthetic import check_one_augmenter, masks_for, synthesize
 from sklearn_exdd.detectors.base.calibration import CalibratedDecisions
 from sklearn_exdd.detectors.base.inspection import Inspection
 from sklearn_exdd.features import make_feature_extractor
@@ -129,7 +129,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         masks : array or list, default=None
             Masks of the defect images, which are True on the defect. A mask is an array, a Pillow image or a path, or
             None if the image has no mask. If y holds labels, `masks` has one entry per sample of X, and the entry of a
-            normal image is None or an empty mask. Otherwise, `masks` has one entry per defect image.
+            normal image is None or an empty mask. Otherwise, `masks` has one entry per defect image. None means the
+            masks passed to an augmenter in an earlier Pipeline step.
         groups : array-like of shape (n_samples,), default=None
             Group of each sample of X. Several photographs of one part form a group, because they are not independent.
             Calibration leaves out whole groups when it computes the scores that set the threshold. A sample whose group
@@ -310,7 +311,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         """Sort the arguments of `fit` into a normal and a defect training set."""
         for name, values in (("y", y), ("X_defect", X_defect)):
             check_listed(values, name)
-        images = holds_images(X)
+        images, masks = holds_images(X), masks_for(self, X, masks)
         if are_defect_images(y, X, images):
             if X_defect is not None:
                 raise ValueError("fit: got defect images both as y and as X_defect; pass them once.")
@@ -318,7 +319,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
         if y is not None and X_defect is not None:
             raise ValueError("fit: expected labels y or images X_defect, got both; put the defect images into X.")
         if images:
-            samples = self._images(X, "X") if roi is None else self._images(in_regions(X, roi), "X")
+            samples = self._images(X, "X") if roi is None else self._images(with_roi(X, roi), "X")
             self.bits_ = samples.bits
             if samples.have_regions:
                 self.roi_ = samples.region(0) if is_one_region(roi) else None
@@ -425,9 +426,8 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
             return
         self.classes_, self.pos_label_ = two_classes(y, self.pos_label)
         if self._positive_index() == 0:
-            given = f"pos_label={self.pos_label!r}"
-            if self.pos_label is None:
-                given = f"y: the defect label {self.pos_label_!r}"
+            from_y = self.pos_label is None
+            given = f"y: the defect label {self.pos_label_!r}" if from_y else f"pos_label={self.pos_label!r}"
             warn(
                 f"{given} sorts before the label of normal samples. scikit-learn's scorers treat the last class as the "
                 "positive one. Pass pos_label to the scorers, too, or use labels 0 and 1.",

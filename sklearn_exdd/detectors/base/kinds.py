@@ -40,7 +40,8 @@ class KindPredictions:
         masks : array or list, default=None
             Masks of the defect images, which are True on the defect. A mask is an array, a Pillow image or a path, or
             None if the image has no mask. If y holds labels, `masks` has one entry per sample of X, and the entry of a
-            normal image is None or an empty mask. Otherwise, `masks` has one entry per defect image.
+            normal image is None or an empty mask. Otherwise, `masks` has one entry per defect image. None means the
+            masks passed to an augmenter in an earlier Pipeline step.
         groups : array-like of shape (n_samples,), default=None
             Group of each sample of X. Several photographs of one part form a group, because they are not independent.
             Calibration leaves out whole groups when it computes the scores that set the threshold. A sample whose group

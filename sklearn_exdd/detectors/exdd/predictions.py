@@ -5,8 +5,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd._images import Images
 from sklearn_exdd.banks.dual_bank import cached_batches, patch_batches
-from sklearn_exdd.banks.patch_grid import PatchGrid
 from sklearn_exdd.banks.pixel_maps import pixel_map
+from sklearn_exdd.features.patch_grid import PatchGrid
 
 
 class Predictions:

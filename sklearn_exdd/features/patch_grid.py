@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from sklearn_exdd.features.patch_regions import patches_inside
+from sklearn_exdd.scoring import mask_coverage
 
 
 class PatchGrid(NamedTuple):
@@ -15,8 +15,8 @@ class PatchGrid(NamedTuple):
     ----------
     shape : tuple of int (height', width')
     inside : ndarray of shape (height', width'), bool, or None
-        True for patches that touch the region of interest. Only these patches have features and scores. None if all
-        patches touch it.
+        True for patches whose cell has at least one pixel in the region of interest. Only these patches have features
+        and scores. None if every pixel of the image is inspected.
     """
 
     shape: tuple
@@ -25,7 +25,11 @@ class PatchGrid(NamedTuple):
     @classmethod
     def of_map(cls, feature_map, images, index, extractor):
         """Return the grid of the feature map of one image."""
-        return cls(feature_map.shape[:2], patches_inside(images, index, extractor, feature_map.shape))
+        region = images.region(index)
+        if region is None:
+            return cls(feature_map.shape[:2])
+        centers = extractor.patch_centers(feature_map.shape, images.shape(index))
+        return cls(feature_map.shape[:2], mask_coverage(region, *centers) > 0)
 
     @property
     def n_patches(self):
@@ -58,11 +62,16 @@ class PatchGrid(NamedTuple):
         return scores_map
 
 
-def patches_of(extractor, images):
-    """Yield the features and the PatchGrid of the patches of each image."""
-    for i, feature_map in enumerate(extractor.iter_transform(images)):
+def patches_of(extractor, images, maps=None):
+    """Yield the features and the PatchGrid of the patches of each image, by default of the extractor's maps."""
+    for i, feature_map in enumerate(extractor.iter_transform(images) if maps is None else maps):
         grid = PatchGrid.of_map(feature_map, images, i, extractor)
         yield grid.rows_of(feature_map), grid
+
+
+def rows_of(extractor, images, maps=None):
+    """Yield the features of the patches of each image; see :func:`patches_of`."""
+    return (rows for rows, _ in patches_of(extractor, images, maps))
 
 
 def border_rings(map_shape):
