@@ -262,7 +262,7 @@ def test_a_one_class_explanation_has_no_defect_patch():
 
 def test_a_combination_has_no_single_patch_to_mark(squares, cells):
     detector = CombinedDefectDetector([("one", ExDDDetector(cells))], random_state=0).fit(squares[0], squares[1])
-    with pytest.raises(TypeError, match=r"^explain: expected False for a CombinedDefectDetector, .* Pass one of its"):
+    with pytest.raises(TypeError, match=r"^explain: expected False for a CombinedDefectDetector, .* To explain one"):
         DefectMapDisplay.from_estimator(detector, squares[0][:2], explain=True)
 
 
@@ -295,7 +295,7 @@ def test_data_that_do_not_belong_together_are_refused():
         DefectMapDisplay.from_predictions(images, maps[:1])
     with pytest.raises(ValueError, match=r"^masks: expected one entry for each of the 2 images, got 3"):
         DefectMapDisplay.from_predictions(images, maps, masks=[*masks, None])
-    with pytest.raises(ValueError, match=r"^maps\[1\]: expected the size of its image, \(32, 32\), got \(16, 16\)"):
+    with pytest.raises(ValueError, match=r"^maps\[1\]: expected the shape of its image, \(32, 32\), got \(16, 16\)"):
         DefectMapDisplay.from_predictions(images, [maps[0], maps[1][::2, ::2]])
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         DefectMapDisplay.from_predictions(images, maps, colour="red")
@@ -395,7 +395,7 @@ def test_normal_and_defect_bars_are_told_apart_without_colours():
 
 
 def test_scores_that_make_no_histogram_are_refused():
-    with pytest.raises(ValueError, match="y, scores: expected one of each for every image, got 2 and 3"):
+    with pytest.raises(ValueError, match="y, scores: expected one label and one score per image, got 2 labels and"):
         ScoreHistogramDisplay.from_predictions([0, 1], [0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match=r"scores\[1\]: expected a finite number, got nan"):
         ScoreHistogramDisplay.from_predictions([0, 1], [0.0, np.nan])

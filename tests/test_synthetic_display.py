@@ -196,12 +196,12 @@ def test_data_that_do_not_belong_together_are_refused():
             show((images, masks[:2]), n_samples)
         with pytest.raises(ValueError, match="provenance: expected one entry for each of the 3 images, got 1"):
             show((images, masks), n_samples, provenance=[{}])
-    with pytest.raises(ValueError, match=r"masks\[1\]: expected a mask that marks the defect, got an empty one"):
+    with pytest.raises(ValueError, match=r"masks\[1\]: expected a mask that marks the defect, got an empty mask"):
         show((images, [masks[0], np.zeros((64, 64)), masks[2]]))
     with pytest.raises(ValueError, match=r"masks\[2\]: expected a mask that marks the defect, got None"):
         show((images, [*masks[:2], None]))
     with pytest.raises(
-        TypeError, match=r"synthetic: expected the result of sample .* or a pair \(images, masks\), got ndarray"
+        TypeError, match=r"synthetic: expected the result of the method sample .* \(images, masks\), got ndarray"
     ):
         show(np.stack(images))
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):

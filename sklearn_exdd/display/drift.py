@@ -1,28 +1,30 @@
-"""Display of a DriftMonitor: the evidence, image by image, that a stream has changed."""
+"""Display of a DriftMonitor: the evidence after each image that the stream of images has changed."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-# Okabe-Ito colours, combined with dashes for printing in grey and for any colour vision.
+# Okabe-Ito colours. Each curve also has its own dashes, so that it can be recognised in grey print and with any
+# colour vision.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
 
 class DriftDisplay:
-    """Curves of a drift monitor's martingales over the number of images, with the alarm line.
+    """Plot of the martingales of a drift monitor against the number of images, with a line at the alarm value.
 
     Create it with :meth:`from_estimator`.
 
     Parameters
     ----------
     n_seen : array-like of shape (n_points,)
-        Numbers of images.
+        Numbers of images after which the martingales were recorded.
     log10_martingales : dict of str to array-like of shape (n_points,)
-        Decimal logarithm of the martingale of each statistic after each number of images.
+        Names of the statistics. The values are the decimal logarithms of the martingale at the points of `n_seen`.
     log10_threshold : float
-        Value at which a martingale raises an alarm.
+        Decimal logarithm of the martingale at which an alarm is raised.
     alarms : dict of str to int, default=None
-        Number of images after which each statistic raised an alarm, if it did. Alarms are marked.
+        Number of images after which a statistic raised its alarm. Statistics without an alarm are left out. Each
+        alarm is marked with a dot.
 
     Attributes
     ----------
@@ -46,7 +48,7 @@ class DriftDisplay:
         ----------
         monitor : DriftMonitor
         **kwargs : dict
-            Passed to :meth:`plot`.
+            Arguments of :meth:`plot`.
 
         Returns
         -------
@@ -85,7 +87,7 @@ class DriftDisplay:
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw on. By default, a new figure is created. The vertical axis ends at twice the height of the
-            alarm line; curves may extend beyond it.
+            alarm line. Curves that rise higher are cut off there.
 
         Returns
         -------

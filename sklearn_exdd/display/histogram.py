@@ -1,4 +1,4 @@
-"""Display of scores: the separation of normal images and defects, and the threshold."""
+"""Display of scores: histogram of normal images and of defects, with the threshold between them."""
 
 import numpy as np
 from sklearn.utils import column_or_1d
@@ -6,26 +6,27 @@ from sklearn.utils import column_or_1d
 from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd.display.scores import are_defects, count_scores, score_edges, score_label
 
-# Okabe-Ito blue and vermilion. Defects are also hatched, for printing in grey and for any colour vision.
+# Okabe-Ito blue and vermilion. The bars of defects are also hatched, so that they can be recognised in grey print and
+# with any colour vision.
 _NORMAL_COLOR, _DEFECT_COLOR = "#0072B2", "#D55E00"
 
 
 class ScoreHistogramDisplay:
     """Histogram of the scores of normal images and of defects, with the threshold.
 
-    Create it with :meth:`from_estimator` or :meth:`from_predictions`. The threshold is an edge between bins, so each
-    bar lies on one side of it. The legend counts the mistakes.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`. The threshold is an edge between two bins, so
+    no bar crosses the threshold. The legend gives the number of mistakes.
 
     Parameters
     ----------
     y : array-like of shape (n_images,)
-        1 (or True) for a defect, 0 for a normal image.
+        Labels of the images: 1 (or True) for a defect, 0 for a normal image.
     scores : array-like of shape (n_images,)
         Scores of the images, higher = more defective.
     threshold : float, default=None
         Score above which an image is called a defect.
     score_label : str, default=None
-        Label of the score axis, with the unit; by default "anomaly score (no unit)".
+        Label of the score axis, including the unit. By default, the label is "anomaly score (no unit)".
 
     Attributes
     ----------
@@ -50,13 +51,14 @@ class ScoreHistogramDisplay:
         estimator : object
             Fitted detector, or a Pipeline or search around one.
         X : images or array-like of shape (n_images, n_features)
+            Images to score, in the form that the estimator was fitted on.
         y : array-like of shape (n_images,)
             True labels, in the classes of the estimator.
         threshold : float, default=None
-            Score above which an image is called a defect. By default, the detector's own threshold, even if a
-            TunedThresholdClassifierCV around it uses a different one.
+            Score above which an image is called a defect. By default, this is the threshold of the detector itself. If
+            the detector is inside a TunedThresholdClassifierCV, the tuned threshold is not used.
         **kwargs : dict
-            Passed to :meth:`plot`.
+            Arguments of :meth:`plot`.
 
         Returns
         -------
@@ -88,9 +90,9 @@ class ScoreHistogramDisplay:
         Parameters
         ----------
         y, scores, threshold, score_label : default=None
-            See the class.
+            Parameters of the class.
         **kwargs : dict
-            Passed to :meth:`plot`.
+            Arguments of :meth:`plot`.
 
         Returns
         -------
@@ -113,7 +115,7 @@ class ScoreHistogramDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw on. By default, a new figure is created.
         n_bins : int, default=30
-            Number of bins of equal width. There may be one more, to put an edge at the threshold.
+            Number of bins of equal width. One more bin is added if this is necessary to put an edge at the threshold.
 
         Returns
         -------
@@ -144,7 +146,7 @@ class ScoreHistogramDisplay:
         return self
 
     def _describe(self, kind, scores):
-        """Return the legend entry of one kind: its number of images and of mistakes."""
+        """Return the legend entry of one kind of images: the number of images and the number of mistakes."""
         text = f"{kind}: {len(scores)}"
         if self.threshold is None or not len(scores):
             return text
@@ -154,17 +156,19 @@ class ScoreHistogramDisplay:
         return f"{text}, {n_wrong} {mistake} ({100 * n_wrong / len(scores):.3g} %)"
 
     def _checked_data(self):
-        """Check labels and scores, and return whether each image is a defect, and the scores."""
+        """Check labels and scores. Return the labels as booleans (True for a defect), and the scores."""
         y, scores = column_or_1d(self.y), column_or_1d(self.scores, dtype=float)
         if len(y) != len(scores) or not len(y):
-            raise ValueError(f"y, scores: expected one of each for every image, got {len(y)} and {len(scores)}.")
+            raise ValueError(
+                f"y, scores: expected one label and one score per image, got {len(y)} labels and {len(scores)} scores."
+            )
         if not np.isfinite(scores).all():
             index = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise ValueError(f"scores[{index}]: expected a finite number, got {scores[index]}.")
         others = sorted(set(y.tolist()) - {0, 1})
         if others:
             raise ValueError(
-                f"y: expected 1 (or True) for a defect and 0 for a normal image, got {others[0]!r}. Pass "
-                "y == <label of defects>."
+                f"y: expected 1 (or True) for a defect and 0 for a normal image, got {others[0]!r}. Pass the result of "
+                "y == label, where label is the label of defects."
             )
         return y.astype(bool), scores

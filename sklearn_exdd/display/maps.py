@@ -1,4 +1,4 @@
-"""Display of anomaly maps beside their images."""
+"""Display of images and their anomaly maps side by side."""
 
 import textwrap
 from inspect import signature
@@ -26,12 +26,14 @@ _WRONG_DECISION = "#D55E00"
 
 
 class DefectMapDisplay:
-    """Anomaly maps, outlines and decisions beside the images.
+    """Plot of images with their anomaly maps, outlines of marked pixels, and decisions.
 
-    Create it with :meth:`from_estimator` or :meth:`from_predictions`. Each image gets two panels: the image with
-    outlines of the true mask and of the marked pixels, and the map laid over the image. All maps share one colour
-    scale. With explanations, a box marks the patch that decided. Up to two more panels show the nearest training
-    patches; if the training images are not given, a line of text names the patches instead.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`. Each image gets two panels. The
+    first panel shows the image with outlines of the true mask and of the marked pixels. The second panel shows the map
+    laid over the image. All maps share one colour scale.
+
+    If explanations are given, a box marks the deciding patch, and up to two more panels show the nearest training
+    patches. Without the training images, a line of text describes these patches instead.
 
     The title compares the score of the image with `threshold`. The arrow at the colour bar marks `pixel_threshold`:
     pixels above it are outlined, but only in images called defects, as `predict_mask` marks them. A bright spot in an
@@ -43,7 +45,7 @@ class DefectMapDisplay:
     images : array of shape (n_images, height, width[, channels]), list of arrays or list of paths
         Images to show.
     maps : array-like of shape (n_images, height, width) or list of array-like of shape (height, width)
-        Anomaly maps, higher = more defective, each of the height and width of its image.
+        Anomaly maps. Each map has the height and width of its image. Higher values are more defective.
     scores : array-like of shape (n_images,), default=None
         Scores of the images.
     threshold : float, default=None
@@ -52,30 +54,33 @@ class DefectMapDisplay:
         Map value above which the pixels of a defect are marked, such as `pixel_threshold_` of a detector. By default,
         `threshold`, unless `predicted_masks` are given.
     masks : array-like of shape (n_images, height, width) or list of (array-like or None), default=None
-        True masks; `None` stands for an image without a defect.
+        True masks. The entry `None` means that the image has no defect.
     labels : array-like of shape (n_images,), default=None
-        1 (or True) for a defect. By default, with `masks`, each image whose mask marks a pixel is a defect.
+        True labels: 1 (or True) for a defect, 0 for a normal image. If only `masks` is given, the images whose mask
+        marks a pixel are defects.
     predicted_masks : array-like of shape (n_images, height, width) or list of array-like, default=None
         Pixels that the detector marks, as returned by `predict_mask`. By default, the pixels of the map above
         `pixel_threshold`; in an image whose score is not above `threshold`, none.
     explanations : list of dict, default=None
-        Explanation of each image, as returned by `explain` of a detector.
+        Explanation of each image, as returned by the method `explain` of a detector.
     normal_images, defect_images, synthetic_images : images, default=None
-        Training images to which `normal_image` and `defect_image` of the explanations refer. Synthetic images are
-        counted separately. Only the images needed are read.
+        Training images. The entries `normal_image` and `defect_image` of an explanation are indices into them.
+        Synthetic images have indices of their own. Only the images that are shown are read.
     map_range : tuple of (float, float), default=None
         Values at the ends of the colour scale. By default, the lowest and the highest value of all maps. If
         `pixel_threshold` is higher than these, it is the upper end, so that the noise of images without a defect stays
         dark.
     map_label : str, default=None
-        Label of the colour bar, with the unit, in at most 40 characters; by default "anomaly score (no unit)".
+        Label of the colour bar, including the unit, in at most 40 characters. By default, the label is "anomaly score
+        (no unit)".
 
     Attributes
     ----------
     figure_ : matplotlib.figure.Figure
         The figure.
     axes_ : ndarray of shape (n_images, n_panels), dtype object
-        The axes: image, map and, with explanations, nearest normal and nearest defect patch.
+        The axes. The panels of an image are the image, the map and, if explanations with training images are given,
+        the nearest normal patch and the nearest defect patch.
     colorbar_ : matplotlib.colorbar.Colorbar
         The colour bar shared by all maps.
     """
@@ -117,7 +122,7 @@ class DefectMapDisplay:
     def from_estimator(
         cls, estimator, X, y=None, *, masks=None, explain=False, X_normal=None, X_defect=None, map_range=None, **kwargs
     ):
-        """Predict maps, scores, masks and optionally explanations with a fitted detector, and plot them.
+        """Predict maps, scores and masks (and explanations, if wanted) with a fitted detector, and plot them.
 
         Parameters
         ----------
@@ -128,13 +133,15 @@ class DefectMapDisplay:
         y : array-like of shape (n_images,), default=None
             True labels, in the classes of the estimator.
         masks, map_range : default=None
-            See the class.
+            Parameters of the class.
         explain : bool, default=False
-            Whether to mark the patch that decided and to show or name its nearest training patches.
+            Whether to mark the deciding patch of each image. The training patches nearest to it are shown if their
+            training images are given, and otherwise described in words.
         X_normal, X_defect : images, default=None
-            Training images as passed to `fit`, for `explain=True`. After `fit(X, y)`, pass X for both.
+            Training images, as passed to `fit`. They are used only if `explain=True`. If the detector was fitted with
+            `fit(X, y)`, pass this X for both parameters.
         **kwargs : dict
-            Passed to :meth:`plot`.
+            Arguments of :meth:`plot`.
 
         Returns
         -------
@@ -163,7 +170,7 @@ class DefectMapDisplay:
         Parameters
         ----------
         images, maps, scores, threshold, masks, labels : default=None
-            See the class.
+            Parameters of the class.
         **kwargs : dict
             Further parameters of the class (such as `pixel_threshold`) and of :meth:`plot`.
 
@@ -195,11 +202,13 @@ class DefectMapDisplay:
         Parameters
         ----------
         n_columns : int, default=None
-            Number of images side by side; by default 2, or 1 if training patches are shown.
+            Number of images side by side. The default is 1 if training patches are shown, and 2 otherwise.
         axes : array-like of matplotlib Axes, default=None
-            Axes to draw on: `n_images * n_panels` axes, image by image. By default, a new figure is created.
+            The `n_images * n_panels` axes to draw on: first all panels of the first image, then those of the second
+            image, and so on. By default, a new figure is created.
         cmap : str or matplotlib Colormap, default="magma"
-            Colour map of the maps. The lightness of the default rises evenly, so it works for any colour vision.
+            Colour map of the anomaly maps. The lightness of the default rises evenly, so that it can be read with any
+            colour vision.
         alpha : float, default=0.8
             Opacity of the maps over the images, in [0, 1].
         contour : bool, default=True
@@ -207,7 +216,7 @@ class DefectMapDisplay:
         pixel_threshold : float, default=None
             Map value to use instead of `predicted_masks` and the `pixel_threshold` of the class.
         patch_size : int, default=None
-            Side, in pixels, of the boxes around the patch that decided and around the training patches. By default, a
+            Side length, in pixels, of the boxes around the deciding patch and the training patches. By default, a
             quarter of the shorter side of the image.
 
         Returns
@@ -247,8 +256,8 @@ class DefectMapDisplay:
                 )
             self.axes_ = self.axes_.reshape(len(images), len(panels))
         self.figure_ = self.axes_[0, 0].figure
-        # All images share one white point: dim ones, such as 12 bits in a 16-bit file, become visible, and images
-        # stay comparable.
+        # The brightest pixel of all images is shown in white. Dim images, such as 12-bit data in a 16-bit file, become
+        # visible, and the brightness of the images can still be compared.
         white = max(image.max() for image in [*images, *self._neighbours(panels[2:])])
         lines = {}
         for i, (image, anomaly_map) in enumerate(zip(images, maps)):
@@ -280,12 +289,12 @@ class DefectMapDisplay:
             condition = ",\nif called a defect" if follows_decisions else ""
             mark_level(self.colorbar_, level, f"outlined above {level:.4g}{condition}")
         if lines:
-            # Sorted, so the order does not depend on which image added a line first.
+            # Sort the lines, so that their order is the same whichever image has added a line first.
             write_legend(self.axes_, dict(sorted(lines.items(), reverse=True)), below=bar is not None)
         return self
 
     def _checked_data(self):
-        """Read images and masks, check that all arguments fit together, and return images, maps and masks."""
+        """Read the images and masks, check the number and size of all arguments, and return images, maps and masks."""
         images = list(Images(self.images, name="images"))
         for name in ("maps", "scores", "masks", "labels", "predicted_masks", "explanations"):
             values = getattr(self, name)
@@ -295,7 +304,7 @@ class DefectMapDisplay:
         for i, (image, anomaly_map) in enumerate(zip(images, maps)):
             if anomaly_map.shape != image.shape[:2]:
                 raise ValueError(
-                    f"maps[{i}]: expected the size of its image, {image.shape[:2]}, got {anomaly_map.shape}. "
+                    f"maps[{i}]: expected the shape of its image, {image.shape[:2]}, got {anomaly_map.shape}. "
                     "Resize the map to the size of the image."
                 )
         masks = None if self.masks is None else Masks(self.masks, len(images))
@@ -322,7 +331,7 @@ class DefectMapDisplay:
         return {f"map above {level:.4g}": MAP_LINE}
 
     def _write_title(self, ax, i, mask):
-        """Write score, decision and true label above the panels of an image."""
+        """Write the score, the decision and the true label above the panels of an image."""
         title, decided, truth, style = f"[{i}]", self._decision(i), None, {}
         if self.scores is not None:
             words = ("score {:.4g}", "normal, score {:.4g} ≤ {:.4g}", "defect, score {:.4g} > {:.4g}")
@@ -336,12 +345,12 @@ class DefectMapDisplay:
         ax.set_title(title, loc="left", fontsize="medium", **style)
 
     def _neighbours(self, kinds):
-        """Return the training images that the explanations name, of the kinds that are shown."""
+        """Return the nearest training images of all explanations, for the given kinds of panels."""
         found = [self._neighbour(kind, explanation) for kind in kinds for explanation in self.explanations]
         return [image for image in found if image is not None]
 
     def _neighbour(self, kind, explanation):
-        """Return the training image of one kind that an explanation names, or None if it is not known."""
+        """Return the nearest training image of one kind in an explanation, or None if this image was not given."""
         index = explanation[f"{kind}_image"]
         source = self.normal_images if kind == "normal" else self.defect_images
         if kind == "defect" and explanation["synthetic"]:
@@ -349,7 +358,7 @@ class DefectMapDisplay:
         return None if index is None or source is None else Images(source, name=f"{kind}_images")[index]
 
     def _show_neighbour(self, ax, kind, explanation, side, white):
-        """Show the nearest training patch of one kind in surroundings of twice its size."""
+        """Show the nearest training patch of one kind, within a section of its image that is twice as wide and high."""
         image, center = self._neighbour(kind, explanation), explanation[f"{kind}_patch"]
         if explanation[f"{kind}_image"] is not None:
             ax.set_title(_describe_neighbour(explanation, kind, "\n"), loc="left", fontsize="small")
@@ -364,7 +373,7 @@ class DefectMapDisplay:
 
 
 def _predictions(detector, X, explain):
-    """Return maps, scores, masks and explanations of images, in one pass if the detector has `inspect`."""
+    """Predict the data of a display. A detector with the method `inspect` computes all of them in one pass."""
     if not hasattr(detector, "inspect"):
         explanations = detector.explain(X) if explain else None
         return {"maps": detector.predict_map(X), "scores": detector.score_samples(X), "explanations": explanations}
@@ -375,8 +384,8 @@ def _predictions(detector, X, explain):
     results = detector.inspect(X)
     if explain and "patch" not in results[0].explanation:
         raise TypeError(
-            f"explain: expected False for a {type(detector).__name__}, in which each detector has its own deciding "
-            "patch, got True. Pass one of its detectors_."
+            f"explain: expected False for a {type(detector).__name__}, because each member has a deciding patch of "
+            "its own, got True. To explain one member, pass an item of the attribute detectors_."
         )
     masks = [result.mask for result in results]
     return {
@@ -394,7 +403,7 @@ def _describe_neighbour(explanation, kind, separator):
 
 
 def _describe(explanation, panels):
-    """Return the lines under an image: neighbours without a panel, and the prompt of a synthetic neighbour."""
+    """Return the lines under an image: nearest patches that have no panel, and the prompt of a synthetic defect."""
     lines = []
     for kind in ("normal", "defect"):
         if kind not in panels and explanation[f"{kind}_image"] is not None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-# Okabe-Ito colours. Each kind of line also has its own dashes, for printing in grey and for any colour vision.
+# Okabe-Ito colours. Each kind of line also has its own dashes, so that it can be recognised in grey print and with any
+# colour vision.
 MASK_LINE = {"color": "#56B4E9", "linestyle": "solid"}
 MAP_LINE = {"color": "#E69F00", "linestyle": (0, (4, 1.5))}
 PEAK_LINE = {"color": "#E69F00", "linestyle": (0, (4, 1.5, 1, 1.5))}
@@ -10,36 +11,44 @@ PATCH_LINE = {"color": "#F0E442", "linestyle": (0, (1.5, 1))}
 
 
 def new_axes(shapes, n_panels, n_columns, n_lines, *, n_title_lines=2, width=2.2, bar=False):
-    """Create a figure and place its panels in inches, because no layout engine packs images of different sizes.
+    """Create a figure and position its panels in inches.
+
+    The positions are computed here, because no layout engine packs images of different sizes.
 
     Parameters
     ----------
     shapes : list of tuple of int (height, width, ...)
         Shapes of the images. All panels of an image have the same size.
-    n_panels, n_columns, n_lines : int
-        Numbers of panels per image, of images side by side, and of lines of text below each image.
+    n_panels : int
+        Number of panels per image.
+    n_columns : int
+        Number of images side by side.
+    n_lines : int
+        Number of lines of text below each image.
     n_title_lines : int, default=2
         Number of lines of text above each image.
     width : float, default=2.2
         Width of a panel, in inches.
     bar : bool, default=False
-        Whether to place a colour bar on the right.
+        Whether to create axes for a colour bar on the right.
 
     Returns
     -------
     axes : ndarray of shape (n_images, n_panels), dtype object
+        Axes of the panels.
     bar : matplotlib Axes or None
+        Axes of the colour bar, or None if `bar` is False.
     """
     import matplotlib.pyplot as plt
 
     gap, title, below, legend = 0.08, 0.13 + 0.16 * n_title_lines, 0.15 + 0.16 * n_lines, 0.35
-    # Each panel fits into a box of the given width, and the height of the box is 4/3 of this width.
+    # Each panel is as large as fits into a box of the given width and of 4/3 of this width as the height.
     sizes = [np.array(shape[:2]) * min(width / shape[1], 4 / 3 * width / shape[0]) for shape in shapes]
     heights = [max(height for height, _ in sizes[i : i + n_columns]) for i in range(0, len(sizes), n_columns)]
     tops = np.cumsum([0.05 + title] + [height + below + title for height in heights])
     group = n_panels * (width + gap) + 0.15
     beside = 0.3 * bar  # room for the text to the left of the colour bar
-    # The label of the colour bar needs this height, however flat the images are.
+    # The colour bar must be high enough for its label, even if the images are flat.
     bar_height = max(tops[-1] - title - below - tops[0], 1.9 if bar else 0)
     total = np.array([0.1 + n_columns * group + beside + 0.8 * bar, tops[0] + bar_height + below + legend])
     figure = plt.figure(figsize=total)
@@ -62,12 +71,13 @@ def show(ax, image, white):
 
 
 def outline(ax, values, level, line):
-    """Outline the pixels whose values exceed a level, and close the outline along the border of the image."""
+    """Outline the pixels whose values exceed a level. At the border of the image, the outline follows the border."""
     height, width = values.shape
     values = np.pad(values, 1, mode="edge")
     border = np.ones(values.shape, dtype=bool)
     border[1:-1, 1:-1] = False
-    # Mirroring the values at the level makes the line run half a pixel outside, on the edge of the panel.
+    # The values of the added border are mirrored at the level. The line then lies halfway between the outer pixels and
+    # the added border, which is on the edge of the panel.
     values[border] = np.minimum(values[border], 2 * level - values[border])
     place = np.arange(-1, width + 1), np.arange(-1, height + 1)
     lines = ax.contour(*place, values, [level], colors=line["color"], linewidths=1.3)
@@ -105,7 +115,7 @@ def box(ax, center, side):
 
 
 def write_legend(axes, lines, below):
-    """Write a legend of the lines: below the panels in a new figure, or inside the first of the user's axes."""
+    """Write a legend of the lines below the panels (if `below` is True) or inside the axes of the first panel."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linewidth=2, label=label, **line) for label, line in lines.items()]
@@ -116,7 +126,7 @@ def write_legend(axes, lines, below):
 
 
 def _halo():
-    """Return a dark edge that keeps a light line visible on a light surface."""
+    """Return path effects that give a line a dark edge, so that a light line is visible on a light surface."""
     from matplotlib.patheffects import Normal, Stroke
 
     return [Stroke(linewidth=2.2, foreground="black", alpha=0.5), Normal()]

@@ -1,10 +1,10 @@
-"""Scores on an axis: their label, their true classes, and the bins of a histogram."""
+"""Helpers to plot scores: the label of the axis, the true classes of images, and the bins of a histogram."""
 
 import numpy as np
 
 
 def score_label(detector):
-    """Return an axis label, with the unit, for the scores and maps of a detector."""
+    """Return the axis label, including the unit, for the scores and maps of a detector."""
     if getattr(detector, "defect_bank_", None) is not None:
         return r"ratio score $d_\mathrm{normal}\,/\,d_\mathrm{defect}$ (no unit)"
     if hasattr(detector, "normal_bank_"):
@@ -13,20 +13,23 @@ def score_label(detector):
 
 
 def are_defects(detector, y):
-    """Return an ndarray of bool: whether each label, in the classes of a fitted detector, means defect."""
+    """Return a boolean ndarray that is True for labels that mean defect in the classes of a fitted detector."""
     pos_label = getattr(detector, "pos_label_", getattr(detector, "pos_label", None))
     return np.asarray(y) == (detector.classes_[-1] if pos_label is None else pos_label)
 
 
 def score_edges(scores, threshold=None, n_bins=30):
-    """Return edges of bins of equal width, with one edge at the threshold.
+    """Return the edges of bins of equal width. If a threshold is given, one edge lies at the threshold.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
+        Scores that the bins must cover.
     threshold : float, default=None
+        Value that the bins must cover and at which an edge must lie.
     n_bins : int, default=30
-        Number of bins from the lowest to the highest value of scores and threshold; there may be one more.
+        Number of bins between the lowest and the highest of the scores and the threshold. One more bin is added if
+        this is necessary to put an edge at the threshold.
 
     Returns
     -------
@@ -48,13 +51,16 @@ def score_edges(scores, threshold=None, n_bins=30):
 
 
 def count_scores(scores, edges):
-    """Count the scores in each bin. Bins include their upper edge, as a score equal to the threshold is normal.
+    """Count the scores in each bin.
+
+    The upper edge belongs to the bin, because a score that equals the threshold is normal.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
-        Scores to count. Those outside all bins count in the outer ones.
+        Scores to count. Scores below all bins are counted in the first bin, scores above all bins in the last bin.
     edges : ndarray of shape (n_bins + 1,)
+        Edges of the bins, in ascending order.
 
     Returns
     -------

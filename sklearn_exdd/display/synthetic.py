@@ -1,4 +1,4 @@
-"""Display of synthetic defects: a contact sheet that shows at a glance whether they look real."""
+"""Display of synthetic defects: a contact sheet to judge at a glance whether the defects look real."""
 
 import textwrap
 
@@ -9,11 +9,11 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.display.panels import MASK_LINE, new_axes, outline, show, write_legend
 
 _PANEL_WIDTH = 1.8  # inches
-_LETTERS_PER_INCH = 12  # estimate for captions, including capitals
+_LETTERS_PER_INCH = 12  # estimated mean for captions, which contain some capitals
 
 
 class SyntheticDefectsDisplay:
-    """Contact sheet of synthetic defects: each image with the outline of its mask, and an enlarged detail.
+    """Contact sheet of synthetic defects. Each defect is shown in its image, with an outline, and enlarged.
 
     Create it with :meth:`from_estimator`, :meth:`from_samples` or :meth:`from_predictions`.
 
@@ -22,17 +22,18 @@ class SyntheticDefectsDisplay:
     images : array of shape (n_images, height, width[, channels]), list of arrays or list of paths
         Images to show.
     masks : array of shape (n_images, height, width) or list of arrays or paths
-        Masks of the defects, True on the defect.
+        Masks of the images, which are True for the pixels of the defect.
     provenance : list of dict, default=None
-        Provenance of each image, as written by the augmenters. The title names the "source". The caption quotes the
-        "prompt" or, without one, the "augmenter" and the "region", and says if a defect is hardly visible.
+        Provenance of each image, as written by the augmenters. The title of an image gives its "source". The caption
+        quotes the "prompt". If there is no prompt, the caption gives the "augmenter" and the "region" instead. The caption
+        also says if the defect is hardly visible.
 
     Attributes
     ----------
     figure_ : matplotlib.figure.Figure
         The figure.
     axes_ : ndarray of shape (n_images, n_panels), dtype object
-        The axes: image and, if shown, detail.
+        The axes. The panels of an image are the image and, if details are shown, the detail.
     """
 
     def __init__(self, *, images, masks, provenance=None):
@@ -42,20 +43,20 @@ class SyntheticDefectsDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, n_samples=12, *, random_state=None, **kwargs):
-        """Show defects drawn by a fitted augmenter, or the synthetic defects a fitted detector has learned from.
+        """Show new defects of a fitted augmenter, or the synthetic defects that a detector was fitted with.
 
         Parameters
         ----------
         estimator : object
-            Fitted augmenter, fitted detector, or a Pipeline or search around one. An augmenter draws new defects; for a
-            detector, the first defects of its `synthetic_` are shown. If a Pipeline contains both, those of the
-            detector are shown.
+            Fitted augmenter, fitted detector, or a Pipeline or search around one of them. An augmenter draws new
+            defects. For a detector, the first defects of its attribute `synthetic_` are shown. If a Pipeline contains
+            an augmenter and a detector, the defects of the detector are shown.
         n_samples : int, default=12
             Number of images to show.
         random_state : int, default=None
-            Passed to `sample` of the augmenter.
+            Seed that is passed to the method `sample` of an augmenter.
         **kwargs : dict
-            Passed to :meth:`plot`.
+            Arguments of :meth:`plot`.
 
         Returns
         -------
@@ -68,8 +69,9 @@ class SyntheticDefectsDisplay:
                 return cls.from_samples(step.sample(n_samples, random_state=random_state), n_samples, **kwargs)
         raise TypeError(
             "estimator: expected a fitted augmenter (with the method sample), a detector that was fitted with "
-            "synthetic defects (with synthetic_), or a Pipeline or search around one, got none of these in "
-            f"{type(estimator).__name__}. Give the detector an augmenter, or put one before it in the Pipeline."
+            "synthetic defects (with the attribute synthetic_), or a Pipeline or search around one of them, got none "
+            f"of these in {type(estimator).__name__}. Fit the detector with an augmenter, as a parameter or as a step "
+            "before the detector in the Pipeline."
         )
 
     @classmethod
@@ -79,12 +81,12 @@ class SyntheticDefectsDisplay:
         Parameters
         ----------
         synthetic : object
-            Result of `sample` of an augmenter, with `images`, `masks` and optionally `provenance`; or a pair
-            (images, masks).
+            Result of the method `sample` of an augmenter, or a pair (images, masks). The `provenance` of such a result
+            is shown, too.
         n_samples : int, default=None
-            Number of images to show, from the first one on. None shows all.
+            Number of images to show, beginning with the first. If it is None, all images are shown.
         **kwargs : dict
-            `provenance`, and arguments of :meth:`plot`.
+            The parameter `provenance` of the class, and arguments of :meth:`plot`.
 
         Returns
         -------
@@ -103,7 +105,7 @@ class SyntheticDefectsDisplay:
             images, masks = synthetic
         except (TypeError, ValueError) as error:
             raise TypeError(
-                "synthetic: expected the result of sample of an augmenter, or a pair (images, masks), got "
+                "synthetic: expected the result of the method sample of an augmenter, or a pair (images, masks), got "
                 f"{type(synthetic).__name__}."
             ) from error
         display = cls(
@@ -122,9 +124,9 @@ class SyntheticDefectsDisplay:
         Parameters
         ----------
         images, masks, provenance
-            See the class.
+            Parameters of the class.
         **kwargs : dict
-            Passed to :meth:`plot`.
+            Arguments of :meth:`plot`.
 
         Returns
         -------
@@ -146,11 +148,13 @@ class SyntheticDefectsDisplay:
         Parameters
         ----------
         n_columns : int, default=None
-            Number of images side by side; by default 3, or 6 without details.
+            Number of images side by side. The default is 3 if details are shown, and 6 otherwise.
         axes : array-like of matplotlib Axes, default=None
-            Axes to draw on: `n_images * n_panels` axes, image by image. By default, a new figure is created.
+            The `n_images * n_panels` axes to draw on: first all panels of the first image, then those of the second
+            image, and so on. By default, a new figure is created.
         contour : bool, default=True
-            Whether to outline the mask on the image. The detail never has an outline, which would hide a thin defect.
+            Whether to outline the mask in the image. The detail has no outline, because an outline would hide a thin
+            defect.
         detail : bool, default=True
             Whether to show an enlarged detail of the defect in a second panel.
 
@@ -182,8 +186,8 @@ class SyntheticDefectsDisplay:
                 )
             self.axes_ = self.axes_.reshape(len(images), n_panels)
         self.figure_ = self.axes_[0, 0].figure
-        # All images share one white point: dim ones, such as 12 bits in a 16-bit file, become visible, and images
-        # stay comparable.
+        # The brightest pixel of all images is shown in white. Dim images, such as 12-bit data in a 16-bit file, become
+        # visible, and the brightness of the images can still be compared.
         white = max(image.max() for image in images)
         for i, (image, mask) in enumerate(zip(images, masks)):
             for ax in self.axes_[i]:
@@ -202,7 +206,7 @@ class SyntheticDefectsDisplay:
         return self
 
     def _check_lengths(self):
-        """Check that there is a mask and a provenance for each image, and return images and masks."""
+        """Check the numbers of masks and of provenance entries, and return images and masks."""
         images = Images(self.images, name="images")
         masks = Masks(self.masks, len(images))
         if self.provenance is not None and len(self.provenance) != len(images):
@@ -218,14 +222,14 @@ class SyntheticDefectsDisplay:
         for i, image in enumerate(images):
             mask = masks.get(i, image.shape)
             if mask is None or not mask.any():
-                came = "None" if mask is None else "an empty one"
+                came = "None" if mask is None else "an empty mask"
                 raise ValueError(f"{masks.where(i)}: expected a mask that marks the defect, got {came}.")
             read.append((image, mask))
         return read
 
 
 def _steps_from_the_end(estimator):
-    """Yield the estimators inside pipelines and searches, from the last step to the first."""
+    """Yield the steps of an estimator from the last to the first, including those inside pipelines and searches."""
     if isinstance(estimator, Pipeline):
         for _, step in reversed(estimator.steps):
             yield from _steps_from_the_end(step)
@@ -237,7 +241,7 @@ def _steps_from_the_end(estimator):
 
 
 def _describe(origin, n_panels):
-    """Return the caption of an image: at most two lines that fit under its panels."""
+    """Return the caption of an image, wrapped to at most two lines that fit under its panels."""
     text = ", ".join(origin[key] for key in ("augmenter", "region") if origin.get(key))
     if origin.get("prompt"):
         text = f'"{origin["prompt"]}"'
@@ -248,9 +252,10 @@ def _describe(origin, n_panels):
 
 
 def _surroundings(mask):
-    """Return the range of rows and of columns around a mask, inside the image and of the same aspect ratio."""
+    """Return the ranges of rows and columns of a detail: a section around the mask, in the proportions of the image."""
     extents = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1) for axis in (1, 0)]
-    # 1.5 times the size of the defect, but at least a quarter of the image, because less would show only pixels.
+    # The detail is 1.5 times as large as the defect, but at least a quarter of the height and width of the image. A
+    # smaller detail would show only single pixels.
     share = max(1.5 * (stop - start) / size for (start, stop), size in zip(extents, mask.shape))
     ranges = []
     for (start, stop), size in zip(extents, mask.shape):
