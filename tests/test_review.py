@@ -100,7 +100,7 @@ def test_nothing_outside_the_folder_is_read(tmp_path, name):
     folder = ReviewFolder(tmp_path / "inside")
     name = name.format(outside=tmp_path / "secret.png")
     for act in (folder.locate, folder.read, lambda name: folder.correct(name, 0)):
-        with pytest.raises(ValueError, match="expected a file within the folder, got one that leads outside"):
+        with pytest.raises(ValueError, match="expected a file within the folder, got a path that leads outside"):
             act(name)
     assert [(entry.name, "outside" in entry.problem) for entry in folder.entries()] == [("link.png", True)]
     assert not (tmp_path / "inside" / "review").exists()
@@ -224,7 +224,7 @@ def test_a_line_that_is_no_decision_is_refused(folder, source, line):
     folder.correct(source, 0)
     with open(folder.path / "review" / "decisions.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match="line 2: expected a decision, an object with what"):
+    with pytest.raises(ValueError, match="line 2: expected a decision: a JSON object with the keys what"):
         load_review(folder.path)
 
 
@@ -252,7 +252,7 @@ def test_nothing_is_written_through_a_link_that_leads_outside(folder, source, re
     (outside / "file").touch()
     (folder.path / place).parent.mkdir(exist_ok=True)
     (folder.path / place).symlink_to(outside / "file" if place.endswith("l") else outside)
-    with pytest.raises(ValueError, match="expected a place within the folder, got a link"):
+    with pytest.raises(ValueError, match="expected a path within the folder, got a link"):
         folder.decide("accepted", source, folder.read(source), region)
     assert [path.name for path in outside.iterdir()] == ["file"]
     assert (outside / "file").read_bytes() == b""
@@ -603,8 +603,11 @@ def test_a_skops_file_with_types_of_others_is_refused(tmp_path):
         (["nowhere"], "'nowhere': expected a folder of images, found no such folder"),
         ([".", "--detector", "nowhere.pkl"], "No such file or directory: 'nowhere.pkl'"),
         ([".", "--detector", "unfitted.pkl"], "not fitted yet"),
-        ([".", "--augmenter", "unfitted.pkl"], "expected an estimator with paint, got ExDDDetector"),
-        ([".", "--augmenter", "broken.pkl"], "broken.pkl: expected a saved estimator, got a file that fails to load"),
+        ([".", "--augmenter", "unfitted.pkl"], "expected an estimator with the method paint, got ExDDDetector"),
+        (
+            [".", "--augmenter", "broken.pkl"],
+            "broken.pkl: expected a saved estimator, got a file that cannot be loaded",
+        ),
         ([".", "--port", "99999"], "--port: expected a number from 0 to 65535, got 99999"),
     ],
 )
@@ -842,7 +845,7 @@ def test_listening_beyond_this_machine_is_warned_of(folder, monkeypatch, capsys)
     main([str(folder.path), "--port", "0", "--host", "0.0.0.0"])
     main([str(folder.path), "--port", "0"])
     output = capsys.readouterr()
-    assert output.err.count("Warning: the page listens on 0.0.0.0, can be reached from other machines") == 1
+    assert output.err.count("Warning: the page listens on 0.0.0.0. Other machines can reach it") == 1
     assert f"http://{socket.gethostname()}:" in output.out
     assert all(token in output.out for _, token, _ in served)
     assert served[0][1] != served[1][1]

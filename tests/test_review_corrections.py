@@ -211,7 +211,7 @@ def test_a_correction_that_fails_is_kept_and_can_be_applied_later(error, session
     loaded, content, name = session.detector, bits(session.detector), names_of(session, 1)[0]
     with monkeypatch.context() as patch:
         patch.setattr(ExDDDetector, "_keep", lambda *arguments: (_ for _ in ()).throw(error))
-        with pytest.raises(ValueError, match=rf"^The correction of '{name}' is kept in the folder, but .*: \w+"):
+        with pytest.raises(ValueError, match=rf"^The correction of '{name}' is stored in the folder, but .*: \w+"):
             session.corrections.add(name, 1)
     assert session.detector is loaded
     assert bits(loaded) == content
@@ -275,7 +275,7 @@ def test_a_detector_that_cannot_be_saved_leaves_no_file(session, folder, tmp_pat
     (folder.path / "review" / "detectors").rmdir()
     (tmp_path / "outside").mkdir()
     (folder.path / "review" / "detectors").symlink_to(tmp_path / "outside", target_is_directory=True)
-    with pytest.raises(ValueError, match="expected a place within the folder, got a link"):
+    with pytest.raises(ValueError, match="expected a path within the folder, got a link"):
         folder.save(session.detector)
 
 

@@ -32,8 +32,9 @@ class DefectMapDisplay:
     first panel shows the image with outlines of the true mask and of the marked pixels. The second panel shows the map
     laid over the image. All maps share one colour scale.
 
-    If explanations are given, a box marks the deciding patch, and up to two more panels show the nearest training
-    patches. Without the training images, a line of text describes these patches instead.
+    If explanations are given, a box marks the deciding patch, which is the patch that determines the score. Up to two
+    more panels show the nearest training patches. If the training images are not given, a line of text describes these
+    patches instead.
 
     The title compares the score of the image with `threshold`. The arrow at the colour bar marks `pixel_threshold`:
     pixels above it are outlined, but only in images called defects, as `predict_mask` marks them. A bright spot in an
@@ -122,7 +123,7 @@ class DefectMapDisplay:
     def from_estimator(
         cls, estimator, X, y=None, *, masks=None, explain=False, X_normal=None, X_defect=None, map_range=None, **kwargs
     ):
-        """Predict maps, scores and masks (and explanations, if wanted) with a fitted detector, and plot them.
+        """Apply a fitted detector to images, and plot its anomaly maps, scores, masks and optionally explanations.
 
         Parameters
         ----------
@@ -373,7 +374,7 @@ class DefectMapDisplay:
 
 
 def _predictions(detector, X, explain):
-    """Predict the data of a display. A detector with the method `inspect` computes all of them in one pass."""
+    """Compute maps, scores, masks and explanations. Use a single pass if the detector has the method `inspect`."""
     if not hasattr(detector, "inspect"):
         explanations = detector.explain(X) if explain else None
         return {"maps": detector.predict_map(X), "scores": detector.score_samples(X), "explanations": explanations}

@@ -25,8 +25,8 @@ class SyntheticDefectsDisplay:
         Masks of the images, which are True for the pixels of the defect.
     provenance : list of dict, default=None
         Provenance of each image, as written by the augmenters. The title of an image gives its "source". The caption
-        quotes the "prompt". If there is no prompt, the caption gives the "augmenter" and the "region" instead. The caption
-        also says if the defect is hardly visible.
+        quotes the "prompt". For a defect without a prompt, it gives the "augmenter" and the "region" instead. The
+        caption also says if the defect is hardly visible.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Review by an expert: a local page to make, accept and correct defects, and the folder of decisions."""
+"""Review by an expert: a local page to make defects and to correct a detector, and the folder of decisions."""
 
 from sklearn_exdd.review.store import ReviewFolder, load_review
 

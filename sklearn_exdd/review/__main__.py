@@ -12,17 +12,21 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_exdd.review.store import ReviewFolder
 
-_RISK = "Loading such a file can run code: pass only files that you trust (a .skops file is checked first)."
+_RISK = "Loading such a file can run code: pass only files that you trust. A .skops file is checked first."
 
 
 def parser():
     """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sklearn_exdd.review",
-        description="Make synthetic defects and correct a detector on a local page. Decisions are kept in "
-        "FOLDER/review/, from where sklearn_exdd.datasets.load_review reads them.",
+        description="Make synthetic defects and correct a detector on a local page. Decisions are stored in "
+        "FOLDER/review/. To read them in Python, use sklearn_exdd.datasets.load_review.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="folder of images, or with normal/ (or good/) and defect/")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="folder of images, or folder with the subfolders normal/ (or good/) and defect/",
+    )
     parser.add_argument(
         "--detector", metavar="FILE", help=f"fitted detector to correct (.pkl, .joblib or .skops). {_RISK}"
     )
@@ -35,10 +39,12 @@ def parser():
         help="inpainting pipeline to offer: a local folder, or a name on the Hugging Face hub",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, which only this machine can reach)",
     )
     parser.add_argument(
-        "--port", type=int, default=7860, help="port to listen on; 0 takes a free one (default: %(default)s)"
+        "--port", type=int, default=7860, help="port to listen on; 0 selects a free port (default: %(default)s)"
     )
     return parser
 
@@ -49,8 +55,11 @@ def load_model(path, method):
     Parameters
     ----------
     path : str
-        File written by :mod:`pickle` or :mod:`joblib` (.pkl, .pickle, .joblib), by :mod:`skops.io` (.skops; only types
-        of this library are trusted) or, with any other suffix, by :func:`sklearn_exdd.persistence.dump`.
+        Path of the file. The suffix tells how the file was written:
+
+        * .pkl, .pickle, .joblib: by :mod:`pickle` or :mod:`joblib`.
+        * .skops: by :mod:`skops.io`. Only types of this library are trusted.
+        * any other suffix: by :func:`sklearn_exdd.persistence.dump`.
     method : str
         Name of a method that the estimator must have.
 
@@ -78,16 +87,16 @@ def load_model(path, method):
         except OSError:
             raise
         except Exception as error:  # loading a pickle may raise anything
-            message = f"{path}: expected a saved estimator, got a file that fails to load: {error!r}"
+            message = f"{path}: expected a saved estimator, got a file that cannot be loaded: {error!r}"
             raise ValueError(message) from error
     if not hasattr(estimator, method):
-        raise ValueError(f"{path}: expected an estimator with {method}, got {type(estimator).__name__}.")
+        raise ValueError(f"{path}: expected an estimator with the method {method}, got {type(estimator).__name__}.")
     check_is_fitted(estimator)
     return estimator
 
 
 def listen(host, port):
-    """Open a listening socket, so that the port is known before the page starts."""
+    """Open a listening socket. The port is then known before the page starts, even if it was chosen freely."""
     if not 0 <= port < 2**16:
         raise ValueError(f"--port: expected a number from 0 to 65535, got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -95,7 +104,7 @@ def listen(host, port):
 
 
 def main(arguments=None):
-    """Run the page until it is interrupted."""
+    """Serve the page until the process is interrupted."""
     options = parser().parse_args(arguments)
     try:
         from sklearn_exdd.review.page import serve
@@ -128,8 +137,8 @@ def main(arguments=None):
         called = socket.gethostname()
         names.add(called)
         print(
-            f"Warning: the page listens on {options.host}, can be reached from other machines and is not encrypted. "
-            "Anyone who gets the address below can see the images of the folder and decide on them.",
+            f"Warning: the page listens on {options.host}. Other machines can reach it, and the connection is not "
+            "encrypted. Anyone who gets the address below can see the images of the folder and make decisions on them.",
             file=sys.stderr,
         )
     token = token_urlsafe(16)

@@ -1,4 +1,4 @@
-"""Corrections of the loaded detector, which are applied at once, numbered and can be undone exactly."""
+"""Corrections of the loaded detector. Each correction is applied at once, has a number, and can be undone exactly."""
 
 import copy
 from threading import Lock
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sklearn_exdd._composition import follow_to_detector, partial_fit, reaches
 from sklearn_exdd.review.roi import cut_to, region_of_interest
 
-# Images are counted separately by their relation to the detector.
+# Kinds of images that are counted separately; see Change for their meaning.
 NEW, UNTOLD, KNOWN, CORRECTED = "new", "untold", "known", "corrected"
 
 
@@ -20,14 +20,14 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Applied correction: its decision in the folder, and the state before it."""
+    """Applied correction, with its decision in the folder and the state before the correction."""
 
     decision: dict
     before: State
 
 
 class Figures(NamedTuple):
-    """Numbers of found defects and false alarms in a set of images."""
+    """Numbers of found defects, of all defects, of false alarms and of all normal images in a set of images."""
 
     n_found: int
     n_defects: int
@@ -36,14 +36,19 @@ class Figures(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Figures of one kind of images before and after corrections, and the images whose verdict has changed.
+    """Effect of corrections on one kind of images: figures before and after, and the changed verdicts.
 
     Parameters
     ----------
     kind : {"new", "untold", "known", "corrected"}
-        "new": images that fit has not used. "known": images that fit has used. "untold": images for which the detector
-        cannot tell. "corrected": images that the detector has learned from corrections.
+        Relation of the images to the detector:
+
+        * "new": `fit` has not used them.
+        * "known": `fit` has used them.
+        * "untold": the detector cannot tell whether `fit` has used them.
+        * "corrected": the detector has learned them from corrections.
     before, after : Figures
+        Figures before and after the corrections.
     changed : list of str
         Names of the images whose verdict has changed.
     """
@@ -55,14 +60,14 @@ class Change(NamedTuple):
 
 
 class Corrections:
-    """Corrections of a detector, each with the state before it.
+    """Corrections of a detector. The state before each correction is stored, so that it can be restored.
 
     Parameters
     ----------
     detector : object
         Fitted detector. Corrections are applied to copies of it; the attribute `corrections_` of a copy lists them.
     folder : ReviewFolder
-        Folder that keeps each decision before it is applied.
+        Folder under review. Each decision is written to the folder before it is applied.
     busy : threading.Lock
         Lock that is held while the detector computes.
 
@@ -86,15 +91,15 @@ class Corrections:
 
     @property
     def can_learn(self):
-        """Whether the detector, itself or inside a Pipeline or a search, has `partial_fit`."""
+        """Whether the detector, or the detector inside a Pipeline or a search, has `partial_fit`."""
         return reaches(self.loaded.detector, "partial_fit", allow_frozen=False)
 
     def applied(self):
-        """List the decisions that the detector has learned, including those it had learned before it was loaded."""
+        """List the corrections that the detector has learned, on this page or before it was saved and loaded."""
         return list(getattr(self.state.detector, "corrections_", ()))
 
     def kept(self):
-        """List the corrections that the folder keeps but the detector has not learned, in the order of decision."""
+        """List the corrections in the folder that the detector has not learned, from the oldest to the latest."""
         applied = self.applied()
         return [own for own in self.folder.decisions() if own["what"] == "corrected" and own not in applied]
 
@@ -103,14 +108,14 @@ class Corrections:
         return region_of_interest(self.loaded.detector, self.folder.locate(name))  # corrections never change it
 
     def add(self, name, label, region=None):
-        """Keep the true label of an image and correct the detector.
+        """Write the true label of an image to the folder and correct the detector.
 
         Parameters
         ----------
         name : str
             Name of the image.
         label : {0, 1}
-            0 for normal, 1 for a defect.
+            True label: 0 for normal, 1 for a defect.
         region : ndarray of shape (height, width), dtype bool, default=None
             Region of the defect. Only the part within the region of interest of the detector is kept.
 
@@ -135,14 +140,14 @@ class Corrections:
         return is_cut
 
     def apply_kept(self):
-        """Apply the corrections listed by :meth:`kept`, in order."""
+        """Apply the corrections that :meth:`kept` lists, in the same order."""
         with self._changing:
             for decision in self.kept():
                 self._check_new(decision["source"])
                 self._apply(decision)
 
     def undo(self, step, *, is_last=False):
-        """Return to the state before a correction, and withdraw its decision and all later ones.
+        """Restore the state before a correction. Its decision and the decisions of all later corrections are withdrawn.
 
         Parameters
         ----------
@@ -194,8 +199,8 @@ class Corrections:
         for decision in self.applied()[: -len(self.steps) or None]:
             if decision["source"] == name:
                 raise ValueError(
-                    f"The loaded detector has already learned that {name!r} is {kinds[decision['label']]}. To change "
-                    "that, start the page with a detector saved before this correction."
+                    f"The loaded detector has already learned that {name!r} is {kinds[decision['label']]}. To correct "
+                    "the image again, start the page with a detector that was saved before this correction."
                 )
 
     def _apply(self, decision):
@@ -209,13 +214,13 @@ class Corrections:
                 detector.corrections_ = [*self.applied(), decision]
         except Exception as error:  # a detector may raise anything
             raise ValueError(
-                f"The correction of {name!r} is kept in the folder, but the detector has not changed: "
+                f"The correction of {name!r} is stored in the folder, but the detector failed and is unchanged: "
                 f"{str(error) or repr(error)}"
             ) from error
         self.state = State(detector, {}, (*self.steps, Step(decision, self.state)))
 
     def look(self, name):
-        """Find out, once per image, whether fit has used it."""
+        """Ask the loaded detector whether `fit` has used an image, and remember the answer."""
         if name not in self._is_known:
             detector = self.loaded.detector
             is_known = None
@@ -225,18 +230,19 @@ class Corrections:
             self._is_known[name] = is_known
 
     def changes(self, before, after):
-        """Compare two states on the labelled images that both have scored.
+        """Compare two states on the labelled images that were scored in both states.
 
         Parameters
         ----------
         before, after : State
+            States to compare.
 
         Returns
         -------
         changes : list of Change
-            Changes of each kind that has images.
+            One item for each kind of images. Kinds without images are left out.
         n_left_out : int
-            Number of readable labelled images that have not been scored in both states.
+            Number of labelled images that can be read but have not been scored in both states.
         """
         entries = [entry for entry in self.folder.entries() if entry.problem is None]
         labels = {entry.name: entry.label for entry in entries}
@@ -264,13 +270,13 @@ class Corrections:
 
 
 def _figures(verdicts):
-    """Count found defects and false alarms in (label, is_alarm) pairs."""
+    """Count defects, normal images, found defects and false alarms in a list of pairs (label, is_alarm)."""
     found, alarms = ([is_alarm for label, is_alarm in verdicts if label == kind] for kind in (1, 0))
     return Figures(sum(found), len(found), sum(alarms), len(alarms))
 
 
 def _labels(detector):
-    """Return the labels that stand for normal and defect in a detector."""
+    """Return the label for normal and the label for defect in the classes of a detector."""
     inner, _ = follow_to_detector(detector, method="partial_fit", allow_frozen=False)
     classes = inner.classes_.tolist()
     positive = next(

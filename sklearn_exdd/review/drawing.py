@@ -1,4 +1,4 @@
-"""Drawing with the mouse on images, and images as the page shows them."""
+"""Regions drawn with the mouse, and PNG files of images for the page."""
 
 import io
 from dataclasses import dataclass, field
@@ -8,7 +8,8 @@ import numpy as np
 from sklearn_exdd._map_colors import OUTLINE_COLOR, draw_outline, heat_colors
 
 TOOLS = ("brush", "outline", "box")
-# Longest side of an image on the page. Small images are enlarged by whole factors, so that single pixels are visible.
+# Length of the longer side of an image on the page, in pixels. Small images are enlarged by a whole factor, to at most
+# _SMALL pixels, so that single pixels are visible. Images larger than _LARGE pixels are reduced.
 _SMALL, _LARGE = 480, 1200
 _GREYS, _STRIPE = (110, 145), 8  # of the shade outside a region of interest; width in pixels of the page
 
@@ -20,8 +21,8 @@ class Stroke:
     Parameters
     ----------
     tool : {"brush", "outline", "box"}
-        "brush" paints a line, "outline" fills the area that it surrounds, and "box" spans a rectangle from its first
-        point to its last.
+        Drawing tool. "brush" paints a line. "outline" fills the area inside the line. "box" fills a rectangle between
+        the first and the last point.
     width : float
         Width of the brush, in pixels.
     points : list of (x, y)
@@ -39,7 +40,7 @@ class Stroke:
 
 
 def rasterize(strokes, shape):
-    """Draw strokes as a mask.
+    """Convert strokes to a mask.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def rasterize(strokes, shape):
     Returns
     -------
     region : ndarray of shape (height, width), dtype bool
-        True for pixels covered by a stroke.
+        Mask that is True for pixels covered by a stroke.
 
     Examples
     --------
@@ -79,13 +80,13 @@ def rasterize(strokes, shape):
 
 
 def svg(strokes, scale):
-    """Draw strokes as SVG, to show them over the image.
+    """Convert strokes to SVG elements, which the page lays over the image.
 
     Parameters
     ----------
     strokes : list of Stroke
     scale : float
-        Pixels on the page per pixel of the image.
+        Number of pixels on the page per pixel of the image.
 
     Returns
     -------
@@ -102,7 +103,7 @@ def svg(strokes, scale):
         if stroke.tool == "outline":
             shapes.append(f'<polygon points="{points}" {_FILLED}/>')
         else:
-            points += " " + points.split()[-1]  # a click is a dot
+            points += " " + points.split()[-1]  # repeat the last point, so that a mere click gives a dot
             shapes.append(f'<polyline points="{points}" stroke-width="{stroke.width * scale:.1f}" {_PAINTED}/>')
     return "".join(shapes)
 
@@ -119,15 +120,15 @@ def page_scale(shape):
 
 
 def preview(image, mask=None, longest=None, roi=None):
-    """Encode an image for the page.
+    """Encode an image as a PNG file for the page.
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float in [0, 1]
     mask : ndarray of shape (height, width), dtype bool, default=None
-        Mask whose outline is drawn.
+        Mask to outline. If it is None, nothing is outlined.
     longest : int, default=None
-        Length of the longest side in pixels; None chooses one that fits the page.
+        Length of the longer side, in pixels. If it is None, the length is chosen to fit the page.
     roi : ndarray of shape (height, width), dtype bool, default=None
         Region of interest; the image is shaded outside it.
 
@@ -165,14 +166,15 @@ def _shaded(pixels, outside):
 
 
 def heat(image, anomaly_map, threshold):
-    """Lay an anomaly map over its image.
+    """Colour an anomaly map and lay it over its image.
 
     Parameters
     ----------
     image : ndarray of shape (height, width) or (height, width, 3)
     anomaly_map : ndarray of shape (height, width)
     threshold : float
-        Value that the colour scale always reaches, so that maps of normal images stay dark.
+        Threshold of the detector. The colour scale extends at least to this value, so that the maps of normal images
+        stay dark.
 
     Returns
     -------

@@ -1,11 +1,12 @@
-"""Access control: only users who know the secret address may use the page, and only from the page itself."""
+"""Access control: requests need the secret of the printed address, and must come from the page itself."""
 
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from secrets import compare_digest
 from urllib.parse import parse_qs, urlsplit
 
-# The page loads nothing from other sites, must not be embedded in other pages, and sends its address to nobody.
+# Headers of all responses. The page loads nothing from other sites, cannot be embedded in other pages, and does not
+# send its address to other sites.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; object-src 'none'; "
@@ -23,18 +24,21 @@ class Guard:
     Parameters
     ----------
     app : ASGI application
+        Application that gets the accepted requests.
     token : str
-        Secret in the address that is printed for the user. Opening the address sets a cookie, and no request is served
-        without it, because other users of the same machine can reach its ports, too.
+        Secret that is part of the printed address. A browser that opens this address gets the secret as a cookie.
+        Requests without this cookie are refused, because other users of the same machine can reach its ports, too.
     names : set of str, default=()
-        Host names, besides localhost, under which the page may be requested.
+        Host names under which the page may be requested, in addition to localhost.
 
     Notes
     -----
-    A web site whose name is made to point to this machine (DNS rebinding) is recognised by the Host header, which
-    contains the name of the site. Requests to IP addresses and localhost are accepted, because a site cannot make its
-    name look like these. Pages of other origins are recognised by the Origin header, which browsers send with each
-    handshake of a web socket and each request other than a plain GET.
+    Two attacks by other web sites are refused:
+
+    * A site can let its own host name point to this machine (DNS rebinding). The Host header of such a request contains
+      the host name of the site. Only the known host names and IP addresses are accepted.
+    * A page of another site can send requests to this machine. The Origin header of these requests names the other
+      site. Browsers send this header when they open a web socket, and with every request except a plain GET.
     """
 
     def __init__(self, app, token, names=()):
@@ -57,7 +61,7 @@ class Guard:
                 **{"Set-Cookie": f"{cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"},
             )
         if not refusal and not self._is_token(_cookie(scope, cookie)):
-            refusal = "Open the address that was printed when the page was started: it contains a key."
+            refusal = "Open the address that was printed when the page was started. The address contains a key."
         if refusal and scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
         if refusal:
@@ -75,14 +79,15 @@ class Guard:
         return compare_digest(given.encode(), self.token.encode())
 
     def _refusal(self, scope):
-        """Return the reason to refuse a request even if it carries the secret, or None."""
+        """Return the reason to refuse a request, whether or not it contains the secret. None accepts the request."""
         host, origin = _header(scope, b"host"), _header(scope, b"origin")
         if not self._is_known(host):
             return f"Expected a request for an IP address or for {' or '.join(sorted(self.names))}, got another name."
         is_unsafe = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if (origin is None and is_unsafe) or (origin is not None and urlsplit(origin).netloc != host):
             return "Expected a request from the page itself, got one from another origin."
-        # A plain GET has no Origin header. Other sites may link to the page, but not load it as a script or frame.
+        # A plain GET has no Origin header. Another site may contain a link to the page, but must not load the page as a
+        # script or in a frame.
         is_link = _header(scope, b"sec-fetch-mode") == "navigate" and _header(scope, b"sec-fetch-dest") == "document"
         if _header(scope, b"sec-fetch-site") not in (None, "none", "same-origin") and not is_link:
             return "Expected a request from the page itself, got one from another site."

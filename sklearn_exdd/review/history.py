@@ -1,4 +1,4 @@
-"""Card of the corrections: their effect, their numbered list, and the button that saves the detector."""
+"""Card with the effect of the corrections, the numbered list of corrections, and a button to save the detector."""
 
 import asyncio
 from itertools import pairwise, takewhile
@@ -9,22 +9,22 @@ from sklearn_exdd.review.widgets import HINT, TITLE, Latest, busy, is_busy, plai
 
 _KINDS = {
     "new": "New to the detector",
-    "untold": "Labelled (this detector cannot tell which images fit has used)",
-    "known": "Used in fit: results are better than on new images",
+    "untold": "Labelled (the detector cannot tell which of them fit has used)",
+    "known": "Used in fit: these results are better than on new images",
     "corrected": "Corrected: learned by the detector",
 }
 _N_NAMES = 8
 
 
 class History:
-    """Corrections with their figures, each with a button that undoes it.
+    """List of the corrections with their figures. Each correction has a button to undo it.
 
     Parameters
     ----------
     session : ReviewSession
         Session with a detector.
     on_change : callable
-        Function called without arguments after the detector has changed.
+        Function to call, without arguments, after the detector has changed.
     """
 
     def __init__(self, session, on_change):
@@ -66,10 +66,11 @@ class History:
     def _about(self, steps, n_left_out):
         if not self.corrections.can_learn:
             kind = type(self.corrections.loaded.detector).__name__
-            return f"Decisions are kept, but {kind} has no partial_fit. To use them, fit it again with load_review."
+            text = "To use them, read them with load_review and fit again."
+            return f"Decisions are stored, but {kind} has no partial_fit. {text}"
         if not steps:
             return "A correction changes the detector at once and appears here."
-        left_out = f" {n_left_out} labelled images were not scored by both." if n_left_out else ""
+        left_out = f" {n_left_out} labelled images were not scored by both detectors." if n_left_out else ""
         return f"Loaded detector → detector with all corrections.{left_out}"
 
     def _draw_table(self, changes):
@@ -97,7 +98,7 @@ class History:
             row.draw_undo(is_last=row is self.drawn[-1])
 
     async def undo(self, step, is_last, button):
-        """Return to the state before a correction."""
+        """Restore the state before a correction."""
         if is_busy(button):
             return
         with self.rows:  # the row is deleted in the meantime
@@ -111,7 +112,7 @@ class History:
             await self.on_change()
 
     async def apply_kept(self):
-        """Apply the corrections that the folder keeps."""
+        """Apply the corrections in the folder that the detector has not learned."""
         if is_busy(self.kept):
             return
         try:
@@ -122,7 +123,7 @@ class History:
         await self.on_change()
 
     async def write(self):
-        """Save the detector in the folder of decisions."""
+        """Save the corrected detector in the folder of decisions."""
         if is_busy(self.save):  # a double click must not write two files
             return
         try:

@@ -1,4 +1,4 @@
-"""Review page: its layout, and the handlers of its buttons."""
+"""Layout of the review page, and the functions that its buttons call."""
 
 import asyncio
 from contextlib import suppress
@@ -28,12 +28,12 @@ from sklearn_exdd.review.widgets import (
 )
 
 _NUMBERS = "Numbers are scores minus the threshold."
-# Errors of the folder, which are shown to the expert.
+# Errors that the folder may raise. They are shown to the expert.
 _PROBLEMS = (OSError, ValueError)
 
 
 class MakePanel:
-    """Panel to make defects: pick an image, draw a region, choose a generator, accept or reject."""
+    """Panel to make defects: pick an image, draw a region, choose a generator, and accept or reject the result."""
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
@@ -52,7 +52,7 @@ class MakePanel:
         ui.timer(0, self.fill, once=True)
 
     async def fill(self):
-        """List the images."""
+        """Show the thumbnails of the images on which defects can be made."""
         entries = self.session.sources()
         await self.gallery.fill([(entry, None, None) for entry in entries])
         if not entries:
@@ -75,12 +75,12 @@ class MakePanel:
         self._forget()
 
     async def pick(self, name):
-        """Show an image to draw on."""
+        """Show the picked image on the canvas."""
         self._forget()
         await self.canvas.pick(name)
 
     async def make(self):
-        """Make a defect in the region."""
+        """Make a defect in the drawn region."""
         region = self.canvas.region()
         if region is None:
             return tell("Pick an image and draw where the defect goes.", "warning")
@@ -142,14 +142,14 @@ class MakePanel:
         return self.results.start()
 
     def show(self):
-        """Show the result, with or without its outline."""
+        """Show the result, with or without an outline of the defect."""
         if self.made:
             mask = self.made.mask if self.outlined.value else None
             self.result.show(self.made.image, mask, then=lambda: self.decision.set_visibility(True))
 
 
 class CorrectPanel:
-    """Panel to correct a detector: its false alarms and misses, worst first."""
+    """Panel to correct a detector. The images with the most likely mistakes come first."""
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
@@ -181,10 +181,10 @@ class CorrectPanel:
         ui.timer(0, self.rank, once=True)
 
     async def rank(self):
-        """Score all images with the detector; start again whenever it changes."""
+        """Score all images with the detector. If the detector changes in the meantime, start again."""
         entries, corrections = self.session.folder.entries(), self.session.corrections
         state, judged = corrections.state, []
-        # Ask the loaded detector, too: a correction may have replaced it before it had scored all images.
+        # Score the images with the loaded detector, too: it may have been corrected before it had scored all images.
         questions = [(entry, one) for one in (corrections.loaded, state) for entry in entries]
         questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
         if corrections.loaded is state:
@@ -197,7 +197,7 @@ class CorrectPanel:
             judged += [answer] if one is state else []
             if not is_latest():
                 return None
-            if corrections.state is not state:  # corrected on another page
+            if corrections.state is not state:  # the detector has been corrected in another window
                 return await self.rank()
             self.progress.value = n_done / len(questions)
         self.progress.set_visibility(False)
@@ -205,14 +205,14 @@ class CorrectPanel:
         await self.on_decision()
 
     async def changed(self):
-        """Show the results of a changed detector."""
+        """Show the effect of a change of the detector."""
         await self.on_decision()
         await self.rank()
         if self.canvas.name is not None:
             await self.show_map(self.canvas.name)
 
     async def refresh(self):
-        """Show the scores and decisions."""
+        """Show the current scores and decisions."""
         if self.session.detector is not None:
             decisions = self.session.folder.decisions()
             known = {own["source"]: own["label"] for own in decisions if own["what"] == "corrected"}
@@ -257,7 +257,7 @@ class CorrectPanel:
         return found, None if found is None else heat(self.session.folder.read(name), found.map, found.threshold)
 
     async def correct(self, label):
-        """Keep the true label of the image and correct the detector."""
+        """Store the true label of the picked image and correct the detector."""
         name, region = self.canvas.name, self.canvas.region() if label else None
         if name is None:
             return tell("Pick an image first.", "warning")
@@ -278,7 +278,7 @@ class CorrectPanel:
 
 
 def _caption(judged, known):
-    """Return the caption of an image (verdict and score) and its colour class."""
+    """Return the caption of an image (verdict and score), and the CSS classes of its colour."""
     if judged.score is None:
         return "unreadable", BAD
     if judged.entry.name in known:
@@ -290,7 +290,7 @@ def _caption(judged, known):
 
 
 class Page:
-    """Page with both panels, and the number of decisions above them."""
+    """Page with the panels and, above them, the numbers of decisions."""
 
     def __init__(self, session, pictures):
         self.session = session
@@ -312,7 +312,7 @@ class Page:
         ui.timer(0, self.refresh, once=True)
 
     async def refresh(self):
-        """Show the changes after a decision."""
+        """Show the numbers of decisions and the panels as they are after a decision."""
         try:
             counts = self.session.folder.counts()
             # Before anything is awaited: a refresh that takes longer than the next one must not show its old counts.
@@ -354,13 +354,14 @@ class Page:
 
 
 def serve(session, listener, token, names):
-    """Serve the page until it is interrupted.
+    """Serve the page until the process is interrupted.
 
     Parameters
     ----------
     session : ReviewSession
+        Session to show on the page.
     listener : socket.socket
-        Socket that already listens.
+        Socket that already listens on a port.
     token : str
         Secret that opens the page; see :class:`~sklearn_exdd.review.guard.Guard`.
     names : set of str
@@ -373,9 +374,9 @@ def serve(session, listener, token, names):
     config = uvicorn.Config(
         Guard(app, token, names),
         log_level="warning",
-        proxy_headers=False,  # headers of a proxy could be forged
+        proxy_headers=False,  # such headers could be forged
         server_header=False,
-        timeout_graceful_shutdown=1,  # open pages keep their connections
+        timeout_graceful_shutdown=1,  # seconds; open pages would keep their connections forever
         ws="wsproto",
     )
     with suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Review session without its page: make defects, keep decisions, and rank images by the verdicts of a detector."""
+"""Review session, independent of the page: make defects, store decisions, and rank images by likely mistakes."""
 
 from threading import Lock
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from sklearn_exdd.review.roi import check_regions, cut_to
 _THUMBNAIL = 96
 _N_THUMBNAILS = 2048
 
-# Augmenters that learn nothing from the normal images, by the names that the page shows.
+# Augmenters that learn nothing from the normal images. The keys are the names on the page.
 _CHEAP = {
     "Offset: pits, stains, scratches": OffsetDefectAugmenter,
     "Perlin: another texture": PerlinDefectAugmenter,
@@ -36,7 +36,11 @@ class Made(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Verdict of a detector on an image: the score minus the threshold, or else None and the problem."""
+    """Verdict of a detector on an image.
+
+    The score is relative to the threshold. If there is no score, because the image cannot be read
+    or the detector fails, `score` is None and `problem` holds the message.
+    """
 
     entry: object
     score: object
@@ -44,7 +48,10 @@ class Judged(NamedTuple):
 
     @property
     def surprise(self):
-        """Amount by which the verdict looks wrong: > 0 for a miss, or for an alarm on any image but a defect."""
+        """Amount by which the verdict looks wrong.
+
+        The amount is positive for a missed defect, and for an alarm on an image that is not labelled as a defect.
+        """
         return -self.score if self.entry.label == 1 else self.score
 
 
@@ -58,18 +65,18 @@ class Located(NamedTuple):
 
 
 class ReviewSession:
-    """Folder under review, with generators of defects and a detector.
+    """Review of a folder, with generators that make defects and a detector to correct.
 
     Parameters
     ----------
     folder : ReviewFolder
-        Folder under review.
+        Folder with the images and decisions.
     detector : object, default=None
-        Fitted detector with ``decision_function(images)`` and, if it locates defects, ``inspect(images)`` or
-        ``predict_map(images)``. It is not modified: corrections are applied to copies.
+        Fitted detector with the method `decision_function`. If it has the method `predict_map`, the page shows its
+        anomaly maps. The detector is not modified, because corrections are applied to copies.
     augmenters : dict of str to object, default=None
-        Further generators. An augmenter with a parameter `prompts` is cloned and given the expert's prompt. All others
-        must be fitted.
+        Further generators, by their names on the page. An augmenter with a parameter `prompts` is cloned and fitted
+        with the prompt of the expert. All other augmenters must be fitted.
 
     Raises
     ------
@@ -83,22 +90,25 @@ class ReviewSession:
         self.folder = folder
         self.generators = (augmenters or {}) | {name: augmenter() for name, augmenter in _CHEAP.items()}
         self._thumbnails = {}
-        self._busy = Lock()  # one computation at a time: each uses all cores or the only GPU
+        self._busy = Lock()  # one computation at a time, because each uses all cores or the only GPU
         self.corrections = None if detector is None else Corrections(detector, folder, self._busy)
 
     @property
     def detector(self):
-        """Detector with all applied corrections, or None."""
+        """Detector with all applied corrections, or None if the session has no detector."""
         return None if self.corrections is None else self.corrections.state.detector
 
     def sources(self):
-        """List the entries to make defects on: known normal images or, without any, all images except defects."""
+        """List the images to make defects on.
+
+        These are the images labelled normal. If the folder has no such images, they are the images without a label.
+        """
         entries = [entry for entry in self.folder.entries() if entry.label != 1]
         normal = [entry for entry in entries if entry.label == 0]
         return normal or entries
 
     def thumbnail(self, entry):
-        """Return the thumbnail of an image as the bytes of a PNG file, and its problem; one of them is None."""
+        """Return the thumbnail of an image (bytes of a PNG file) and None, or None and the reason why it failed."""
         thumbnail = self._thumbnails.get(entry.name)
         if thumbnail is None:
             content, problem = None, entry.problem
@@ -118,8 +128,8 @@ class ReviewSession:
         Returns
         -------
         left_out : list of (str, str)
-            Names and reasons, sorted by name. The files are those that are never read, and images for which a thumbnail
-            or the detector has failed so far.
+            Names and reasons, sorted by name. The list contains the files that are never read. It also contains the
+            images for which the thumbnail or the detector has failed so far.
         """
         reasons = {entry.name: entry.problem for entry in [*self.folder.left_out(), *self.folder.entries()]}
         found = {name: problem for name, (_, problem) in dict(self._thumbnails).items()}  # other threads add to them
@@ -129,7 +139,7 @@ class ReviewSession:
         return sorted((name, reason) for name, reason in reasons.items() if reason)
 
     def takes_prompt(self, generator):
-        """Return whether a generator takes a prompt."""
+        """Return True if a generator needs a prompt."""
         return hasattr(self.generators[generator], "prompts")
 
     def open(self, name):
@@ -164,9 +174,9 @@ class ReviewSession:
         generator : str
             Name of the generator in `generators`.
         prompt : str, default=None
-            Prompt for a generator that takes one.
+            Description of the defect, for a generator that needs a prompt.
         seed : int, default=0
-            Seed of the generator.
+            Seed of the random numbers.
 
         Returns
         -------
@@ -194,17 +204,18 @@ class ReviewSession:
         return Made(made.images[0], made.masks[0], provenance["visible"], is_cut, {"source": source, **recipe})
 
     def decide(self, made, accept):
-        """Keep the decision on a synthetic defect."""
+        """Write the decision on a synthetic defect to the folder."""
         return self.folder.decide("accepted" if accept else "rejected", image=made.image, mask=made.mask, **made.recipe)
 
     def judge(self, entry, state=None):
-        """Score an image with the detector; repeated calls return the same verdict.
+        """Score an image with a state of the detector. Each state scores an image only once.
 
         Parameters
         ----------
         entry : Entry
+            Image to score.
         state : State, default=None
-            State of the detector; None for the current one.
+            State of the detector. By default, the current state.
 
         Returns
         -------
@@ -219,18 +230,18 @@ class ReviewSession:
                     with self._busy:
                         score = float(detector.decision_function([self.folder.locate(entry.name)])[0])
                         self.corrections.look(entry.name)
-                except Exception as error:  # a detector may raise anything, and the other images must still be judged
+                except Exception as error:  # a detector may raise anything; the other images are still scored
                     score, problem = None, str(error)
             known[entry.name] = Judged(entry, score, problem)
         return known[entry.name]
 
     def take_back(self):
-        """Withdraw the latest decision; a correction is also undone in the detector.
+        """Withdraw the latest decision. If it is a correction, also undo it in the detector.
 
         Returns
         -------
         decision : dict or None
-            Withdrawn decision, or None without any decision.
+            Withdrawn decision, or None if the folder contains no decision.
         """
         if self.corrections is not None:
             return self.corrections.take_back()
@@ -240,21 +251,22 @@ class ReviewSession:
         return decision
 
     def worst_first(self, judged):
-        """Sort images in the order in which an expert should look at them.
+        """Sort images by the order in which an expert should look at them.
 
         Parameters
         ----------
         judged : list of Judged
+            Verdicts to sort.
 
         Returns
         -------
         ranking : list of Judged
-            Most surprising alarms and misses first, images without a score last.
+            Verdicts, with the most likely mistakes first and images without a score last.
         """
         return sorted(judged, key=lambda item: (item.score is None, 0 if item.score is None else -item.surprise))
 
     def locate(self, name):
-        """Locate the defect in an image.
+        """Locate the defect in an image with the current detector.
 
         Parameters
         ----------
@@ -264,7 +276,7 @@ class ReviewSession:
         Returns
         -------
         located : Located or None
-            Result, or None if the detector has no maps.
+            Location of the defect, or None if the detector computes no anomaly maps.
         """
         detector = self.detector  # one state, even if a correction is applied in the meantime
         if not reaches(detector, "predict_map"):

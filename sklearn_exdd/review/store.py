@@ -27,7 +27,11 @@ _DETECTORS = "detectors"
 
 
 class Entry(NamedTuple):
-    """Image of the folder: its path in the folder, its label (0, 1 or None), and why it cannot be used (or None)."""
+    """Image of the folder.
+
+    `name` is the path in the folder, and `label` is 0 (normal), 1 (defect) or None (unknown). `problem` holds the
+    reason why the image cannot be used, or None if it can be used.
+    """
 
     name: str
     label: object
@@ -40,9 +44,9 @@ class ReviewFolder:
     Parameters
     ----------
     path : str or path-like
-        Folder with `normal/` (or `good/`) and optionally `defect/` and `masks/`, as
-        :func:`~sklearn_exdd.datasets.load_folder` reads. Images elsewhere in the folder have no label. Decisions are
-        written to its sub-folder `review/`.
+        Folder with the subfolders `normal/` (or `good/`) and optionally `defect/` and `masks/`. See
+        :func:`~sklearn_exdd.datasets.load_folder` for this layout. Images elsewhere in the folder have no label.
+        Decisions are written to the subfolder `review/`.
 
     Raises
     ------
@@ -51,7 +55,8 @@ class ReviewFolder:
 
     Notes
     -----
-    Nothing outside the folder is read or written. Links that lead out of it are refused and listed with this problem.
+    Nothing outside the folder is read or written. Links that lead out of the folder are not followed. They are listed
+    with this problem.
 
     Examples
     --------
@@ -76,7 +81,7 @@ class ReviewFolder:
         self._saving = Lock()
 
     def entries(self):
-        """List the images of the folder, without masks and decisions.
+        """List the images of the folder. Masks and the files of decisions are not listed.
 
         Returns
         -------
@@ -86,12 +91,12 @@ class ReviewFolder:
         return [self._entry(name) for name in list_files(self.path).images if _is_under_review(name)]
 
     def left_out(self):
-        """List the files that may be images but are not read, without masks and decisions.
+        """List the files that may be images but are not read. Masks and the files of decisions are not listed.
 
         Returns
         -------
         entries : list of Entry
-            Files, sorted by name, each with its problem.
+            Files, sorted by name. The `problem` of an entry tells why the file is not read.
         """
         names = [name for name in list_files(self.path).left_out if _is_under_review(name)]
         return [Entry(name, None, why_left_out(self.path / name)) for name in names]
@@ -105,7 +110,7 @@ class ReviewFolder:
         return Entry(name, _LABELS.get(name.partition("/")[0]) if "/" in name else None, problem)
 
     def locate(self, name):
-        """Return the file of an image or a mask.
+        """Return the path of an image or a mask.
 
         Parameters
         ----------
@@ -125,7 +130,7 @@ class ReviewFolder:
         """
         path = self.path / name
         if os.path.isabs(name) or not self._holds(path):
-            raise ValueError(f"{name!r}: expected a file within the folder, got one that leads outside it.")
+            raise ValueError(f"{name!r}: expected a file within the folder, got a path that leads outside the folder.")
         if not path.is_file():
             came = "expected a file, got a folder" if path.is_dir() else "the folder contains no such file"
             raise FileNotFoundError(f"{name!r}: {came}.")
@@ -138,15 +143,16 @@ class ReviewFolder:
             return False
 
     def read(self, name):
-        """Decode an image of the folder; see :func:`~sklearn_exdd._images.read_image`."""
+        """Read an image of the folder with :func:`~sklearn_exdd._images.read_image`."""
         return read_image(self.locate(name), repr(name))
 
     def decide(self, what, source, image, mask, *, generator=None, prompt=None, seed=None, model=None):
-        """Keep the decision on a synthetic defect.
+        """Write the decision on a synthetic defect, its image and its mask to the folder.
 
         Parameters
         ----------
         what : {"accepted", "rejected"}
+            Decision of the expert.
         source : str
             Name of the image that the defect was made on.
         image : ndarray of shape (height, width) or (height, width, 3), dtype uint8, uint16 or float in [0, 1]
@@ -154,7 +160,7 @@ class ReviewFolder:
         mask : ndarray of shape (height, width), dtype bool
             Mask of the defect.
         generator, prompt, model : str, default=None
-            Recipe of the defect.
+            Name of the generator, prompt and model that the defect was made with.
         seed : int, default=None
             Seed of the generator.
 
@@ -180,16 +186,16 @@ class ReviewFolder:
         )
 
     def correct(self, source, label, mask=None):
-        """Keep the true label of an image of the folder.
+        """Write the true label of an image to the folder.
 
         Parameters
         ----------
         source : str
             Name of the image.
         label : {0, 1}
-            0 for normal, 1 for a defect.
+            True label: 0 for normal, 1 for a defect.
         mask : ndarray of shape (height, width), dtype bool, default=None
-            Mask of the defect; None if it is unknown.
+            Mask of the defect, or None if the mask is not known.
 
         Returns
         -------
@@ -204,7 +210,7 @@ class ReviewFolder:
         return self._append({"what": "corrected", "source": source, "image": None, "mask": mask, "label": label})
 
     def withdraw(self, decision):
-        """Withdraw a decision; its files are kept.
+        """Withdraw a decision. The image and the mask of the decision are not deleted.
 
         Parameters
         ----------
@@ -214,7 +220,9 @@ class ReviewFolder:
         return self._append({**decision, "what": "withdrawn", "label": None})
 
     def save(self, detector):
-        """Write a detector beside the decisions under the next free number. The file is written whole or not at all.
+        """Save a detector in the folder of decisions. The file name is the next free number.
+
+        If an error occurs, no incomplete file is left behind.
 
         Parameters
         ----------
@@ -229,7 +237,7 @@ class ReviewFolder:
         Raises
         ------
         TypeError
-            If it is not a detector of this library, for example a Pipeline.
+            If the object is not a detector of this library, for example a Pipeline.
         """
         place = self._own(_DETECTORS)
         place.mkdir(parents=True, exist_ok=True)
@@ -240,12 +248,12 @@ class ReviewFolder:
         return f"{_OWN}/{name}"
 
     def decisions(self):
-        """List the latest decision on each item, in the order in which they were made.
+        """List the latest decision on each image or synthetic defect, from the oldest to the newest.
 
         Returns
         -------
         decisions : list of dict
-            Decisions, without withdrawn ones.
+            Decisions that have not been withdrawn.
 
         Warns
         -----
@@ -260,7 +268,7 @@ class ReviewFolder:
         return [decision for decision in latest.values() if decision["what"] != "withdrawn"]
 
     def counts(self):
-        """Count the decisions of each kind, as a Counter."""
+        """Return a Counter with the number of decisions of each kind."""
         return Counter(decision["what"] for decision in self.decisions())
 
     def _lines(self):
@@ -272,22 +280,22 @@ class ReviewFolder:
             try:
                 decision = json.loads(line)
             except ValueError:
-                message = f"{place}, line {number}: expected a decision as JSON, got an incomplete line; it is skipped."
+                message = f"{place}, line {number}: expected a decision as JSON, got an incomplete line. It is skipped."
                 warn(message, RuntimeWarning, stacklevel=4)
                 continue
             if not _is_decision(decision):
                 raise ValueError(
-                    f"{place}, line {number}: expected a decision, an object with what (one of {_WHATS}), source, "
-                    f"image, mask and label (0, 1 or null), got {line[:80].decode(errors='replace')!r}. Correct the "
-                    "line or remove it."
+                    f"{place}, line {number}: expected a decision: a JSON object with the keys what (one of {_WHATS}), "
+                    f"source, image, mask and label (0, 1 or null), got {line[:80].decode(errors='replace')!r}. "
+                    "Correct the line or remove it."
                 )
             yield {"image": None, "mask": None, "label": None, **decision}
 
     def _own(self, name):
-        """Return a place in the folder of decisions; refuse links and places outside the folder."""
+        """Return a path in the folder of decisions. Links, and paths that lead outside the folder, are refused."""
         place = self.path / _OWN / name
         if place.is_symlink() or not self._holds(place):
-            raise ValueError(f"{str(place)!r}: expected a place within the folder, got a link. Remove it.")
+            raise ValueError(f"{str(place)!r}: expected a path within the folder, got a link. Remove the link.")
         return place
 
     def _write(self, name, content):
@@ -301,8 +309,8 @@ class ReviewFolder:
         place = self._own(_FILE)
         place.parent.mkdir(exist_ok=True)
         with open(place, "a+b") as file:
-            # If a crash has left an incomplete line, start a new one. A line that another process is still writing also
-            # looks incomplete; the blank line that follows it then is skipped by readers.
+            # If a crash has left an incomplete line, start a new line. A line that another process is still writing
+            # looks incomplete, too. In this case, a blank line results, which readers skip.
             torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             file.write(b"\n" * torn + json.dumps(decision).encode() + b"\n")
             file.flush()
@@ -311,35 +319,37 @@ class ReviewFolder:
 
 
 def load_review(path):
-    """List the decisions of an expert in a folder, for `fit`, `partial_fit` and the augmenters.
+    """Read the decisions of an expert as data for `fit`, `partial_fit` and the augmenters.
 
     Parameters
     ----------
     path : str or path-like
-        Folder that `python -m sklearn_exdd.review` was started on.
+        Folder with which `python -m sklearn_exdd.review` was started.
 
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
         X : list of pathlib.Path, length n_decisions
-            Accepted synthetic defects and corrected images, in the order of the decisions; no file is decoded.
+            Files of accepted synthetic defects and of corrected images, in the order of the decisions. The images are
+            not read.
         y : ndarray of shape (n_decisions,), dtype int
-            1 for a defect, 0 for a normal image.
+            Labels: 1 for a defect, 0 for a normal image.
         masks : list of pathlib.Path or None, length n_decisions
-            Mask of each defect that has one, otherwise None.
+            Masks of the defects. The entry is None for normal images and for defects without a mask.
         kinds : ndarray of shape (n_decisions,), dtype str
-            For a normal image, "normal". For a defect, its prompt if it was generated from one, otherwise "defect".
+            Kind of each image. This is "normal" for a normal image, the prompt for a defect that was generated from a
+            prompt, and "defect" for any other defect.
         provenance : list of dict, length n_decisions
-            Decisions: "what" ("accepted" or "corrected"), "source" and "time". "source" is a path relative to the
-            folder: that of the corrected image, or of the normal image that a synthetic defect was made on. Synthetic
-            defects also have "generator", "prompt", "model" and "seed".
+            Decisions as dictionaries with the keys "what" ("accepted" or "corrected"), "source" and "time". The source
+            is the corrected image, or the normal image that a synthetic defect was made on, as a path relative to the
+            folder. Synthetic defects also have "generator", "prompt", "model" and "seed".
 
     Raises
     ------
     FileNotFoundError
         If the folder, or a file named by a decision, does not exist.
     ValueError
-        If a line is not a decision, or names a file outside the folder.
+        If a line is not a decision, or if it names a file outside the folder.
 
     Warns
     -----
@@ -348,7 +358,8 @@ def load_review(path):
 
     Notes
     -----
-    The latest decision on an item counts. Rejected and withdrawn items are left out.
+    If there are several decisions on an image or a synthetic defect, the latest decision is used. Rejected defects and
+    withdrawn decisions are left out.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Parts of the page: images that it serves, thumbnails to pick from, and an image to draw on."""
+"""Parts of the page: the images it sends to browsers, thumbnails to pick from, and an image to draw on."""
 
 import asyncio
 from collections import OrderedDict
@@ -19,13 +19,13 @@ _N_PICTURES = 512
 
 
 class Pictures:
-    """Images shown most recently on the page. Only these are served, never a file."""
+    """Images that the page has shown most recently. Browsers can request only these images, and no files."""
 
     def __init__(self):
         self._contents = OrderedDict()
 
     def url(self, content):
-        """Keep an image (bytes of a PNG file) and return its address."""
+        """Store an image (bytes of a PNG file) and return its address on the page."""
         key = sha256(content).hexdigest()
         self._contents[key] = content
         self._contents.move_to_end(key)
@@ -34,7 +34,7 @@ class Pictures:
         return f"/pictures/{key}"
 
     async def answer(self, key: str):
-        """Answer the request for an image."""
+        """Answer the request of a browser for an image."""
         if key not in self._contents:
             raise HTTPException(404, "No such image.")
         return Response(self._contents[key], media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
@@ -46,7 +46,7 @@ def plain(text):
 
 
 def tell(message, kind="info"):
-    """Show a message for 2 s; a warning or an error stays for 20 s, or until it is closed."""
+    """Show a message for 2 s. Warnings and errors are shown for 20 s, unless the user closes them earlier."""
     stays = {"timeout": 2000}
     if kind in ("warning", "negative"):
         close = {"label": "Close", "color": "white" if kind == "negative" else "black"}
@@ -82,18 +82,20 @@ def is_busy(button):
 
 
 class Gallery:
-    """Thumbnails, shown page by page.
+    """Thumbnails of images, distributed over several pages.
 
     Parameters
     ----------
     title : str
         Heading.
     session : ReviewSession
+        Session that makes the thumbnails.
     pictures : Pictures
+        Store of the images to send to browsers.
     on_pick : callable
-        Function called with the name of the picked image.
+        Function to call with the name of the picked image.
     on_draw : callable
-        Function called without arguments after thumbnails have been drawn.
+        Function to call, without arguments, after thumbnails have been drawn.
     """
 
     def __init__(self, title, session, pictures, on_pick, on_draw):
@@ -106,7 +108,7 @@ class Gallery:
         self.row = ui.element("div").classes("w-full grid gap-2 grid-cols-[repeat(auto-fill,minmax(5.5rem,1fr))]")
 
     async def fill(self, items):
-        """Show images, given as a list of (entry, caption, colour class of the caption)."""
+        """Show images, given as a list of tuples (entry, caption, CSS classes of the caption)."""
         self.items = items
         self.pages.max = max(1, -(-len(items) // _PER_PAGE))
         self.pages.value = min(self.pages.value, self.pages.max)
@@ -186,11 +188,12 @@ class _Tile:
 
 
 class LeftOut:
-    """Collapsible list of files that cannot be used, each with the reason; its heading counts them.
+    """Collapsible list of files that cannot be used, with the reasons. The heading gives the number of files.
 
     Parameters
     ----------
     session : ReviewSession
+        Session whose files are listed.
     """
 
     def __init__(self, session):
@@ -201,7 +204,7 @@ class LeftOut:
             self.rows = ui.column().classes("w-full gap-1 max-h-60 overflow-y-auto flex-nowrap")
 
     async def refresh(self):
-        """Show the files that are left out now."""
+        """Show the files that are currently left out."""
         is_latest = self.refreshes.start()
         left_out = await asyncio.to_thread(self.session.left_out)
         if left_out == self.shown or not is_latest():
@@ -355,7 +358,7 @@ class Canvas:
         scale = page_scale(self.shape)
         point = min(max(event.image_x / scale, 0), width - 1), min(max(event.image_y / scale, 0), height - 1)
         if event.type == "pointerdown" and event.button == 0:
-            # The slider is relative to the longer side of the image: 100 stands for a quarter of it.
+            # The slider sets the width relative to the image: 100 means a quarter of the longer side of the image.
             thickness = max(1, self.width.value / 400 * max(self.shape))
             self.strokes = [*self.strokes, Stroke(self.tool.value, thickness, [point])]
             self.is_drawing = True
