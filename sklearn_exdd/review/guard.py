@@ -36,7 +36,8 @@ class Guard:
     Two attacks by other web sites are refused:
 
     * A site can let its own host name point to this machine (DNS rebinding). The Host header of such a request contains
-      the host name of the site. Only the known host names and IP addresses are accepted.
+      the host name of the site. Only known host names and IP addresses are accepted, because the host name of a site
+      cannot look like them.
     * A page of another site can send requests to this machine. The Origin header of these requests names the other
       site. Browsers send this header when they open a web socket, and with every request except a plain GET.
     """

@@ -55,8 +55,8 @@ class ReviewFolder:
 
     Notes
     -----
-    Nothing outside the folder is read or written. Links that lead out of the folder are not followed. They are listed
-    with this problem.
+    Nothing outside the folder is read or written. Links that lead out of the folder are not followed, but listed as
+    files that cannot be used.
 
     Examples
     --------
