@@ -36,10 +36,10 @@ class DefectMapDisplay:
     more panels show the nearest training patches. If the training images are not given, a line of text describes these
     patches instead.
 
-    The title compares the score of the image with `threshold`. The arrow at the colour bar marks `pixel_threshold`:
-    pixels above it are outlined, but only in images called defects, as `predict_mask` marks them. A bright spot in an
-    image called normal is therefore not outlined. If no pixel of a defect exceeds the pixel threshold, the
-    surroundings of the peak are marked, and their outline has dashes of its own.
+    The title compares the score of the image with `threshold`. The arrow at the colour bar marks `pixel_threshold`. As
+    in `predict_mask`, pixels above this threshold are outlined only if the image is called a defect. A bright spot in
+    an image called normal is therefore not outlined. If an image is called a defect but no pixel exceeds the pixel
+    threshold, the surroundings of the peak are marked. Their outline has dashes of its own.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class DefectMapDisplay:
         True labels: 1 (or True) for a defect, 0 for a normal image. If only `masks` is given, the images whose mask
         marks a pixel are defects.
     predicted_masks : array-like of shape (n_images, height, width) or list of array-like, default=None
-        Pixels that the detector marks, as returned by `predict_mask`. By default, the pixels of the map above
-        `pixel_threshold`; in an image whose score is not above `threshold`, none.
+        Pixels that the detector marks, as returned by `predict_mask`. By default, these are the pixels of the map
+        above `pixel_threshold`. In an image whose score does not exceed `threshold`, no pixel is marked.
     explanations : list of dict, default=None
         Explanation of each image, as returned by the method `explain` of a detector.
     normal_images, defect_images, synthetic_images : images, default=None
@@ -312,11 +312,11 @@ class DefectMapDisplay:
         return images, maps, [masks and masks.get(i, image.shape) for i, image in enumerate(images)]
 
     def _decision(self, i):
-        """Tell whether an image is called a defect; None if its score or the threshold is not known."""
+        """Return True if an image is called a defect, or None if the score or the threshold is not known."""
         return None if self.scores is None or self.threshold is None else bool(self.scores[i] > self.threshold)
 
     def _outline_marked(self, ax, i, anomaly_map, level, predicted):
-        """Outline the marked pixels of an image, and return the line by its label in the legend."""
+        """Outline the marked pixels of an image. Return a dict from the label in the legend to the line style."""
         if predicted is not None:
             mask = np.asarray(predicted[i])
             if not mask.any():

@@ -38,8 +38,8 @@ class Made(NamedTuple):
 class Judged(NamedTuple):
     """Verdict of a detector on an image.
 
-    The score is relative to the threshold. If there is no score, because the image cannot be read
-    or the detector fails, `score` is None and `problem` holds the message.
+    `score` is relative to the threshold. If the image cannot be read or the detector fails, `score` is None and
+    `problem` holds the message.
     """
 
     entry: object
