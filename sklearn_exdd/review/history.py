@@ -66,8 +66,10 @@ class History:
     def _about(self, steps, n_left_out):
         if not self.corrections.can_learn:
             kind = type(self.corrections.loaded.detector).__name__
-            text = "To use them, read them with load_review and fit again."
-            return f"Decisions are stored, but {kind} has no partial_fit. {text}"
+            return (
+                f"Decisions are stored, but {kind} has no partial_fit. To use them, read them with load_review and fit "
+                "again."
+            )
         if not steps:
             return "A correction changes the detector at once and appears here."
         left_out = f" {n_left_out} labelled images were not scored by both detectors." if n_left_out else ""
