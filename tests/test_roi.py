@@ -306,7 +306,7 @@ def test_the_command_line_takes_a_region(surfaces, roi, tmp_path, capsys):
     own = ExDDDetector("gabor", random_state=0).fit(X, y, roi=[roi] * len(X))
     persistence.dump(own, model)
     assert main(["predict", model, str(tmp_path / "parts"), "-o", out]) == 2
-    assert "on images with regions of their own. Predict in Python" in capsys.readouterr().err
+    assert "training images had different regions. Predict in Python" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -3.0, 7.5, 0.12345])

@@ -50,7 +50,7 @@ def test_a_region_that_marks_nothing_or_has_another_shape_is_refused(augmenter, 
     augmenter = clone(augmenter).fit(X, y, masks=masks)
     with pytest.raises(ValueError, match=r"^region: expected a mask that marks where the defect goes, got an"):
         augmenter.paint(X[0], np.zeros((64, 64), dtype=bool))
-    with pytest.raises(ValueError, match=r"^region\[0\]: expected the shape of its image, \(64, 64\), got \(64, 65\)"):
+    with pytest.raises(ValueError, match=r"^region: expected the shape of its image, \(64, 64\), got \(64, 65\)"):
         augmenter.paint(X[0], np.ones((64, 65), dtype=bool))
     with pytest.raises(ValueError, match=r"^image\[0\]: expected 1 channel \(grey\) as in fit, got 3"):
         augmenter.paint(colour_of(X)[0], np.ones((64, 64), dtype=bool))
