@@ -153,7 +153,7 @@ class CorrectPanel:
 
     def __init__(self, session, pictures, on_decision, on_draw):
         self.session, self.pictures, self.on_decision = session, pictures, on_decision
-        self.ranking, self.rankings = [], Latest()
+        self.ranking, self.rankings, self.ranked = [], Latest(), None
         self.maps, self.mapping = Latest(), asyncio.Lock()
         if session.detector is None:
             ui.label("Start the page with --detector FILE to correct a fitted detector.").classes("text-base")
@@ -179,6 +179,7 @@ class CorrectPanel:
                 self.map = View(pictures)
         self.history = History(session, self.changed)
         ui.timer(0, self.rank, once=True)
+        ui.timer(1, self.follow, immediate=False)
 
     async def rank(self):
         """Score all images with the detector. If the detector changes in the meantime, start again."""
@@ -189,7 +190,7 @@ class CorrectPanel:
         questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
         if corrections.loaded is state:
             questions = questions[: len(entries)]
-        is_latest = self.rankings.start()
+        is_latest, self.ranked = self.rankings.start(), state
         self.progress.value = 0
         self.progress.set_visibility(True)
         for n_done, (entry, one) in enumerate(questions, start=1):
@@ -203,6 +204,11 @@ class CorrectPanel:
         self.progress.set_visibility(False)
         self.ranking = self.session.worst_first(judged)
         await self.on_decision()
+
+    async def follow(self):
+        """Show what has been corrected or undone on another page."""
+        if self.session.corrections.state is not self.ranked:
+            await self.changed()
 
     async def changed(self):
         """Show the effect of a change of the detector."""
