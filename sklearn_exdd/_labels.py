@@ -112,7 +112,7 @@ def as_kinds(kinds, is_defect):
         Kinds as texts or whole numbers. A missing value (None, NaN or blank text) means an unknown kind. "defect" also
         means an unknown kind, because the loaders use it for defects without a name. The kind of a normal sample must
         be missing or a word that means normal.
-    is_defect : ndarray of shape (n_samples,), bool
+    is_defect : ndarray of shape (n_samples,), dtype bool
 
     Returns
     -------

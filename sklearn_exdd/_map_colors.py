@@ -40,7 +40,7 @@ def heat_colors(shares):
 
     Returns
     -------
-    colors : ndarray of shape (*shares.shape, 3), float
+    colors : ndarray of shape (*shares.shape, 3), dtype float
         RGB colours in [0, 255].
     """
     steps = np.linspace(0, 1, len(HEAT_COLORS))

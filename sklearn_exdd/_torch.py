@@ -75,12 +75,12 @@ def resize(image, shape):
 
     Parameters
     ----------
-    image : ndarray of shape (height, width, channels), float32
+    image : ndarray of shape (height, width, channels), dtype float32
     shape : tuple of int (height', width')
 
     Returns
     -------
-    resized : ndarray of shape (height', width', channels), float32
+    resized : ndarray of shape (height', width', channels), dtype float32
     """
     import torch
 

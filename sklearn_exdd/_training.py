@@ -29,13 +29,13 @@ class TrainingRun(NamedTuple):
 
     Attributes
     ----------
-    losses : ndarray of shape (n_steps,), float64
+    losses : ndarray of shape (n_steps,), dtype float64
         Loss of every step, including the steps before training was resumed.
     stopped_by : {"steps", "seconds", "plateau", "nan", "interrupt"}
         Reason why training ended.
     seconds : float
         Total wall time, including the time before training was resumed.
-    evaluations : ndarray of shape (n_evaluations, 2), float64
+    evaluations : ndarray of shape (n_evaluations, 2), dtype float64
         One row for each evaluation: the number of completed steps, and the loss on held-out data.
     """
 
@@ -79,8 +79,8 @@ def train(
         Module to train, on its device. Afterwards it is in evaluation mode and has the averaged weights.
     loss_of_step : callable
         Function called as ``loss_of_step(step, random_state)``. It returns the scalar loss of step number `step`, which
-        must depend only on the module and the two arguments. Each step gets a RandomState of its own. The global
-        generators of torch, which dropout uses, are also seeded for each step, and restored afterwards.
+        must depend only on the module and the two arguments. Each step gets a new RandomState. The global generators of
+        torch, which dropout uses, are also seeded for each step, and restored afterwards.
     max_steps : int
         Maximum number of steps, and length of the learning-rate schedule.
     max_seconds : float, default=None

@@ -15,9 +15,9 @@ class TrainingSet:
     Parameters
     ----------
     samples : Images or ndarray of shape (n_samples, n_features)
-    indices : ndarray of shape (n_samples,), int
+    indices : ndarray of shape (n_samples,), dtype int
         Position of each sample in the user's X (or X_defect).
-    groups : ndarray of shape (n_samples,), int
+    groups : ndarray of shape (n_samples,), dtype int
         Group of each sample. Samples of one group are not independent.
     masks : Masks, default=None
     synthetic : SyntheticDefects, default=None
@@ -150,7 +150,7 @@ def hold_out(groups, fraction, random_state):
 
     Returns
     -------
-    is_held_out : ndarray of shape (n_samples,), bool
+    is_held_out : ndarray of shape (n_samples,), dtype bool
     """
     numbers = random_state.permutation(np.unique(groups))
     if len(numbers) < 3:
@@ -177,7 +177,7 @@ def split_by_class(samples, is_defect, groups, masks, kinds=None):
 def group_numbers(groups, n_samples):
     """Return the number of the group of each sample, counted from 0.
 
-    A sample without a group (None, NaN or blank text) gets a group of its own.
+    A sample without a group (None, NaN or blank text) forms a separate group.
     """
     if groups is None:
         return np.arange(n_samples)

@@ -88,7 +88,7 @@ def farthest_first(X, nearest, n_select):
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features), float32 or float64
+    X : ndarray of shape (n_samples, n_features), dtype float32 or float64
     nearest : ndarray of shape (n_samples,)
         Squared distance of each row to the nearest earlier centre; -inf if the row is itself a centre.
     n_select : int

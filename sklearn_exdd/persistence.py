@@ -56,8 +56,7 @@ _HOME = {
 # Names of parameters that refer to folders on this machine. Reading such a folder may run code, because joblib's caches
 # are pickles. A file from an untrusted source must therefore not be able to set these parameters.
 _PLACES = {"memory"}
-# Current name or value for each old name or value. Files from before a renaming contain the old names and values, which
-# are the keys.
+# Dicts from old to current names and values. Files that were written before a renaming contain the old ones.
 _NEW_NAMES = {"calibration_": "_calibration", "map": "map_source"}
 _NEW_VALUES = {("image_score", "weighted"): "exdd", ("image_score", "released"): "exdd_code"}
 _SCALARS = {np.dtype(name).newbyteorder("<").str for name in ("?", *"bhilqBHILQefd")}

@@ -101,12 +101,12 @@ def top_share_mean(pixel_map, share, position_map=None, region=None):
 
     Parameters
     ----------
-    pixel_map : ndarray of shape (height, width), float32
+    pixel_map : ndarray of shape (height, width), dtype float32
     share : float
         Fraction of the pixels to average, in (0, 1]. At least one pixel is used.
-    position_map : ndarray of shape (height', width'), float32, default=None
+    position_map : ndarray of shape (height', width'), dtype float32, default=None
         Mean map of normal images. It is resized to the shape of `pixel_map` and subtracted from it first.
-    region : ndarray of shape (height, width), bool, default=None
+    region : ndarray of shape (height, width), dtype bool, default=None
         Mask of the pixels to use. None uses all pixels.
 
     Returns
@@ -135,10 +135,10 @@ def border_profile(patch_scores, rings, n_rings):
     ----------
     patch_scores : ndarray of shape (n,)
         Scores of normal patches. Each score is computed with a bank that does not contain the patch itself.
-    rings : ndarray of shape (n,), int
+    rings : ndarray of shape (n,), dtype int
         Number of patches between each patch and the border.
     n_rings : int
-        Number of rings that get a factor of their own, counted from the border. The patches inside these rings are the
+        Number of rings with a separate factor, counted from the border. The patches inside these rings are the
         reference.
 
     Returns
@@ -199,13 +199,13 @@ def mask_coverage(mask, row_centers, column_centers):
 
     Parameters
     ----------
-    mask : ndarray of shape (height, width), bool
+    mask : ndarray of shape (height, width), dtype bool
     row_centers, column_centers : ndarray of shape (height',) and (width',)
         Centres of the patches, as in :func:`upsample`. A pixel belongs to the cell of the nearest centre.
 
     Returns
     -------
-    coverage : ndarray of shape (height', width'), float64
+    coverage : ndarray of shape (height', width'), dtype float64
         Fractions in [0, 1].
 
     Examples
@@ -233,7 +233,7 @@ def patches_on_mask(mask, row_centers, column_centers):
 
     Returns
     -------
-    on_mask : ndarray of shape (height', width'), bool
+    on_mask : ndarray of shape (height', width'), dtype bool
         True for the selected patches. A thin mask may cover half of fewer than three cells. In this case, the three
         patches that the mask covers most are selected.
 
@@ -289,12 +289,12 @@ def conformal_p_values(scores, calibration_scores, groups=None):
     calibration_scores : array-like of shape (n_calibrating,)
         Scores of normal samples. Each score is computed by a detector that did not learn from the sample.
     groups : array-like of shape (n_calibrating,), default=None
-        Group of each calibration sample. Samples of one group are not independent. None treats each sample as a group
-        of its own.
+        Group of each calibration sample. Samples of one group are not independent. If None, each sample forms a
+        separate group.
 
     Returns
     -------
-    p_values : ndarray of shape (n_samples,), float64
+    p_values : ndarray of shape (n_samples,), dtype float64
         p-values in (0, 1]; NaN for a score that is NaN. Without groups,
         ``(1 + #{calibration >= score}) / (n_calibrating + 1)``. With groups,
         ``(1 + sum over groups of the fraction of calibration >= score) / (n_groups + 1)``.

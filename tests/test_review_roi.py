@@ -188,8 +188,9 @@ def test_a_detector_that_needs_a_region_with_each_image_is_refused_at_the_start(
     pytest.importorskip("nicegui")
     (tmp_path / "detector.pkl").write_bytes(pickle.dumps(wrap(own_regions(normal), normal)))
     message = (
-        r"^detector: expected one region of interest for all images, got a detector fitted on images with regions of "
-        r"their own, which .* do not carry\. Fit it with a single mask, as in fit\(X, y, roi=mask\), or crop"
+        r"^detector: expected one region of interest for all images, got a detector fitted with a separate region "
+        r"for each image\. .* have no regions\. Fit the detector with a single mask, as in fit\(X, y, roi=mask\), or "
+        r"crop"
     )
     with pytest.raises(SystemExit, match=message):
         main([str(folder.path), "--detector", str(tmp_path / "detector.pkl")])

@@ -165,7 +165,7 @@ def levels_of(picture):
     levels : ndarray of shape (height, width) or (height, width, 3)
         Grey levels or colours. If the image has a palette with colours other than greys, the dtype is bool: False for
         black, and True for any other colour.
-    opacity : ndarray of shape (height, width), uint8, or None
+    opacity : ndarray of shape (height, width), dtype uint8, or None
         Opacity of each pixel, or None if the image has no transparency.
     is_lossy : bool
         Whether the format is JPEG, which blurs colours.

@@ -15,7 +15,7 @@ def training_digests(images):
 
     Returns
     -------
-    digests : ndarray of shape (n_images,), uint64
+    digests : ndarray of shape (n_images,), dtype uint64
     """
     return np.array([_of_file(images, i) or _of_pixels(images[i]) for i in range(len(images))], dtype=np.uint64)
 
@@ -31,7 +31,7 @@ def are_known(images, digests):
 
     Returns
     -------
-    are_known : ndarray of shape (n_images,), bool
+    are_known : ndarray of shape (n_images,), dtype bool
     """
     known = set(digests.tolist())
     return np.array([_of_file(images, i) in known or _of_pixels(images[i]) in known for i in range(len(images))])

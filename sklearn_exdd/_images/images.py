@@ -42,8 +42,8 @@ class Images:
     channels : {"grey", "colour"}, default=None
         Form to which all images are converted. None leaves the images unchanged.
     bits : {8, 16}, default=None
-        Bit depth of images in integer types other than uint8 and uint16. If it is None, the depth is that of the uint8
-        or uint16 images in X, including files. If X has no such images, the largest value in the images decides.
+        Bit depth of images in integer types other than uint8 and uint16. If it is None, the depth is taken from the
+        uint8 or uint16 images in X, including files. If X has no such images, the largest value in the images decides.
     first : int, default=0
         Index of the first image in messages.
     remedy : str, default="Convert all images ..."
@@ -194,8 +194,8 @@ class Images:
         is_shared = len({id(wrapped.region) for wrapped in others._regions}) == 1
         if not is_shared and None in positions:
             raise ValueError(
-                f"{self.where(positions.index(None))}: expected the source of the defect, because each image has a "
-                "region of interest of its own, got None. Let the augmenter record it in its provenance, or use one "
+                f"{self.where(positions.index(None))}: expected the source of the defect, because the images have "
+                "different regions of interest, got None. Let the augmenter record it in its provenance, or use one "
                 "region for all images."
             )
         same = self.take(range(len(self)))
@@ -276,7 +276,7 @@ class Images:
         Parameters
         ----------
         index : int
-        pixels : ndarray of shape (height, width, channels), float
+        pixels : ndarray of shape (height, width, channels), dtype float
             Pixels in [0, 1], as in ``images[index]``.
 
         Returns

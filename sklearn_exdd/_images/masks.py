@@ -74,7 +74,7 @@ class Masks:
         ----------
         index : int
         image_shape : tuple of int (height, width, ...), default=None
-            Expected shape. None accepts any shape.
+            Expected shape. If None, any shape is accepted.
         """
         item = self._items[index]
         if item is None:
@@ -128,7 +128,7 @@ def marked(levels, opacity=None, is_lossy=False, *, where="mask", soft=True):
 
     Returns
     -------
-    marked : ndarray of shape (height, width), bool
+    marked : ndarray of shape (height, width), dtype bool
     """
     if opacity is not None and (opacity == 0).all():
         if (levels != levels[:1, :1]).any():

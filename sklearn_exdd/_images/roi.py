@@ -13,7 +13,7 @@ class ImageInRegion:
     ----------
     image : ndarray, str or path-like
         Image as the user passed it.
-    region : ndarray of shape (height, width), bool, or str, path-like or None
+    region : ndarray of shape (height, width), dtype bool, or str, path-like or None
         Mask of the region, or the path of a mask file. The file is read when it is needed. None if every pixel counts.
     """
 
@@ -132,12 +132,12 @@ def filled(image, region):
 
     Parameters
     ----------
-    image : ndarray of shape (height, width, channels), float32
-    region : ndarray of shape (height, width), bool
+    image : ndarray of shape (height, width, channels), dtype float32
+    region : ndarray of shape (height, width), dtype bool
 
     Returns
     -------
-    image : ndarray of shape (height, width, channels), float32
+    image : ndarray of shape (height, width, channels), dtype float32
     """
     color = np.rint(image[region].mean(axis=0, dtype=np.float64) * 255) / 255
     return np.where(region[..., None], image, color.astype(np.float32))
@@ -152,7 +152,7 @@ def valid_outside(image, region):
     ----------
     image : ndarray of shape (height, width) or (height, width, channels), float
         Image to correct. It is returned unchanged if its shape differs from the shape of the region.
-    region : ndarray of shape (height, width), bool, or None
+    region : ndarray of shape (height, width), dtype bool, or None
 
     Returns
     -------

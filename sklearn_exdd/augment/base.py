@@ -309,8 +309,8 @@ class BaseDefectAugmenter(DefectAugmenterMixin, BaseEstimator):
 
         Parameters
         ----------
-        image : ndarray of shape (height, width, channels), float32 in [0, 1]
-        region : ndarray of shape (height, width), bool
+        image : ndarray of shape (height, width, channels), dtype float32, in [0, 1]
+        region : ndarray of shape (height, width), dtype bool
         random_state : RandomState
         """
 

@@ -37,7 +37,7 @@ def check_painted(name, result, drawn):
 
     Returns
     -------
-    painted : ndarray of shape (height, width, channels), float
+    painted : ndarray of shape (height, width, channels), dtype float
     provenance : dict
     """
     shape = drawn.images[drawn.index].shape
@@ -66,13 +66,13 @@ def composite(drawn, painted):
     Parameters
     ----------
     drawn : Drawn
-    painted : ndarray of shape (height, width, channels), float
+    painted : ndarray of shape (height, width, channels), dtype float
 
     Returns
     -------
     image : ndarray
         Image with the defect. Outside the mask, it is equal to the source.
-    mask : ndarray of shape (height, width), bool
+    mask : ndarray of shape (height, width), dtype bool
         Mask of the pixels that changed visibly.
     contrast : float
         Mean change within the mask, divided by the standard deviation of the texture.

@@ -96,7 +96,7 @@ def perturbation_of(kind, inside, n_channels, *, sign, correlation_length, n_ste
     Parameters
     ----------
     kind : {"correlated", "white", "held"}
-    inside : ndarray of shape (height, width), bool
+    inside : ndarray of shape (height, width), dtype bool
         Region of the defect.
     n_channels : int
     sign : {"both", "dark", "bright"}
@@ -141,7 +141,7 @@ def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timest
     module : UNet2DModel
     clean : ndarray of shape (height, width, channels)
         Window of the source image, as relative contrast.
-    inside : ndarray of shape (height, width), bool
+    inside : ndarray of shape (height, width), dtype bool
         Region to generate anew.
     tiles : Tiles
     timesteps : ndarray of int
@@ -154,7 +154,7 @@ def reverse(module, clean, inside, tiles, timesteps, perturbation, *, min_timest
 
     Returns
     -------
-    made : ndarray of shape (height, width, channels), float32
+    made : ndarray of shape (height, width, channels), dtype float32
     """
     import torch
 

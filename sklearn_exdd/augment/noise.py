@@ -17,7 +17,7 @@ def perlin_noise(shape, n_cells, random_state):
 
     Returns
     -------
-    noise : ndarray of shape (height, width), float64
+    noise : ndarray of shape (height, width), dtype float64
         Smooth noise around 0, within [-1, 1].
 
     References
@@ -50,7 +50,7 @@ def correlated_noise(shape, length, random_state):
 
     Returns
     -------
-    noise : ndarray of shape (height, width), float64
+    noise : ndarray of shape (height, width), dtype float64
         Noise with an expected mean of 0 and an expected variance of 1 at every pixel.
     """
     lengths = np.broadcast_to(length, 2)
@@ -82,7 +82,7 @@ def ridge_distance(shape, center, angle, elongation, wavelength, random_state):
 
     Returns
     -------
-    distance : ndarray of shape (height, width), float64
+    distance : ndarray of shape (height, width), dtype float64
         First-order approximation of the distance, in pixels.
     """
     rows, columns = np.ogrid[: shape[0], : shape[1]]

@@ -343,7 +343,7 @@ def otsu_foreground(image):
 
     Parameters
     ----------
-    image : ndarray of shape (height, width, channels), float in [0, 1]
+    image : ndarray of shape (height, width, channels), dtype float in [0, 1]
 
     Returns
     -------

@@ -27,7 +27,7 @@ class LeftOutBanks:
     ----------
     banks : DualBank
         Banks of all images.
-    fold_of_group : ndarray of shape (n_groups,), int
+    fold_of_group : ndarray of shape (n_groups,), dtype int
         Fold of each group. -1 marks a group outside all folds. The images of such a group are scored with `banks`.
     whitenings : list of (ndarray, ndarray) or None
         Whitening of each fold, as returned by :func:`whitenings_without`. None if features are not whitened.

@@ -47,7 +47,7 @@ def check_images(
         Mask of each image. In a list, None means that the image does not have a mask.
     groups : array-like of shape (n_images,), default=None
         Group of each image. Several photographs of one part form a group, because they are not independent. An image
-        whose entry is None, NaN or "" forms a group of its own.
+        whose entry is None, NaN or "" forms a separate group.
     splits : array-like of shape (n_images,), default=None
         Part of the data that each image belongs to, such as "train" or "test".
     detector : BaseDefectDetector or Pipeline that ends in one, default=None
@@ -357,7 +357,7 @@ class _Check:
             self.add(kind, severity, rows[places], message)
 
     def find_misplaced_masks(self):
-        """Find out whether all masks are mirrored or shifted against their images."""
+        """Find out whether all masks are mirrored or shifted relative to their images."""
         rows = sorted(self.marks)
         if 0 < len(rows) < MIN_MASKS:
             self.not_checked.append(f"placement of masks: expected at least {MIN_MASKS} masks, got {len(rows)}.")

@@ -48,7 +48,7 @@ def list_image_files(folder, part=".", left_out=None):
     part : str, default="."
         Name of the sub-folder. If the sub-folder does not exist, no files are listed.
     left_out : list, default=None
-        List to extend by the files that :func:`~sklearn_exdd._images.files.list_files` leaves out.
+        List to which the function adds the files that :func:`~sklearn_exdd._images.files.list_files` leaves out.
 
     Returns
     -------
@@ -114,9 +114,9 @@ def load_folder(path):
     ----------
     path : str or path-like
         Folder of the images. The names of sub-folders of `defect/` are kinds of defect. The mask of an image lies in
-        the same sub-folder of `masks/`. Its file name is the stem of the image's name, with or without `_mask`, and any
-        image suffix. Normal images may also have masks, but these masks must be empty. Names are compared in Unicode's
-        composed form. If no name is equal, a single name that differs only in case is accepted.
+        the same sub-folder of `masks/`. The mask of the image `a.jpg` is named `a` or `a_mask`, followed by any image
+        suffix, such as `a_mask.png`. Normal images may also have masks, but these masks must be empty. Names are
+        compared in Unicode's composed form. If no name is equal, a single name that differs only in case is accepted.
 
     Returns
     -------
@@ -335,7 +335,7 @@ def load_index(path):
         * `mask` (optional): path of the mask file
         * `type` (optional): kind of defect
         * `group` (optional): group of the image. Photographs of one part belong to one group. An image whose cell is
-          blank forms a group of its own.
+          blank forms a separate group.
 
         Paths are relative to the folder and must not lead out of it. The text is in UTF-8, or in UTF-16 with a byte
         order mark. Columns are separated by commas, semicolons or tabs.
@@ -410,7 +410,7 @@ def _named(files, folder, name):
 
 
 def _own_groups(groups, X, folder):
-    """Fill in missing groups. An image without a group forms a group of its own, which is named after the image."""
+    """Fill in missing groups. An image without a group forms a separate group, which is named after the image."""
     taken, own = {composed(group) for group in groups}, []
     for group, image in zip(map(composed, groups), X):
         if not group:

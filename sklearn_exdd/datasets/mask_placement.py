@@ -1,4 +1,4 @@
-"""Detection of masks that are mirrored or shifted against their images."""
+"""Detection of masks that are mirrored or shifted relative to their images."""
 
 import numpy as np
 from scipy import fft, ndimage
@@ -7,9 +7,10 @@ from sklearn_exdd.datasets.duplicates import SIDE
 
 MIN_MASKS = 8  # minimum number of masks for a reliable result
 _REACH = SIDE // 10  # largest shift that is tried, in pixels of the reduced image
-_PADDING = 16  # number of pixels of padding before a Fourier transform, at least _REACH
+_PADDING = 16  # number of padding pixels for the Fourier transform; must be at least _REACH
 _LEAST_SHIFT = 2  # smallest shift that is reported, in pixels of the reduced image
-_LEAST_T = 4  # minimum ratio of the mean gain in contrast to its standard error
+# Minimum mean increase of the contrast under the masks, divided by the standard error of this mean.
+_LEAST_T = 4
 _LEAST_WINS = 0.7  # minimum fraction of masks that fit better after the move
 _MIRRORED = {
     "mirrored left to right": np.fliplr,
@@ -19,7 +20,7 @@ _MIRRORED = {
 
 
 def misplaced(images, masks):
-    """Find out whether the masks are mirrored or shifted against their images.
+    """Find out whether the masks are mirrored or shifted relative to their images.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ def misplaced(images, masks):
     Notes
     -----
     A single mask proves nothing, because many defects are fainter than the texture around them. Each move, such as a
-    shift, is therefore applied to all masks alike. The contrast of a pixel is the rank of its difference from its
-    surroundings. A move is reported under two conditions:
+    shift, is therefore applied in the same way to all masks. To compute the contrast of the pixels, the pixels of an
+    image are ranked by how much they differ from their surroundings. A move is reported under two conditions:
 
     * It raises the mean contrast under the masks by more than four standard errors.
     * It raises the contrast under at least 7 of 10 masks.
@@ -62,7 +63,10 @@ def misplaced(images, masks):
 
 
 def _contrast(image):
-    """Return the contrast of each pixel: the rank of its difference from its surroundings, from -0.5 to 0.5."""
+    """Return the contrast of each pixel, from -0.5 to 0.5.
+
+    Pixels are ranked by how much they differ from their surroundings. The contrast is the scaled rank.
+    """
     difference = np.abs(ndimage.gaussian_filter(image, 1) - ndimage.gaussian_filter(image, SIDE / 10))
     ranks = np.empty(difference.size)
     ranks[np.argsort(difference, axis=None, kind="stable")] = np.arange(difference.size)
@@ -70,7 +74,7 @@ def _contrast(image):
 
 
 def _under(contrast, mask):
-    """Return the mean contrast under the mask for each shift of the mask by up to _REACH pixels."""
+    """Return the mean contrast under the mask after each shift of the mask by up to _REACH pixels."""
     shape = (SIDE + _PADDING, SIDE + _PADDING)
     products = fft.irfft2(fft.rfft2(contrast, shape) * fft.rfft2(mask / mask.sum(), shape).conj(), shape)
     return np.roll(products, (_REACH, _REACH), axis=(0, 1))[: 2 * _REACH + 1, : 2 * _REACH + 1]

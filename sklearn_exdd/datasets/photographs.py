@@ -8,9 +8,11 @@ from scipy import ndimage
 
 from sklearn_exdd.datasets.duplicates import SIDE
 
-MIN_IMAGES = 8  # minimum number of images for a comparison with the others
-_MAX_SIDE = 512  # minimum length, in pixels, of the shorter side of an image after its reduction by a whole factor
-_FENCE = 3  # distance from the quartiles, in interquartile ranges, beyond which a value is far out (Tukey)
+MIN_IMAGES = 8  # minimum number of images in which images that differ from the others can be found
+# Minimum length, in pixels, of the shorter side of a reduced image. Images are reduced by an integer factor.
+_MAX_SIDE = 512
+# Minimum distance of a far-out value from the nearer quartile, in interquartile ranges (rule of Tukey).
+_FENCE = 3
 
 
 @dataclass
@@ -23,7 +25,7 @@ class Photograph:
     n_channels : int
     digest : bytes
         Hash of the pixels. Images with equal pixels have equal hashes.
-    reduced : ndarray of shape (SIDE, SIDE), float16
+    reduced : ndarray of shape (SIDE, SIDE), dtype float16
         Grey image, reduced in size.
     brightness : float
         Mean grey level, in [0, 1].
@@ -51,7 +53,7 @@ def measure(image):
 
     Parameters
     ----------
-    image : ndarray of shape (height, width, channels), float32 in [0, 1]
+    image : ndarray of shape (height, width, channels), dtype float32, in [0, 1]
 
     Returns
     -------
@@ -90,9 +92,11 @@ def _sharpness(grey):
 
 
 def _energy(details):
-    """Return the strength of details as the median, over the blocks of an 8 x 8 grid, of their mean squares.
+    """Return the strength of details.
 
-    Constant blocks are left out. A defect fills few blocks and therefore hardly affects the median.
+    The details are divided into the blocks of an 8 x 8 grid, and the mean square of each block is computed. The
+    strength is the median of these mean squares. Constant blocks are left out. A defect fills few blocks and therefore
+    hardly affects the median.
     """
     rows, columns = (max(1, length // 8) for length in details.shape)
     cut = details[: details.shape[0] // rows * rows, : details.shape[1] // columns * columns]
@@ -108,12 +112,12 @@ def far_out(values, least):
     ----------
     values : ndarray of shape (n,)
     least : float
-        Distance from the quartiles up to which a value is never far out.
+        Minimum distance of a far-out value from the nearer quartile.
 
     Returns
     -------
     below, above : ndarray of shape (n,), dtype bool
-        Masks of the values that lie far below and far above the others.
+        Masks of the values: `below` is True for values far below the others, and `above` for values far above them.
     middle : tuple of float
         First and third quartile.
     """
@@ -132,7 +136,8 @@ def odd_photographs(photographs):
     Returns
     -------
     odd : list of (str, str, ndarray of int, str)
-        Kind, severity, positions of the photographs and message of each finding.
+        Findings. Each finding is a tuple of the kind, the severity, the positions of the photographs in the list, and a
+        message.
     """
     odd = [("blank", "error", [one.is_blank for one in photographs], "All pixels are equal. Remove the image.")]
     colours = np.array([one.n_channels > 1 for one in photographs], dtype=bool)

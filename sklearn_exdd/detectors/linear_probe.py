@@ -48,8 +48,8 @@ class LinearProbeDetector(BaseDefectDetector):
         Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
         three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for feature maps, with one entry per image. It also stores the images and the training of the `augmenter`,
-        unless the augmenter has a `memory` of its own.
+        Cache for feature maps, with one entry per image. If the `memory` of the `augmenter` is None, the augmenter uses
+        the cache for its images and trained weights, too.
     batch_size : int, default=16
         Number of images processed together.
     device : str, default=None
@@ -71,7 +71,7 @@ class LinearProbeDetector(BaseDefectDetector):
         Feature extractor, fitted on the normal images.
     synthetic_ : object or None
         Synthetic defects used in `fit`.
-    roi_ : ndarray of shape (height, width), bool, or None
+    roi_ : ndarray of shape (height, width), dtype bool, or None
         Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
         The two labels, sorted.
@@ -84,8 +84,9 @@ class LinearProbeDetector(BaseDefectDetector):
         False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
         images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
-        The threshold is the conformal quantile of the highest map values of the held-out normal images.
+        Threshold on the maps. If an image is called defective, :meth:`predict_mask` marks the pixels whose map value
+        exceeds this threshold. The held-out normal images determine the threshold: it is the conformal quantile of the
+        maxima of their maps.
 
     See Also
     --------

@@ -39,7 +39,7 @@ class DefectMapDisplay:
     The title compares the score of the image with `threshold`. The arrow at the colour bar marks `pixel_threshold`. As
     in `predict_mask`, pixels above this threshold are outlined only if the image is called a defect. A bright spot in
     an image called normal is therefore not outlined. If an image is called a defect but no pixel exceeds the pixel
-    threshold, the surroundings of the peak are marked. Their outline has dashes of its own.
+    threshold, the surroundings of the peak are marked. Their outline has a different dash pattern.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class DefectMapDisplay:
         Score above which an image is called a defect.
     pixel_threshold : float, default=None
         Map value above which the pixels of a defect are marked, such as `pixel_threshold_` of a detector. By default,
-        `threshold`, unless `predicted_masks` are given.
+        this is `threshold`. If `predicted_masks` are given, the default is None, and the colour bar is not marked.
     masks : array-like of shape (n_images, height, width) or list of (array-like or None), default=None
         True masks. The entry `None` means that the image has no defect.
     labels : array-like of shape (n_images,), default=None
@@ -65,12 +65,13 @@ class DefectMapDisplay:
     explanations : list of dict, default=None
         Explanation of each image, as returned by the method `explain` of a detector.
     normal_images, defect_images, synthetic_images : images, default=None
-        Training images. The entries `normal_image` and `defect_image` of an explanation are indices into them.
-        Synthetic images have indices of their own. Only the images that are shown are read.
+        Training images. The entry `normal_image` of an explanation is an index into `normal_images`. The entry
+        `defect_image` is an index into `synthetic_images` if the entry `synthetic` is True, and into `defect_images`
+        otherwise. Only the images that are shown are read.
     map_range : tuple of (float, float), default=None
-        Values at the ends of the colour scale. By default, the lowest and the highest value of all maps. If
-        `pixel_threshold` is higher than these, it is the upper end, so that the noise of images without a defect stays
-        dark.
+        Values at the ends of the colour scale. By default, these are the lowest and the highest value of all maps. If
+        `pixel_threshold` is higher than all map values, the scale ends at `pixel_threshold`. Images without a defect
+        then stay dark.
     map_label : str, default=None
         Label of the colour bar, including the unit, in at most 40 characters. By default, the label is "anomaly score
         (no unit)".

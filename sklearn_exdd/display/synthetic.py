@@ -9,11 +9,11 @@ from sklearn_exdd._images import Images, Masks
 from sklearn_exdd.display.panels import MASK_LINE, new_axes, outline, show, write_legend
 
 _PANEL_WIDTH = 1.8  # inches
-_LETTERS_PER_INCH = 12  # estimated mean for captions, which contain some capitals
+_LETTERS_PER_INCH = 12  # estimate for captions with some capital letters
 
 
 class SyntheticDefectsDisplay:
-    """Contact sheet of synthetic defects. Each defect is shown in its image, with an outline, and enlarged.
+    """Contact sheet of synthetic defects. Each defect is shown twice: outlined in its image, and enlarged.
 
     Create it with :meth:`from_estimator`, :meth:`from_samples` or :meth:`from_predictions`.
 

@@ -59,9 +59,9 @@ def _check_region(detector, where, is_member):
         )
     if detector.roi_ is None:
         raise ValueError(
-            f"{where}: expected one region of interest for all images, got a detector fitted on images with regions "
-            f"of their own. An ONNX file cannot apply these. {remedy} If one region suits all images, pass it to fit "
-            "as roi instead."
+            f"{where}: expected one region of interest for all images, got a detector fitted with a separate "
+            f"region for each image. An ONNX file cannot apply these regions. {remedy} If one region suits all images, "
+            "pass it to fit as roi instead."
         )
 
 

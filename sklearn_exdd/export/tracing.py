@@ -61,8 +61,8 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
             examples.append(torch.rand(_BATCH, n_channels, height // stride, width // stride))
             axes.append({0: batch, 2: unit // stride * rows, 3: unit // stride * columns})
     try:
-        # Ignore warnings of the exporter. It warns of axes that share a name, which is intended, and of its own
-        # deprecated functions.
+        # Ignore warnings of the exporter. It warns of axes that share a name, which is intended. It also warns of
+        # deprecated functions that it calls itself.
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(

@@ -158,7 +158,7 @@ class BaseFeatureExtractor(
 
         Returns
         -------
-        feature_maps : list of ndarray of shape (height', width', n_features), float32
+        feature_maps : list of ndarray of shape (height', width', n_features), dtype float32
         """
         return self._fit_transform_within(X, np.inf)
 
@@ -222,7 +222,7 @@ class BaseFeatureExtractor(
 
         Returns
         -------
-        feature_maps : list of ndarray of shape (height', width', n_features), float32
+        feature_maps : list of ndarray of shape (height', width', n_features), dtype float32
             One map per image. Each position of a map is a patch.
         """
         return list(self.iter_transform(X))
@@ -236,7 +236,7 @@ class BaseFeatureExtractor(
 
         Yields
         ------
-        feature_map : ndarray of shape (height', width', n_features), float32
+        feature_map : ndarray of shape (height', width', n_features), dtype float32
         """
         validate(self)
         if self.whiten:

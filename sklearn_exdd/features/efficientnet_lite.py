@@ -66,9 +66,9 @@ class EfficientNetLiteFeatureExtractor(NetworkFeatureExtractor):
     ----------
     precision_ : {"float32", "bfloat16"}
         Precision that was selected when the extractor was fitted.
-    mean_ : ndarray of shape (n_features,), float32
+    mean_ : ndarray of shape (n_features,), dtype float32
         Mean of the raw features over the images passed to ``fit``, if `whiten` is True.
-    components_ : ndarray of shape (n_features, n_features_out), float32
+    components_ : ndarray of shape (n_features, n_features_out), dtype float32
         Matrix that whitens the features, if `whiten` is True.
     n_features_out_ : int
         Number of features per patch.

@@ -80,7 +80,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         Label of defect images in `y`. If `pos_label` is None, the defect label is recognised by its name: "bad" or "NG"
         means defect. If no name is recognised, the greater label means defect.
     random_state : int, RandomState instance or None, default=0
-        Seed of the crops and the weights. An augmenter without a seed of its own gets its seed from this one.
+        Seed of the crops and the weights. If the seed of the augmenter is None, it is derived from this one.
     image_size, tile_size, whiten, batch_size, memory, n_jobs, verbose
         See :class:`BaseFeatureExtractor`. `whiten` is True by default. `memory` also caches the trained weights.
 
@@ -90,7 +90,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
         Weights of the network.
     losses_ : ndarray of shape (n_steps,)
         Loss of each training step.
-    position_map_ : ndarray of shape (16, 16), float32
+    position_map_ : ndarray of shape (16, 16), dtype float32
         Mean logit of the normal training images at each position. Logits tend to be higher near the borders.
     weights_key_ : str
         Hash of the weights.
@@ -235,7 +235,7 @@ class LearnedFeatureExtractor(BaseFeatureExtractor):
 
         Returns
         -------
-        feature_maps : list of ndarray of shape (height', width', n_features), float32
+        feature_maps : list of ndarray of shape (height', width', n_features), dtype float32
         """
         images, is_defect, normal_maps = self._fit(X, y, masks)
         defects = np.flatnonzero(is_defect)

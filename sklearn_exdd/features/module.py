@@ -36,7 +36,8 @@ class ModuleFeatureExtractor(NetworkFeatureExtractor):
     n_input_channels : int, default=3
         Number of channels that the module expects. The channel of a grey image is repeated.
     mean, std : tuple of float
-        Mean and standard deviation used to normalise each channel of the input. The defaults are those of ImageNet.
+        Mean and standard deviation used to normalise each channel of the input. The defaults are the values of
+        ImageNet.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision in which the network computes. "auto" selects bfloat16 if the processor has bfloat16 instructions, and
         float32 otherwise. With such instructions, bfloat16 is about twice as fast. A fitted extractor keeps the

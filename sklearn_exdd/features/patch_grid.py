@@ -14,7 +14,7 @@ class PatchGrid(NamedTuple):
     Attributes
     ----------
     shape : tuple of int (height', width')
-    inside : ndarray of shape (height', width'), bool, or None
+    inside : ndarray of shape (height', width'), dtype bool, or None
         True for patches whose cell has at least one pixel in the region of interest. Only these patches have features
         and scores. None if every pixel of the image is inspected.
     """

@@ -90,8 +90,8 @@ def segmentation_loss(logits, targets, top=12):
 
     Parameters
     ----------
-    logits : torch.Tensor of shape (n, 1, height, width), float32
-    targets : torch.Tensor of shape (n, 1, height, width), float32
+    logits : torch.Tensor of shape (n, 1, height, width), dtype float32
+    targets : torch.Tensor of shape (n, 1, height, width), dtype float32
         1 on the defect, 0 elsewhere.
     top : int, default=12
         Number of the highest logits of an image. Their mean is the logit of the image.
@@ -142,8 +142,8 @@ def train_segmentation_network(
 
     Parameters
     ----------
-    planes : ndarray of shape (n, n_planes, size, size), float16
-    targets : ndarray of shape (n, 1, size / 4, size / 4), bool
+    planes : ndarray of shape (n, n_planes, size, size), dtype float16
+    targets : ndarray of shape (n, 1, size / 4, size / 4), dtype bool
         True on the defect.
     batch_size : int
         Number of crops per training step.

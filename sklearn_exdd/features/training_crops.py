@@ -12,7 +12,7 @@ _SCALE = (0.75, 1.3)  # range of the factor by which crops are enlarged
 _STRETCH = 1.15  # largest ratio between the factors by which the two axes are enlarged
 _LARGEST_CELL = 16  # largest cell of the network, in pixels
 _COVERAGE = 0.25  # minimum fraction of a target cell that a defect must cover to mark the cell
-# Fraction of the crops from each source. The second dict is used without real defects.
+# Fraction of the crops from each source. The second dict is used if no real defects are given.
 _SHARES = {"real": 0.2, "pasted": 0.35, "synthetic": 0.2, "clean": 0.25}
 _SHARES_WITHOUT = {"synthetic": 0.75, "clean": 0.25}
 
@@ -40,12 +40,12 @@ def training_crops(normal, marked, augmenter, *, n_synthetic, n_crops, size, str
         channels). The planes are float32, of shape (height', width', n_planes).
     seed : int
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache for the synthetic defects. It is used if `augmenter` does not have a `memory` of its own.
+        Cache for the synthetic defects. It is used if the `memory` of the augmenter is None.
 
     Returns
     -------
-    planes : ndarray of shape (n, n_planes, size, size), float16
-    targets : ndarray of shape (n, 1, size / stride, size / stride), bool
+    planes : ndarray of shape (n, n_planes, size, size), dtype float16
+    targets : ndarray of shape (n, 1, size / stride, size / stride), dtype bool
         True where a crop shows a defect.
     """
     random_state = np.random.RandomState(seed)

@@ -52,8 +52,8 @@ def whitening_of(shift, moments, share=_VARIANCE_SHARE):
 
     Returns
     -------
-    mean : ndarray of shape (n_features,), float32
-    components : ndarray of shape (n_features, n_kept), float32
+    mean : ndarray of shape (n_features,), dtype float32
+    components : ndarray of shape (n_features, n_kept), dtype float32
         Whitening matrix. The whitened patches are ``(patches - mean) @ components``.
     """
     count, total, products = moments

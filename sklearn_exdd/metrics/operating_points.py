@@ -73,7 +73,7 @@ def operating_points(
         NaN values are skipped. If it is None, `rates` is ignored.
     calibration_groups : array-like of shape (n_calibration,), default=None
         Group of each calibration score, if `groups` was passed to `fit`. All scores of a group together count as much
-        as one score without a group. None treats each image as a group of its own.
+        as one score without a group. If None, each image forms a separate group.
     rates : sequence of float, default=(0.01, 0.05, 0.1, 0.2)
         False-alarm rates for which thresholds are computed, each in (0, 1).
     cost_false_alarm, cost_miss : float, default=1

@@ -8,7 +8,8 @@ from sklearn.metrics import auc
 
 from sklearn_exdd._images import Masks, as_array, check_listed, check_no_table, is_missing, is_one_region
 
-_MAX_LABELS = 16  # maximum number of values in a mask, if all maps together have only two values
+# Maximum number of values in an integer mask. The number is checked only if all maps together have only two values.
+_MAX_LABELS = 16
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -92,20 +93,20 @@ def _regions_of(roi, pairs):
 
 
 def _operating_points(masks, maps, roi, region_weights=False):
-    """Return the weight of the defects found, and the number of false positives, at each value of a defect pixel.
+    """Return the weight of the defect pixels found and the number of false positives at each threshold.
 
-    The recall changes only at values that occur on defect pixels. Usually, only a small fraction of all pixels are
-    defect pixels. It is therefore enough to sort the values of normal pixels and to look up the values of defect pixels
-    among them. This method does not need an index array over all pixels. It gives the points of the exact curve, with
-    ties grouped.
+    The thresholds are the map values of the defect pixels, because the recall changes only at these values. Usually,
+    only a small fraction of all pixels are defect pixels. It is therefore enough to sort the values of normal pixels
+    and to look up the values of defect pixels among them. This method does not need an index array over all pixels. It
+    gives the points of the exact curve, with ties grouped.
 
     Returns
     -------
     found : ndarray of shape (n_points,), dtype float64
-        Total weight of the defect pixels that have exactly this value. The highest value comes first. The weight of a
-        pixel is 1 or, with `region_weights`, one over the number of pixels in its region.
+        Total weight of the defect pixels whose map value equals the threshold. The highest threshold comes first. The
+        weight of a pixel is 1 or, with `region_weights`, one over the number of pixels in its region.
     false_positives_above, false_positives : ndarray of shape (n_points,), dtype int64
-        Number of normal pixels above the value, and number of normal pixels at or above the value.
+        Number of normal pixels above the threshold, and number of normal pixels at or above the threshold.
     n_normal : int
         Number of normal pixels.
     """
@@ -149,8 +150,8 @@ def pixel_roc_auc_score(masks, maps, *, roi=None):
         Anomaly maps, where higher values mean more defective. Each map has the shape of its mask.
     roi : array of shape (height, width), Pillow image, path, or list of these, default=None
         Mask of the region of interest. Only pixels where the mask is True count. Pass a single mask for all images or a
-        list with one mask for each image, in any form that :func:`~sklearn_exdd.datasets.with_roi` accepts. None counts
-        all pixels.
+        list with one mask for each image, in any form that :func:`~sklearn_exdd.datasets.with_roi` accepts. If None,
+        all pixels count.
 
     Returns
     -------

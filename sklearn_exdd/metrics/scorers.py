@@ -54,7 +54,7 @@ class PixelScorer(_MetadataRequester):
         """Score the maps that a fitted detector predicts; see :meth:`score`."""
         return self.score(estimator, X, y, masks=masks)
 
-    # Metadata routing reads the requests of a scorer from a method with the name `score`.
+    # To find the metadata that a scorer requests, metadata routing looks for a method with the name `score`.
     def score(self, estimator, X, y=None, *, masks=None):
         """Score the maps that a fitted detector predicts. Calling the scorer does the same.
 

@@ -13,12 +13,12 @@ def image_statistics(image):
 
     Parameters
     ----------
-    image : ndarray of shape (height, width, channels), float32 in [0, 1]
+    image : ndarray of shape (height, width, channels), dtype float32, in [0, 1]
 
     Returns
     -------
     statistics : dict of str to float
-        Statistics of the mean of the channels:
+        Statistics of the image. Channels are averaged before the statistics are computed.
 
         * ``brightness``: mean of the pixels, in [0, 1].
         * ``contrast``: standard deviation of the pixels divided by their mean, >= 0. It is 0 for a black image.

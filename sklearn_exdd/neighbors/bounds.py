@@ -4,12 +4,17 @@ import numpy as np
 
 from sklearn_exdd._torch import resolve_precision
 
-SET_SIZE = 8  # number of rows in a set; the rows of a product are padded to whole sets
-_N_DIFFERENCES = 2**18  # number of differences computed at a time, which fit into the cache
+# Number of rows in a set. The search skips or examines whole sets, so matrices of rows are padded to whole sets.
+SET_SIZE = 8
+_N_DIFFERENCES = 2**18  # number of differences computed at a time, chosen to fit into the processor cache
 
 
 def products(points):
-    """Return the products that are fast on this processor and can hold the distances, from cheap to tight."""
+    """Return the classes that can compute lower bounds for the points. The fastest class comes first.
+
+    Classes are left out if this processor is slow at them, or if their dtype cannot represent the squared distances.
+    Faster classes give looser bounds.
+    """
     import torch
 
     rounded = resolve_precision("auto", torch.device("cpu"))
@@ -36,7 +41,7 @@ def _limit(dtype, points):
 
 
 def centered(points, center, dtype):
-    """Subtract a centre from points without losing precision. Smaller norms give tighter bounds."""
+    """Subtract a centre from points without losing precision. Centred points have smaller norms and tighter bounds."""
     return (points.astype(np.result_type(points, dtype), copy=False) - center).astype(dtype, copy=False)
 
 
@@ -51,7 +56,7 @@ def squares(points):
 
 
 def squared_distances(X, own, Y, others, dtype):
-    """Return the squared distances between ``X[own]`` and ``Y[others]``, from differences in `dtype`."""
+    """Return the squared distance between ``X[own[i]]`` and ``Y[others[i]]`` for each i, computed in `dtype`."""
     distances, block = np.empty(len(own), dtype=dtype), 1 + _N_DIFFERENCES // X.shape[1]
     for start in range(0, len(own), block):
         some = slice(start, start + block)
@@ -62,12 +67,13 @@ def squared_distances(X, own, Y, others, dtype):
 class Float64Product:
     """Lower bounds on the squared distances between queries and rows.
 
-    Points are ndarrays of shape (n, n_features), in the dtype of the class. They must be near 0; see :func:`centered`.
+    Points are ndarrays of shape (n, n_features) in the dtype of the class. The points must be near 0; see
+    :func:`centered`.
     The tensor of the bounds is ``of_queries(queries) @ of_rows(rows).T``.
     """
 
     dtype = np.float64
-    farthest = np.inf  # comparable number that no bound exceeds
+    farthest = np.inf  # upper limit of the numbers that `comparable` returns
 
     @classmethod
     def of_queries(cls, points):
@@ -78,19 +84,25 @@ class Float64Product:
     def of_rows(cls, points):
         """Return the matrix of the rows, a tensor with n_columns columns.
 
-        It is padded to whole sets with rows that are farther away than any real row.
+        The matrix is padded to a multiple of SET_SIZE rows. The padding rows are farther away than any real row.
         """
         columns = -2 * points, np.ones((len(points), 1)), cls._shortened(points)
         return _filled(cls._tensor(*columns), points.shape[1] + 1)
 
     @staticmethod
     def reach(limits):
-        """Return the largest bounds that squared distances up to the limits can have."""
+        """Return the largest possible lower bound for each limit on the squared distance.
+
+        If the squared distance of two points does not exceed the limit, their lower bound does not exceed the result.
+        """
         return limits
 
     @classmethod
     def comparable(cls, numbers):
-        """Convert a tensor of bounds, or of limits, to an ndarray whose numbers have the same order."""
+        """Convert a tensor of bounds or limits to an ndarray of numbers that can be compared quickly.
+
+        A smaller bound becomes a smaller number, except among negative bounds.
+        """
         import torch
 
         return numbers.to(getattr(torch, np.dtype(cls.dtype).name)).numpy()
@@ -103,7 +115,7 @@ class Float64Product:
 
     @classmethod
     def _shortened(cls, points):
-        """Return a column of squared lengths, reduced by the largest possible rounding error."""
+        """Return the squared lengths of points as a column. Each is reduced by the largest possible rounding error."""
         return ((1 - rounding(cls.dtype, points.shape[1])) * squares(points).astype(np.float64))[:, None]
 
 
@@ -114,14 +126,14 @@ class Float32Product(Float64Product):
 
 
 class BFloat16Product(Float32Product):
-    """Lower bounds computed from points rounded to bfloat16, reduced by the effect of the rounding errors.
+    """Lower bounds computed in bfloat16. The bounds allow for the rounding of the points to bfloat16.
 
     Notes
     -----
     By the Cauchy-Schwarz inequality, ``q·r`` is at most ``q^·r^ + |q - q^| |r| + |q^| |r - r^|``, where ``q^`` and
-    ``r^`` are the rounded points. Each of the last two terms takes one more column of the matrices. Squared lengths
-    take two columns each, because one column does not have enough digits. Sums are accumulated in float32 and rounded
-    once at the end.
+    ``r^`` are the rounded points. Each of the last two terms needs one additional column in the matrices. Each squared
+    length needs two columns, because one bfloat16 number does not have enough digits. Sums are accumulated in float32
+    and rounded once at the end.
     """
 
     farthest = np.iinfo(np.int16).max
@@ -148,7 +160,7 @@ class BFloat16Product(Float32Product):
 
     @classmethod
     def _digits(cls, points):
-        """Split squared lengths into leading digits and a remainder. Their sum is at most the exact value."""
+        """Split squared lengths into leading digits and a remainder, whose sum is at most the exact squared length."""
         import torch
 
         exact = torch.from_numpy(cls._shortened(points))
@@ -164,8 +176,8 @@ class BFloat16Product(Float32Product):
     def comparable(numbers):
         import torch
 
-        # Integers are compared much faster than floats. The bits of two floats, read as integers, have the order of the
-        # floats unless both floats are < 0.
+        # Integers are compared much faster than floats. If the bits of two floats are read as integers, the integers
+        # have the same order as the floats, unless both floats are negative.
         return numbers.bfloat16().view(torch.int16).numpy()
 
 
@@ -186,7 +198,8 @@ def _rounded_up(lengths):
 def _filled(matrix, column):
     """Pad a matrix to a multiple of SET_SIZE rows.
 
-    In `column`, the padding rows have a squared norm that is larger than any real distance.
+    The matrix holds squared lengths in the given column. In the padding rows, this column contains a number that is
+    larger than any real squared distance.
     """
     import torch
 

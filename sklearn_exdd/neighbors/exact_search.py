@@ -35,8 +35,8 @@ class ExactSearch:
 
     Parameters
     ----------
-    rows : ndarray of shape (n_rows, n_features), float32 or float64
-    groups : ndarray of shape (n_rows,), int
+    rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+    groups : ndarray of shape (n_rows,), dtype int
         Group of each row. Rows of one group can be left out together.
 
     Notes
@@ -157,8 +157,8 @@ class ExactSearch:
         Parameters
         ----------
         X : ndarray of shape (n_queries, n_features)
-        candidates : ndarray of shape (n_queries, n_candidates), int
-        possible : ndarray of shape (n_queries, n_candidates), bool
+        candidates : ndarray of shape (n_queries, n_candidates), dtype int
+        possible : ndarray of shape (n_queries, n_candidates), dtype bool
             Whether each candidate may be a neighbour. If False, its distance is infinite.
         n_neighbors : int
 

@@ -96,7 +96,10 @@ def load_model(path, method):
 
 
 def listen(host, port):
-    """Open a listening socket. The port is then known before the page starts, even if it was chosen freely."""
+    """Open a listening socket.
+
+    The number of the port is then known before the page starts, even if `port` is 0 and the system chooses a free port.
+    """
     if not 0 <= port < 2**16:
         raise ValueError(f"--port: expected a number from 0 to 65535, got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

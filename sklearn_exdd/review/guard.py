@@ -36,8 +36,8 @@ class Guard:
     Two attacks by other web sites are refused:
 
     * A site can let its own host name point to this machine (DNS rebinding). The Host header of such a request contains
-      the host name of the site. Only known host names and IP addresses are accepted, because the host name of a site
-      cannot look like them.
+      the host name of the site. A request is therefore accepted only if its Host header contains an IP address or a
+      known host name. The host name of the site is neither of the two.
     * A page of another site can send requests to this machine. The Origin header of these requests names the other
       site. Browsers send this header when they open a web socket, and with every request except a plain GET.
     """
@@ -80,7 +80,7 @@ class Guard:
         return compare_digest(given.encode(), self.token.encode())
 
     def _refusal(self, scope):
-        """Return the reason to refuse a request, whether or not it contains the secret. None accepts the request."""
+        """Return the reason to refuse a request, or None to accept the request. The secret is not checked here."""
         host, origin = _header(scope, b"host"), _header(scope, b"origin")
         if not self._is_known(host):
             return f"Expected a request for an IP address or for {' or '.join(sorted(self.names))}, got another name."

@@ -110,7 +110,7 @@ class MakePanel:
         sentences += [CUT_OFF] if made.is_cut else []
         sentences += [] if made.visible else ["The defect is hardly visible against the texture."]
         self.about.text = plain(" ".join(sentences))
-        with self.verdict:  # each result has buttons of its own: a late click cannot decide on the next result
+        with self.verdict:  # each result gets new buttons, so that a late click cannot decide on the next result
             for text, icon, color, accept in (
                 ("Accept", "check", "positive", True),
                 ("Reject", "close", "negative", False),
@@ -120,7 +120,7 @@ class MakePanel:
         self.show()
 
     async def decide(self, made, accept):
-        """Keep the decision on a result and prepare for the next one."""
+        """Store the decision on a result and prepare for the next result."""
         if made is not self.made:  # a double click
             return
         try:
@@ -133,7 +133,10 @@ class MakePanel:
         await self.on_decision()
 
     def _forget(self, about="The result appears here."):
-        """Forget the result, and one that is being made; return whether the next one is still wanted."""
+        """Discard the result. A result that is still being made will not be shown.
+
+        Return a function that tells whether the next result is still wanted.
+        """
         self.made = None
         self.result.hide()
         self.about.text = about
@@ -185,7 +188,7 @@ class CorrectPanel:
         """Score all images with the detector. If the detector changes in the meantime, start again."""
         entries, corrections = self.session.folder.entries(), self.session.corrections
         state, judged = corrections.state, []
-        # Score the images with the loaded detector, too: it may have been corrected before it had scored all images.
+        # Score the images with the loaded detector, too. Corrections may have begun before it had scored all images.
         questions = [(entry, one) for one in (corrections.loaded, state) for entry in entries]
         questions = [(entry, one) for entry, one in questions if one is state or entry.name not in one.judged]
         if corrections.loaded is state:
@@ -206,12 +209,12 @@ class CorrectPanel:
         await self.on_decision()
 
     async def follow(self):
-        """Show what has been corrected or undone on another page."""
+        """Show corrections that were made or undone on another page."""
         if self.session.corrections.state is not self.ranked:
             await self.changed()
 
     async def changed(self):
-        """Show the effect of a change of the detector."""
+        """Update the page after the detector has changed."""
         await self.on_decision()
         await self.rank()
         if self.canvas.name is not None:
@@ -234,7 +237,7 @@ class CorrectPanel:
     async def show_map(self, name):
         """Show the anomaly map of an image."""
         is_latest = self._hide_map("Computing the map …")
-        async with self.mapping:  # one after the other: those that are no longer wanted are not computed
+        async with self.mapping:  # compute one map at a time, and skip maps that are no longer wanted
             if not is_latest():
                 return
             try:
@@ -253,7 +256,10 @@ class CorrectPanel:
             self.map.show(colored, found.mask)
 
     def _hide_map(self, about):
-        """Hide the map, and forget one that is being computed; return whether the next one is still wanted."""
+        """Hide the map. A map that is still being computed will not be shown.
+
+        Return a function that tells whether the next map is still wanted.
+        """
         self.map.hide()
         self.about.text = about
         return self.maps.start()
@@ -296,7 +302,7 @@ def _caption(judged, known):
 
 
 class Page:
-    """Page with the panels and, above them, the numbers of decisions."""
+    """Page with two panels. A header above the panels shows the numbers of decisions."""
 
     def __init__(self, session, pictures):
         self.session = session
@@ -318,10 +324,10 @@ class Page:
         ui.timer(0, self.refresh, once=True)
 
     async def refresh(self):
-        """Show the numbers of decisions and the panels as they are after a decision."""
+        """Update the numbers of decisions and the panels."""
         try:
             counts = self.session.folder.counts()
-            # Before anything is awaited: a refresh that takes longer than the next one must not show its old counts.
+            # Show the counts before the first await. A slow refresh must not overwrite the counts of a later refresh.
             self.counts.text = " · ".join(f"{counts[kind]} {kind}" for kind in ("accepted", "rejected", "corrected"))
             await self.correct.refresh()
         except _PROBLEMS as problem:
@@ -380,7 +386,7 @@ def serve(session, listener, token, names):
     config = uvicorn.Config(
         Guard(app, token, names),
         log_level="warning",
-        proxy_headers=False,  # such headers could be forged
+        proxy_headers=False,  # a client could forge the headers of a proxy
         server_header=False,
         timeout_graceful_shutdown=1,  # seconds; open pages would keep their connections forever
         ws="wsproto",

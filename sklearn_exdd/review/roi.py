@@ -1,16 +1,16 @@
-"""Region of interest of the detector: the part of an image in which defects are drawn."""
+"""Region of interest of the detector. Regions of defects are drawn inside it."""
 
 import numpy as np
 
 from sklearn_exdd._composition import follow_to_detector
 from sklearn_exdd._images import Images
 
-_METHOD = "decision_function"  # the page needs no other method of a detector
+_METHOD = "decision_function"  # the only method of a detector that the page needs
 CUT_OFF = "The part of the drawn region outside the region of interest was cut off."
 
 
 class MissingRegion(ValueError):
-    """Error of a detector that needs a region with each image, for an image without one."""
+    """Error raised if a detector needs a region with each image, but an image does not have a region."""
 
 
 def region_of_interest(detector, image):
@@ -26,17 +26,17 @@ def region_of_interest(detector, image):
     Returns
     -------
     region : ndarray of shape (height, width), dtype bool, or None
-        Pixels that count; for a combination of frozen detectors with different regions, those that count for any of
-        them. None for the whole image.
+        Pixels that the detector inspects. For a combination of frozen detectors with different regions, these are the
+        pixels that at least one of the detectors inspects. None means the whole image.
 
     Raises
     ------
     MissingRegion
-        If the detector was fitted on images with regions of their own, and the image has none.
+        If the detector was fitted with a separate region for each image, and `image` does not have a region.
     """
     try:
         inner, _ = follow_to_detector(detector, method=_METHOD)
-    except TypeError:  # no detector that could have a region
+    except TypeError:  # `detector` does not contain a detector of this library
         return None
     if not (hasattr(inner, "roi_") or hasattr(inner, "detectors_")):
         return None
@@ -47,15 +47,15 @@ def region_of_interest(detector, image):
     images = Images(X)
     if inner.roi_ is None and not images.have_regions:
         raise MissingRegion(
-            "detector: expected one region of interest for all images, got a detector fitted on images with regions of "
-            "their own, which the images of a folder do not carry. Fit it with a single mask, as in fit(X, y, "
-            "roi=mask), or crop the images to their regions and fit it on the crops."
+            "detector: expected one region of interest for all images, got a detector fitted with a separate region "
+            "for each image. The images of a folder have no regions. Fit the detector with a single mask, as in "
+            "fit(X, y, roi=mask), or crop the images to their regions and fit it on the crops."
         )
     return inner._in_region(images).region(0)
 
 
 def check_regions(detector, folder):
-    """Refuse a detector that needs a region with each image, unless its own steps attach the regions.
+    """Refuse a detector that needs a region with each image, unless a step before the detector attaches the regions.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def check_regions(detector, folder):
             region_of_interest(detector, folder.locate(entry.name))
         except MissingRegion:
             raise
-        except Exception:  # an image that cannot be read, or on which a step fails: the next one tells
+        except Exception:  # the image cannot be read, or a step fails on it; check the next image
             continue
         return
 
@@ -78,20 +78,21 @@ def cut_to(roi, drawn):
     Parameters
     ----------
     roi : ndarray of shape (height, width), dtype bool, or None
-        Region of interest; None for the whole image.
+        Region of interest. None means the whole image.
     drawn : ndarray of shape (height, width), dtype bool
         Drawn region.
 
     Returns
     -------
     region : ndarray of shape (height, width), dtype bool
+        Part of the drawn region that lies in the region of interest.
     is_cut : bool
-        Whether a part was cut off.
+        Whether a part of the drawn region was cut off.
 
     Raises
     ------
     ValueError
-        If the shapes differ, or if nothing is left.
+        If the shapes differ, or if the drawn region lies outside the region of interest.
     """
     if roi is None:
         return drawn, False

@@ -1,4 +1,4 @@
-"""Parts of the page: the images it sends to browsers, thumbnails to pick from, and an image to draw on."""
+"""Parts of the page, such as thumbnails of images to pick from and an image to draw on."""
 
 import asyncio
 from collections import OrderedDict
@@ -19,13 +19,13 @@ _N_PICTURES = 512
 
 
 class Pictures:
-    """Images that the page has shown most recently. Browsers can request only these images, and no files."""
+    """Store of the images that the page has shown most recently. Browsers can request only these images."""
 
     def __init__(self):
         self._contents = OrderedDict()
 
     def url(self, content):
-        """Store an image (bytes of a PNG file) and return its address on the page."""
+        """Store an image, given as the bytes of a PNG file, and return the address of the image on the page."""
         key = sha256(content).hexdigest()
         self._contents[key] = content
         self._contents.move_to_end(key)
@@ -55,20 +55,20 @@ def tell(message, kind="info"):
 
 
 class Latest:
-    """Counter of requests that take time, by which a request can tell whether a later one has superseded it."""
+    """Counter of slow requests. A request uses it to find out whether a later request has replaced it."""
 
     def __init__(self):
         self._number = 0
 
     def start(self):
-        """Start a request, and return a function that tells whether it still is the latest one."""
+        """Start a request. Return a function that tells whether this request is still the latest."""
         self._number = number = self._number + 1
         return lambda: number == self._number
 
 
 @contextmanager
 def busy(button):
-    """Show that a button is at work. Its handlers should ignore further clicks; see :func:`is_busy`."""
+    """Show a button as loading. Meanwhile, its handlers should ignore clicks; see :func:`is_busy`."""
     button.props("loading")
     try:
         yield
@@ -77,7 +77,7 @@ def busy(button):
 
 
 def is_busy(button):
-    """Tell whether a button is at work. The browser may send a second click before it knows."""
+    """Tell whether a button is loading. The browser may send another click before it shows this state."""
     return "loading" in button.props
 
 
@@ -108,7 +108,7 @@ class Gallery:
         self.row = ui.element("div").classes("w-full grid gap-2 grid-cols-[repeat(auto-fill,minmax(5.5rem,1fr))]")
 
     async def fill(self, items):
-        """Show images, given as a list of tuples (entry, caption, CSS classes of the caption)."""
+        """Show images. Each item is a tuple (entry, caption, CSS classes of the caption)."""
         self.items = items
         self.pages.max = max(1, -(-len(items) // _PER_PAGE))
         self.pages.value = min(self.pages.value, self.pages.max)
@@ -126,8 +126,9 @@ class Gallery:
             await self.on_draw()
 
     def _show(self, items, thumbnails):
-        # A click may be on its way from the browser, and only elements that still exist receive it. A tile that stays
-        # on the page is therefore moved rather than drawn anew, and one that goes is first hidden and deleted later.
+        # A click may be on its way from the browser. It takes effect only if the clicked element still exists.
+        # Therefore, a tile that is still needed is moved and not replaced. A tile that is no longer needed is hidden,
+        # and deleted the next time.
         keys = [(entry.name, *thumbnail) for (entry, _, _), thumbnail in zip(items, thumbnails)]
         for key in self.tiles.keys() - set(keys):
             if self.tiles[key].column.visible:
@@ -153,7 +154,7 @@ class Gallery:
 
 
 class _Tile:
-    """Thumbnail of an image, with its name and a caption; a button unless the image cannot be read."""
+    """Thumbnail of an image, with its name and a caption. If the image can be read, the thumbnail is a button."""
 
     def __init__(self, name, content, problem, pictures, on_pick):
         shown = plain(name)
@@ -171,7 +172,7 @@ class _Tile:
             self.caption = ui.label()
 
     def show(self, caption, color, row, index):
-        """Show a caption, at a place in the row."""
+        """Show the tile with a caption at a position in the row."""
         if self.button is None:
             caption, color = "unreadable", BAD
         self.caption.text = caption or ""
@@ -181,7 +182,7 @@ class _Tile:
             self.column.move(target_index=index)
 
     def mark(self, is_picked):
-        """Mark the tile as the picked one, or not."""
+        """Mark the tile if it is picked, and remove the mark otherwise."""
         if self.button is not None:
             self.button.style(replace="box-shadow: 0 0 0 2px #0ea5e9" if is_picked else "")
             self.button.props["aria-pressed"] = str(is_picked).lower()
@@ -221,7 +222,7 @@ class LeftOut:
 
 
 class View:
-    """Image, as large as the window allows, that is invisible until the browser has loaded it.
+    """Image that is as large as the window allows. It is invisible until the browser has loaded it.
 
     Parameters
     ----------
@@ -237,17 +238,17 @@ class View:
         self.hide()
 
     def hide(self):
-        """Hide the image; its place stays."""
+        """Hide the image. The page keeps an empty space for it."""
         self.address = None
         self.image.style("visibility: hidden")
 
     def show(self, image, mask=None, roi=None, then=None):
-        """Show an image, and call a function without arguments once it can be seen."""
+        """Show an image. Once the image is visible, call the function `then` without arguments."""
         height, width = image.shape[:2]
         self.image.style(
             f"max-width: max(16rem, (100vh - 30rem) * {width / height:.4f})"
-        )  # tall ones may need scrolling
-        self.n_shown += 1  # a new address each time, because the browser tells nothing about one that it shows already
+        )  # tall images may need scrolling
+        self.n_shown += 1  # new address each time: the browser sends no event for an address that it already shows
         self.address, self.then = f"{self.pictures.url(preview(image, mask, roi=roi))}?{self.n_shown}", then
         self.image.set_source(self.address)
 
@@ -269,7 +270,7 @@ class Canvas:
     Attributes
     ----------
     name : str or None
-        Name of the image that the expert sees.
+        Name of the image that the expert sees. None until the browser shows the image.
     """
 
     def __init__(self, session, pictures):
@@ -301,10 +302,10 @@ class Canvas:
         Returns
         -------
         is_picked : bool
-            False if the image cannot be read, or another one has been picked in the meantime.
+            False if the image cannot be read, or if another image has been picked in the meantime.
         """
         is_latest = self.picks.start()
-        # Until the browser shows the image, a click would count for another image than the one that the expert sees.
+        # Until the browser shows the new image, the expert may still see the old one. Clicks are ignored until then.
         self.name, self.shape = None, None
         self.view.hide()
         self.clear()

@@ -22,7 +22,7 @@ class CalibratedDecisions:
 
         Returns
         -------
-        scores : ndarray of shape (n_samples,), float64
+        scores : ndarray of shape (n_samples,), dtype float64
         """
         check_is_fitted(self)
         # Scores need the dtype of the threshold. In float32, rounding could move a score across the threshold.
@@ -68,7 +68,7 @@ class CalibratedDecisions:
 
         Returns
         -------
-        p_values : ndarray of shape (n_samples,), float64
+        p_values : ndarray of shape (n_samples,), dtype float64
             P-values in (0, 1]. A small value means that the sample is unlikely to be normal. If `fit` received no
             groups, the p-values are ``(1 + #{calibration_scores_ >= score}) / (n + 1)``, where n is the number of
             calibration scores. See :func:`scoring.conformal_p_values`.
@@ -123,7 +123,7 @@ class CalibratedDecisions:
         ----------
         scores : array-like of shape (n_calibrating,)
             Scores of normal samples. Each score is computed as if `fit` had not seen the sample.
-        indices : ndarray of shape (n_calibrating,), int
+        indices : ndarray of shape (n_calibrating,), dtype int
             Positions of these samples in the X passed to `fit`.
         map_maxima : array-like of shape (n_calibrating,), default=None
             Highest map value of each of these samples, computed in the same way. None if the detector has no maps.

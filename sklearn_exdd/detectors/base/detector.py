@@ -208,7 +208,7 @@ class BaseDefectDetector(CheckedParams, CalibratedDecisions, Inspection, Classif
 
         Returns
         -------
-        is_training_image : ndarray of shape (n_samples,), bool
+        is_training_image : ndarray of shape (n_samples,), dtype bool
 
         Notes
         -----

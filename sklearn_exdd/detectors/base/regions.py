@@ -34,7 +34,7 @@ def marked_pixels(pixel_map, threshold):
 
     Returns
     -------
-    mask : ndarray of shape (height, width), bool
+    mask : ndarray of shape (height, width), dtype bool
         Mask that is True where the map is above the threshold. If no pixel is above the threshold, the mask is True in
         a region around the maximum of the map. The region consists of the connected pixels whose value is at least
         halfway from the median of the map to the maximum. At least one pixel is True.
@@ -52,7 +52,7 @@ def connected_regions(mask, pixel_map, min_area=0, pixel_size=None):
 
     Parameters
     ----------
-    mask : ndarray of shape (height, width), bool
+    mask : ndarray of shape (height, width), dtype bool
     pixel_map : ndarray of shape (height, width)
     min_area : float, default=0
         Minimum area of a region. Smaller regions are left out.

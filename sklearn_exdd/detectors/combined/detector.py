@@ -72,7 +72,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
     ----------
     detectors_ : list of detectors
         Fitted detectors. Detectors replaced by "drop" are left out.
-    roi_ : ndarray of shape (height, width), bool, or None
+    roi_ : ndarray of shape (height, width), dtype bool, or None
         Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
         The two labels, sorted.
@@ -85,9 +85,9 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
         images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
-        The threshold is the conformal quantile of the highest map values of the held-out normal images. Only set if at
-        least one detector has maps.
+        Threshold on the maps. If an image is called defective, :meth:`predict_mask` marks the pixels whose map value
+        exceeds this threshold. The held-out normal images determine the threshold: it is the conformal quantile of the
+        maxima of their maps. Only set if at least one detector has maps.
     score_centers_, score_scales_ : ndarray of shape (n_detectors,)
         Median and interquartile range of each detector's scores of the held-out images.
     map_centers_, map_scales_ : ndarray of shape (n_detectors,)
@@ -230,7 +230,7 @@ class CombinedDefectDetector(Corrections, Reasons, KindPredictions, BaseDefectDe
         ----------
         held_out : HeldOut
             Held-out samples. The method sets the scores and maxima of all samples that no detector has seen.
-        rows : ndarray of shape (n_samples,), int
+        rows : ndarray of shape (n_samples,), dtype int
             Positions of the samples from which the scales are computed.
         samples : Images or ndarray of shape (n_samples, n_features)
             The samples at these positions.

@@ -15,13 +15,13 @@ class HeldOut:
     ----------
     samples : list of str, path-like or ndarray, or ndarray of shape (n_samples, n_features)
         Images as passed to `fit`, or feature rows. An image from a file is stored as its path.
-    groups, indices : ndarray of shape (n_samples,), int
+    groups, indices : ndarray of shape (n_samples,), dtype int
         Groups and indices of the samples, as in a TrainingSet.
     scores : ndarray of shape (n_samples,)
         Scores in the combination. Each score is standardised with the scores of the other groups.
     maxima : ndarray of shape (n_samples,) or None
         Highest map values in the combination, standardised in the same way. None without maps.
-    is_unseen : ndarray of shape (n_samples,), bool
+    is_unseen : ndarray of shape (n_samples,), dtype bool
         Whether the detectors have not seen the sample. A correction that contains the sample sets this to False. The
         score and the maximum from before the correction are then kept.
     """

@@ -8,7 +8,7 @@ class Batches:
 
     Parameters
     ----------
-    labels : ndarray of shape (n,), int
+    labels : ndarray of shape (n,), dtype int
         Labels of all images, 0 or 1.
     training : ndarray of int
         Positions of the images to train on.

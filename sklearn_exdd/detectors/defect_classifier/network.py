@@ -17,7 +17,7 @@ from sklearn_exdd.features.efficientnet_lite import EFFICIENTNET_LITE
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of ImageNet
 #: Value of `weights` that selects pretrained weights.
 PRETRAINED = "IMAGENET1K_V1"
-# Image size and maximum stride, in pixels, with which the last maps of a backbone are found.
+# Size of the test image and maximum stride of the maps, in pixels. `last_maps` uses both to analyse a backbone.
 _PROBE_SIZE, _MAX_STRIDE = 512, 64
 
 
@@ -75,7 +75,7 @@ def stack_images(images):
 
 @lru_cache
 def last_maps(backbone):
-    """Return the name of the last node of a torchvision model that outputs maps. The node lies before the head."""
+    """Return the name of the node that computes the last feature maps of a torchvision model, before the head."""
     import torch
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names

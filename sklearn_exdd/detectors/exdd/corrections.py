@@ -88,7 +88,10 @@ class Corrections:
         self._remember(normal, defect)
 
     def _new_maxima(self, normal, patches, scores):
-        """Return the maxima of the maps of new normal images, whose patches have the last rows of `scores`."""
+        """Return the maximum of the map of each new normal image.
+
+        The last rows of `scores` belong to the patches of these images.
+        """
         shapes = [normal.samples.shape(i) for i in range(len(normal))]
         own = scores.take(slice(len(scores.scores) - len(patches), None))
         return map_maxima(patches, own, normal.samples, shapes, self.feature_extractor_, self.blur)

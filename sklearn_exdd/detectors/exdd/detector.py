@@ -69,13 +69,13 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
     image_score : {"top_mean", "exdd", "exdd_code"}, default="top_mean"
         Score of an image. "top_mean" is the mean of the `n_top_patches` highest patch scores. "exdd" is the published
         score: the score of the patch farthest from the normal bank, with neighbourhood weights (see Notes). "exdd_code"
-        follows the authors' code, which uses two patches. The distance to the normal bank is that of the patch farthest
-        from the normal bank, and the distance to the defect bank is that of the patch farthest from the defect bank.
+        follows the authors' code. It uses the largest distance of any patch to the normal bank and the largest distance
+        of any patch to the defect bank. The two distances may come from different patches.
     n_top_patches : int, default=10
         Number of patch scores to average for "top_mean". With 1, the image score is the highest patch score.
     n_support : int, default=3
-        Number of bank rows that determine the neighbourhood weight for "exdd" and "exdd_code". These are the row
-        nearest to the patch and the rows nearest to that row.
+        Number of bank rows that determine the neighbourhood weight for "exdd" and "exdd_code". One of them is the row
+        nearest to the patch. The others are the rows nearest to that row.
     border_rings : int, default=4
         Width of the border, in patches. For "top_mean", the scores of patches in the border are divided by
         `border_profile_`. With 0, all patches are treated equally.
@@ -97,13 +97,13 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         with `fit`). With 0, the threshold of such an extractor is too low. Use 0 only for members of a
         :class:`CombinedDefectDetector`, which computes its own threshold.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for feature maps, with one entry per image, and for distances to the banks. A search over parameters then
-        extracts the features of each image once, and searches a bank once for all candidates that have the same bank.
-        The cache also stores the coreset of each training set, its whitened features if the extractor whitens, and
-        about 70 bytes per patch for every bank searched. In addition, it stores the images and the training of the
-        `augmenter`, unless the augmenter has a `memory` of its own. Files are identified by path, size and modification
-        time. Entries are not reused after a change to the code of the extractor or to the version of a library.
-        ``joblib.Memory.reduce_size`` removes old entries.
+        Cache for feature maps, with one entry per image, and for distances to the banks. With a cache, a search over
+        parameters extracts the features of each image only once. Distances to a bank are also computed only once if
+        several candidates have the same bank. They take about 70 bytes per patch and bank. For each training set, the
+        cache also stores the coreset and, if the extractor whitens, the whitened features. If the `memory` of the
+        `augmenter` is None, the augmenter uses the cache for its images and trained weights, too. Files are identified
+        by path, size and modification time. Entries are not reused after a change to the code of the extractor or to
+        the version of a library. ``joblib.Memory.reduce_size`` removes old entries.
     shard_size : int or "auto", default="auto"
         Number of images in a shard. If there are more normal images than this, `fit` does not keep their features in
         memory. Instead, it makes several passes over shards of images and keeps only the banks and a sample of patches.
@@ -127,7 +127,7 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         Memory banks. They also store the origin of each row. `defect_bank_` is None without defects.
     feature_extractor_ : BaseFeatureExtractor
         Feature extractor, fitted on the normal images.
-    roi_ : ndarray of shape (height, width), bool, or None
+    roi_ : ndarray of shape (height, width), dtype bool, or None
         Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
         The two labels, sorted.
@@ -140,9 +140,9 @@ class ExDDDetector(Predictions, Corrections, Kinds, BaseDefectDetector):
         False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of normal images
         (or groups) is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
-        The threshold is the conformal quantile of the highest map values of the images that have a calibration score.
-        Not set if X holds features.
+        Threshold on the maps. If an image is called defective, :meth:`predict_mask` marks the pixels whose map value
+        exceeds this threshold. The images that have a calibration score determine the threshold: it is the conformal
+        quantile of the maxima of their maps. Not set if X holds features.
     epsilon_ : float or None
         Constant that is added to d_defect. None without defects.
     border_profile_ : ndarray of shape (border_rings + 1,)

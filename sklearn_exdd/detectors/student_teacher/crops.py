@@ -40,7 +40,7 @@ class Batch(NamedTuple):
         Mask that is 1 on the defect.
     normal : Tensor of shape (n, 1, height, width)
         Mask that is 1 where `clean` is known to be normal.
-    marked : Tensor of shape (n,), bool
+    marked : Tensor of shape (n,), dtype bool
         Whether the mask of a crop is known.
     defective : Tensor of shape (n,)
         Label of each crop, 1 if it shows a defect.

@@ -12,7 +12,7 @@ class Defects(NamedTuple):
     Attributes
     ----------
     images : Images
-    masks : list of ndarray of shape (height, width), bool, or None
+    masks : list of ndarray of shape (height, width), dtype bool, or None
         Masks of the defects. An unknown mask is None.
     sources : list of int or None
         Positions of the normal images on which synthetic defects were made. None for a real defect.

@@ -100,9 +100,9 @@ class StudentTeacherDetector(BaseDefectDetector):
         Channels to which all images are converted, in `fit` and in predictions: one grey channel (ITU-R 601 luma) or
         three colour channels. If None, images are not converted and must be either all grey or all in colour.
     memory : str, path-like or joblib.Memory, default=None
-        Cache for trained weights. It also stores the images and the training of the `augmenter`, unless the augmenter
-        has a `memory` of its own. If `random_state` is an int, a search over parameters that do not affect the weights
-        trains once per fold, and an interrupted training run resumes.
+        Cache for trained weights. If the `memory` of the `augmenter` is None, the augmenter uses the cache for its
+        images and trained weights, too. If `random_state` is an int, a search over parameters that do not affect the
+        weights trains once per fold, and an interrupted training run resumes.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Numeric precision in training. "auto" selects bfloat16 if the processor has bfloat16 instructions, and float32
         otherwise. Predictions use float32.
@@ -124,12 +124,12 @@ class StudentTeacherDetector(BaseDefectDetector):
         Number of channels and stride of each level.
     losses_ : dict of str to ndarray
         Loss of each training step of "teacher", "student" and "head". In joint training, "student" includes the head.
-    position_map_ : ndarray of shape (24, 24), float32, or None
+    position_map_ : ndarray of shape (24, 24), dtype float32, or None
         Mean map of normal images. It is shrunk towards zero (Stein) according to the variance expected from chance.
     map_scale_ : ndarray of shape (2, 2)
         Mean and standard deviation of the logits (first row) and cosine distances (second row) of held-out normal
         images.
-    roi_ : ndarray of shape (height, width), bool, or None
+    roi_ : ndarray of shape (height, width), dtype bool, or None
         Region of interest for all images, or None if each image has its own. Only set if `fit` received regions.
     classes_ : ndarray of shape (2,)
         The two labels, sorted.
@@ -142,8 +142,9 @@ class StudentTeacherDetector(BaseDefectDetector):
         False-alarm rate that `threshold_` guarantees. This is `max_false_alarm_rate` if the number n of held-out normal
         images is large enough for that rate, and 1 / (n + 1) otherwise.
     pixel_threshold_ : float
-        Threshold on the maps. In an image called defective, :meth:`predict_mask` marks the pixels with a higher value.
-        The threshold is the conformal quantile of the highest map values of the held-out normal images.
+        Threshold on the maps. If an image is called defective, :meth:`predict_mask` marks the pixels whose map value
+        exceeds this threshold. The held-out normal images determine the threshold: it is the conformal quantile of the
+        maxima of their maps.
 
     Notes
     -----

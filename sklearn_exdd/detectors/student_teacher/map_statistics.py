@@ -34,7 +34,7 @@ def shrunk_mean(maps):
 
     Returns
     -------
-    position_map : ndarray of shape (24, 24), float32
+    position_map : ndarray of shape (24, 24), dtype float32
     """
     maps = np.stack([resize(one[..., None], (_POSITIONS, _POSITIONS))[..., 0] for one in maps])
     maps = maps + maps[:, ::-1]
