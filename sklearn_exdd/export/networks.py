@@ -130,7 +130,8 @@ def _enlarged_to_finest(graph, outputs):
         return outputs
     shapes = [images.shape_of(graph, output) for output in outputs]
     areas = graph.Concat(*(graph.Unsqueeze(graph.Mul(*shape), [0]) for shape in shapes), axis=0)
-    largest = graph.ArgMax(areas, axis=0, keepdims=0)  # the first one if several are the largest
+    # In float64, because onnxruntime 1.19 has no ArgMax of int64. The first one if several are the largest.
+    largest = graph.ArgMax(graph.double(areas), axis=0, keepdims=0)
     finest = [graph.Gather(graph.vector(*sides), largest) for sides in zip(*shapes)]
     joined = []
     for output, shape in zip(outputs, shapes):
