@@ -141,7 +141,8 @@ def _enlarged_to_finest(graph, outputs):
         return outputs
     shapes = [images.shape_of(graph, output) for output in outputs]
     areas = graph.Concat(*(graph.Unsqueeze(graph.Mul(*shape), [0]) for shape in shapes), axis=0)
-    largest = graph.ArgMax(areas, axis=0, keepdims=0)  # the first output if several have the largest area
+    # The areas are float64, because onnxruntime 1.19 has no ArgMax of int64. Among equal areas, the first output is chosen.
+    largest = graph.ArgMax(graph.double(areas), axis=0, keepdims=0)
     finest = [graph.Gather(graph.vector(*sides), largest) for sides in zip(*shapes)]
     joined = []
     for output, shape in zip(outputs, shapes):
