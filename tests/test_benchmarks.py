@@ -369,7 +369,7 @@ def test_weights_in_half_precision_are_found(scripts, pipeline, tmp_path):
 
 
 def test_another_folder_is_refused(scripts, tmp_path):
-    with pytest.raises(SystemExit, match=r"expected train/ and test/ with 10000.png.* Pass the folder of KolektorSDD2"):
+    with pytest.raises(SystemExit, match=r"Expected train/ and test/ with 10000.png.* Pass the folder of KolektorSDD2"):
         scripts.ksdd2.main([str(tmp_path)])
     with pytest.raises(SystemExit, match="found no such folder"):
         scripts.ksdd2.main([str(tmp_path / "nowhere")])

@@ -141,7 +141,7 @@ def _enlarged_to_finest(graph, outputs):
         return outputs
     shapes = [images.shape_of(graph, output) for output in outputs]
     areas = graph.Concat(*(graph.Unsqueeze(graph.Mul(*shape), [0]) for shape in shapes), axis=0)
-    # The areas are float64, because onnxruntime 1.19 has no ArgMax of int64. Among equal areas, the first output is chosen.
+    # The areas are float64, because onnxruntime 1.19 has no ArgMax of int64. Of equal areas, the first is chosen.
     largest = graph.ArgMax(graph.double(areas), axis=0, keepdims=0)
     finest = [graph.Gather(graph.vector(*sides), largest) for sides in zip(*shapes)]
     joined = []
