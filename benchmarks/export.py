@@ -2,6 +2,7 @@
 
     python benchmarks/export.py
     python benchmarks/export.py --detectors gabor efficientnet_lite0 --sizes 256 512 1024
+    python benchmarks/export.py --openvino
 
 Detectors are fitted on generated surfaces. Networks have random weights or are trained for a few steps, because neither
 times nor rounding depend on their quality. The columns are:
@@ -14,6 +15,11 @@ times nor rounding depend on their quality. The columns are:
   `decision_function`, for `predict_map`, and for onnxruntime, which computes all outputs at once.
 * "peak" is the resident memory (Linux) of a separate process that runs the file or the detector on an image. It
   includes the imports.
+
+With `--openvino`, the script compares OpenVINO (pip install openvino) with onnxruntime instead, on the same files and
+images. The columns "score" and "map" are the same as above. "mask" is the fraction of pixels in which the masks differ.
+OpenVINO computes in float32 first. Then it computes in the precision that it chooses by itself, which is bfloat16 on
+processors with bfloat16 instructions.
 """
 
 import argparse
@@ -23,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +98,45 @@ def detector_of(name):
     return StudentTeacherDetector(**TRAINING, random_state=0)
 
 
-def differences(detector, path):
-    """Return the largest relative differences of scores and maps."""
+def library_of(detector):
+    """Return a function that returns scores, maps and masks of images."""
+
+    def run(X):
+        results = detector.inspect(X)
+        return [np.array([result[name] for result in results]) for name in ("score", "map", "mask")]
+
+    return run
+
+
+def onnxruntime_of(path):
+    """Return the same for a file in onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path)
-    errors, level = [], cancelling(detector)
+    return lambda X: session.run(["score", "anomaly_map", "mask"], {"image": X[..., None]})
+
+
+def openvino_of(path, precision):
+    """Return the same for a file in OpenVINO, in "f32" or in the precision that it chooses by itself (None)."""
+    import openvino
+
+    core = openvino.Core()
+    config = {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
+    compiled = core.compile_model(core.read_model(path), "CPU", config)
+
+    def run(X):
+        found = compiled({"image": X[..., None]})
+        return [found[name] for name in ("score", "anomaly_map", "mask")]
+
+    return run
+
+
+def differences(detector, run, reference):
+    """Return the largest relative differences of scores and maps, and the share of pixels whose masks differ."""
+    errors, differing, level = [], [], cancelling(detector)
     for seed, shape in enumerate(SHAPES):
         X, _, _ = make_surface_defects(4, image_shape=shape, random_state=100 + seed)
-        own_scores, own_maps = session.run(["score", "anomaly_map"], {"image": X[..., None]})
-        scores, maps = detector.score_samples(X), detector.predict_map(X)
+        (own_scores, own_maps, own_masks), (scores, maps, masks) = run(X), reference(X)
         scale = np.maximum(np.abs(scores), max(level, abs(detector.threshold_)))
         largest = np.maximum(np.abs(maps).max(axis=(1, 2)), level)
         errors.append(
@@ -109,13 +145,38 @@ def differences(detector, path):
                 (np.abs(own_maps - maps).max(axis=(1, 2)) / largest).max(),
             ]
         )
-    return np.max(errors, axis=0)
+        differing.append((own_masks != masks).ravel())
+    return *np.max(errors, axis=0), np.concatenate(differing).mean()
 
 
 def measured(path, side, kind, n_repeats):
     """Measure time and memory of a file or a pickled detector in a separate process."""
     command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(path), str(side), kind, str(n_repeats)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def compare_openvino(name, detector, path):
+    """Print how far OpenVINO is from onnxruntime on a file."""
+    for precision in ("f32", None):
+        score, pixel_map, mask = differences(detector, openvino_of(path, precision), onnxruntime_of(path))
+        print(f"| {name} | {precision or 'default'} | {score:.1e} | {pixel_map:.1e} | {mask:.1%} |", flush=True)
+
+
+def compare_library(name, detector, path, seconds, arguments):
+    """Print how far a file is from the library, and the times and the memory of both."""
+    pickled = path.with_suffix(".pickle")
+    pickled.write_bytes(pickle.dumps(detector))
+    score, pixel_map, _ = differences(detector, onnxruntime_of(path), library_of(detector))
+    for side in arguments.sizes:
+        own = measured(path, side, "file", arguments.repeats)
+        library = measured(pickled, side, "library", arguments.repeats)
+        decision, maps = library["ms"]
+        print(
+            f"| {name} | {seconds:.1f} | {path.stat().st_size / 1e6:.1f} | {score:.1e} | {pixel_map:.1e} "
+            f"| {side} x {side} | {decision:.0f} + {maps:.0f} | {own['ms'][0]:.0f} | {library['peak']:.0f} "
+            f"| {own['peak']:.0f} |",
+            flush=True,
+        )
 
 
 def main():
@@ -125,30 +186,27 @@ def main():
     parser.add_argument("--detectors", nargs="+", choices=names, default=names)
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--openvino", action="store_true", help="compare OpenVINO with onnxruntime, without times")
     arguments = parser.parse_args()
+    if arguments.openvino and find_spec("openvino") is None:
+        parser.error("--openvino: expected OpenVINO to be installed, found none. Run: pip install openvino.")
     X, y, masks = make_surface_defects(40, image_shape=(256, 256), random_state=0)
     columns = ["detector", "export, CPU s", "MB", "score", "map", "image", "decision + map, ms", "file, ms"]
     columns += ["peak, MB", "file: peak, MB"]
+    if arguments.openvino:
+        columns = ["detector", "precision", "score", "map", "mask"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in arguments.detectors:
         detector = detector_of(name).fit(X, y, masks=masks)
         with tempfile.TemporaryDirectory() as folder:
-            path, pickled = Path(folder, "detector.onnx"), Path(folder, "detector.pickle")
+            path = Path(folder, "detector.onnx")
             start = time.process_time()
             to_onnx(detector, path)
             seconds = time.process_time() - start
-            pickled.write_bytes(pickle.dumps(detector))
-            score, pixel_map = differences(detector, path)
-            for side in arguments.sizes:
-                own = measured(path, side, "file", arguments.repeats)
-                library = measured(pickled, side, "library", arguments.repeats)
-                decision, maps = library["ms"]
-                print(
-                    f"| {name} | {seconds:.1f} | {path.stat().st_size / 1e6:.1f} | {score:.1e} | {pixel_map:.1e} "
-                    f"| {side} x {side} | {decision:.0f} + {maps:.0f} | {own['ms'][0]:.0f} | {library['peak']:.0f} "
-                    f"| {own['peak']:.0f} |",
-                    flush=True,
-                )
+            if arguments.openvino:
+                compare_openvino(name, detector, path)
+            else:
+                compare_library(name, detector, path, seconds, arguments)
 
 
 if __name__ == "__main__":

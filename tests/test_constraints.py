@@ -9,8 +9,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from sklearn_exdd.export.tracing import LOWEST
+
 HERE = Path(__file__).parent
-DEPENDENCIES = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
 
 
 def pinned(name):
@@ -18,13 +20,26 @@ def pinned(name):
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
-def test_the_lowest_versions_are_those_of_the_project():
-    floors = {}
-    for dependency in map(Requirement, DEPENDENCIES):
+def floors(dependencies):
+    versions = {}
+    for dependency in map(Requirement, dependencies):
         (floor,) = dependency.specifier
         assert floor.operator == ">=", dependency
-        floors[dependency.name] = Version(floor.version)
-    assert {name: Version(lowest) for name, lowest in pinned("lowest.txt").items()} == floors
+        versions[dependency.name] = Version(floor.version)
+    return versions
+
+
+@pytest.mark.parametrize(
+    ("name", "dependencies"),
+    [("lowest.txt", PROJECT["dependencies"]), ("lowest-onnx.txt", PROJECT["optional-dependencies"]["onnx"])],
+)
+def test_the_lowest_versions_are_those_of_the_project(name, dependencies):
+    assert {package: Version(lowest) for package, lowest in pinned(name).items()} == floors(dependencies)
+
+
+def test_the_export_of_networks_checks_the_versions_of_its_extra():
+    extra = floors(PROJECT["optional-dependencies"]["onnx"])
+    assert {package: Version(lowest) for package, lowest in LOWEST.items()}.items() <= extra.items()
 
 
 def test_the_newest_versions_are_no_older_than_the_lowest():

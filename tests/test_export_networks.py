@@ -3,6 +3,7 @@
 import copy
 import os
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -213,11 +214,24 @@ def tiny(surfaces):
     return ExDDDetector(extractor, random_state=0).fit(surfaces[0][:8])
 
 
-def test_a_network_needs_onnxscript(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("package", "installed", "found"),
+    [("torch", "2.7.1+cu126", r"2\.7\.1\+cu126"), ("onnxscript", "0.6.0", r"0\.6\.0"), ("onnxscript", None, "none")],
+)
+def test_a_network_needs_versions_whose_exporter_works(package, installed, found, tiny, tmp_path, monkeypatch):
+    def version(name):
+        if name != package:
+            return metadata.version(name)
+        if installed is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
     networks.network_of.cache_clear()
-    monkeypatch.setattr(tracing, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install onnxscript"):
+    monkeypatch.setattr(tracing, "version", version)
+    message = rf"expected {package} \S+ or later for a detector with a network, got {found}\. Run: pip install"
+    with pytest.raises(ImportError, match=message):
         exported(tiny, tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_network_that_torch_cannot_export_is_refused(tiny, tmp_path, monkeypatch):

@@ -178,3 +178,18 @@ def test_the_accuracy_benchmark_says_what_it_needs_without_data():
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "EXDD_DATA" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the script reads memory from /proc")
+def test_the_benchmark_of_inspections_compares_pairs_and_measures_memory():
+    command = [sys.executable, str(ROOT / "benchmarks" / "inspection.py"), "--detectors", "gabor"]
+    command += ["--side", "64", "--repeats", "3", "--images", "2", "5"]
+    head, row = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert head.split(" | ")[-2:] == ["peak after 2, MiB", "peak after 5, MiB |"]
+    name, milliseconds, ratio, quartiles, *peaks = row.strip("| ").split(" | ")
+    assert name == "gabor"
+    low, high = map(float, quartiles.split(" to "))
+    assert 0 < low <= float(ratio) <= high
+    assert float(milliseconds) > 0
+    assert 50 < float(peaks[0]) <= float(peaks[1])

@@ -51,7 +51,8 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
     Raises
     ------
     ImportError
-        If onnx or onnxruntime is not installed, or if the detector has a network and onnxscript is not installed.
+        If onnx or onnxruntime is not installed. For a detector with a network, also if onnxscript is not installed, or
+        if the installed version of onnxscript or torch is older than the extra ``onnx`` requires.
     TypeError
         If the detector belongs to another class, or if its feature extractor does not belong to this library.
     ValueError

@@ -1,13 +1,17 @@
 """Conversion of torch modules to ONNX models by torch's own exporter. Importing this module does not load torch."""
 
 import warnings
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 
 from sklearn_exdd.export.graph import OPSET
 
 # Sizes of the example inputs that are passed to the exporter. They differ from each other and from all sizes that are
 # fixed in a network. Otherwise, the exporter could take a variable size for a constant.
 _BATCH, _HEIGHT, _WIDTH = 2, 128, 160
+
+# As in the extra onnx. Below them, the exporter fails on batch normalization (torch 2.6), on the sizes of images
+# (torch 2.7) or on the functions of its own models (onnxscript 0.6.0).
+LOWEST = {"onnxscript": "0.6.1", "torch": "2.8"}
 
 
 def traced(function, module, n_planes, *, unit=1, size=None, others=()):
@@ -38,8 +42,7 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
     from torch import nn
     from torch.export import Dim
 
-    if find_spec("onnxscript") is None:
-        raise ImportError("to_onnx needs onnxscript for a detector with a network: pip install onnxscript.")
+    _check_versions()
 
     class Traced(nn.Module):
         def __init__(self):
@@ -81,6 +84,21 @@ def traced(function, module, n_planes, *, unit=1, size=None, others=()):
             f"({type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:300]}). Choose another backbone, "
             "such as 'efficientnet_lite0' or 'resnet18'."
         ) from error
+
+
+def _check_versions():
+    from torch.torch_version import TorchVersion
+
+    for package, lowest in LOWEST.items():
+        try:
+            found = TorchVersion(version(package))
+        except PackageNotFoundError:
+            found = None
+        if found is None or found < lowest:
+            raise ImportError(
+                f"to_onnx: expected {package} {lowest} or later for a detector with a network, got {found or 'none'}. "
+                "Run: pip install 'sklearn_exdd[onnx]'."
+            )
 
 
 def with_fixed_padding(module):
