@@ -212,3 +212,18 @@ def test_a_region_attached_before_the_augmenter_reaches_both(squares, cells):
     pipeline = make_pipeline(OffsetDefectAugmenter(n_synthetic=2, random_state=0), ExDDDetector(cells, random_state=0))
     pipeline.fit(with_roi(X, roi), y, offsetdefectaugmenter__masks=masks)
     assert not any(mask[~roi].any() for mask in pipeline[-1].synthetic_.masks)
+
+
+def test_a_subclass_may_give_fit_another_signature(cells, surfaces):
+    X, y, masks = surfaces
+
+    class Own(ExDDDetector):
+        def fit(self, X, y=None):
+            return super().fit(X, y)
+
+    own = Own(cells, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(own.score_samples(X), ExDDDetector(cells, random_state=0).fit(X, y).score_samples(X))
+    augmenter = OffsetDefectAugmenter(n_synthetic=2, random_state=0)
+    pipelines = [make_pipeline(clone(augmenter), kind(cells, random_state=0)) for kind in (Own, ExDDDetector)]
+    own, other = (one.fit(X, y, offsetdefectaugmenter__masks=masks).decision_function(X) for one in pipelines)
+    np.testing.assert_array_equal(own, other)

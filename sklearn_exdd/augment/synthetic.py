@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context
 
 from sklearn_exdd._composition import clone_with_seed
@@ -128,9 +129,12 @@ def masks_for(estimator, X, masks):
 
     An estimator after ``set_fit_request(masks=False)`` does without.
     """
-    if masks is None and estimator.get_metadata_routing().fit.requests.get("masks") is not False:
-        return getattr(X, "masks", None)
-    return masks
+    carried = getattr(X, "masks", None)
+    if masks is not None or carried is None:
+        return masks
+    # Requests exist only with metadata routing. Without it, a subclass may give fit any signature.
+    routed = get_config()["enable_metadata_routing"]
+    return None if routed and estimator.get_metadata_routing().fit.requests.get("masks") is False else carried
 
 
 def images_of(synthetic, sources):
