@@ -24,6 +24,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
 ]
 
+SLOWLY = 400  # ms between pressing and releasing the mouse button; the page may change in the meantime
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -72,8 +74,8 @@ def draw(page, *points):
 
 
 def pick(page, name):
-    """Click a thumbnail once, and wait for the image. No click may be lost, even if the thumbnails are redrawn."""
-    page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
+    """Press a thumbnail once, slowly, and wait for the image. No press may be lost, even if the thumbnails move."""
+    page.get_by_role("button", name=name, exact=True).locator("visible=true").click(delay=SLOWLY)
     page.get_by_role("button", name=name, exact=True, pressed=True).locator("visible=true").wait_for()
     page.locator(".cursor-crosshair img").locator("visible=true").wait_for()
 
@@ -102,7 +104,7 @@ def test_an_expert_makes_defects_and_corrects_a_detector(inspected, open_page):
     page = open_page(folder.path, "--detector", str(detector_file))
     assert "token" not in page.url
 
-    page.get_by_role("button", name="Generate").click()
+    page.get_by_role("button", name="Generate").click(delay=SLOWLY)  # the thumbnails arrive in the meantime
     told(page, "Pick an image and draw where the defect goes.")
     pick(page, normal[1])
     draw(page, (0.2, 0.3), (0.7, 0.35), (0.6, 0.6))
@@ -141,6 +143,7 @@ def test_an_expert_makes_defects_and_corrects_a_detector(inspected, open_page):
         told(page, f"{len(names)}. {names[-1]} is {'normal' if verdict == 'Really normal' else 'a defect'}.")
     told(page, "Corrected: learned by the detector")
     told(page, "0 → 1 of 1")
+    told(page, "Loaded detector → detector with all corrections.")  # without a number of images not scored
     page.get_by_role("button", name="Save the detector").click()
     told(page, "Saved as review/detectors/001.safetensors.")
     listed = page.get_by_role("button", name="normal/").locator("visible=true")  # the first page of the ranking
@@ -296,6 +299,10 @@ def test_what_is_shown_and_decided_belongs_to_the_image_that_was_clicked_last(in
     told(page, "✓ defect")
     page.mouse.up()
     page.get_by_role("button", name=names[2], exact=True, pressed=True).locator("visible=true").wait_for()
+
+    page.get_by_role("button", name=names[1], exact=True).locator("visible=true").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name=names[1], exact=True, pressed=True).locator("visible=true").wait_for()
 
 
 def test_hostile_names_and_broken_files_are_shown_as_text(tmp_path, open_page, surfaces):

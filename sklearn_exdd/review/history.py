@@ -36,11 +36,12 @@ class History:
                 ui.space()
                 self.kept = ui.button(on_click=self.apply_kept).props("no-caps outline")
                 self.save = ui.button("Save the detector", icon="save", on_click=self.write).props("no-caps outline")
+            # The buttons are above all that grows with new figures, so that they do not move away from the mouse.
+            self.rows = ui.column().classes("w-full gap-0 max-h-80 overflow-y-auto flex-nowrap")
             self.about = ui.label().classes(HINT)
             self.table = ui.element("div").classes("w-full grid gap-x-6 gap-y-1 text-sm")
             # In a narrow window, the names of the changed images are on a separate line.
             self.table.classes("grid-cols-[1fr_auto_auto] md:grid-cols-[max-content_max-content_max-content_1fr]")
-            self.rows = ui.column().classes("w-full gap-0 max-h-80 overflow-y-auto flex-nowrap")
 
     async def refresh(self):
         """Show the corrections and their figures."""

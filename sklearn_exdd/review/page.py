@@ -27,6 +27,7 @@ from sklearn_exdd.review.widgets import (
     tell,
 )
 
+_RECONNECT = 60  # seconds
 _NUMBERS = "Numbers are scores minus the threshold."
 # Errors that the folder may raise. They are shown to the expert.
 _PROBLEMS = (OSError, ValueError)
@@ -195,7 +196,7 @@ class CorrectPanel:
             questions = questions[: len(entries)]
         is_latest, self.ranked = self.rankings.start(), state
         self.progress.value = 0
-        self.progress.set_visibility(True)
+        self.progress.style(remove="visibility: hidden")
         for n_done, (entry, one) in enumerate(questions, start=1):
             answer = await asyncio.to_thread(self.session.judge, entry, one)
             judged += [answer] if one is state else []
@@ -204,7 +205,7 @@ class CorrectPanel:
             if corrections.state is not state:  # the detector has been corrected in another window
                 return await self.rank()
             self.progress.value = n_done / len(questions)
-        self.progress.set_visibility(False)
+        self.progress.style("visibility: hidden")  # its space stays, so that the buttons below do not move
         self.ranking = self.session.worst_first(judged)
         await self.on_decision()
 
@@ -382,7 +383,8 @@ def serve(session, listener, token, names):
     app, pictures = FastAPI(openapi_url=None), Pictures()
     app.get("/pictures/{key}")(pictures.answer)
     ui.page("/", title="Review", dark=None)(lambda: Page(session, pictures))
-    ui.run_with(app, show_welcome_message=False)
+    # A busy computer or a bad connection must not cost the expert the drawn region: the page is kept for a while.
+    ui.run_with(app, show_welcome_message=False, reconnect_timeout=_RECONNECT)
     config = uvicorn.Config(
         Guard(app, token, names),
         log_level="warning",

@@ -101,11 +101,12 @@ class Gallery:
     def __init__(self, title, session, pictures, on_pick, on_draw):
         self.session, self.pictures, self.on_pick, self.on_draw = session, pictures, on_pick, on_draw
         self.items, self.picked, self.tiles, self.drawings = [], None, {}, Latest()
-        with ui.row().classes("w-full items-center"):
+        with ui.row().classes("w-full min-h-8 items-center"):
             ui.label(title).classes(TITLE)
             ui.space()
             self.pages = ui.pagination(1, 1, direction_links=True, on_change=self.draw).props("max-pages=7 dense")
         self.row = ui.element("div").classes("w-full grid gap-2 grid-cols-[repeat(auto-fill,minmax(5.5rem,1fr))]")
+        self.row.classes("min-h-30")  # of a row of tiles: when they arrive, the buttons below do not move
 
     async def fill(self, items):
         """Show images. Each item is a tuple (entry, caption, CSS classes of the caption)."""
@@ -161,7 +162,12 @@ class _Tile:
         with ui.column().classes("w-22 gap-0 items-center") as self.column:
             self.button = None
             if problem is None:
-                self.button = ui.button(on_click=lambda: on_pick(name)).classes("w-22 h-22")
+                self.button = ui.button().classes("w-22 h-22")
+                # The mouse picks when it is pressed: before it is released, a new ranking may move the tile away, and
+                # the browser then sends no click. Clicks without the mouse, such as those of the Enter key, have no
+                # detail.
+                self.button.on("mousedown", lambda: on_pick(name), js_handler="(e) => e.button === 0 && emit()")
+                self.button.on("click", lambda: on_pick(name), js_handler="(e) => e.detail === 0 && emit()")
                 self.button.props("flat padding=3px").props["aria-label"] = shown
                 with self.button:
                     ui.element("img").classes("max-w-full max-h-20 object-contain").props["src"] = pictures.url(content)
