@@ -485,7 +485,9 @@ def test_a_cache_changes_no_map_and_is_read(extractor, surfaces, tmp_path, monke
 
     monkeypatch.setattr(type(cached), "_extract", extract)
     assert_same_maps(clone(cached).fit_transform(X), without)
-    assert_same_maps(clone(cached).set_params(batch_size=3).fit_transform(X[::-1])[::-1], without)
+    turned = clone(cached).set_params(batch_size=3).fit_transform(X[::-1])[::-1]
+    # Whitening sums over the images, whose order affects how the sums are rounded.
+    assert_same_maps(turned, without, **({"rtol": 1e-4, "atol": 1e-5} if extractor.get_params().get("whiten") else {}))
 
 
 @each_extractor

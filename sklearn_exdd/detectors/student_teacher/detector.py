@@ -353,15 +353,13 @@ class StudentTeacherDetector(BaseDefectDetector):
     # Prediction
 
     def _fitted_network(self):
-        import torch
-
         if getattr(self, "_network", None) is None:
             network = self._training().build()
             for name in ("teacher", "student", "head"):
                 weights = getattr(self, f"{name}_weights_")
                 if weights is not None:
                     load_weights(getattr(network, name), weights)
-            self._network = network.to(memory_format=torch.channels_last).eval()
+            self._network = network.eval()
         return self._network
 
     def _check_sizes(self, images):

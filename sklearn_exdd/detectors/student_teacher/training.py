@@ -61,6 +61,8 @@ class Training:
         -------
         network : StudentTeacher
         """
+        import torch
+
         from sklearn_exdd.detectors.student_teacher import networks
 
         params, seeds, device = self.params, self.seeds, resolve_device(self.params.device)
@@ -81,7 +83,9 @@ class Training:
             else:
                 student = networks.build_student(teacher, levels, self.n_channels)
             head = networks.Head(levels) if params.segmentation_weight > 0 else None
-        return networks.StudentTeacher(teacher, student, head, levels).to(device)
+        network = networks.StudentTeacher(teacher, student, head, levels)
+        # All parts, whether they are trained here or loaded: the order in memory affects how results are rounded.
+        return network.to(device, memory_format=torch.channels_last)
 
     def run(self, network, normal, real, synthesize):
         """Train the networks in place, or load their weights from the cache.
@@ -164,11 +168,13 @@ class Training:
         return DefectCrops(normals, synthetic, real, shape, shares_of(synthetic, real))
 
     def _train_teacher(self, network, crops, folder):
+        import torch
+
         from sklearn_exdd.detectors.student_teacher.losses import teacher_loss
         from sklearn_exdd.detectors.student_teacher.networks import Head, Trained
 
         with seeded(self.seeds["teacher"]):
-            head = Head(network.levels)
+            head = Head(network.levels).to(memory_format=torch.channels_last)
         loss = teacher_loss(network.teacher, head, self.params.focal_gamma)
         run = self._train(Trained(network.teacher, head), loss, crops, "teacher", _TEACHER_SHARE, folder)
         if run.stopped_by == "interrupt":
@@ -197,7 +203,6 @@ class Training:
         import torch
 
         params, device = self.params, resolve_device(self.params.device)
-        module.to(memory_format=torch.channels_last)
 
         def loss_of_step(step, random_state):
             batch = crops.draw(params.train_batch_size, random_state)
