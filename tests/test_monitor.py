@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from assertions import each_way_to_store
 from conftest import CellStatistics
+from PIL import Image
 from scipy import integrate, ndimage, stats
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
@@ -256,8 +257,24 @@ def test_known_scores_are_not_computed_again(monitor, detector, monkeypatch):
     X = draw_images(20, seed=1)
     scores, twin = detector.score_samples(X), copy.copy(monitor)
     expected = monitor.update(X)
+    twin.update(X[:1], scores=scores[:1])  # only the first score is compared
     monkeypatch.setattr(ExDDDetector, "_score", None)
-    assert twin.update(X, scores=scores) == expected
+    assert twin.update(X[1:], scores=scores[1:]) == expected
+
+
+@pytest.mark.parametrize("method", ["decision_function", "p_values"])
+@pytest.mark.parametrize("as_paths", [False, True])
+def test_other_numbers_than_scores_are_refused(monitor, detector, method, as_paths, tmp_path):
+    X = draw_images(3, seed=1)
+    if as_paths:
+        for i, image in enumerate(X):
+            Image.fromarray(image).save(tmp_path / f"{i}.png")
+        X = sorted(tmp_path.glob("*.png"))
+    monitor.reset()
+    with pytest.raises(ValueError, match=r"^scores\[0\]: expected the result of score_samples for X\[0\], "):
+        monitor.update(X, scores=getattr(detector, method)(X))
+    assert monitor.n_seen_ == 0
+    assert monitor.update(X, scores=detector.score_samples(X)).n_seen == 3
 
 
 @each_way_to_store

@@ -5,7 +5,7 @@ from warnings import warn
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.utils import Bunch, check_random_state, column_or_1d
+from sklearn.utils import Bunch, _safe_indexing, check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -231,7 +231,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
             and width are watched like the other statistics.
         scores : array-like of shape (n_images,), default=None
             Result of the detector's `score_samples` for X, if it has already been computed. If None, it is computed
-            here.
+            here. In the first update of a stream, the score of the first image is computed in any case and compared.
 
         Returns
         -------
@@ -250,8 +250,9 @@ class DriftMonitor(CheckedParams, BaseEstimator):
         NotFittedError
             If `fit` was not called.
         ValueError
-            If X is empty, if an image is not valid (the message names the image), or if the detector has been fitted or
-            corrected since the monitor was fitted. An error leaves the monitor unchanged.
+            If X is empty, if an image is not valid (the message names the image), if `scores` are not the result of
+            `score_samples`, or if the detector has been fitted or corrected since the monitor was fitted. An error
+            leaves the monitor unchanged.
         """
         check_is_fitted(self, "reference_")
         detector = self._fitted_detector()
@@ -262,7 +263,7 @@ class DriftMonitor(CheckedParams, BaseEstimator):
             )
         columns = _statistics_of(X, detector, self.statistics_)
         if "score" in self.statistics_:
-            columns["score"] = self._score(X) if scores is None else _checked_scores(scores, len(X))
+            columns["score"] = self._score(X) if scores is None else self._known_scores(X, scores)
         self._advance(np.stack([columns[name] for name in self.statistics_], axis=1))
         return Bunch(
             alarm=bool(self.alarms_),
@@ -321,6 +322,17 @@ class DriftMonitor(CheckedParams, BaseEstimator):
     def _score(self, X):
         detector, X = follow_to_detector(self.detector, X, method="score_samples")
         return _checked_scores(detector.score_samples(X), len(X))
+
+    def _known_scores(self, X, scores):
+        scores = _checked_scores(scores, len(X))
+        if self.n_seen_ == 0:
+            own = self._score(_safe_indexing(X, [0]))[0]
+            if not np.isclose(scores[0], own, rtol=0.02, atol=1e-5):  # batches in bfloat16 differ by about .1 %
+                raise ValueError(
+                    f"scores[0]: expected the result of score_samples for X[0], {own:.6g}, got {scores[0]:.6g}. Do not "
+                    "pass results of decision_function, p_values or another detector."
+                )
+        return scores
 
 
 def _statistics_of(X, detector, names):
