@@ -1,7 +1,20 @@
-"""Atomic writing of files."""
+"""Checks before files are written, and atomic writing."""
 
 import os
 import secrets
+
+
+def check_place(path):
+    """Check that a file can be written to a path: it is not a folder, and the folder of the file exists.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: expected a file to write, got a folder. Add the name of a file.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected an existing folder to write into, found no {str(path.parent)!r}.")
 
 
 def write_whole(path, content):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sklearn_exdd._files import write_whole
+from sklearn_exdd._files import check_place, write_whole
 from sklearn_exdd._images import Images
 
 _FORMAT = 1
@@ -109,10 +109,7 @@ def dump(estimator, path):
     from safetensors.numpy import save
 
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: expected a file to write, got a folder. Add the name of a file.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected an existing folder to write into, found no {str(path.parent)!r}.")
+    check_place(path)
     packer = _Packer()
     structure = json.dumps(packer.pack_own(estimator, type(estimator).__name__), allow_nan=False)
     header = {"format": "sklearn_exdd", "version": str(_FORMAT), "structure": structure}

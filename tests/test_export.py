@@ -364,8 +364,10 @@ def test_detectors_that_no_file_can_repeat_are_refused(grey, surfaces, cells, tm
         (name,) = wrong
         with pytest.raises(ValueError, match=f"{name}: expected one of"):
             exported(cases[0][0], tmp_path, **wrong)
-    with pytest.raises(FileNotFoundError, match="expected a file in an existing folder"):
+    with pytest.raises(FileNotFoundError, match="expected an existing folder to write into"):
         exported(cases[0][0], tmp_path / "missing")
+    with pytest.raises(IsADirectoryError, match="expected a file to write, got a folder"):
+        to_onnx(cases[0][0], tmp_path)
     for package in ("onnx", "onnxruntime"):
         monkeypatch.setattr(refusals, "find_spec", lambda name, missing=package: None if name == missing else True)
         with pytest.raises(ImportError, match=f"pip install {package}"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sklearn_exdd import __version__
-from sklearn_exdd._files import write_whole
+from sklearn_exdd._files import check_place, write_whole
 from sklearn_exdd.export import comparison, heads, images
 from sklearn_exdd.export.detectors import bare, largest_side, outputs, smallest_side
 from sklearn_exdd.export.graph import Graph
@@ -70,6 +70,8 @@ def to_onnx(detector, path, *, dtype="uint8", layout="NHWC", check=None):
         If the detector is not fitted.
     FileNotFoundError
         If the folder of the file does not exist.
+    IsADirectoryError
+        If `path` is a folder.
 
     See Also
     --------
@@ -152,10 +154,7 @@ def _check_options(path, dtype, layout):
     for name, value, known in (("dtype", dtype, _DTYPES), ("layout", layout, _LAYOUTS)):
         if not isinstance(value, str) or value not in known:
             raise ValueError(f"{name}: expected one of {sorted(known)}, got {value!r}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path}: expected a file in an existing folder, but the folder {str(path.parent)!r} does not exist."
-        )
+    check_place(path)
 
 
 def _content(detector, dtype, layout, tiled=True):
