@@ -308,7 +308,7 @@ class Page:
     def __init__(self, session, pictures):
         self.session = session
         ui.colors(primary="#0284c7")
-        with ui.header().classes("items-center gap-4 py-1 no-wrap bg-sky-800"):
+        with ui.header().classes("items-center gap-x-4 gap-y-0 py-1 md:flex-nowrap bg-sky-800"):
             ui.label(plain(f"Review {session.folder.path.resolve().name}")).classes("text-lg font-medium truncate")
             with ui.tabs().classes("shrink-0").props("no-caps dense") as tabs:
                 make, correct = ui.tab("Make defects"), ui.tab("Correct a detector")
