@@ -26,11 +26,17 @@ SLOW_DOCTESTS = {
     *("PatchClassifierDetector", "SegmentationDetector", "StudentTeacherDetector", "TimmFeatureExtractor"),
 }
 
-# Fixtures that run a whole benchmark; the tests that use them are extended.
+# Fixtures that run a whole benchmark; the tests that use them are slow.
 LONG_RUNS = {"ksdd2_run", "mvtec_run"}
 
 # The longest tests. They repeat, on other models or in other processes, what quicker tests check.
-EXTENDED = (
+SLOW = (
+    "test_encoder.py::test_tiles_are_stitched_without_seams",
+    "test_threshold.py::test_calibration_scores_are_those_of_refits_that_whiten_without_the_image[dual-gabor",
+    "test_threshold.py::test_the_promised_rate_is_kept_on_new_images[gabor",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[pvt_v2_b0",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[resnet18",
+    "test_timm.py::test_a_dot_is_found_where_it_is_at_any_size[vit_tiny_patch16_224",
     "test_common.py::test_a_detector_leaves_its_input_as_it_is[SegmentationDetector]",
     "test_common.py::test_an_array_a_list_and_paths_are_the_same[SegmentationDetector]",
     "test_common.py::test_batches_and_jobs_change_nothing[{'n_jobs'",
@@ -73,9 +79,8 @@ EXTENDED = (
 def pytest_collection_modifyitems(items):
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if any(name in item.nodeid for name in EXTENDED) or fixtures & LONG_RUNS:
-            item.add_marker(pytest.mark.extended)
-        if isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
+        is_long_doctest = isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in SLOW_DOCTESTS
+        if any(name in item.nodeid for name in SLOW) or fixtures & LONG_RUNS or is_long_doctest:
             item.add_marker(pytest.mark.slow)
 
 

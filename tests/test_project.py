@@ -131,7 +131,6 @@ def test_examples_run(example, tmp_path, monkeypatch):
     runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
 
 
-@pytest.mark.slow
 def test_the_quickstart_draws_its_picture(tmp_path):
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     command = [sys.executable, str(ROOT / "examples" / "plot_quickstart.py")]
