@@ -403,6 +403,14 @@ def test_a_grid_search_over_the_map_trains_once_for_each_fold(surfaces, tmp_path
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+def test_all_networks_are_stored_in_one_order(normals):
+    # The order affects how results are rounded, so a teacher from the cache would otherwise give another student.
+    network = tiny().fit(normals)._training().build()
+    weights = [weight for weight in network.parameters() if weight.ndim == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_damaged_weights_are_trained_again(normals, tmp_path):
     detector = tiny(memory=tmp_path).fit(normals)
     for path in tmp_path.glob("*student*/weights.safetensors"):
