@@ -4,7 +4,7 @@ import os
 import secrets
 
 
-def check_place(path):
+def check_destination(path):
     """Check that a file can be written to a path: it is not a folder, and the folder of the file exists.
 
     Parameters

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sklearn_exdd._files import check_place, write_whole
+from sklearn_exdd._files import check_destination, write_whole
 from sklearn_exdd._images import Images
 
 _FORMAT = 1
@@ -109,7 +109,7 @@ def dump(estimator, path):
     from safetensors.numpy import save
 
     path = Path(path)
-    check_place(path)
+    check_destination(path)
     packer = _Packer()
     structure = json.dumps(packer.pack_own(estimator, type(estimator).__name__), allow_nan=False)
     header = {"format": "sklearn_exdd", "version": str(_FORMAT), "structure": structure}

@@ -12,12 +12,12 @@ _SIDE = 256  # height and width, in pixels, of the image on which a model is tri
 
 
 def check_place(path):
-    """Check that a model can be written. This is done before a long fit, because its result would be lost otherwise.
+    """Check that a file can be written. This is done before a long run, because its result would be lost otherwise.
 
     Parameters
     ----------
     path : str
-        Model file to write.
+        File to write, such as a model.
 
     Returns
     -------

@@ -1,7 +1,6 @@
 """Writing of HTML pages. Each page is a single file that contains its images."""
 
 import io
-import os
 from base64 import b64encode
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sklearn_exdd._files import write_whole
+from sklearn_exdd.cli.model import check_place
 
 
 def check_page(path):
@@ -29,10 +29,7 @@ def check_page(path):
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out: expected the name of an HTML page to write, such as report.html, got {str(path)!r}.")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        came = "it is a folder" if path.is_dir() else f"no folder {str(path.parent)!r} that can be written to"
-        raise ValueError(f"--out: expected a file to write, got {str(path)!r}: {came}.")
-    return path
+    return check_place(path)
 
 
 def write_page(path, template, **facts):

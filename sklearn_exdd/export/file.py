@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sklearn_exdd import __version__
-from sklearn_exdd._files import check_place, write_whole
+from sklearn_exdd._files import check_destination, write_whole
 from sklearn_exdd.export import comparison, heads, images
 from sklearn_exdd.export.detectors import bare, largest_side, outputs, smallest_side
 from sklearn_exdd.export.graph import Graph
@@ -154,7 +154,7 @@ def _check_options(path, dtype, layout):
     for name, value, known in (("dtype", dtype, _DTYPES), ("layout", layout, _LAYOUTS)):
         if not isinstance(value, str) or value not in known:
             raise ValueError(f"{name}: expected one of {sorted(known)}, got {value!r}.")
-    check_place(path)
+    check_destination(path)
 
 
 def _content(detector, dtype, layout, tiled=True):
